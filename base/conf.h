@@ -1,0 +1,39 @@
+/* Settings: one table per program, schema/<program>_settings.def, is at once the struct, the file, the environment, the
+ * command line, --help and the documented default file.
+ *
+ * A row: X(field, TYPE, "default", min, max, "ENV_NAME", "what it means, with its unit"); TYPE is STR, INT, BOOL or SIZE (bytes; k, m, g
+ * suffixes) . Later wins: default < file (--config FILE, lines `name = value`, # comments) < environment < --name VALUE
+ * or --name=VALUE. Field underscores are dashes on the command line. Unknown names and values out of range are errors that
+ * name the file and line. */
+#pragma once
+#include "base/err.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum conf_type { CONF_STR, CONF_INT, CONF_BOOL, CONF_SIZE };
+
+#define CONF_CTYPE_STR const char *
+#define CONF_CTYPE_INT int64_t
+#define CONF_CTYPE_BOOL bool
+#define CONF_CTYPE_SIZE int64_t
+
+struct conf_row {
+    const char *name; /* with underscores */
+    enum conf_type type;
+    const char *deflt;
+    int64_t min, max; /* INT and SIZE; for STR max is the length, 0: 4096 */
+    const char *env;  /* or "" */
+    const char *help;
+    size_t offset; /* in the program's settings struct */
+};
+
+/* Fills `settings` (strings are malloc'ed and live as long as the program). argv[0] is skipped; positional arguments are an
+ * error unless `positional` is given: then they are stored there, up to max_positional.
+ * Returns 0; 1 when --help or --print-config was asked for and printed; -1 with ERR_USAGE. */
+int conf_load(const struct conf_row *rows, size_t nrows, void *settings, int argc, char **argv, const char **positional,
+              int max_positional, int *npositional, struct err *e);
+
+/* The documented default file. */
+void conf_print(const struct conf_row *rows, size_t nrows, FILE *f);

@@ -1,0 +1,132 @@
+/* HTTP server: routes, requests, replies and streams, on libmicrohttpd (which is seen in base/http*.c only).
+ *
+ * Idea: a handler gets a whole request and owes it exactly one answer, now or later, from any thread: http_reply(), or
+ * http_stream_open() followed by writes and one end or abort. While it owes, the connection is suspended and costs no
+ * thread. The request and everything in its arena live until the answer is sent or the client is gone *and* the handler
+ * has answered; so a handler never touches freed memory, whatever the client does.
+ *
+ * Order of calls for a request, all but the last two on the connection's worker thread:
+ *   guard (RELIABILITY.md section 1: ambiguous messages get 400 and a closed connection)
+ *   -> route lookup (404, 405)
+ *   -> route.head, if any: headers only, before "100 Continue"; it may reply (401, 413, 429), then the body is not read
+ *   -> body, by route.body: none, buffered up to max_body (413), or handed piecewise to route.sink
+ *   -> route.handle
+ *   -> http_on_gone's callback, if the client went away before the answer was complete (from the watcher or a worker)
+ *   -> http_on_free's callback, when nothing refers to the request any more
+ *
+ * Bounds: connections (503 beyond), 64 headers, header bytes, body size, stream buffer (http_stream_write returns -1
+ * beyond), time-outs of inactivity. */
+#pragma once
+#include "base/arena.h"
+#include "base/err.h"
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define HTTP_PARAMS 4
+#define HTTP_HEADERS 64
+
+struct http_server;
+struct http_stream;
+
+struct http_request {
+    const char *method;
+    const char *path; /* percent-decoded once, without the query */
+    const char *param[HTTP_PARAMS]; /* values of {..} in the route's pattern, in order */
+    const struct http_route *route;
+    const char *body; /* NUL-terminated; NULL unless HTTP_BODY_BUFFER and not empty */
+    size_t body_len;
+    int64_t content_length; /* -1: none declared (chunked or no body) */
+    char peer[64];          /* address of the client, or "unix" */
+    char id[37];            /* UUIDv7 made for this request */
+    int64_t t_start_us;     /* monotonic, when the headers were complete */
+    struct arena *arena;    /* the request's memory */
+    void *user;             /* the handler's own */
+    void *server_user;      /* http_options.user */
+};
+
+enum http_body { HTTP_BODY_NONE, HTTP_BODY_BUFFER, HTTP_BODY_SINK };
+
+struct http_route {
+    const char *method;  /* "GET" */
+    const char *pattern; /* "/v1/adapters/{name}"; a parameter matches one non-empty segment, the last one may be {rest...} */
+    enum http_body body;
+    size_t max_body; /* bytes */
+    /* Optional; may reply. Return 0 to go on, -1 when it has replied. */
+    int (*head)(struct http_request *r);
+    /* For HTTP_BODY_SINK: pieces in order, blocking work allowed. Return -1 when it has replied: the rest is dropped. */
+    int (*sink)(struct http_request *r, const char *bytes, size_t n);
+    void (*handle)(struct http_request *r);
+    const void *data; /* the route's own */
+};
+
+struct http_options {
+    const char *listen;           /* "127.0.0.1:8080", "[::1]:0", or "unix:/path" (mode 0600, stale file replaced) */
+    const struct http_route *routes; /* method NULL ends the table; must outlive the server */
+    int workers;                  /* epoll threads, 4 where unsure */
+    int max_connections;          /* beyond: 503 and close */
+    int idle_timeout_s;           /* of inactivity */
+    size_t stream_buffer;         /* bytes a slow reader may lag behind, per stream */
+    void *user;
+    /* Optional: called for each request that was answered, on a worker, for metrics and access logs. */
+    void (*done)(const struct http_request *r, int status, uint64_t bytes, int64_t duration_us);
+};
+
+/* Binds and starts. *bound (if not NULL, malloc'ed) is the address with the real port. */
+int http_server_start(struct http_server **out, const struct http_options *o, char **bound, struct err *e);
+
+/* Stop accepting; requests in flight go on; answers carry "Connection: close". */
+void http_server_quiesce(struct http_server *s);
+
+/* Quiesce, wait up to grace_ms for requests in flight, abort what is left, free. */
+void http_server_stop(struct http_server *s, int grace_ms);
+
+int http_server_in_flight(const struct http_server *s);
+
+/* --- what a handler asks --- */
+
+const char *http_header(const struct http_request *r, const char *name); /* any case; NULL: absent */
+const char *http_query(const struct http_request *r, const char *name);  /* decoded; NULL: absent */
+
+/* Calls fn for each query argument in order; a value is "" where there is none. */
+void http_query_each(const struct http_request *r, void (*fn)(void *u, const char *name, const char *value), void *u);
+
+/* The token of "Authorization: Bearer TOKEN", or NULL. */
+const char *http_bearer(const struct http_request *r);
+
+/* fn is called at most once, when the client is gone before the answer is complete, from any thread; it must not block.
+ * Set it on the worker (in head or handle) before the request is handed to another thread. */
+void http_on_gone(struct http_request *r, void (*fn)(struct http_request *r));
+bool http_is_gone(const struct http_request *r);
+
+/* fn is called once, last of all, before the arena goes. */
+void http_on_free(struct http_request *r, void (*fn)(struct http_request *r));
+
+/* --- what a handler answers (exactly one of reply, reply_error, stream_open; any thread) --- */
+
+/* A response header to go with the answer; copied. Control bytes are refused (-1). */
+int http_set_header(struct http_request *r, const char *name, const char *value);
+
+/* Copies the body. content_type NULL: application/json. */
+void http_reply(struct http_request *r, int status, const char *content_type, const void *body, size_t n);
+
+/* OpenAI's error object, with the status of err_info(e->code). Adds "Connection: close" where the body was not read. */
+void http_reply_error(struct http_request *r, const struct err *e);
+
+/* Chunked answer. Lives until http_stream_end() or http_stream_abort(), whichever comes first; then don't touch it. */
+struct http_stream *http_stream_open(struct http_request *r, int status, const char *content_type);
+
+/* Append a copy of n bytes; any thread, one at a time. `mark` is the caller's running count after these bytes (tokens, say;
+ * never smaller than before). Returns -1 when the client is gone or lags more than stream_buffer behind: then the caller
+ * stops and calls http_stream_abort(). */
+int http_stream_write(struct http_stream *s, const void *bytes, size_t n, uint64_t mark);
+
+/* The mark of the last write whose bytes have all been handed to the client's socket. */
+uint64_t http_stream_handed(const struct http_stream *s);
+
+/* Call `fn` (once, any thread, must not block) when the stream is over: `clean` says whether everything including the end was handed to
+ * the socket; `mark` is the final http_stream_handed(). Set it before end or abort. */
+void http_stream_on_close(struct http_stream *s, void (*fn)(void *u, bool clean, uint64_t mark), void *u);
+
+void http_stream_end(struct http_stream *s);   /* what was written is sent, then the terminating chunk */
+void http_stream_abort(struct http_stream *s); /* the connection is cut without the terminating chunk */
