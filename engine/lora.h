@@ -1,0 +1,64 @@
+/* Resident adapters: slots, the loader thread, pins.
+ *
+ * An adapter is named by its digest. lora_load() makes it known and resident; one loader thread reads, verifies (digest
+ * included) and packs it, so the step never touches a disk. At most max_slots are resident; the least recently used unpinned one is
+ * dropped for a new one. A known adapter that was dropped is loaded again when a request asks for it. A slot in use is pinned, so it never
+ * changes under a request; unload waits for the pins.
+ *
+ * All functions are safe from any thread. Callbacks run on the loader thread, or at once on the caller's, and must not block. */
+#pragma once
+#include "base/metrics.h"
+#include "engine/model.h"
+
+struct lora_set;
+
+struct lora_slot {
+    char digest[SHA256_HEX];
+    int id;               /* 0 .. max_slots-1 */
+    int max_rank;
+    struct lora_mod *mod; /* [layers][LORA_MODULES] */
+    size_t bytes;
+};
+
+enum lora_state { LORA_COLD, LORA_LOADING, LORA_RESIDENT, LORA_DRAINING };
+extern const char *const lora_state_name[];
+
+struct lora_info {
+    char digest[SHA256_HEX];
+    enum lora_state state;
+    int rank, pins;
+    size_t bytes;
+    int64_t loaded_at; /* unix seconds */
+};
+
+struct lora_options {
+    const char *store;  /* BLOBS root: a lora_path must lie in it; NULL: any absolute folder */
+    int max_slots;
+    int max_known;      /* adapters remembered, resident or not */
+    int wait_ms;        /* longest wait for a slot: then ERR_NO_SLOT */
+    int max_rank;
+};
+
+int lora_set_new(struct lora_set **out, const struct model *m, const struct lora_options *o, struct err *e);
+void lora_set_free(struct lora_set *s);
+
+/* Make `digest` usable from the folder `path` (loadable by vLLM as it is). Repeating is harmless; loads of one digest are done once and
+ * shared. done(u, NULL) when resident, done(u, e) with ERR_NOT_FOUND (no such folder), ERR_ADAPTER_INVALID or ERR_NO_SLOT. */
+void lora_load(struct lora_set *s, const char *digest, const char *path, void (*done)(void *u, const struct err *e), void *u);
+
+/* Drains and frees, then done(u, NULL); ERR_ADAPTER_NOT_LOADED when unknown. */
+void lora_unload(struct lora_set *s, const char *digest, void (*done)(void *u, const struct err *e), void *u);
+
+/* Pin for a request: got(u, slot, NULL) once resident (perhaps before this returns), or got(u, NULL, e): ERR_ADAPTER_NOT_LOADED when unknown,
+ * ERR_NO_SLOT after wait_ms. `cold` tells whether it had to be loaded. Each slot got is given back with lora_unpin(). */
+void lora_pin(struct lora_set *s, const char *digest, void (*got)(void *u, struct lora_slot *slot, bool cold, const struct err *e),
+              void *u);
+void lora_unpin(struct lora_set *s, struct lora_slot *slot);
+
+/* Up to max infos of known adapters; returns the count. */
+int lora_list(struct lora_set *s, struct lora_info *out, int max);
+bool lora_known(struct lora_set *s, const char *digest);
+
+/* Compare the fused path against plain float32 (W x + s B A x) on seeded rows for each adapted module: largest relative error per module name.
+ * Pins for the time. Blocking, on the caller's thread. err[LORA_MODULES]: < 0 where not adapted. */
+int lora_selftest(struct lora_set *s, const char *digest, double err_of[LORA_MODULES], struct err *e);

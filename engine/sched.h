@@ -1,0 +1,104 @@
+/* The scheduler: requests of many tenants and adapters become steps.
+ *
+ * One step thread owns the pool, the KV pages and the sequences. A step is one forward pass over the next token of every running
+ * sequence plus chunks of waiting prompts, up to a token budget; rows of different adapters, ranks and none together. Prefill never blocks decode.
+ * Waiting requests are taken in order of their tenant's virtual token counter (Sheng et al., OSDI 2024). When KV pages run out the
+ * youngest sequence is preempted and recomputed later: its answer is the same, bit for bit.
+ *
+ * sched_submit() and sched_cancel() may be called from any thread; events come on the step thread and must not block. */
+#pragma once
+#include "base/metrics.h"
+#include "engine/lora.h"
+#include "engine/sampler.h"
+
+#define GEN_STOPS 4
+#define GEN_STOP_IDS 64
+#define GEN_ID_LEN 64
+
+struct sched;
+struct gen;
+
+struct gen_params {
+    struct sample_params sample;
+    int max_tokens;          /* > 0 */
+    int min_tokens;
+    bool ignore_eos;
+    bool show_special;
+    const char *stop[GEN_STOPS];
+    int nstop;
+    int32_t stop_id[GEN_STOP_IDS];
+    int nstop_id;
+};
+
+struct gen_counts {
+    int prompt, cached, output; /* tokens; output counts the end token too when the model chose one, as OpenAI does not bill less */
+};
+
+enum gen_finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR };
+extern const char *const gen_finish_name[]; /* "", "stop", "length", "cancelled", "error" */
+
+struct gen_event {
+    enum { GEN_TOKEN, GEN_DONE } kind;
+    /* GEN_TOKEN: one chosen token. Its text may be held back (UTF-8, stop strings) and come with a later event. */
+    const struct sample *sample;
+    const char *text; /* borrowed; what became showable */
+    size_t text_len;
+    /* both */
+    struct gen_counts counts;
+    /* GEN_DONE: once, last; text holds what was still held back */
+    enum gen_finish finish;
+    const char *stop_reason; /* the stop string that was met, or NULL */
+    const struct err *error; /* with FINISH_ERROR */
+    bool cold;               /* the adapter had to be loaded */
+    int64_t queued_us, prefill_us, decode_us;
+};
+
+struct gen_request {
+    char id[GEN_ID_LEN];       /* request id: X-Weft-Request-Id or our own */
+    const int32_t *prompt;     /* copied */
+    int nprompt;
+    const char *digest;        /* adapter, or NULL: the base */
+    const char *tenant;        /* opaque tag, "" where none is given */
+    double weight;             /* of the tenant's share; 1 where unsure */
+    int deadline_ms;           /* 0: none; how long it may wait for its first token */
+    struct gen_params p;       /* strings are copied */
+    void (*on_event)(void *u, const struct gen_event *ev);
+    void *user;
+};
+
+struct sched_options {
+    int max_running;     /* sequences in a step */
+    int max_waiting;     /* beyond: ERR_QUEUE_FULL */
+    int step_tokens;     /* rows of a step at most: decode rows plus prompt chunks */
+    int64_t kv_bytes;    /* KV pool; 0: chosen from max_running and the context */
+    int threads;
+    const char *kernels; /* "auto", "plain", "avx512" */
+};
+
+int sched_new(struct sched **out, const struct model *m, struct lora_set *loras, const struct sched_options *o,
+              struct metrics *metrics, struct err *e);
+
+/* Ends every request with FINISH_ERROR (ERR_UNAVAILABLE), joins the step thread, frees. */
+void sched_free(struct sched *s);
+
+/* *out is valid until on_event got GEN_DONE. Errors at once: ERR_CONTEXT_LENGTH, ERR_QUEUE_FULL, ERR_INVALID, ERR_ADAPTER_NOT_LOADED. */
+int sched_submit(struct sched *s, const struct gen_request *r, struct gen **out, struct err *e);
+
+/* Ask for the end; GEN_DONE with FINISH_CANCELLED follows after the step in flight, unless it is done already. Look-up is by the request's own
+ * pointer, which the caller must know to be not done yet (its own lock). */
+void sched_cancel(struct sched *s, struct gen *g);
+
+struct sched_state {
+    int running, waiting, pages_total, pages_used, max_running;
+    uint64_t steps, preemptions;
+    int last_rows, last_adapters;         /* of the last step */
+    int64_t step_us_p50, step_us_p99;     /* over the last 1,024 steps */
+    struct {
+        char tag[64];
+        int waiting, running;
+    } tenant[64];                         /* those with the most requests */
+    int ntenant;
+};
+
+void sched_get_state(struct sched *s, struct sched_state *out);
+bool sched_alive(struct sched *s); /* the step thread makes progress: false when a step has hung for 60 s */
