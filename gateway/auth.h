@@ -1,0 +1,43 @@
+/* Who: tenants, keys, admin keys, as an immutable snapshot that is replaced after each change (RELIABILITY.md section 3).
+ *
+ * A tenant key is wft_<12 char public id>_<43 char secret>_<6 char checksum>, an admin key the same with wfa_. The database holds the public id
+ * and HMAC-SHA-256(pepper, secret). Every failure of any cause is the same 401. When a call that revokes returns, the next check refuses. */
+#pragma once
+#include "base/err.h"
+#include "base/sha256.h"
+#include "gateway/db.h"
+
+#define NAME_MAX_LEN 64 /* [a-z0-9][a-z0-9._-]{0,63} */
+#define KEY_TEXT_LEN 80
+#define KEY_ID_LEN 16
+
+enum scope { SCOPE_INFER = 1, SCOPE_WRITE = 2, SCOPE_USAGE = 4, SCOPE_KEYS = 8, SCOPE_ADMIN_READ = 16, SCOPE_ADMIN = 32 };
+
+struct principal {
+    char tenant[UUID_LEN];            /* id; "" for an admin */
+    char tenant_name[NAME_MAX_LEN + 1];
+    char tag[33];                     /* opaque tag for engines: HMAC(pepper, tenant id), hex */
+    double weight;                    /* share of the engine */
+    char key[KEY_ID_LEN];             /* public id */
+    unsigned scopes;
+};
+
+struct auth;
+
+int auth_open(struct auth **out, struct db *d, struct err *e);
+void auth_close(struct auth *a);
+
+/* bearer as the client sent it (NULL: none). tenant_in_path: the {tenant} of /t/{tenant}/..., or NULL. 0 or -1 with ERR_UNAUTHORIZED; lacking
+ * the scope: ERR_FORBIDDEN. Any thread, no database access. */
+int auth_check(struct auth *a, const char *bearer, const char *tenant_in_path, unsigned scope, struct principal *out, struct err *e);
+int auth_check_admin(struct auth *a, const char *bearer, unsigned scope, struct principal *out, struct err *e);
+
+bool name_is_valid(const char *s); /* the rule for tenants, adapters and aliases */
+
+/* Rebuild the snapshot from the database after a committed change; the change is in force when it returns. */
+int auth_reload(struct auth *a, struct err *e);
+
+/* Make the first admin key if there is none; key_text gets it, or "" when one exists already. Used by `weft-gateway admin-key`. */
+int auth_first_admin_key(struct db *d, char key_text[KEY_TEXT_LEN], struct err *e);
+
+/* HTTP handlers of the admin listener: tenants and keys (routes in control.c). */

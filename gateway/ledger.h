@@ -1,0 +1,63 @@
+/* The ledger: every admitted request becomes exactly one usage row (METERING.md section 1).
+ *
+ * Admission is a row written before the request goes to an engine; settlement writes the usage row and the rollups and deletes the admission in
+ * one transaction. What a crash left open is closed at the next start as gateway_crash with the last known counts, after asking the engine for its
+ * receipt. Row ids are UUIDv7: usage id = request id. */
+#pragma once
+#include "gateway/auth.h"
+#include "gateway/db.h"
+#include "gateway/registry.h"
+
+enum usage_state { USAGE_COMPLETED, USAGE_CLIENT_ABORT, USAGE_UPSTREAM_ERROR, USAGE_TIMEOUT, USAGE_REJECTED, USAGE_GATEWAY_CRASH, USAGE_STATES };
+extern const char *const usage_state_name[USAGE_STATES];
+
+enum count_source { COUNT_NONE, COUNT_ENGINE, COUNT_USAGE, COUNT_RECEIPT, COUNT_PROGRESS, COUNT_ESTIMATE, COUNT_SOURCES };
+extern const char *const count_source_name[COUNT_SOURCES];
+
+struct admission {
+    char id[UUID_LEN];
+    struct principal who;
+    struct target what;
+    char model[256];          /* as the client wrote it */
+    const char *endpoint;     /* "/v1/chat/completions", a constant */
+    bool stream;
+    int64_t reserved_tokens;  /* prompt estimate + max_tokens */
+    int64_t t_start;          /* wall us */
+};
+
+struct settlement {
+    enum usage_state state;
+    int http_status;
+    char finish[16];          /* "stop", "length", "" */
+    int64_t t_first, t_end;   /* wall us; t_first 0: no token came */
+    int64_t prompt, cached, delivered, produced; /* tokens */
+    enum count_source source;
+    int attempt;              /* 1: the first engine answered */
+    bool cold;
+    char engine[64];
+};
+
+struct ledger;
+
+int ledger_open(struct ledger **out, struct db *d, struct err *e);
+void ledger_close(struct ledger *l);
+
+/* Writes the admission; done(u, NULL) once committed, then the request may go on. ERR_LEDGER when it can't be recorded: answer 503. Reserves the
+ * place of the settlement, which therefore can't be refused. */
+int ledger_admit(struct ledger *l, const struct admission *a, void (*done)(void *u, const struct err *e), void *u, struct err *e);
+
+/* Counts so far of an admitted request, never more than delivered; joins the next group. Call at most once a second or every 256 tokens. */
+void ledger_progress(struct ledger *l, const char *id, int64_t prompt, int64_t cached, int64_t delivered);
+
+/* Ends it, exactly once for each admission. done (may be NULL) comes once committed. */
+void ledger_settle(struct ledger *l, const struct admission *a, const struct settlement *s, void (*done)(void *u), void *u);
+
+/* At start, before traffic: closes what a crash left open. receipt(): the engine's counts of a request id, 0 or -1 where it knows none; it may only
+ * correct the produced and prompt counts, the delivered count stays what was noted. */
+int ledger_recover(struct ledger *l, int (*receipt)(void *u, const char *id, int64_t *prompt, int64_t *cached, int64_t *output, char finish[16]),
+                   void *u, int *closed, struct err *e);
+
+int64_t ledger_open_admissions(struct ledger *l);
+
+/* Compares the rollups with the raw rows, to the integer; *bad counts buckets that differ. */
+int ledger_verify(struct ledger *l, int64_t *rows, int64_t *bad, struct err *e);
