@@ -1,7 +1,7 @@
 /* HTTP client: many requests at once on one thread (libcurl's multi interface; curl is seen in base/client*.c only).
  *
- * client_start() may be called from any thread and returns at once; the callbacks run on the client's thread, must not block
- * and see: head once (status and headers complete), data any number of times, done exactly once, always last.
+ * client_start() may be called from any thread and returns at once; the callbacks run on the client's thread, must not
+ * block and see: head once (status and headers complete), data any number of times, done exactly once, always last.
  * Redirects are not followed; proxies and ~/.netrc are ignored; only http and https. */
 #pragma once
 #include "base/err.h"
@@ -12,24 +12,25 @@ struct client;
 struct client_call;
 
 struct client_reply {
-    int status; /* HTTP status, 0: none arrived */
+    int status;               /* HTTP status, 0: none arrived */
     const char *content_type; /* or NULL */
     const char *retry_after;  /* or NULL */
 };
 
 struct client_request {
     const char *method;
-    const char *url;         /* "http://engine/v1/models" */
-    const char *unix_socket; /* path, or NULL for TCP */
+    const char *url;            /* "http://engine/v1/models" */
+    const char *unix_socket;    /* path, or NULL for TCP */
     const char *const *headers; /* "Name: value", NULL-terminated; or NULL */
-    const void *body;        /* copied; NULL: none */
+    const void *body;           /* copied; NULL: none */
     size_t body_len;
-    const char *file;        /* instead of body: this file is sent; or NULL */
+    const char *file;                                       /* instead of body: this file is sent; or NULL */
     void (*progress)(void *u, int64_t sent, int64_t total); /* with file; or NULL */
-    int connect_ms, first_byte_ms, idle_ms, total_ms; /* 0: no limit (but say one) */
+    int connect_ms, first_byte_ms, idle_ms, total_ms;       /* 0: no limit (but say one) */
     void (*on_head)(void *u, const struct client_reply *r);
     int (*on_data)(void *u, const char *bytes, size_t n); /* -1: cut the connection */
-    /* r->status 0 or `e` set when the exchange failed: connect, time-out (ERR_UPSTREAM_TIMEOUT), cut (ERR_ENGINE), cancelled. */
+    /* r->status 0 or `e` set when the exchange failed: connect, time-out (ERR_UPSTREAM_TIMEOUT), cut (ERR_ENGINE),
+     * cancelled. */
     void (*on_done)(void *u, const struct client_reply *r, const struct err *e);
     void *user;
 };
@@ -43,6 +44,7 @@ int client_start(struct client *c, const struct client_request *req, struct clie
 /* Any thread, before on_done has returned: the connection is closed soon, done follows. */
 void client_cancel(struct client_call *call);
 
-/* For command lines and start-up: one exchange on the calling thread. *body is malloc'ed, at most max_body bytes. `c` is not needed. */
+/* For command lines and start-up: one exchange on the calling thread. *body is malloc'ed, at most max_body bytes. `c`
+ * is not needed. */
 int client_fetch(const struct client_request *req, size_t max_body, int *status, char **body, size_t *body_len,
                  struct err *e);

@@ -1,10 +1,10 @@
 /* Settings: one table per program, schema/<program>_settings.def, is at once the struct, the file, the environment, the
  * command line, --help and the documented default file.
  *
- * A row: X(field, TYPE, "default", min, max, "ENV_NAME", "what it means, with its unit"); TYPE is STR, INT, BOOL or SIZE (bytes; k, m, g
- * suffixes) . Later wins: default < file (--config FILE, lines `name = value`, # comments) < environment < --name VALUE
- * or --name=VALUE. Field underscores are dashes on the command line. Unknown names and values out of range are errors that
- * name the file and line. */
+ * A row: X(field, TYPE, "default", min, max, "ENV_NAME", "what it means, with its unit"); TYPE is STR, INT, BOOL or
+ * SIZE (bytes; k, m, g suffixes) . Later wins: default < file (--config FILE, lines `name = value`, # comments) <
+ * environment < --name VALUE or --name=VALUE. Field underscores are dashes on the command line. Unknown names and
+ * values out of range are errors that name the file and line. */
 #pragma once
 #include "base/err.h"
 #include <stdbool.h>
@@ -29,8 +29,30 @@ struct conf_row {
     size_t offset; /* in the program's settings struct */
 };
 
-/* Fills `settings` (strings are malloc'ed and live as long as the program). argv[0] is skipped; positional arguments are an
- * error unless `positional` is given: then they are stored there, up to max_positional.
+/* A program's struct and its table are these few lines:
+ *
+ *     struct settings {
+ *     #define X CONF_FIELD
+ *     #include "schema/gateway_settings.def"
+ *     #undef X
+ *     };
+ *     static const struct conf_row rows[] = {
+ *     #define X(...) CONF_ROW(struct settings, __VA_ARGS__)
+ *     #include "schema/gateway_settings.def"
+ *     #undef X
+ *     };
+ *     conf_load(rows, CONF_ROWS(rows), &settings, argc, argv, NULL, 0, NULL, &e); */
+#define CONF_FIELD(field, TYPE, deflt, min, max, env, help) CONF_CTYPE_##TYPE field;
+#define CONF_ROW(st, field, TYPE, deflt, min, max, env, help)                                                          \
+    {#field, CONF_##TYPE, deflt, min, max, env, help, offsetof(st, field)},
+#define CONF_ROWS(rows) (sizeof(rows) / sizeof *(rows))
+
+/* In the file a comment is a # at the start of a line or after a blank; a value may stand in "double quotes", which
+ * then keep blanks and #. No name may occur twice in it. BOOL is true/false, yes/no, on/off or 1/0. After "--" all is
+ * positional.
+ *
+ * Fills `settings`, which must come zeroed (strings are malloc'ed and live as long as the program). argv[0] is skipped;
+ * positional arguments are an error unless `positional` is given: then they are stored there, up to max_positional.
  * Returns 0; 1 when --help or --print-config was asked for and printed; -1 with ERR_USAGE. */
 int conf_load(const struct conf_row *rows, size_t nrows, void *settings, int argc, char **argv, const char **positional,
               int max_positional, int *npositional, struct err *e);

@@ -22,10 +22,10 @@ struct err {
 };
 
 struct err_info {
-    const char *name;  /* "MODEL_NOT_FOUND" */
-    int status;        /* HTTP status */
-    const char *type;  /* OpenAI's error type */
-    const char *code;  /* OpenAI's error code, or NULL for none */
+    const char *name; /* "MODEL_NOT_FOUND" */
+    int status;       /* HTTP status */
+    const char *type; /* OpenAI's error type */
+    const char *code; /* OpenAI's error code, or NULL for none */
 };
 
 /* Record an error unless one is recorded already. Always returns -1, so `return err_set(...)` reads well. */

@@ -31,7 +31,7 @@ struct http_stream;
 
 struct http_request {
     const char *method;
-    const char *path; /* percent-decoded once, without the query */
+    const char *path;               /* percent-decoded once, without the query */
     const char *param[HTTP_PARAMS]; /* values of {..} in the route's pattern, in order */
     const struct http_route *route;
     const char *body; /* NUL-terminated; NULL unless HTTP_BODY_BUFFER and not empty */
@@ -48,25 +48,27 @@ struct http_request {
 enum http_body { HTTP_BODY_NONE, HTTP_BODY_BUFFER, HTTP_BODY_SINK };
 
 struct http_route {
-    const char *method;  /* "GET" */
-    const char *pattern; /* "/v1/adapters/{name}"; a parameter matches one non-empty segment, the last one may be {rest...} */
+    const char *method; /* "GET" */
+    const char
+        *pattern; /* "/v1/adapters/{name}"; a parameter matches one non-empty segment, the last one may be {rest...} */
     enum http_body body;
     size_t max_body; /* bytes */
     /* Optional; may reply. Return 0 to go on, -1 when it has replied. */
     int (*head)(struct http_request *r);
-    /* For HTTP_BODY_SINK: pieces in order, blocking work allowed. Return -1 when it has replied: the rest is dropped. */
+    /* For HTTP_BODY_SINK: pieces in order, blocking work allowed. Return -1 when it has replied: the rest is dropped.
+     */
     int (*sink)(struct http_request *r, const char *bytes, size_t n);
     void (*handle)(struct http_request *r);
     const void *data; /* the route's own */
 };
 
 struct http_options {
-    const char *listen;           /* "127.0.0.1:8080", "[::1]:0", or "unix:/path" (mode 0600, stale file replaced) */
+    const char *listen;              /* "127.0.0.1:8080", "[::1]:0", or "unix:/path" (mode 0600, stale file replaced) */
     const struct http_route *routes; /* method NULL ends the table; must outlive the server */
-    int workers;                  /* epoll threads, 4 where unsure */
-    int max_connections;          /* beyond: 503 and close */
-    int idle_timeout_s;           /* of inactivity */
-    size_t stream_buffer;         /* bytes a slow reader may lag behind, per stream */
+    int workers;                     /* epoll threads, 4 where unsure */
+    int max_connections;             /* beyond: 503 and close */
+    int idle_timeout_s;              /* of inactivity */
+    size_t stream_buffer;            /* bytes a slow reader may lag behind, per stream */
     void *user;
     /* Optional: called for each request that was answered, on a worker, for metrics and access logs. */
     void (*done)(const struct http_request *r, int status, uint64_t bytes, int64_t duration_us);
@@ -116,16 +118,16 @@ void http_reply_error(struct http_request *r, const struct err *e);
 /* Chunked answer. Lives until http_stream_end() or http_stream_abort(), whichever comes first; then don't touch it. */
 struct http_stream *http_stream_open(struct http_request *r, int status, const char *content_type);
 
-/* Append a copy of n bytes; any thread, one at a time. `mark` is the caller's running count after these bytes (tokens, say;
- * never smaller than before). Returns -1 when the client is gone or lags more than stream_buffer behind: then the caller
- * stops and calls http_stream_abort(). */
+/* Append a copy of n bytes; any thread, one at a time. `mark` is the caller's running count after these bytes (tokens,
+ * say; never smaller than before). Returns -1 when the client is gone or lags more than stream_buffer behind: then the
+ * caller stops and calls http_stream_abort(). */
 int http_stream_write(struct http_stream *s, const void *bytes, size_t n, uint64_t mark);
 
 /* The mark of the last write whose bytes have all been handed to the client's socket. */
 uint64_t http_stream_handed(const struct http_stream *s);
 
-/* Call `fn` (once, any thread, must not block) when the stream is over: `clean` says whether everything including the end was handed to
- * the socket; `mark` is the final http_stream_handed(). Set it before end or abort. */
+/* Call `fn` (once, any thread, must not block) when the stream is over: `clean` says whether everything including the
+ * end was handed to the socket; `mark` is the final http_stream_handed(). Set it before end or abort. */
 void http_stream_on_close(struct http_stream *s, void (*fn)(void *u, bool clean, uint64_t mark), void *u);
 
 void http_stream_end(struct http_stream *s);   /* what was written is sent, then the terminating chunk */

@@ -1,8 +1,8 @@
 /* JSON from strangers, by jansson, behind a scan that bounds what jansson would allocate.
  *
  * json_parse() first walks the text once: at most JSON_DEPTH nested levels and JSON_TOKENS values, or it refuses. Then
- * jansson parses with JSON_REJECT_DUPLICATES | JSON_DECODE_ANY off. The getters below say which field is wrong and put its name into
- * err.param, in OpenAI's manner. */
+ * jansson parses with JSON_REJECT_DUPLICATES | JSON_DECODE_ANY off. The getters below say which field is wrong and put
+ * its name into err.param, in OpenAI's manner. */
 #pragma once
 #include "base/buf.h"
 #include "base/err.h"
@@ -21,7 +21,8 @@ int json_parse(const char *text, size_t len, json_t **out, struct err *e);
 
 /* Each getter: absent or null -> *out is left as it is and 0 is returned (so preset the default);
  * wrong type or out of range -> -1 with ERR_INVALID and the field's name. `present` may be NULL. */
-int json_get_int(const json_t *o, const char *field, int64_t min, int64_t max, int64_t *out, bool *present, struct err *e);
+int json_get_int(const json_t *o, const char *field, int64_t min, int64_t max, int64_t *out, bool *present,
+                 struct err *e);
 int json_get_num(const json_t *o, const char *field, double min, double max, double *out, bool *present, struct err *e);
 int json_get_bool(const json_t *o, const char *field, bool *out, bool *present, struct err *e);
 int json_get_str(const json_t *o, const char *field, size_t max_len, const char **out, bool *present, struct err *e);

@@ -3,7 +3,8 @@
  *     log_info("engine_ready", LS("model", name), LI("ms", ms));
  *     -> ts=2026-11-21T10:04:00.123Z level=info event=engine_ready model=smollm2 ms=412
  *
- * Values are quoted and escaped as logfmt asks, so no input can forge a line. Never log a prompt, an answer or a key. */
+ * Values are quoted and escaped as logfmt asks, so no input can forge a line. Never log a prompt, an answer or a key.
+ */
 #pragma once
 #include <stdint.h>
 
@@ -21,10 +22,10 @@ struct log_field {
 #define LI(k, v) ((struct log_field){.key = (k), .kind = LOG_INT, .i = (v)})
 #define LD(k, v) ((struct log_field){.key = (k), .kind = LOG_DBL, .d = (v)})
 
-#define log_debug(event, ...) log_event(LOG_DEBUG, event, (struct log_field[]){__VA_ARGS__ __VA_OPT__(,) {0}})
-#define log_info(event, ...) log_event(LOG_INFO, event, (struct log_field[]){__VA_ARGS__ __VA_OPT__(,) {0}})
-#define log_warn(event, ...) log_event(LOG_WARN, event, (struct log_field[]){__VA_ARGS__ __VA_OPT__(,) {0}})
-#define log_error(event, ...) log_event(LOG_ERROR, event, (struct log_field[]){__VA_ARGS__ __VA_OPT__(,) {0}})
+#define log_debug(event, ...) log_event(LOG_DEBUG, event, (struct log_field[]){__VA_ARGS__ __VA_OPT__(, ){0}})
+#define log_info(event, ...) log_event(LOG_INFO, event, (struct log_field[]){__VA_ARGS__ __VA_OPT__(, ){0}})
+#define log_warn(event, ...) log_event(LOG_WARN, event, (struct log_field[]){__VA_ARGS__ __VA_OPT__(, ){0}})
+#define log_error(event, ...) log_event(LOG_ERROR, event, (struct log_field[]){__VA_ARGS__ __VA_OPT__(, ){0}})
 
 /* Once at start, before other threads: the least level written, and a name put on every line as `program=`. */
 void log_init(const char *program, enum log_level least);

@@ -1,8 +1,9 @@
 /* Metrics: counters, gauges and histograms in Prometheus' text format (exposition format 0.0.4).
  *
- * The rows of a schema/<program>_metrics.def table: X(ID, KIND, "name", "help", "label1,label2" or ""). KIND is COUNTER, GAUGE
- * or HISTOGRAM (seconds, log-spaced buckets from 100 us to 100 s). A metric holds at most METRIC_SERIES label sets; further ones are counted under
- * "other". Updates are cheap (one short lock or an atomic) and safe from any thread. */
+ * The rows of a schema/<program>_metrics.def table: X(ID, KIND, "name", "help", "label1,label2" or ""). KIND is
+ * COUNTER, GAUGE or HISTOGRAM (seconds, log-spaced buckets from 100 us to 100 s). A metric holds at most METRIC_SERIES
+ * label sets; further ones are counted under "other". Updates are cheap (one short lock or an atomic) and safe from any
+ * thread. */
 #pragma once
 #include "base/buf.h"
 #include <stddef.h>

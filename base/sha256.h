@@ -18,7 +18,7 @@ void sha256_end(struct sha256 *h, uint8_t out[SHA256_BYTES]);
 void sha256_of(const void *bytes, size_t n, uint8_t out[SHA256_BYTES]);
 void sha256_hmac(const void *key, size_t key_len, const void *bytes, size_t n, uint8_t out[SHA256_BYTES]);
 void sha256_hex(const uint8_t digest[SHA256_BYTES], char out[SHA256_HEX]); /* lower case */
-bool sha256_is_hex(const char *s);                                        /* exactly 64 lower-case digits */
+bool sha256_is_hex(const char *s);                                         /* exactly 64 lower-case digits */
 
 bool bytes_equal_ct(const void *a, const void *b, size_t n); /* time depends on n only */
 int random_bytes(void *out, size_t n);                       /* getrandom(2); 0 or -1 */

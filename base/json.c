@@ -1,0 +1,168 @@
+/* json: jansson with its costs bounded before it starts.
+ *
+ * jansson spends up to 60 bytes of heap on a byte of input ("[{},{},...]": 628 MB for 10 MB), so one pass over the text
+ * counts nesting and values first and refuses what is too deep or too many; it needs no memory and no stack. What the
+ * scan passes need not be JSON: jansson decides that. jansson quotes the offending text in its messages; that part is
+ * cut off, for a message may be logged and the text is a user's prompt. Any thread, after json_start(). */
+#include "base/json.h"
+#include "base/sha256.h"
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+void json_start(void)
+{
+    size_t seed = 0;
+    if (random_bytes(&seed, sizeof seed) || seed == 0)
+        seed = (size_t)&seed; /* 0 would let jansson choose by the time */
+    json_object_seed(seed);
+}
+
+/* The end of the string whose opening quote is at i: the index of its closing quote, or len. */
+static size_t string_end(const char *text, size_t len, size_t i)
+{
+    for (i++; i < len && text[i] != '"'; i++)
+        if (text[i] == '\\') i++;
+    return i < len ? i : len;
+}
+
+static bool is_scalar_byte(char c)
+{
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '+' ||
+           c == '.';
+}
+
+/* Upper bounds, true for every text that is JSON: keys count as values, for they cost memory as well. */
+static int scan(const char *text, size_t len, struct err *e)
+{
+    int depth = 0, tokens = 0;
+    for (size_t i = 0; i < len; i++) {
+        char c = text[i];
+        if (c == '}' || c == ']') depth--;
+        bool opens = c == '{' || c == '[';
+        if (opens && ++depth > JSON_DEPTH)
+            return err_set(e, ERR_INVALID_JSON, "the JSON is nested deeper than %d levels", JSON_DEPTH);
+        if (!opens && c != '"' && !is_scalar_byte(c)) continue;
+        if (++tokens > JSON_TOKENS)
+            return err_set(e, ERR_INVALID_JSON, "the JSON holds more than %d values", JSON_TOKENS);
+        if (c == '"') i = string_end(text, len, i);
+        while (is_scalar_byte(c) && i + 1 < len && is_scalar_byte(text[i + 1])) i++;
+    }
+    return 0;
+}
+
+static int refuse(const json_error_t *je, struct err *e)
+{
+    const char *near = strstr(je->text, " near '");
+    int shown = near ? (int)(near - je->text) : (int)strlen(je->text);
+    if (json_error_code(je) == json_error_out_of_memory)
+        return err_set(e, ERR_NO_MEMORY, "no memory to parse the JSON");
+    if (json_error_code(je) == json_error_duplicate_key) shown = (int)strlen("duplicate object key");
+    return err_set(e, ERR_INVALID_JSON, "invalid JSON at line %d, column %d: %.*s", je->line, je->column, shown,
+                   je->text);
+}
+
+int json_parse(const char *text, size_t len, json_t **out, struct err *e)
+{
+    json_error_t je;
+    if (len == 0 || !text) return err_set(e, ERR_INVALID_JSON, "the body is empty, a JSON object was expected");
+    if (scan(text, len, e)) return -1;
+    json_t *v = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);
+    if (!v) return refuse(&je, e);
+    if (!json_is_object(v)) {
+        json_decref(v);
+        return err_set(e, ERR_INVALID_JSON, "the JSON must be an object");
+    }
+    *out = v;
+    return 0;
+}
+
+/* The field's value, NULL when absent or null; sets *present. */
+static const json_t *field_of(const json_t *o, const char *field, bool *present)
+{
+    const json_t *v = json_object_get(o, field);
+    if (v && json_is_null(v)) v = NULL;
+    if (present) *present = v != NULL;
+    return v;
+}
+
+int json_get_int(const json_t *o, const char *field, int64_t min, int64_t max, int64_t *out, bool *present,
+                 struct err *e)
+{
+    const json_t *v = field_of(o, field, present);
+    if (!v) return 0;
+    if (!json_is_integer(v)) return err_field(e, ERR_INVALID, field, "'%s' must be an integer", field);
+    int64_t n = json_integer_value(v);
+    if (n < min || n > max)
+        return err_field(e, ERR_INVALID, field, "'%s' must be from %" PRId64 " to %" PRId64 ", not %" PRId64, field,
+                         min, max, n);
+    *out = n;
+    return 0;
+}
+
+int json_get_num(const json_t *o, const char *field, double min, double max, double *out, bool *present, struct err *e)
+{
+    const json_t *v = field_of(o, field, present);
+    if (!v) return 0;
+    if (!json_is_number(v)) return err_field(e, ERR_INVALID, field, "'%s' must be a number", field);
+    double n = json_number_value(v);
+    if (!(n >= min && n <= max))
+        return err_field(e, ERR_INVALID, field, "'%s' must be from %g to %g, not %g", field, min, max, n);
+    *out = n;
+    return 0;
+}
+
+int json_get_bool(const json_t *o, const char *field, bool *out, bool *present, struct err *e)
+{
+    const json_t *v = field_of(o, field, present);
+    if (!v) return 0;
+    if (!json_is_boolean(v)) return err_field(e, ERR_INVALID, field, "'%s' must be true or false", field);
+    *out = json_is_true(v);
+    return 0;
+}
+
+int json_get_str(const json_t *o, const char *field, size_t max_len, const char **out, bool *present, struct err *e)
+{
+    const json_t *v = field_of(o, field, present);
+    if (!v) return 0;
+    if (!json_is_string(v)) return err_field(e, ERR_INVALID, field, "'%s' must be a string", field);
+    if (json_string_length(v) > max_len)
+        return err_field(e, ERR_INVALID, field, "'%s' is longer than %zu bytes", field, max_len);
+    *out = json_string_value(v);
+    return 0;
+}
+
+int json_need_str(const json_t *o, const char *field, size_t max_len, const char **out, struct err *e)
+{
+    bool present;
+    if (json_get_str(o, field, max_len, out, &present, e)) return -1;
+    return present ? 0 : err_field(e, ERR_MISSING, field, "'%s' is required", field);
+}
+
+static int append(const char *bytes, size_t n, void *b)
+{
+    return buf_add(b, bytes, n);
+}
+
+int json_dump(const json_t *v, bool canonical, struct buf *b)
+{
+    size_t flags = JSON_COMPACT | JSON_ENCODE_ANY | (canonical ? JSON_SORT_KEYS : 0);
+    if (json_dump_callback(v, append, b, flags)) b->failed = true;
+    return b->failed ? -1 : 0;
+}
+
+int json_error(const struct err *e, struct buf *b)
+{
+    const struct err_info *info = err_info(e->code);
+    buf_adds(b, "{\"error\":{\"message\":");
+    buf_add_json(b, e->msg, strlen(e->msg));
+    buf_addf(b, ",\"type\":\"%s\",\"param\":", info->type);
+    if (e->param[0])
+        buf_add_json(b, e->param, strlen(e->param));
+    else
+        buf_adds(b, "null");
+    if (info->code) return buf_addf(b, ",\"code\":\"%s\"}}", info->code);
+    return buf_adds(b, ",\"code\":null}}");
+}
