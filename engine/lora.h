@@ -37,10 +37,16 @@ struct lora_options {
     int max_known;      /* adapters remembered, resident or not */
     int wait_ms;        /* longest wait for a slot: then ERR_NO_SLOT */
     int max_rank;
+    struct metrics *metrics; /* rows of meters.h; NULL: none */
 };
 
 int lora_set_new(struct lora_set **out, const struct model *m, const struct lora_options *o, struct err *e);
+
+/* After the scheduler, and everybody else who pins, is gone. Waiters that are left get ERR_UNAVAILABLE. */
 void lora_set_free(struct lora_set *s);
+
+int lora_max_slots(const struct lora_set *s);
+int lora_max_rank(const struct lora_set *s);
 
 /* Make `digest` usable from the folder `path` (loadable by vLLM as it is). Repeating is harmless; loads of one digest are done once and
  * shared. done(u, NULL) when resident, done(u, e) with ERR_NOT_FOUND (no such folder), ERR_ADAPTER_INVALID or ERR_NO_SLOT. */

@@ -13,6 +13,7 @@
 struct model_layer {
     float *attn_norm, *mlp_norm; /* [hidden] */
     struct weight module[LORA_MODULES];
+    float *bias[LORA_MODULES]; /* [out]; NULL: none */
 };
 
 struct model {
