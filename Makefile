@@ -44,9 +44,10 @@ BINS := $(addprefix $(B)/,$(PROGRAMS))
 UNIT_TESTS   := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_*.c))
 KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/test_*.c))
 BENCHES      := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/bench_*.c))
+LOAD         := $(B)/tests/load/load
 C_TESTS      := $(UNIT_TESTS) $(KERNEL_TESTS)
 
-.PHONY: all help programs libs test check-c asan lint format bench bench-kernels compile_commands.json install clean
+.PHONY: all help programs libs test c-tests check-c asan lint format bench bench-kernels compile_commands.json install clean
 .SECONDARY:
 
 all: programs ## build the three programs into build/MODE
@@ -87,7 +88,9 @@ $(B)/tests/%: $(B)/tests/%.o $(LIBS)
 test: ## everything that needs no GPU (what ops/test runs)
 	ops/test
 
-check-c: $(C_TESTS) ## C tests of this MODE (unit and kernels); each prints its own count
+c-tests: $(C_TESTS)
+
+check-c: c-tests ## C tests of this MODE (unit and kernels); each prints its own count
 	@fail=0; for t in $(C_TESTS); do echo "== $$t"; $$t || fail=1; done; exit $$fail
 
 asan: ## C tests under ASan and UBSan
@@ -102,7 +105,7 @@ format: ## clang-format over the tree
 bench-kernels: $(BENCHES) ## kernels beside the machine's own read and FMA rates
 	@for t in $(BENCHES); do $$t; done
 
-bench: programs bench-kernels ## kernels, then tokens/s of the whole path
+bench: programs bench-kernels $(LOAD) ## kernels, then tokens/s of the whole path
 	tests/load/bench
 
 compile_commands.json: ## for editors and clang-tidy
