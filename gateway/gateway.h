@@ -9,6 +9,8 @@
 #include "gateway/ledger.h"
 #include "gateway/registry.h"
 
+struct upstream; /* gateway/upstream.h: upstream_open() after client and engine, upstream_close() after the public listener has stopped */
+struct uploads;  /* gateway/upload.h: uploads_open() after registry and engine, before the listeners; uploads_close() after them */
 struct settings; /* schema/gateway_settings.def, see gateway/settings.h */
 
 struct gateway {
@@ -19,6 +21,8 @@ struct gateway {
     struct ledger *ledger;
     struct client *client;
     struct engine *engine;
+    struct upstream *upstream;
+    struct uploads *uploads;
     struct metrics *metrics;
     char store[1024]; /* blobs */
     char tmp[1024];

@@ -1,0 +1,23 @@
+/* Upstream: one admitted request's exchange with the engine, from admission to settlement, without holding a thread.
+ *
+ * upstream_start() takes a request that has passed authentication, parsing and the registry, and owes its answer from then on. It writes
+ * the admission, loads the adapter where needed, sends the request, passes the answer on, and settles exactly once, whatever happens. */
+#pragma once
+#include "gateway/gateway.h"
+
+struct upstream;
+struct exchange;
+
+/* One small timer thread: keep-alive comments and waits for an engine that is being restarted. g must outlive it. */
+int upstream_open(struct upstream **out, struct gateway *g, struct err *e);
+void upstream_close(struct upstream *u); /* when no request is in flight any more; NULL is fine */
+
+struct upstream_ask {
+    struct admission adm;  /* complete but for id and t_start */
+    const char *path;      /* of the engine's route: "/v1/chat/completions" */
+    const char *body;      /* what is sent to the engine; copied */
+    size_t body_len;
+};
+
+/* Answers r, now or later. Call on the worker, at most once for a request. */
+void upstream_start(struct upstream *u, struct http_request *r, const struct upstream_ask *ask);
