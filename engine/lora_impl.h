@@ -1,0 +1,88 @@
+/* What lora*.c share. Private: others use lora.h.
+ *
+ * One lock guards every field below but those said otherwise. No callback runs under it: whoever settles waiters moves them to a list of
+ * their own (lora_settle) and calls lora_fire() after unlocking. */
+#pragma once
+#include "engine/lora.h"
+#include <pthread.h>
+
+#define LORA_BUCKETS 4096
+
+enum wait_kind { WAIT_LOAD, WAIT_PIN, WAIT_UNLOAD };
+
+/* Somebody who wants to hear: in an entry's list, or in a list to be fired. */
+struct lora_waiter {
+    struct lora_waiter *next;
+    enum wait_kind kind;
+    int64_t until_us; /* monotonic: no longer for a slot */
+    void (*done)(void *u, const struct err *e); /* WAIT_LOAD, WAIT_UNLOAD */
+    void (*got)(void *u, struct lora_slot *slot, bool cold, const struct err *e); /* WAIT_PIN */
+    void *u;
+    struct lora_slot *slot; /* result of WAIT_PIN */
+    struct err err;         /* code 0: it went well */
+};
+
+struct lora_waiters {
+    struct lora_waiter *first, *last;
+};
+
+/* A known adapter. */
+struct lora_entry {
+    char digest[SHA256_HEX];
+    char *path;
+    enum lora_state state;
+    struct slot *slot; /* RESIDENT, DRAINING */
+    struct lora_waiters waiters;
+    int64_t last_use_us, loaded_at;
+    int rank;
+    size_t bytes;
+    struct lora_entry *chain;       /* of its bucket */
+    struct lora_entry *prev, *next; /* of all */
+    struct lora_entry *queue;       /* LOADING and not yet taken by the loader */
+};
+
+/* A place for a packed adapter. `pub` is immutable while the slot is pinned. */
+struct slot {
+    struct lora_slot pub; /* first: a lora_slot is a slot */
+    struct lora_entry *owner; /* NULL: free, or being filled by the loader */
+    bool closing; /* no new pins: the loader waits for it */
+    int pins;
+    void *block;
+    size_t block_bytes;
+};
+
+struct lora_set {
+    const struct model *m;
+    struct lora_options o; /* o.store points to own memory */
+    pthread_mutex_t lock;
+    pthread_cond_t wake; /* the loader: work, a pin given back, stop */
+    pthread_t thread;
+    bool started, stop;
+    struct slot *slot; /* [max_slots] */
+    int nknown;
+    struct lora_entry *bucket[LORA_BUCKETS], *first;
+    struct lora_entry *queue_first, *queue_last;
+};
+
+/* --- lora.c; all with the lock held --- */
+void lora_enqueue(struct lora_set *s, struct lora_entry *e); /* state becomes LOADING */
+void lora_forget(struct lora_set *s, struct lora_entry *e);  /* it has neither slot nor waiters */
+/* Move the entry's waiters of kind to `out` with the outcome `err` (NULL: well). WAIT_PIN that goes well takes a pin. */
+void lora_settle(struct lora_entry *e, enum wait_kind kind, const struct err *err, struct lora_waiters *out);
+bool lora_has_waiters(const struct lora_entry *e, enum wait_kind kind);
+void lora_evict(struct lora_set *s, struct slot *slot); /* unpinned: its entry is COLD then, or queued when somebody waits */
+/* A resident entry whose unload was asked and that has no pins: frees its slot, settles, forgets or queues it again. */
+void lora_drained(struct lora_set *s, struct lora_entry *e, struct lora_waiters *out);
+void lora_note_slots(struct lora_set *s); /* the gauges */
+
+/* Without the lock: call back and free. */
+void lora_fire(struct lora_waiters *w, bool cold);
+
+/* --- lora_loader.c --- */
+void *lora_loader(void *set);
+/* Open the folder as an adapter of this base whose content hashes to `digest`. */
+struct adapter;
+int lora_open_folder(struct lora_set *s, const char *digest, const char *path, struct adapter **out, struct err *e);
+
+/* The folder of a known adapter, malloc'ed; NULL: unknown or no memory. */
+char *lora_path_of(struct lora_set *s, const char *digest);

@@ -1,0 +1,302 @@
+/* lora_loader: the thread that reads, verifies and packs adapters.
+ *
+ *     queue -> folder inside the store? -> adapter_open (checks everything, hashes the content) -> digest as asked?
+ *           -> a slot: free, or the least recently used unpinned one, or wait -> pack -> publish, call the waiters
+ *
+ * Verification comes before a slot is sought, so a broken adapter never drives out a good one. All of it happens here, on one thread, so
+ * the step never touches a disk and two loads never compete for the same slot.
+ *
+ * While no slot is free, each waiter waits for its own time and then gets ERR_NO_SLOT; from half of the first one's time on, the slot
+ * with the fewest pins takes no new ones (`closing`). When nobody waits any more the load is given up and the slot opened again.
+ *
+ * This thread alone takes slots; the lock is held except while it reads and packs. */
+#include "base/clock.h"
+#include "base/log.h"
+#include "engine/lora_impl.h"
+#include "engine/meters.h"
+#include <errno.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* --- a folder that may be read --- */
+
+static int check_inside(const char *store, const char *real, const char *path, struct err *e) {
+    if (!store) return 0;
+    char root[PATH_MAX];
+    if (!realpath(store, root)) return err_errno(e, "the store %s", store);
+    size_t n = strlen(root);
+    if (strncmp(real, root, n) == 0 && (real[n] == '/' || n == 1)) return 0;
+    return err_field(e, ERR_INVALID, "lora_path", "the folder %s is not inside the store", path);
+}
+
+static int check_folder(const char *store, const char *path, char real[PATH_MAX], struct err *e) {
+    struct stat st;
+    if (!realpath(path, real) || stat(real, &st))
+        return errno == ENOENT || errno == ENOTDIR ? err_set(e, ERR_NOT_FOUND, "there is no folder %s", path)
+                                                   : err_errno(e, "the folder %s", path);
+    if (!S_ISDIR(st.st_mode)) return err_set(e, ERR_NOT_FOUND, "%s is not a folder", path);
+    return check_inside(store, real, path, e);
+}
+
+int lora_open_folder(struct lora_set *s, const char *digest, const char *path, struct adapter **out, struct err *e) {
+    char real[PATH_MAX];
+    if (check_folder(s->o.store, path, real, e)) return -1;
+    const struct adapter_limits limits = {.max_rank = s->o.max_rank};
+    struct adapter *a;
+    if (adapter_open(&a, real, &s->m->desc, &limits, e)) return -1;
+    if (strcmp(a->digest, digest) != 0) {
+        err_set(e, ERR_ADAPTER_INVALID, "the folder's content has the digest %s, not %s as asked", a->digest, digest);
+        adapter_close(a);
+        return -1;
+    }
+    *out = a;
+    return 0;
+}
+
+/* --- packing --- */
+
+static const enum tensor_type type_of[] = {[ST_F32] = T_F32, [ST_F16] = T_F16, [ST_BF16] = T_BF16};
+
+static size_t packed_bytes(const struct model *m, const struct adapter *a, enum lora_type type) {
+    size_t sum = 0;
+    for (int i = 0; i < a->layers * LORA_MODULES; i++)
+        if (a->part[i].a) sum += lora_mod_bytes(type, a->part[i].r, m->desc.out[i % LORA_MODULES], m->desc.in[i % LORA_MODULES]);
+    return sum;
+}
+
+/* Pack one module. A and B of different types meet in float32. */
+static int pack_module(struct lora_mod *mod, enum lora_type type, char *dst, const struct adapter_part *p, int out, int in,
+                       struct err *e) {
+    if (p->a->dtype == p->b->dtype) {
+        lora_mod_pack(mod, type, dst, p->r, out, in, p->scale, type_of[p->a->dtype], p->a->data, p->b->data, NULL);
+        return 0;
+    }
+    size_t na = (size_t)p->r * (size_t)in, nb = (size_t)out * (size_t)p->r;
+    float *f = malloc((na + nb) * sizeof *f);
+    if (!f) return err_set(e, ERR_NO_MEMORY, "no memory to convert %s", p->a->name);
+    tensor_to_f32(type_of[p->a->dtype], p->a->data, (int64_t)na, f);
+    tensor_to_f32(type_of[p->b->dtype], p->b->data, (int64_t)nb, f + na);
+    lora_mod_pack(mod, type, dst, p->r, out, in, p->scale, T_F32, f, f + na, NULL);
+    free(f);
+    return 0;
+}
+
+/* All modules, one behind the other. Rows of B are in Hugging Face's order, as the base's are after loading: no reordering. */
+static int pack_modules(const struct model *m, const struct adapter *a, enum lora_type type, char *block, struct lora_mod *mod,
+                        struct err *e) {
+    for (int i = 0; i < a->layers * LORA_MODULES; i++) {
+        const struct adapter_part *p = &a->part[i];
+        int in = m->desc.in[i % LORA_MODULES], out = m->desc.out[i % LORA_MODULES];
+        if (!p->a) continue;
+        if (pack_module(&mod[i], type, block, p, out, in, e)) return -1;
+        block += lora_mod_bytes(type, p->r, out, in);
+    }
+    return 0;
+}
+
+static int pack(const struct model *m, const struct adapter *a, struct slot *slot, struct err *e) {
+    enum lora_type type = m->prec == PREC_EXACT ? LORA_F32 : LORA_BF16;
+    size_t bytes = packed_bytes(m, a, type);
+    char *block = big_alloc(bytes);
+    struct lora_mod *mod = calloc((size_t)m->layers * LORA_MODULES, sizeof *mod);
+    if (!block || !mod || pack_modules(m, a, type, block, mod, e)) {
+        if (block) big_free(block, bytes);
+        free(mod);
+        return err_set(e, ERR_NO_MEMORY, "no memory for an adapter of %zu bytes", bytes);
+    }
+    slot->block = block;
+    slot->block_bytes = bytes;
+    slot->pub.mod = mod;
+    slot->pub.bytes = bytes;
+    slot->pub.max_rank = a->max_rank;
+    return 0;
+}
+
+/* --- a slot, with the lock held --- */
+
+static struct slot *free_slot(struct lora_set *s) {
+    struct slot *oldest = NULL;
+    for (int i = 0; i < s->o.max_slots; i++) {
+        struct slot *p = &s->slot[i];
+        if (!p->owner) return p;
+        if (p->pins == 0 && (!oldest || p->owner->last_use_us < oldest->owner->last_use_us)) oldest = p;
+    }
+    if (oldest) lora_evict(s, oldest);
+    return oldest;
+}
+
+static void close_one(struct lora_set *s) {
+    struct slot *least = NULL;
+    for (int i = 0; i < s->o.max_slots; i++) {
+        if (s->slot[i].closing) return;
+        if (!least || s->slot[i].pins < least->pins) least = &s->slot[i];
+    }
+    if (least) least->closing = true;
+}
+
+/* Those who were put off by a closing slot get it after all. */
+static void reopen(struct lora_set *s, struct lora_waiters *fire) {
+    for (int i = 0; i < s->o.max_slots; i++) {
+        struct slot *p = &s->slot[i];
+        if (!p->closing) continue;
+        p->closing = false;
+        if (p->owner && p->owner->state == LORA_RESIDENT) {
+            lora_settle(p->owner, WAIT_PIN, NULL, fire);
+            lora_settle(p->owner, WAIT_LOAD, NULL, fire);
+        }
+    }
+}
+
+/* Waiters whose time is over are settled. Returns when the next one's is, or -1 when nobody waits for a slot. */
+static int64_t expire(struct lora_set *s, struct lora_entry *e, int64_t now, struct lora_waiters *fire) {
+    int64_t next = -1;
+    struct lora_waiters rest = {0};
+    for (struct lora_waiter *w = e->waiters.first, *after; w; w = after) {
+        after = w->next;
+        w->next = NULL;
+        bool over = w->kind != WAIT_UNLOAD && w->until_us <= now;
+        struct lora_waiters *to = over ? fire : &rest;
+        if (over) err_set(&w->err, ERR_NO_SLOT, "no adapter slot came free within %d ms", s->o.wait_ms);
+        else if (w->kind != WAIT_UNLOAD && (next < 0 || w->until_us < next)) next = w->until_us;
+        if (to->last) to->last->next = w;
+        else to->first = w;
+        to->last = w;
+    }
+    e->waiters = rest;
+    return next;
+}
+
+static void sleep_until(struct lora_set *s, int64_t us) {
+    struct timespec ts = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
+    pthread_cond_timedwait(&s->wake, &s->lock, &ts);
+}
+
+/* Calls back without the lock in between. */
+static void fire_unlocked(struct lora_set *s, struct lora_waiters *fire, bool cold) {
+    if (!fire->first) return;
+    pthread_mutex_unlock(&s->lock);
+    lora_fire(fire, cold);
+    pthread_mutex_lock(&s->lock);
+}
+
+static struct slot *wait_for_slot(struct lora_set *s, struct lora_entry *e) {
+    struct lora_waiters fire = {0};
+    struct slot *slot = NULL;
+    int64_t half_us = (int64_t)s->o.wait_ms * 1000 / 2;
+    while (!s->stop && !(slot = free_slot(s))) {
+        int64_t now = clock_mono_us(), next = expire(s, e, now, &fire);
+        fire_unlocked(s, &fire, true);
+        if (next < 0) {
+            if (lora_has_waiters(e, WAIT_PIN) || lora_has_waiters(e, WAIT_LOAD)) continue; /* came in the meantime */
+            break;
+        }
+        if (now >= next - half_us) close_one(s);
+        else next -= half_us;
+        sleep_until(s, next);
+    }
+    reopen(s, &fire);
+    fire_unlocked(s, &fire, true);
+    return slot;
+}
+
+/* --- one load --- */
+
+static void note_load(struct lora_set *s, const struct err *e, int64_t took_us) {
+    if (!s->o.metrics) return;
+    const char *outcome = !e->code                    ? "ok"
+                          : e->code == ERR_NO_SLOT    ? "no_slot"
+                          : e->code == ERR_NOT_FOUND  ? "not_found"
+                                                      : "invalid";
+    metric_add(s->o.metrics, M_LOADS, (const char *[]){outcome}, 1);
+    if (!e->code) metric_observe(s->o.metrics, M_LOAD_SECONDS, NULL, (double)took_us / 1e6);
+}
+
+/* The lock is held. */
+static void publish(struct lora_set *s, struct lora_entry *e, struct slot *slot, struct lora_waiters *fire) {
+    memcpy(slot->pub.digest, e->digest, sizeof slot->pub.digest);
+    slot->owner = e;
+    e->slot = slot;
+    e->state = LORA_RESIDENT;
+    e->rank = slot->pub.max_rank;
+    e->bytes = slot->pub.bytes;
+    e->loaded_at = clock_wall_us() / 1000000;
+    e->last_use_us = clock_mono_us();
+    lora_settle(e, WAIT_PIN, NULL, fire);
+    lora_settle(e, WAIT_LOAD, NULL, fire);
+    lora_note_slots(s);
+    log_info("adapter_loaded", LS("digest", e->digest), LI("slot", slot->pub.id), LI("rank", e->rank), LI("bytes", (int64_t)e->bytes));
+    if (!lora_has_waiters(e, WAIT_UNLOAD)) return;
+    e->state = LORA_DRAINING;
+    if (slot->pins == 0) lora_drained(s, e, fire);
+}
+
+/* The lock is held. What can't be loaded is forgotten, so that the next request hears that it isn't there; for want of a slot it stays known. */
+static void fail(struct lora_set *s, struct lora_entry *e, const struct err *err, struct lora_waiters *fire) {
+    log_warn("adapter_refused", LS("digest", e->digest), LS("reason", err->msg));
+    if (err->code == ERR_NO_SLOT && (lora_has_waiters(e, WAIT_PIN) || lora_has_waiters(e, WAIT_LOAD))) {
+        lora_enqueue(s, e); /* they came when the others' time was over: theirs is not */
+        return;
+    }
+    bool forget = err->code != ERR_NO_SLOT || lora_has_waiters(e, WAIT_UNLOAD);
+    lora_settle(e, WAIT_PIN, err, fire);
+    lora_settle(e, WAIT_LOAD, err, fire);
+    lora_settle(e, WAIT_UNLOAD, NULL, fire);
+    e->state = LORA_COLD;
+    if (forget) lora_forget(s, e);
+}
+
+/* Between slot and publication the adapter's memory is filled without the lock: nobody else takes slots. */
+static int fill(struct lora_set *s, struct lora_entry *e, const struct adapter *a, struct slot **out, struct err *err) {
+    struct slot *slot = wait_for_slot(s, e);
+    if (!slot)
+        return err_set(err, s->stop ? ERR_UNAVAILABLE : ERR_NO_SLOT,
+                       s->stop ? "the engine is stopping" : "no adapter slot came free within %d ms", s->o.wait_ms);
+    pthread_mutex_unlock(&s->lock);
+    int rc = pack(s->m, a, slot, err);
+    pthread_mutex_lock(&s->lock);
+    *out = slot;
+    return rc;
+}
+
+/* Called and returns with the lock held. */
+static void load_one(struct lora_set *s, struct lora_entry *e) {
+    struct err err = {0};
+    struct lora_waiters fire = {0};
+    struct adapter *a = NULL;
+    struct slot *slot = NULL;
+    int64_t t0 = clock_mono_us();
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s", e->path);
+    pthread_mutex_unlock(&s->lock);
+    int rc = lora_open_folder(s, e->digest, path, &a, &err);
+    pthread_mutex_lock(&s->lock);
+    if (rc == 0 && fill(s, e, a, &slot, &err) == 0) publish(s, e, slot, &fire);
+    else fail(s, e, &err, &fire);
+    note_load(s, &err, clock_mono_us() - t0);
+    pthread_mutex_unlock(&s->lock);
+    adapter_close(a);
+    lora_fire(&fire, true);
+    pthread_mutex_lock(&s->lock);
+}
+
+void *lora_loader(void *set) {
+    struct lora_set *s = set;
+    pthread_setname_np(pthread_self(), "loader");
+    pthread_mutex_lock(&s->lock);
+    while (!s->stop) {
+        struct lora_entry *e = s->queue_first;
+        if (!e) {
+            pthread_cond_wait(&s->wake, &s->lock);
+            continue;
+        }
+        s->queue_first = e->queue;
+        if (!s->queue_first) s->queue_last = NULL;
+        e->queue = NULL;
+        load_one(s, e);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return NULL;
+}
