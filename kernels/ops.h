@@ -1,9 +1,9 @@
 /* The operations of a transformer step, as a table of functions: plain C defines each, other tables are faster and
  * agree with it (tests/kernels).
  *
- * Calling convention: every thread of a pool_run() calls the same operations with the same arguments in the same order; an operation
- * shares its work among the threads itself and may use barriers inside; after it the caller puts a pool_barrier()
- * before anything reads its result. No operation allocates.
+ * Calling convention: every thread of a pool_run() calls the same operations with the same arguments in the same order; an
+ * operation shares its work among the threads itself and may use barriers inside; after each one the caller puts a
+ * pool_barrier(). No operation allocates.
  *
  * Batch invariance: the bits of a row's result depend on that row's inputs only, never on how many rows or which adapters are
  * in the step, nor on the number of threads, nor on how a prompt was cut into chunks. So every sum has one order, set by k or
@@ -83,6 +83,7 @@ int lora_rank_pad(int r);
 /* The KV cache: pages of KV_PAGE tokens, each holding K and V of one layer and all kv heads. float32 in EXACT, bf16 in FAST. The
  * layout inside a page belongs to the kernels. */
 #define KV_PAGE 16
+#define HEAD_DIM_MAX 512 /* head_dim is even and at most this */
 
 struct kv_cache {
     enum precision prec;

@@ -6,7 +6,15 @@
  *   source Q8_0           -> LAYOUT_Q8: int8, scale per 32 inputs
  *   source Q4_0, Q4_1     -> LAYOUT_Q4: nibbles 0..15, scale and minimum per 32 inputs: w = d * q + m   (Q4_0: m = -8 d)
  * Every layout dequantizes to exactly the float32 values that the source format defines. k must be a multiple of 32 for
- * quantized sources; n is any, the last panel is padded with zeros. Memory comes in 2 MB pages where the system gives them. */
+ * quantized sources and even for the others; n is any, the last panel is padded with zeros. A quantized source whose scales
+ * are not finite is refused. Memory comes in 2 MB pages where the system gives them.
+ *
+ * Inside a panel:
+ *   LAYOUT_F32   [k][32] float
+ *   LAYOUT_BF16  [k/2][32][2] bf16
+ *   LAYOUT_Q8    [k/32] groups of { f16 d[32]; uint8 q[8][32][4], the weight's integer + 128 }
+ *   LAYOUT_Q4    [k/32] groups of { f16 d[32]; f16 m[32]; uint8 q[4][32][4] }: q[p][o][i] holds input 8p+i in its low and input
+ *                8p+4+i in its high half */
 #pragma once
 #include "base/err.h"
 #include <stddef.h>
@@ -25,6 +33,7 @@ struct weight {
     size_t bytes;       /* of data, padding included */
     size_t panel_bytes; /* stride between panels */
     void *data;         /* owned; 64-byte aligned at least */
+    void *block;        /* the shared 2 MB pages that data lies in */
 };
 
 /* Source bytes of an [n][k] matrix of that type, or 0 when k does not fit the type's blocks. */

@@ -1,0 +1,27 @@
+/* Private to kernels/: what a table's matrix product consists of. matmul.c shares the work, adds adapters, bias and residual and
+ * stores; the table brings the inner loops. */
+#pragma once
+#include "kernels/lora.h"
+
+#define BLOCK_ROWS 64 /* rows of one work item: their sums stay in the first-level cache */
+
+/* acc[row][0..32) = W[panel] x[row0 + row] for 0 <= row < rows <= BLOCK_ROWS, each sum in the order of k. */
+typedef void panel_fn(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows, float *acc);
+
+struct mm_ops {
+    panel_fn *panel[LAYOUTS];
+    lora_shrink_fn *shrink;
+    lora_expand_fn *expand;
+    size_t element; /* bytes of an element of A and B */
+};
+
+void matmul_run(struct kthread *t, const struct mm *m, const struct mm_ops *ops);
+
+panel_fn panel_exact, panel_fast_bf16, panel_fast_q8, panel_fast_q4; /* plain */
+
+/* `total` items dealt to the threads in order: this thread's are lo <= i < hi. */
+static inline void pool_share(const struct kthread *t, int total, int *lo, int *hi)
+{
+    *lo = (int)((long)total * t->id / t->n);
+    *hi = (int)((long)total * (t->id + 1) / t->n);
+}

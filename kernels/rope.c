@@ -1,0 +1,56 @@
+/* Rotary positions, plain: rotate q and k by the row's position (Su et al. 2021, halves of a head as pairs) and store k and v into the
+ * row's page. Rows are dealt to the threads; a row writes only its own slot. */
+#include "kernels/act.h"
+#include "kernels/convert.h"
+#include "kernels/kv.h"
+#include "kernels/matmul.h"
+#include <assert.h>
+
+size_t kv_page_bytes(enum precision prec, int kv_heads, int head_dim)
+{
+    size_t bytes = (size_t)kv_heads * 2 * KV_PAGE * (size_t)head_dim * (prec == PREC_FAST ? 2 : 4);
+    return (bytes + 63) / 64 * 64;
+}
+
+static void rotate(float *x, int head_dim, const float *rope)
+{
+    int half = head_dim / 2;
+    for (int i = 0; i < half; i++) {
+        float c = rope[2 * i], s = rope[2 * i + 1], a = x[i], b = x[i + half];
+        x[i] = a * c - b * s;
+        x[i + half] = b * c + a * s;
+    }
+}
+
+static void store_head(const struct kv_cache *kv, char *head, int slot, const float *k, const float *v)
+{
+    char *values = head + kv_v_offset(kv);
+    for (int d = 0; d < kv->head_dim; d++) {
+        if (kv->prec == PREC_FAST) {
+            ((uint16_t *)head)[kv_k_bf16(d, slot)] = bf16_of_f32(k[d]);
+            ((uint16_t *)values)[kv_v_bf16(kv->head_dim, d, slot)] = bf16_of_f32(v[d]);
+        } else {
+            ((float *)head)[kv_k_f32(d, slot)] = k[d];
+            ((float *)values)[kv_v_f32(kv->head_dim, d, slot)] = v[d];
+        }
+    }
+}
+
+void rope_store_plain(struct kthread *t, const struct attn *a)
+{
+    int hd = a->kv->head_dim, lo, hi;
+    assert(hd % 2 == 0 && hd <= HEAD_DIM_MAX);
+    pool_share(t, a->rows, &lo, &hi);
+    for (int row = lo; row < hi; row++) {
+        const struct attn_seq *seq = attn_seq_of(a, row);
+        if (!seq) continue;
+        int pos = seq->pos0 + row - seq->row0;
+        const float *rope = a->rope + (size_t)pos * (size_t)hd;
+        for (int h = 0; h < a->heads; h++) rotate(a->q + ((size_t)row * (size_t)a->heads + (size_t)h) * (size_t)hd, hd, rope);
+        for (int h = 0; h < a->kv->kv_heads; h++) {
+            size_t at = ((size_t)row * (size_t)a->kv->kv_heads + (size_t)h) * (size_t)hd;
+            rotate(a->k + at, hd, rope);
+            store_head(a->kv, kv_head_at(a->kv, a->layer, seq->page[pos / KV_PAGE], h), pos % KV_PAGE, a->k + at, a->v + at);
+        }
+    }
+}
