@@ -5,12 +5,9 @@
 #pragma once
 #include "adapters/peft.h"
 #include "adapters/safetensors.h"
+#include "adapters/tensor_name.h"
 #include "base/err.h"
 #include "base/sha256.h"
-
-/* The linear layers that LoRA may adapt, in the order of one transformer block. */
-enum lora_module { LM_Q, LM_K, LM_V, LM_O, LM_GATE, LM_UP, LM_DOWN, LORA_MODULES };
-extern const char *const lora_module_name[LORA_MODULES]; /* "q_proj", ... */
 
 /* What an adapter is checked against. */
 struct base_desc {
@@ -18,8 +15,8 @@ struct base_desc {
     char digest[SHA256_HEX];    /* of the base's file */
     char also[4][128];          /* other names that adapters may give for it, "" unused */
     int layers;
-    int in[LORA_MODULES];       /* columns of A */
-    int out[LORA_MODULES];      /* rows of B */
+    int in[LORA_MODULES];       /* columns of A; 0: the base has no such module */
+    int out[LORA_MODULES];      /* rows of B; 0 with in 0 */
 };
 
 struct adapter_part {
@@ -37,7 +34,7 @@ struct adapter {
     int max_rank;
     unsigned modules;          /* bit set of the modules that occur */
     size_t tensor_bytes;
-    char digest[SHA256_HEX];   /* ARCHITECTURE.md section 2: the version's identity */
+    char digest[SHA256_HEX];   /* digest.h: the version's identity */
     char file_sha256[SHA256_HEX]; /* of adapter_model.safetensors as it is */
 };
 
@@ -49,12 +46,19 @@ struct adapter_limits {
 #define ADAPTER_CONFIG_FILE "adapter_config.json"
 #define ADAPTER_WEIGHTS_FILE "adapter_model.safetensors"
 
-/* Opens DIR/adapter_config.json and DIR/adapter_model.safetensors and checks everything named above, cheap to dear. */
+/* Opens DIR/adapter_config.json and DIR/adapter_model.safetensors and checks everything named above, cheap to dear. Refusals are
+ * ERR_ADAPTER_INVALID and name the tensor or the field. `limits` may be NULL. */
 int adapter_open(struct adapter **out, const char *dir, const struct base_desc *base, const struct adapter_limits *limits,
                  struct err *e);
 void adapter_close(struct adapter *a); /* NULL is fine */
 
-/* base_desc as JSON (the engine's /weft/v1/state carries it, the gateway reads it back). */
+/* May an adapter that says it was trained on `trained_on` (base_model_name_or_path) meet this base? A hub name ("org/name", "name") must end in
+ * the base's name or one of `also`, compared without case, organisation and the suffixes of quantized copies; an empty one and a local path
+ * say nothing, and the shapes decide. ERR_ADAPTER_INVALID names both. */
+int base_desc_accepts(const struct base_desc *b, const char *trained_on, struct err *e);
+
+/* base_desc as JSON (the engine's /weft/v1/state carries it, the gateway reads it back):
+ * {"name","digest","also":[..],"layers":N,"modules":{"q_proj":[out,in],..}}. NULL: out of memory. The reader fails with ERR_INVALID. */
 struct json_t;
 struct json_t *base_desc_to_json(const struct base_desc *b);
 int base_desc_from_json(struct base_desc *b, const struct json_t *j, struct err *e);

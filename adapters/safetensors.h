@@ -19,7 +19,7 @@ struct st_tensor {
     enum st_dtype dtype;
     int ndim;       /* 1 or 2 */
     int64_t dim[2]; /* row-major */
-    const void *data;
+    const void *data; /* aligned to its element */
     size_t bytes;
 };
 
@@ -27,8 +27,9 @@ struct st_file {
     struct st_tensor *tensor; /* sorted by name (strcmp) */
     int ntensors;
     size_t file_bytes;
+    const void *map; /* the file as it is */
     /* private */
-    void *map;
+    void *moved; /* copies of the tensors that the file holds misaligned */
     char *names;
 };
 
@@ -38,3 +39,7 @@ const struct st_tensor *st_find(const struct st_file *f, const char *name); /* N
 size_t st_dtype_bytes(enum st_dtype t);
 const char *st_dtype_name(enum st_dtype t);                          /* "BF16" */
 float st_get(const struct st_tensor *t, int64_t i);                  /* element i as float */
+
+/* The index of the first element that is NaN, infinite or beyond ST_VALUE_MAX in magnitude; -1: all are fine. */
+#define ST_VALUE_MAX 1e4
+int64_t st_first_beyond(const struct st_tensor *t);

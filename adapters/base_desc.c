@@ -1,0 +1,129 @@
+/* What an adapter is checked against: the base's name, digest and shapes, and how they travel between programs.
+ *
+ * The engine knows its base from the file, the gateway from the engine, by this JSON. The reader trusts the engine no more
+ * than it must: every number is checked, because it becomes the bounds of loops over a stranger's adapter.
+ *
+ * Names of bases are for people: one model is spelled "meta-llama/Llama-3.1-8B-Instruct", "unsloth/llama-3.1-8b-instruct-bnb-4bit"
+ * and "/data/llama". So the rule (base_desc_accepts) refuses only what is certainly another model; shapes and digest do the rest.
+ *
+ * Threads: any. */
+#include "adapters/adapter.h"
+#include "base/json.h"
+#include <stdio.h>
+#include <string.h>
+
+#define DIM_MAX (1 << 20)
+#define ALSO (int)(sizeof((struct base_desc *)0)->also / sizeof((struct base_desc *)0)->also[0])
+
+/* --- the name rule --- */
+
+/* Copies of a model by quantization; adapters trained on one are served on another. Longer ones first. */
+static const char *const suffixes[] = {"-unsloth-bnb-4bit", "-bnb-4bit", "-gptq", "-awq", "-gguf"};
+
+/* The last part of a hub name without the suffixes; its length. */
+static size_t model_of(const char *name, const char **start)
+{
+    const char *slash = strrchr(name, '/');
+    *start = slash ? slash + 1 : name;
+    size_t n = strlen(*start);
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        size_t k = strlen(suffixes[i]);
+        if (n > k && !strncasecmp(*start + n - k, suffixes[i], k)) n -= k;
+    }
+    return n;
+}
+
+static bool same_model(const char *a, const char *b)
+{
+    const char *x, *y;
+    size_t n = model_of(a, &x), m = model_of(b, &y);
+    return n == m && n > 0 && !strncasecmp(x, y, n);
+}
+
+static bool is_local(const char *name)
+{
+    const char *slash = strchr(name, '/');
+    return !*name || strchr("/.~", *name) || strchr(name, '\\') || (slash && strchr(slash + 1, '/'));
+}
+
+int base_desc_accepts(const struct base_desc *b, const char *trained_on, struct err *e)
+{
+    if (is_local(trained_on) || same_model(trained_on, b->name)) return 0;
+    for (int i = 0; i < ALSO; i++)
+        if (*b->also[i] && same_model(trained_on, b->also[i])) return 0;
+    return err_set(e, ERR_ADAPTER_INVALID, "the adapter was trained on %.128s, and this base is %.128s", trained_on, b->name);
+}
+
+/* --- JSON --- */
+
+static int put_also(json_t *o, const struct base_desc *b)
+{
+    json_t *list = json_array();
+    int rc = 0;
+    for (int i = 0; i < ALSO; i++)
+        if (*b->also[i]) rc |= json_array_append_new(list, json_string(b->also[i]));
+    return rc | json_object_set_new(o, "also", list);
+}
+
+static int put_modules(json_t *o, const struct base_desc *b)
+{
+    json_t *modules = json_object();
+    int rc = 0;
+    for (int m = 0; m < LORA_MODULES; m++)
+        if (b->out[m]) rc |= json_object_set_new(modules, lora_module_name[m], json_pack("[i,i]", b->out[m], b->in[m]));
+    return rc | json_object_set_new(o, "modules", modules);
+}
+
+json_t *base_desc_to_json(const struct base_desc *b)
+{
+    json_t *o = json_pack("{s:s,s:s,s:i}", "name", b->name, "digest", b->digest, "layers", b->layers);
+    if (o && !put_also(o, b) && !put_modules(o, b)) return o;
+    json_decref(o);
+    return NULL;
+}
+
+static int get_also(struct base_desc *b, const json_t *list, struct err *e)
+{
+    size_t n = json_array_size(list);
+    if (n > (size_t)ALSO) return err_field(e, ERR_INVALID, "also", "also has %zu names, more than %d", n, ALSO);
+    for (size_t i = 0; i < n; i++) {
+        const char *s = json_string_value(json_array_get(list, i));
+        if (!s || strlen(s) >= sizeof b->also[i])
+            return err_field(e, ERR_INVALID, "also", "also[%zu] is not a name of at most %zu bytes", i, sizeof b->also[i] - 1);
+        snprintf(b->also[i], sizeof b->also[i], "%s", s);
+    }
+    return 0;
+}
+
+static int get_modules(struct base_desc *b, const json_t *o, struct err *e)
+{
+    if (!json_is_object(o)) return err_field(e, ERR_INVALID, "modules", "modules is not an object");
+    for (int m = 0; m < LORA_MODULES; m++) {
+        const json_t *v = json_object_get(o, lora_module_name[m]);
+        if (!v) continue;
+        json_int_t out = json_integer_value(json_array_get(v, 0)), in = json_integer_value(json_array_get(v, 1));
+        if (json_array_size(v) != 2 || out < 1 || out > DIM_MAX || in < 1 || in > DIM_MAX)
+            return err_field(e, ERR_INVALID, "modules", "modules.%s is not [out, in]", lora_module_name[m]);
+        b->out[m] = (int)out;
+        b->in[m] = (int)in;
+    }
+    return 0;
+}
+
+int base_desc_from_json(struct base_desc *b, const json_t *j, struct err *e)
+{
+    struct base_desc d = {0};
+    const char *name = NULL, *digest = NULL;
+    int64_t layers = 0;
+    if (json_need_str(j, "name", sizeof d.name - 1, &name, e) || json_need_str(j, "digest", SHA256_HEX - 1, &digest, e) ||
+        json_get_int(j, "layers", 1, PEFT_LAYERS_MAX, &layers, NULL, e))
+        return -1;
+    if (!layers) return err_field(e, ERR_MISSING, "layers", "layers is missing");
+    if (!sha256_is_hex(digest)) return err_field(e, ERR_INVALID, "digest", "digest is not 64 hex digits");
+    if (get_also(&d, json_object_get(j, "also"), e) || get_modules(&d, json_object_get(j, "modules"), e)) return -1;
+    snprintf(d.name, sizeof d.name, "%s", name);
+    snprintf(d.digest, sizeof d.digest, "%s", digest);
+    d.layers = (int)layers;
+    *b = d;
+    return 0;
+}

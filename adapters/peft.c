@@ -1,0 +1,433 @@
+/* PEFT's adapter_config.json: the fields.
+ *
+ * One table says of every field of LoraConfig whether it is read, ignored or refused unless neutral, so what is served is
+ * seen at a glance and a new method is a row. A silent no-op or a half-applied method is worse than a refusal, so what can
+ * change the result and isn't implemented is refused by its name, with the value.
+ *
+ *     text -> JSON -> table of fields -> struct -> compiled patterns (peft_match.c) -> canonical JSON
+ *
+ * Guarantees: every number in the struct is in its range; strings live as long as the config (they are the JSON's).
+ * Refuses: duplicates, wrong types, numbers out of range, a missing r or alpha (PEFT has defaults, but a file without them was
+ * cut by hand, and a guessed scale is a wrong answer).
+ *
+ * Threads: any, one at a time per config. */
+#include "adapters/peft.h"
+#include "base/json.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum rule {
+    READ,    /* by code below */
+    IGNORE,  /* doesn't change the result of a trained adapter */
+    NEUTRAL, /* refused unless null, false, 0, "none", "", [] or {} */
+};
+
+static const struct {
+    const char *name;
+    enum rule rule;
+    const char *why; /* of a refusal */
+} fields[] = {
+    {"peft_type", READ, NULL},
+    {"r", READ, NULL},
+    {"lora_alpha", READ, NULL},
+    {"use_rslora", READ, NULL},
+    {"fan_in_fan_out", READ, NULL},
+    {"base_model_name_or_path", READ, NULL},
+    {"rank_pattern", READ, NULL},
+    {"alpha_pattern", READ, NULL},
+    {"layers_to_transform", READ, NULL},
+    {"layers_pattern", READ, NULL},
+    {"target_modules", READ, NULL},
+    {"exclude_modules", READ, NULL},
+    {"init_lora_weights", READ, NULL},
+    {"use_dora", NEUTRAL, "DoRA is not served yet"},
+    {"alora_invocation_tokens", NEUTRAL, "aLoRA is not served yet"},
+    {"bias", NEUTRAL, "trained biases are not served"},
+    {"lora_bias", NEUTRAL, "biases in the adapter are not served"},
+    {"modules_to_save", NEUTRAL, "modules saved whole are not served"},
+    {"trainable_token_indices", NEUTRAL, "trained token embeddings are not served"},
+    {"layer_replication", NEUTRAL, "a base with replicated layers is not served"},
+    {"target_parameters", NEUTRAL, "adapting bare parameters is not served"},
+    {"use_qalora", NEUTRAL, "QALoRA is not served"},
+    {"use_bdlora", NEUTRAL, "BD-LoRA is not served"},
+    {"bdlora_config", NEUTRAL, "BD-LoRA is not served"},
+    {"arrow_config", NEUTRAL, "Arrow routing is not served"},
+    {"kasa_config", NEUTRAL, "KaSA is not served"},
+    {"monteclora_config", NEUTRAL, "MonteCLoRA is not served"},
+    {"velora_config", NEUTRAL, "VeLoRA is not served"},
+    {"corda_config", IGNORE, NULL}, /* these four matter through init_lora_weights alone */
+    {"eva_config", IGNORE, NULL},
+    {"loftq_config", IGNORE, NULL},
+    {"lora_ga_config", IGNORE, NULL},
+    {"megatron_config", IGNORE, NULL},
+    {"runtime_config", IGNORE, NULL},
+};
+
+/* init_lora_weights: how training began. Some ways also take the adapter's start out of the base, whose weights are then not ours. */
+static const struct {
+    const char *prefix;
+    const char *changes_base; /* the method's name; NULL: harmless */
+} inits[] = {
+    {"gaussian", NULL}, {"eva", NULL},      {"orthogonal", NULL}, {"pissa", "PiSSA"},
+    {"olora", "OLoRA"}, {"corda", "CorDA"}, {"loftq", "LoftQ"},   {"lora_ga", "LoRA-GA"},
+};
+
+#define COUNT(a) (sizeof(a) / sizeof *(a))
+
+/* --- what is refused --- */
+
+static bool neutral(const json_t *v)
+{
+    const char *s = json_string_value(v);
+    if (s) return !*s || !strcmp(s, "none");
+    if (json_is_array(v)) return json_array_size(v) == 0;
+    if (json_is_object(v)) return json_object_size(v) == 0;
+    return json_is_null(v) || json_is_false(v) || (json_is_number(v) && json_number_value(v) == 0);
+}
+
+/* A field of a newer PEFT, or of somebody's fork. */
+static bool unknown_matters(const char *name, const json_t *v)
+{
+    size_t n = strlen(name);
+    if (!strncmp(name, "use_", 4)) return !neutral(v);
+    return n > 7 && !strcmp(name + n - 7, "_config") && !neutral(v);
+}
+
+static int field_check(const char *name, const json_t *v, struct err *e)
+{
+    for (size_t i = 0; i < COUNT(fields); i++) {
+        if (strcmp(name, fields[i].name)) continue;
+        if (fields[i].rule != NEUTRAL || neutral(v)) return 0;
+        return err_field(e, ERR_ADAPTER_INVALID, name, "adapter_config.json: %s is set: %s", name, fields[i].why);
+    }
+    if (unknown_matters(name, v))
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %.80s is set, and this server does not know it", name);
+    return 0;
+}
+
+static int init_check(const json_t *v, struct err *e)
+{
+    const char *s = json_string_value(v);
+    if (!v || json_is_null(v) || json_is_boolean(v)) return 0;
+    if (!s) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: init_lora_weights is no boolean and no name");
+    for (size_t i = 0; i < COUNT(inits); i++) {
+        if (strncasecmp(s, inits[i].prefix, strlen(inits[i].prefix))) continue;
+        if (!inits[i].changes_base) return 0;
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "adapter_config.json: init_lora_weights \"%.40s\": %s changes the base's weights; save the adapter "
+                       "converted to plain LoRA",
+                       s, inits[i].changes_base);
+    }
+    return err_set(e, ERR_ADAPTER_INVALID,
+                   "adapter_config.json: init_lora_weights \"%.40s\" is not known to leave the base as it is", s);
+}
+
+static int fields_check(const json_t *o, struct err *e)
+{
+    const char *name, *type = json_string_value(json_object_get(o, "peft_type"));
+    json_t *v;
+    if (!type) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: peft_type is missing");
+    if (strcmp(type, "LORA"))
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: peft_type %.40s is not served, only LORA", type);
+    json_object_foreach((json_t *)o, name, v)
+        if (field_check(name, v, e)) return -1;
+    return init_check(json_object_get(o, "init_lora_weights"), e);
+}
+
+/* --- what is read --- */
+
+static int wrong(struct err *e, const char *field, const char *wanted)
+{
+    return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %s is not %s", field, wanted);
+}
+
+/* The getters of base/json.h speak of requests; here it is the adapter that is invalid. */
+static int from_json_err(struct err *e, const struct err *why)
+{
+    enum err_code code = why->code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_ADAPTER_INVALID;
+    return err_set(e, code, "adapter_config.json: %.400s", why->msg);
+}
+
+static int read_scalars(struct peft_config *c, const json_t *o, struct err *e)
+{
+    struct err why = {0};
+    int64_t r = 0;
+    bool has_r = false, has_alpha = false;
+    c->base_model = "";
+    if (json_get_int(o, "r", INT32_MIN, INT32_MAX, &r, &has_r, &why) ||
+        json_get_num(o, "lora_alpha", -1e9, 1e9, &c->lora_alpha, &has_alpha, &why) ||
+        json_get_bool(o, "use_rslora", &c->use_rslora, NULL, &why) ||
+        json_get_bool(o, "use_dora", &c->use_dora, NULL, &why) ||
+        json_get_bool(o, "fan_in_fan_out", &c->fan_in_fan_out, NULL, &why) ||
+        json_get_str(o, "base_model_name_or_path", 4096, &c->base_model, NULL, &why))
+        return from_json_err(e, &why);
+    if (!has_r) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: r is missing");
+    if (!has_alpha) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: lora_alpha is missing");
+    if (r < 1 || r > PEFT_RANK_MAX)
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: r is %lld, not 1 to %d", (long long)r, PEFT_RANK_MAX);
+    c->r = (int)r;
+    return 0;
+}
+
+static int read_pattern_value(const char *field, const char *key, const json_t *v, bool rank, double *out, struct err *e)
+{
+    double x = json_number_value(v);
+    if (!json_is_number(v) || (rank && !json_is_integer(v)))
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %s \"%.80s\" is not a number", field, key);
+    if (rank && (x < 1 || x > PEFT_RANK_MAX))
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %s \"%.80s\" is %g, not 1 to %d", field, key, x,
+                       PEFT_RANK_MAX);
+    if (!(fabs(x) <= 1e9))
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %s \"%.80s\" is %g, out of range", field, key, x);
+    *out = x;
+    return 0;
+}
+
+static int read_patterns(struct peft_pattern **out, int *count, const json_t *o, const char *field, bool rank, struct err *e)
+{
+    const json_t *v = json_object_get(o, field);
+    if (!v || json_is_null(v)) return 0;
+    if (!json_is_object(v)) return wrong(e, field, "an object of patterns");
+    size_t n = json_object_size(v);
+    if (n > PEFT_PATTERNS)
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %s has %zu patterns, more than %d", field, n,
+                       PEFT_PATTERNS);
+    *out = calloc(n + 1, sizeof **out);
+    if (!*out) return err_set(e, ERR_NO_MEMORY, "out of memory for patterns");
+    const char *key;
+    json_t *value;
+    json_object_foreach((json_t *)v, key, value) /* jansson keeps the file's order, which decides */
+    {
+        struct peft_pattern *p = &(*out)[*count];
+        if (read_pattern_value(field, key, value, rank, &p->value, e)) return -1;
+        p->key = key;
+        ++*count;
+    }
+    return 0;
+}
+
+static int by_string(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+
+/* A list of strings, sorted, each once. */
+static int read_strings(const char ***out, int *count, const json_t *v, const char *field, int max, struct err *e)
+{
+    size_t n = json_array_size(v);
+    if (n > (size_t)max)
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %s has %zu names, more than %d", field, n, max);
+    *out = calloc(n + 1, sizeof **out);
+    if (!*out) return err_set(e, ERR_NO_MEMORY, "out of memory for %s", field);
+    for (size_t i = 0; i < n; i++) {
+        (*out)[i] = json_string_value(json_array_get(v, i));
+        if (!(*out)[i] || !*(*out)[i]) return wrong(e, field, "a list of names");
+    }
+    qsort(*out, n, sizeof **out, by_string);
+    for (size_t i = 0; i < n; i++)
+        if (!*count || strcmp((*out)[*count - 1], (*out)[i])) (*out)[(*count)++] = (*out)[i];
+    return 0;
+}
+
+/* null, a regex, or a list of names. */
+static int read_modules(const char ***list, int *count, const char **regex, const json_t *o, const char *field, struct err *e)
+{
+    const json_t *v = json_object_get(o, field);
+    if (!v || json_is_null(v)) return 0;
+    if (json_is_array(v)) return read_strings(list, count, v, field, PEFT_TARGETS, e);
+    if (!json_is_string(v)) return wrong(e, field, "a list of names or a pattern");
+    if (json_string_length(v)) *regex = json_string_value(v);
+    return 0;
+}
+
+static int by_int(const void *a, const void *b) { return *(const int *)a - *(const int *)b; }
+
+static int read_layer(int *out, const json_t *v, struct err *e)
+{
+    if (!json_is_integer(v)) return wrong(e, "layers_to_transform", "a layer or a list of layers");
+    json_int_t i = json_integer_value(v);
+    if (i < 0 || i >= PEFT_LAYERS_MAX)
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: layers_to_transform names layer %lld", (long long)i);
+    *out = (int)i;
+    return 0;
+}
+
+static int read_layers(struct peft_config *c, const json_t *v, struct err *e)
+{
+    if (!v || json_is_null(v) || (json_is_array(v) && !json_array_size(v))) return 0;
+    size_t n = json_is_array(v) ? json_array_size(v) : 1;
+    if (n > PEFT_LAYERS_MAX) return wrong(e, "layers_to_transform", "a list of at most 1024 layers");
+    c->layers_to_transform = calloc(n, sizeof *c->layers_to_transform);
+    if (!c->layers_to_transform) return err_set(e, ERR_NO_MEMORY, "out of memory for layers");
+    for (size_t i = 0; i < n; i++)
+        if (read_layer(&c->layers_to_transform[i], json_is_array(v) ? json_array_get(v, i) : v, e)) return -1;
+    qsort(c->layers_to_transform, n, sizeof(int), by_int);
+    for (size_t i = 0; i < n; i++)
+        if (!i || c->layers_to_transform[i] != c->layers_to_transform[i - 1])
+            c->layers_to_transform[c->nlayers_to_transform++] = c->layers_to_transform[i];
+    return 0;
+}
+
+static int read_layers_pattern(struct peft_config *c, const json_t *v, struct err *e)
+{
+    if (!v || json_is_null(v)) return 0;
+    if (json_is_array(v)) return read_strings(&c->layers_pattern, &c->nlayers_pattern, v, "layers_pattern", PEFT_PATTERNS, e);
+    if (!json_is_string(v)) return wrong(e, "layers_pattern", "a pattern or a list of patterns");
+    if (!json_string_length(v)) return 0;
+    c->layers_pattern = calloc(1, sizeof *c->layers_pattern);
+    if (!c->layers_pattern) return err_set(e, ERR_NO_MEMORY, "out of memory for layers_pattern");
+    c->layers_pattern[c->nlayers_pattern++] = json_string_value(v);
+    return 0;
+}
+
+static int read_all(struct peft_config *c, const json_t *o, struct err *e)
+{
+    if (read_scalars(c, o, e) ||
+        read_patterns(&c->rank_pattern, &c->nrank_pattern, o, "rank_pattern", true, e) ||
+        read_patterns(&c->alpha_pattern, &c->nalpha_pattern, o, "alpha_pattern", false, e) ||
+        read_modules(&c->target_modules, &c->ntarget_modules, &c->target_regex, o, "target_modules", e) ||
+        read_modules(&c->exclude_modules, &c->nexclude_modules, &c->exclude_regex, o, "exclude_modules", e) ||
+        read_layers(c, json_object_get(o, "layers_to_transform"), e) ||
+        read_layers_pattern(c, json_object_get(o, "layers_pattern"), e))
+        return -1;
+    if (!c->ntarget_modules && !c->target_regex)
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: target_modules is missing or empty");
+    if (c->target_regex && c->nlayers_to_transform)
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "adapter_config.json: layers_to_transform goes with a list in target_modules, not with a pattern");
+    return 0;
+}
+
+/* --- the canonical form --- */
+
+static json_t *number(double x) { return x == floor(x) && fabs(x) < 1e15 ? json_integer((json_int_t)x) : json_real(x); }
+
+/* Takes both; NULL when memory is short, and so through to json_pack(), which then gives up: a digest never lacks a part. */
+static json_t *append(json_t *list, json_t *v)
+{
+    if (!list) {
+        json_decref(v);
+        return NULL;
+    }
+    if (!json_array_append_new(list, v)) return list;
+    json_decref(list);
+    return NULL;
+}
+
+/* As pairs, in the file's order: the first match wins, so the order is part of what they mean. */
+static json_t *pattern_pairs(const struct peft_pattern *p, int n)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++) list = append(list, json_pack("[s,o]", p[i].key, number(p[i].value)));
+    return list;
+}
+
+static json_t *strings(const char *const *s, int n)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++) list = append(list, json_string(s[i]));
+    return list;
+}
+
+static json_t *ints(const int *v, int n)
+{
+    if (!n) return json_null();
+    json_t *list = json_array();
+    for (int i = 0; i < n; i++) list = append(list, json_integer(v[i]));
+    return list;
+}
+
+static int canonical_make(struct peft_config *c, struct err *e)
+{
+    json_t *o = json_pack(
+        "{s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b, s:n}", "peft_type", "LORA", "r", c->r, "lora_alpha",
+        number(c->lora_alpha), "target_modules",
+        c->target_regex ? json_string(c->target_regex) : strings(c->target_modules, c->ntarget_modules), "rank_pattern",
+        pattern_pairs(c->rank_pattern, c->nrank_pattern), "alpha_pattern", pattern_pairs(c->alpha_pattern, c->nalpha_pattern),
+        "layers_to_transform", ints(c->layers_to_transform, c->nlayers_to_transform), "layers_pattern",
+        c->nlayers_pattern ? strings(c->layers_pattern, c->nlayers_pattern) : json_null(), "use_rslora", c->use_rslora,
+        "use_dora", c->use_dora, "fan_in_fan_out", c->fan_in_fan_out, "alora_invocation_tokens");
+    struct buf b;
+    buf_init(&b, 4 * PEFT_CONFIG_MAX);
+    int rc = o ? json_dump(o, true, &b) : -1;
+    json_decref(o);
+    if (!rc) c->canonical = buf_take(&b);
+    buf_close(&b);
+    return c->canonical ? 0 : err_set(e, ERR_NO_MEMORY, "out of memory for the adapter's config");
+}
+
+/* --- life --- */
+
+int peft_parse(struct peft_config **out, const char *text, size_t len, struct err *e)
+{
+    struct err why = {0};
+    json_t *o = NULL;
+    if (len > PEFT_CONFIG_MAX)
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json has %zu bytes, more than %u", len, PEFT_CONFIG_MAX);
+    if (json_parse(text, len, &o, &why)) return from_json_err(e, &why);
+    struct peft_config *c = calloc(1, sizeof *c);
+    if (!c) {
+        json_decref(o);
+        return err_set(e, ERR_NO_MEMORY, "out of memory for the adapter's config");
+    }
+    c->json = o;
+    if (fields_check(o, e) || read_all(c, o, e) || peft_match_new(c, e) || canonical_make(c, e)) {
+        peft_free(c);
+        return -1;
+    }
+    *out = c;
+    return 0;
+}
+
+static int read_upto(int fd, char *text, size_t cap, size_t *len, struct err *e)
+{
+    while (*len < cap) {
+        ssize_t n = read(fd, text + *len, cap - *len);
+        if (n < 0 && errno == EINTR) continue;
+        if (n < 0) return err_errno(e, "can't read adapter_config.json");
+        if (n == 0) break;
+        *len += (size_t)n;
+    }
+    return 0;
+}
+
+static int open_plain(const char *path, struct err *e)
+{
+    struct stat st;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
+    if (fd < 0 && errno == ENOENT) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json is missing");
+    if (fd < 0) return err_errno(e, "can't open adapter_config.json");
+    if (!fstat(fd, &st) && S_ISREG(st.st_mode)) return fd;
+    close(fd);
+    return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json is not a plain file");
+}
+
+int peft_load(struct peft_config **out, const char *path, struct err *e)
+{
+    int fd = open_plain(path, e);
+    if (fd < 0) return -1;
+    size_t len = 0, cap = PEFT_CONFIG_MAX + 1; /* one more than allowed, so that too much is seen */
+    char *text = malloc(cap);
+    int rc = text ? read_upto(fd, text, cap, &len, e) : err_set(e, ERR_NO_MEMORY, "out of memory for a config");
+    if (!rc) rc = peft_parse(out, text, len, e);
+    free(text);
+    close(fd);
+    return rc;
+}
+
+void peft_free(struct peft_config *c)
+{
+    if (!c) return;
+    peft_match_free(c->match);
+    json_decref(c->json);
+    free(c->rank_pattern);
+    free(c->alpha_pattern);
+    free(c->layers_to_transform);
+    free(c->layers_pattern);
+    free(c->target_modules);
+    free(c->exclude_modules);
+    free(c->canonical);
+    free(c);
+}
