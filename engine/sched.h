@@ -39,13 +39,14 @@ extern const char *const gen_finish_name[]; /* "", "stop", "length", "cancelled"
 
 struct gen_event {
     enum { GEN_TOKEN, GEN_DONE } kind;
-    /* GEN_TOKEN: one chosen token. Its text may be held back (UTF-8, stop strings) and come with a later event. */
+    /* GEN_TOKEN: one chosen token. Its text may be held back (UTF-8, stop strings) and come with a later event. The end token or stop id
+     * that ends an answer is told too, without text. */
     const struct sample *sample;
     const char *text; /* borrowed; what became showable */
     size_t text_len;
     /* both */
     struct gen_counts counts;
-    /* GEN_DONE: once, last; text holds what was still held back */
+    /* GEN_DONE: once, last, after pages and pin were given back; text holds what was still held back */
     enum gen_finish finish;
     const char *stop_reason; /* the stop string that was met, or NULL */
     const struct err *error; /* with FINISH_ERROR */
@@ -75,13 +76,15 @@ struct sched_options {
     const char *kernels; /* "auto", "plain", "avx512" */
 };
 
+/* loras NULL: the base only. metrics NULL: none. step_tokens below max_running is raised to it. */
 int sched_new(struct sched **out, const struct model *m, struct lora_set *loras, const struct sched_options *o,
               struct metrics *metrics, struct err *e);
 
-/* Ends every request with FINISH_ERROR (ERR_UNAVAILABLE), joins the step thread, frees. */
+/* Ends every request with FINISH_ERROR (ERR_UNAVAILABLE), waits for pins that are on their way (so the loader must still run), joins the
+ * step thread, frees. */
 void sched_free(struct sched *s);
 
-/* *out is valid until on_event got GEN_DONE. Errors at once: ERR_CONTEXT_LENGTH, ERR_QUEUE_FULL, ERR_INVALID, ERR_ADAPTER_NOT_LOADED. */
+/* *out is valid until on_event got GEN_DONE, which may be before sched_submit() returns (*out is set before the first event). Errors at once: ERR_CONTEXT_LENGTH, ERR_QUEUE_FULL, ERR_INVALID, ERR_ADAPTER_NOT_LOADED. */
 int sched_submit(struct sched *s, const struct gen_request *r, struct gen **out, struct err *e);
 
 /* Ask for the end; GEN_DONE with FINISH_CANCELLED follows after the step in flight, unless it is done already. Look-up is by the request's own
