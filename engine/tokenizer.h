@@ -22,7 +22,8 @@ int tokenizer_from_gguf(struct tokenizer **out, const struct gguf *g, struct err
 void tokenizer_free(struct tokenizer *t);
 
 /* UTF-8 (bad bytes are encoded as bytes) -> ids. `parse_special`: the text of special tokens becomes those tokens (chat
- * templates); else it is plain text. No BOS is added. More than max_tokens: ERR_CONTEXT_LENGTH. */
+ * templates); else it is plain text. User-defined tokens (words that a vocabulary got later, such as "<think>") are cut out in both cases. A
+ * byte that the vocabulary has no token for is left out. No BOS is added. More than max_tokens: ERR_CONTEXT_LENGTH. */
 int tokenizer_encode(const struct tokenizer *t, const char *text, size_t len, bool parse_special, size_t max_tokens,
                      struct tokens *out, struct err *e);
 
@@ -31,7 +32,7 @@ int tokenizer_bos(const struct tokenizer *t); /* -1: none */
 int tokenizer_eos(const struct tokenizer *t);
 bool tokenizer_adds_bos(const struct tokenizer *t);
 bool tokenizer_is_end(const struct tokenizer *t, int32_t id); /* eos, eot, <|im_end|>, <|endoftext|>, ... */
-bool tokenizer_is_special(const struct tokenizer *t, int32_t id);
+bool tokenizer_is_special(const struct tokenizer *t, int32_t id); /* control tokens: not shown */
 
 /* The bytes of a token (a special token's text), borrowed. May be part of a UTF-8 character. */
 const char *tokenizer_bytes(const struct tokenizer *t, int32_t id, size_t *len);
