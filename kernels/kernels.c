@@ -1,6 +1,7 @@
-/* The tables of kernels and which one this processor gets. A table is taken whole: "avx512" needs every extension in `needs`, so that
+/* The tables of kernels and which one this processor gets. A table is taken whole: "avx512" needs every extension that has_avx512() asks for, so that
  * there are two tables to test and not thirty-two. */
 #include "kernels/act.h"
+#include "kernels/avx512.h"
 #include "kernels/matmul.h"
 #include <string.h>
 
@@ -27,9 +28,44 @@ static const struct kernels plain[] = {
                     swiglu_plain},
 };
 
+static const struct mm_ops avx512_fast = {
+    .panel = {[LAYOUT_F32] = panel_exact_avx512,
+              [LAYOUT_BF16] = panel_bf16_avx512,
+              [LAYOUT_Q8] = panel_q8_avx512,
+              [LAYOUT_Q4] = panel_q4_avx512},
+    .shrink = lora_shrink_bf16_avx512,
+    .expand = lora_expand_bf16_avx512,
+    .element = 2,
+};
+
+static const struct mm_ops avx512_exact = {
+    .panel = {panel_exact_avx512, panel_exact_avx512, panel_exact_avx512, panel_exact_avx512},
+    .shrink = lora_shrink_f32_avx512,
+    .expand = lora_expand_f32_avx512,
+    .element = 4,
+};
+
+static void matmul_avx512_fast(struct kthread *t, const struct mm *m) { matmul_run(t, m, &avx512_fast); }
+static void matmul_avx512_exact(struct kthread *t, const struct mm *m) { matmul_run(t, m, &avx512_exact); }
+
+static const struct kernels avx512[] = {
+    [PREC_FAST] = {"avx512", PREC_FAST, embed_plain, rmsnorm_avx512, matmul_avx512_fast, rope_store_avx512, attention_fast_avx512,
+                   swiglu_avx512},
+    [PREC_EXACT] = {"avx512", PREC_EXACT, embed_plain, rmsnorm_avx512, matmul_avx512_exact, rope_store_avx512,
+                    attention_exact_avx512, swiglu_avx512},
+};
+
+static bool has_avx512(void)
+{
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
+           __builtin_cpu_supports("fma");
+}
+
 const struct kernels *kernels_pick(const char *want, enum precision prec)
 {
     bool any = !want || strcmp(want, "auto") == 0;
+    if ((any || strcmp(want, "avx512") == 0) && has_avx512()) return &avx512[prec];
     if (any || strcmp(want, "plain") == 0) return &plain[prec];
     return NULL;
 }

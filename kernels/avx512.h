@@ -1,0 +1,18 @@
+/* Private to kernels/: the operations for processors with AVX-512 (F, BW, VL, DQ, VNNI, BF16), and the vector helpers that they share.
+ * Only files named *_avx512.c may call the inline functions: nothing else is compiled for such a processor. */
+#pragma once
+#include "kernels/matmul.h"
+
+panel_fn panel_exact_avx512, panel_bf16_avx512, panel_q8_avx512, panel_q4_avx512;
+lora_shrink_fn lora_shrink_bf16_avx512, lora_shrink_f32_avx512;
+lora_expand_fn lora_expand_bf16_avx512, lora_expand_f32_avx512;
+
+void rmsnorm_avx512(struct kthread *t, const float *x, const int *row_of, int rows, int k, const float *weight, float eps,
+                    struct act *out);
+void rope_store_avx512(struct kthread *t, const struct attn *a);
+void attention_fast_avx512(struct kthread *t, const struct attn *a, struct act *out);
+void attention_exact_avx512(struct kthread *t, const struct attn *a, struct act *out);
+void swiglu_avx512(struct kthread *t, const float *gate, const float *up, int rows, int k, struct act *out);
+
+/* As act_round(), bit for bit. */
+void act_round_avx512(struct act *out, int row, int k, int c0, int c1);

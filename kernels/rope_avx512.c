@@ -1,0 +1,70 @@
+/* Rotary positions and the store of k and v into the row's page. Sixteen pairs at a time; a row's cosines and sines are taken apart once
+ * for all heads. Rows are dealt to the threads. The rotation multiplies and adds separately, as the plain one does: both give the
+ * same bits. */
+#include "kernels/avx512.h"
+#include "kernels/kv.h"
+#include "kernels/vector.h"
+#include <assert.h>
+#include <string.h>
+
+/* Rotate pairs i .. i+15 of `heads` heads. */
+static void rotate(float *x, int heads, int head_dim, int i, const float *rope)
+{
+    const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
+    int half = head_dim / 2, pairs = half - i;
+    __mmask16 tail = lanes16(pairs);
+    __m512 r0 = _mm512_maskz_loadu_ps(lanes16(2 * pairs), rope + 2 * i);
+    __m512 r1 = pairs > 8 ? _mm512_maskz_loadu_ps(lanes16(2 * pairs - 16), rope + 2 * i + 16) : _mm512_setzero_ps();
+    __m512 c = _mm512_permutex2var_ps(r0, even, r1), s = _mm512_permutex2var_ps(r0, odd, r1);
+    for (int h = 0; h < heads; h++, x += head_dim) {
+        __m512 a = _mm512_maskz_loadu_ps(tail, x + i), b = _mm512_maskz_loadu_ps(tail, x + i + half);
+        _mm512_mask_storeu_ps(x + i, tail, _mm512_sub_ps(_mm512_mul_ps(a, c), _mm512_mul_ps(b, s)));
+        _mm512_mask_storeu_ps(x + i + half, tail, _mm512_add_ps(_mm512_mul_ps(b, c), _mm512_mul_ps(a, s)));
+    }
+}
+
+static void store_bf16(char *head, int hd, int slot, const float *k, const float *v)
+{
+    uint16_t rounded[HEAD_DIM_MAX], *values = (uint16_t *)(head + KV_PAGE * (size_t)hd * 2);
+    for (int d = 0; d < hd; d += 16) {
+        __mmask16 tail = lanes16(hd - d);
+        _mm256_mask_storeu_epi16(rounded + d, tail, to_bf16(_mm512_maskz_loadu_ps(tail, k + d)));
+        /* V: the even or the odd half of each dimension's pair of slots. */
+        __m512i bits = _mm512_slli_epi32(bf16_lanes(_mm512_maskz_loadu_ps(tail, v + d)), slot % 2 * 16);
+        __mmask32 mine = (hd - d >= 16 ? 0x55555555u : 0x55555555u & ((1u << 2 * (hd - d)) - 1)) << slot % 2;
+        _mm512_mask_storeu_epi16(values + kv_v_bf16(hd, d, slot & ~1), mine, bits);
+    }
+    for (int d = 0; d < hd; d += 2) memcpy((uint16_t *)head + kv_k_bf16(d, slot), rounded + d, 4);
+}
+
+static void store_f32(char *head, int hd, int slot, const float *k, const float *v)
+{
+    float *keys = (float *)head;
+    for (int d = 0; d < hd; d++) keys[kv_k_f32(d, slot)] = k[d];
+    memcpy(keys + KV_PAGE * (size_t)hd + kv_v_f32(hd, 0, slot), v, sizeof *v * (size_t)hd);
+}
+
+void rope_store_avx512(struct kthread *t, const struct attn *a)
+{
+    int hd = a->kv->head_dim, kv_heads = a->kv->kv_heads, lo, hi;
+    assert(hd % 2 == 0 && hd <= HEAD_DIM_MAX);
+    pool_share(t, a->rows, &lo, &hi);
+    for (int row = lo; row < hi; row++) {
+        const struct attn_seq *seq = attn_seq_of(a, row);
+        if (!seq) continue;
+        int pos = seq->pos0 + row - seq->row0;
+        const float *rope = a->rope + (size_t)pos * (size_t)hd;
+        float *k = a->k + (size_t)row * (size_t)(kv_heads * hd);
+        const float *v = a->v + (size_t)row * (size_t)(kv_heads * hd);
+        for (int i = 0; i < hd / 2; i += 16) {
+            rotate(a->q + (size_t)row * (size_t)(a->heads * hd), a->heads, hd, i, rope);
+            rotate(k, kv_heads, hd, i, rope);
+        }
+        for (int h = 0; h < kv_heads; h++) {
+            char *head = kv_head_at(a->kv, a->layer, seq->page[pos / KV_PAGE], h);
+            if (a->kv->prec == PREC_FAST) store_bf16(head, hd, pos % KV_PAGE, k + h * hd, v + h * hd);
+            else store_f32(head, hd, pos % KV_PAGE, k + h * hd, v + h * hd);
+        }
+    }
+}
