@@ -1,0 +1,264 @@
+/* api_generate: the routes that generate text, up to the hand-over to the scheduler.
+ *
+ * On the HTTP worker: headers and body are checked, the prompt is tokenized, lengths are held against the context, and each prompt
+ * becomes a part that is submitted on its own. From then on the answer belongs to the events (api_call.c).
+ *
+ * The race that decides the shape of call_run(): events may come before sched_submit() returns, and the client may leave between
+ * two submissions. So a submission happens under the call's lock, which GEN_DONE and the client's leaving take as well, and the worker
+ * itself counts as one outstanding part until it has submitted all. */
+#include "base/clock.h"
+#include "engine/api_call.h"
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MODEL_SHOWN_MAX 255
+#define TAG_MAX 63
+#define WEIGHT_MIN 0.001
+#define WEIGHT_MAX 1000.0
+#define DEADLINE_MAX_MS 86400000
+
+/* --- headers --- */
+
+/* A header of 1..max visible ASCII characters; absent: *out stays. */
+static int header_word(const struct http_request *r, const char *name, size_t max, const char **out, struct err *e)
+{
+    const char *v = http_header(r, name);
+    if (!v) return 0;
+    size_t n = strlen(v);
+    bool good = n > 0 && n <= max;
+    for (size_t i = 0; i < n; i++) good &= v[i] > 0x20 && v[i] < 0x7f;
+    if (!good) return err_field(e, ERR_INVALID, name, "the header %s must be 1 to %zu visible ASCII characters", name, max);
+    *out = v;
+    return 0;
+}
+
+static int header_number(const struct http_request *r, const char *name, double min, double max, double *out, struct err *e)
+{
+    const char *v = NULL;
+    char *end;
+    if (header_word(r, name, 32, &v, e)) return -1;
+    if (!v) return 0;
+    double d = strtod(v, &end);
+    if (*end || !isfinite(d) || d < min || d > max)
+        return err_field(e, ERR_INVALID, name, "the header %s must be a number from %g to %g", name, min, max);
+    *out = d;
+    return 0;
+}
+
+static int read_origin(const struct http_request *r, struct origin *o, struct err *e)
+{
+    const char *id = NULL, *class = NULL;
+    double deadline = 0;
+    *o = (struct origin){.tenant = "", .weight = 1};
+    if (header_word(r, "X-Weft-Request-Id", sizeof o->id - 1, &id, e)) return -1;
+    if (header_word(r, "X-Weft-Model", MODEL_SHOWN_MAX, &o->model, e)) return -1;
+    if (header_word(r, "X-Weft-Tenant", TAG_MAX, &o->tenant, e)) return -1;
+    if (header_word(r, "X-Weft-Class", TAG_MAX, &class, e)) return -1;
+    if (header_number(r, "X-Weft-Weight", WEIGHT_MIN, WEIGHT_MAX, &o->weight, e)) return -1;
+    if (header_number(r, "X-Weft-Deadline-Ms", 1, DEADLINE_MAX_MS, &deadline, e)) return -1;
+    o->deadline_ms = (int)deadline;
+    o->counted = id != NULL;
+    snprintf(o->id, sizeof o->id, "%s", id ? id : r->id);
+    return 0;
+}
+
+/* --- making a call --- */
+
+/* The same limit for all parts: the longest prompt decides what "the rest" is. */
+static int fit_context(struct call *c, const struct model *m, struct err *e)
+{
+    struct gen_params *p = &c->ask.p;
+    const char *field = c->ask.kind == ASK_CHAT ? "messages" : "prompt";
+    int longest = 0;
+    for (int i = 0; i < c->nparts; i++)
+        if ((int)c->part[i].prompt.n > longest) longest = (int)c->part[i].prompt.n;
+    int rest = m->max_context - longest;
+    if (rest < 1 || p->max_tokens > rest)
+        return err_field(e, ERR_CONTEXT_LENGTH, field,
+                         "This model's maximum context length is %d tokens. However, %d were asked for (%d in the %s, %d in the "
+                         "completion). Shorten one or the other.",
+                         m->max_context, longest + (p->max_tokens ? p->max_tokens : 1), longest, field,
+                         p->max_tokens ? p->max_tokens : 1);
+    if (p->max_tokens == 0) p->max_tokens = rest;
+    if (p->min_tokens > p->max_tokens)
+        return err_field(e, ERR_INVALID, "min_tokens", "'min_tokens' is %d, more than the %d tokens that the answer may have",
+                         p->min_tokens, p->max_tokens);
+    return 0;
+}
+
+static int tokenize_parts(struct call *c, const struct model *m, struct err *e)
+{
+    for (int i = 0; i < c->nparts; i++) {
+        struct part *p = &c->part[i];
+        if (api_tokenize(m, &c->ask, i, &p->prompt, e)) return -1;
+        p->counts.prompt = (int)p->prompt.n;
+        for (size_t k = 0; k < p->prompt.n && c->ask.echo; k++) {
+            size_t n;
+            const char *s = c->vocab.bytes(c->vocab.u, p->prompt.id[k], &n);
+            if (buf_add(&p->text, s, n)) return err_set(e, ERR_NO_MEMORY, "no memory for the answer");
+        }
+    }
+    return fit_context(c, m, e);
+}
+
+static int set_render(struct call *c, struct err *e)
+{
+    char uuid[UUID_LEN];
+    uuid7(uuid);
+    struct render_spec spec = {
+        .kind = c->ask.kind, .stream = c->ask.stream,
+        .include_usage = c->ask.include_usage, .continuous_usage = c->ask.continuous_usage,
+        .id = uuid, .created = clock_wall_us() / 1000000,
+        .model = c->origin.model ? c->origin.model : c->ask.model, .fingerprint = c->api->fingerprint};
+    return render_init(&c->render, &spec, e);
+}
+
+static const char *token_bytes(const void *u, int32_t id, size_t *len)
+{
+    return tokenizer_bytes(u, id, len);
+}
+
+static struct call *call_alloc(struct http_request *r, const struct ask *a, const struct api_engine *g)
+{
+    struct call *c = calloc(1, sizeof *c + (size_t)a->nprompts * sizeof *c->part);
+    if (!c) return NULL;
+    c->r = r;
+    c->api = r->server_user;
+    c->ask = *a;
+    c->vocab = (struct vocab_text){token_bytes, g->model->tok};
+    c->outstanding = 1;
+    c->nparts = a->nprompts;
+    pthread_mutex_init(&c->lock, NULL);
+    buf_init(&c->out, RENDER_ANSWER_MAX);
+    for (int i = 0; i < c->nparts; i++) {
+        struct part *p = &c->part[i];
+        p->call = c;
+        p->index = i;
+        buf_init(&p->text, RENDER_ANSWER_MAX);
+        buf_init(&p->ids, RENDER_ANSWER_MAX);
+        logprobs_init(&p->lp);
+    }
+    return c;
+}
+
+int call_new(struct call **out, struct http_request *r, const struct api_engine *g, enum ask_kind kind, const char **digest,
+             struct err *e)
+{
+    struct ask a;
+    if (ask_parse(r->body, r->body_len, kind, g->model->vocab, &a, e)) return -1;
+    if (!a.seeded && random_bytes(&a.p.sample.seed, sizeof a.p.sample.seed)) {
+        ask_close(&a);
+        return err_errno(e, "no random bytes for a seed");
+    }
+    struct call *c = call_alloc(r, &a, g);
+    if (!c) {
+        ask_close(&a);
+        return err_set(e, ERR_NO_MEMORY, "no memory for the request");
+    }
+    if (api_resolve(g, a.model, digest, e) || read_origin(r, &c->origin, e) || tokenize_parts(c, g->model, e) ||
+        set_render(c, e)) {
+        call_free(c);
+        return -1;
+    }
+    *out = c;
+    return 0;
+}
+
+void call_free(struct call *c)
+{
+    for (int i = 0; i < c->nparts; i++) {
+        struct part *p = &c->part[i];
+        free(p->prompt.id);
+        buf_close(&p->text);
+        buf_close(&p->ids);
+        logprobs_close(&p->lp);
+    }
+    ask_close(&c->ask);
+    render_close(&c->render);
+    buf_close(&c->out);
+    pthread_mutex_destroy(&c->lock);
+    free(c);
+}
+
+/* --- handing over --- */
+
+/* Returns what sched_submit() says; nothing is submitted once the client left or a sibling failed. */
+static int submit(struct part *p, const struct api_engine *g, const char *digest, struct err *e)
+{
+    struct call *c = p->call;
+    struct gen_request q = {
+        .prompt = p->prompt.id, .nprompt = (int)p->prompt.n, .digest = digest, .tenant = c->origin.tenant,
+        .weight = c->origin.weight, .deadline_ms = c->origin.deadline_ms, .p = c->ask.p,
+        .on_event = call_on_event, .user = p};
+    snprintf(q.id, sizeof q.id, "%s", c->origin.id);
+    int rc = 0;
+    pthread_mutex_lock(&c->lock);
+    if (!c->gone && !c->failed) {
+        rc = sched_submit(g->sched, &q, &p->gen, e);
+        if (rc == 0) c->outstanding++;
+    }
+    pthread_mutex_unlock(&c->lock);
+    return rc;
+}
+
+void call_run(struct call *c, const struct api_engine *g, const char *digest)
+{
+    struct err e = {0};
+    struct receipt running = {.state = RECEIPT_RUNNING, .finish = ""};
+    snprintf(running.id, sizeof running.id, "%s", c->origin.id);
+    for (int i = 0; i < c->nparts; i++) running.prompt += c->part[i].counts.prompt;
+    receipts_put(c->api->receipts, &running, clock_mono_us());
+    for (int i = 0; i < c->nparts; i++) {
+        if (submit(&c->part[i], g, digest, &e) == 0) continue;
+        call_fail(c, &e);
+        break;
+    }
+    ask_close(&c->ask); /* the scheduler has its own copy of all strings */
+    call_release(c);
+}
+
+static void on_gone(struct http_request *r)
+{
+    struct call *c = r->user;
+    pthread_mutex_lock(&c->lock);
+    c->gone = true;
+    for (int i = 0; i < c->nparts; i++)
+        if (c->part[i].gen) sched_cancel(c->api->engine.sched, c->part[i].gen);
+    pthread_mutex_unlock(&c->lock);
+}
+
+static void on_free(struct http_request *r)
+{
+    call_free(r->user);
+}
+
+static void generate(struct http_request *r, enum ask_kind kind)
+{
+    struct api *api = r->server_user;
+    struct err e = {0};
+    struct call *c;
+    const char *digest;
+    const struct api_engine *g = api_hold(api, &e);
+    if (!g || call_new(&c, r, g, kind, &digest, &e)) {
+        if (g) api_release(api);
+        api_refuse(r, &e);
+        return;
+    }
+    r->user = c;
+    http_on_free(r, on_free);
+    http_on_gone(r, on_gone);
+    call_run(c, g, digest);
+    api_release(api);
+}
+
+void api_chat(struct http_request *r)
+{
+    generate(r, ASK_CHAT);
+}
+
+void api_completions(struct http_request *r)
+{
+    generate(r, ASK_COMPLETION);
+}

@@ -1,0 +1,66 @@
+/* What the api_*.c files share: the server's state, and one handler per route. Not for others. */
+#pragma once
+#include "base/http.h"
+#include "engine/api.h"
+#include "engine/api_params.h"
+#include "engine/meters.h"
+#include "engine/receipts.h"
+#include <pthread.h>
+#include <stdatomic.h>
+
+#define FINGERPRINT_LEN 32
+#define RETRY_AFTER_S "1"
+
+struct selftests;
+
+struct api {
+    struct http_server *http;
+    struct http_route *routes;   /* the table with max_body filled in */
+    struct metrics *metrics;
+    struct receipts *receipts;
+    struct selftests *selftests; /* NULL until published */
+    const char *token;
+    int64_t started_us;
+    _Atomic int64_t heard_us;
+    atomic_bool draining;
+
+    pthread_rwlock_t lock;       /* covers the rest: readers use the engine, the writer publishes or withdraws */
+    bool published;
+    struct api_engine engine;
+    char fingerprint[FINGERPRINT_LEN];
+};
+
+/* The engine, to be given back with api_release() by the same thread soon; NULL with ERR_UNAVAILABLE while there is none. */
+const struct api_engine *api_hold(struct api *a, struct err *e);
+void api_release(struct api *a);
+
+/* The answer to an error, with Retry-After where trying again makes sense. */
+void api_refuse(struct http_request *r, const struct err *e);
+
+/* Send a buf or a JSON value (which is released) as the whole answer. */
+void api_reply_buf(struct http_request *r, struct buf *b);
+void api_reply_json(struct http_request *r, json_t *v);
+
+/* `model` of a request: *digest NULL for the base, else the adapter's, borrowed. ERR_MODEL_NOT_FOUND, ERR_ADAPTER_NOT_LOADED. */
+int api_resolve(const struct api_engine *g, const char *name, const char **digest, struct err *e);
+
+/* Prompt i of an ask as token ids (out->id: free()), at most the model's context. */
+int api_tokenize(const struct model *m, const struct ask *a, int i, struct tokens *out, struct err *e);
+
+int selftests_new(struct selftests **out, struct lora_set *loras, struct err *e);
+void selftests_free(struct selftests *s); /* refuses what waits, joins; NULL is fine */
+
+/* Handlers, one per route. */
+void api_chat(struct http_request *r);
+void api_completions(struct http_request *r);
+void api_tokens(struct http_request *r);
+void api_models(struct http_request *r);
+void api_model(struct http_request *r);
+void api_lora_load(struct http_request *r);
+void api_lora_unload(struct http_request *r);
+void api_selftest(struct http_request *r);
+void api_receipt(struct http_request *r);
+void api_state(struct http_request *r);
+void api_metrics(struct http_request *r);
+void api_health(struct http_request *r);
+void api_ready(struct http_request *r);

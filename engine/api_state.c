@@ -1,0 +1,83 @@
+/* api_state: GET /weft/v1/state, what routing, `weft top` and a gateway that adopts this engine read; and GET
+ * /weft/v1/receipts/{id}.
+ *
+ * A snapshot, taken piece by piece: figures may be one step apart. */
+#include "base/clock.h"
+#include "engine/api_impl.h"
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+static json_t *tenants_json(const struct sched_state *s)
+{
+    json_t *list = json_array();
+    for (int i = 0; i < s->ntenant; i++)
+        json_array_append_new(list, json_pack("{s:s, s:i, s:i}", "tag", s->tenant[i].tag, "waiting", s->tenant[i].waiting,
+                                              "running", s->tenant[i].running));
+    return list;
+}
+
+static json_t *slots_json(const struct api_engine *g)
+{
+    int n_state[LORA_DRAINING + 1] = {0}, pinned = 0, pins = 0;
+    json_int_t bytes = 0;
+    struct lora_info *list = calloc((size_t)g->max_known, sizeof *list);
+    if (!list) return NULL;
+    int n = lora_list(g->loras, list, g->max_known);
+    for (int i = 0; i < n; i++) {
+        n_state[list[i].state]++;
+        pinned += list[i].pins > 0;
+        pins += list[i].pins;
+        if (list[i].state == LORA_RESIDENT) bytes += (json_int_t)list[i].bytes;
+    }
+    free(list);
+    return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I}", "max", g->max_slots, "known", n, "resident",
+                     n_state[LORA_RESIDENT], "loading", n_state[LORA_LOADING], "draining", n_state[LORA_DRAINING], "pinned", pinned,
+                     "pins", pins, "bytes", bytes);
+}
+
+static json_t *load_json(const struct sched_state *s)
+{
+    return json_pack("{s:i, s:i, s:i, s:{s:i, s:i}, s:{s:I, s:I, s:i, s:i, s:I, s:I}, s:o}", "running", s->running, "waiting",
+                     s->waiting, "max_running", s->max_running, "pages", "total", s->pages_total, "used", s->pages_used, "steps",
+                     "count", (json_int_t)s->steps, "preemptions", (json_int_t)s->preemptions, "last_rows", s->last_rows,
+                     "last_adapters", s->last_adapters, "us_p50", (json_int_t)s->step_us_p50, "us_p99", (json_int_t)s->step_us_p99,
+                     "tenants", tenants_json(s));
+}
+
+void api_state(struct http_request *r)
+{
+    struct api *a = r->server_user;
+    struct err e = {0};
+    struct sched_state s = {0};
+    const struct api_engine *g = api_hold(a, &e);
+    if (!g) {
+        api_refuse(r, &e);
+        return;
+    }
+    sched_get_state(g->sched, &s);
+    json_t *v = json_pack("{s:o, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:I, s:o}", "base", base_desc_to_json(&g->model->desc), "precision",
+                          g->model->prec == PREC_EXACT ? "exact" : "fast", "kernels", g->kernels, "fingerprint", a->fingerprint,
+                          "max_context", g->model->max_context, "vocab", g->model->vocab, "pid", (int)getpid(), "http_in_flight",
+                          http_server_in_flight(a->http), "uptime_us", (json_int_t)(clock_mono_us() - a->started_us), "slots",
+                          slots_json(g));
+    json_object_update_new(v, load_json(&s));
+    api_release(a);
+    api_reply_json(r, v);
+}
+
+void api_receipt(struct http_request *r)
+{
+    struct api *a = r->server_user;
+    struct err e = {0};
+    struct receipt x;
+    if (strlen(r->param[0]) >= RECEIPT_ID_LEN || receipts_get(a->receipts, r->param[0], clock_mono_us(), &x, &e)) {
+        err_set(&e, ERR_NOT_FOUND, "no receipt of this request");
+        api_refuse(r, &e);
+        return;
+    }
+    json_t *finish = x.finish[0] ? json_string(x.finish) : json_null();
+    api_reply_json(r, json_pack("{s:s, s:s, s:I, s:I, s:I, s:o}", "id", x.id, "state", receipt_state_name[x.state], "prompt_tokens",
+                                (json_int_t)x.prompt, "cached_tokens", (json_int_t)x.cached, "output_tokens", (json_int_t)x.output,
+                                "finish_reason", finish));
+}

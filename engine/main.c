@@ -1,0 +1,255 @@
+/* weft-engine: one base model on one device, served over HTTP (schema/ENGINE_API.md).
+ *
+ * Main binds first, so that /health answers at once, then a second thread loads the model while main waits for signals: a
+ * SIGTERM during a long load is obeyed at once. Afterwards main is the one that watches: that a step doesn't hang, and that somebody
+ * still talks to this engine (orphan_s).
+ *
+ *     bind -> loading -> serving -> drain -> withdraw -> free scheduler, adapters, server, model -> exit 0
+ *                |           |
+ *                |           +-- a step hangs: exit 4
+ *                +-- model refused: exit 3; device or memory refused: exit 4
+ *
+ * Exit codes: 0 asked to stop, 2 bad arguments, 3 model refused, 4 device failed. */
+#include "base/clock.h"
+#include "base/conf.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "engine/api.h"
+#include "engine/meters.h"
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define ENGINE_VERSION "0.1.0"
+#define TICK_MS 100
+#define TOKEN_MAX 4096
+#define USAGE_HINT "usage: weft-engine serve --model PATH (--socket PATH | --listen ADDR:PORT --token-file F); see --help"
+
+enum exit_code { EXIT_ASKED = 0, EXIT_USAGE = 2, EXIT_MODEL = 3, EXIT_DEVICE = 4 };
+
+struct settings {
+#define X(field, type, deflt, min, max, env, help) CONF_CTYPE_##type field;
+#include "schema/engine_settings.def"
+#undef X
+};
+
+static const struct conf_row rows[] = {
+#define X(field, type, deflt, min, max, env, help) {#field, CONF_##type, deflt, min, max, env, help, offsetof(struct settings, field)},
+#include "schema/engine_settings.def"
+#undef X
+};
+
+/* What is loaded; written by the loading thread, read by main once `state` says so. */
+struct engine {
+    const struct settings *s;
+    struct api *api;
+    struct metrics *metrics;
+    struct model *model;
+    struct lora_set *loras;
+    struct sched *sched;
+    struct err error;
+    enum exit_code refused;
+    pthread_t loader;
+    atomic_int state;
+};
+
+enum { LOADING, SERVING, REFUSED };
+
+/* --- arguments --- */
+
+static int usage_error(const struct err *e)
+{
+    fprintf(stderr, "weft-engine: %s\n", e->msg);
+    return EXIT_USAGE;
+}
+
+static bool one_of(const char *word, const char *a, const char *b)
+{
+    return !strcmp(word, a) || !strcmp(word, b);
+}
+
+static int check_settings(const struct settings *s, struct err *e)
+{
+    if (!s->model[0]) return err_set(e, ERR_USAGE, "--model is missing");
+    if (!s->socket[0] == !s->listen[0]) return err_set(e, ERR_USAGE, "give either --socket or --listen");
+    if (s->listen[0] && !s->token_file[0]) return err_set(e, ERR_USAGE, "--listen needs --token-file");
+    if (!one_of(s->device, "auto", "cpu")) return err_set(e, ERR_USAGE, "no such device: '%s' (auto or cpu)", s->device);
+    if (!one_of(s->precision, "fast", "exact"))
+        return err_set(e, ERR_USAGE, "no such precision: '%s' (fast or exact)", s->precision);
+    if (log_level_parse(s->log_level) < 0)
+        return err_set(e, ERR_USAGE, "no such log level: '%s' (debug, info, warn or error)", s->log_level);
+    return 0;
+}
+
+/* The token's file: one line of visible characters; white space around it doesn't count. */
+static int read_token(const char *path, char out[TOKEN_MAX], struct err *e)
+{
+    FILE *f = fopen(path, "re");
+    if (!f) return err_errno(e, "cannot open the token file %s", path);
+    size_t n = fread(out, 1, TOKEN_MAX - 1, f);
+    bool whole = feof(f) && !ferror(f);
+    fclose(f);
+    while (n && strchr(" \t\r\n", out[n - 1])) n--;
+    out[n] = 0;
+    bool good = whole && n > 0;
+    for (size_t i = 0; i < n; i++) good &= out[i] > 0x20 && out[i] < 0x7f;
+    return good ? 0 : err_set(e, ERR_USAGE, "the token file %s must hold one token of visible ASCII characters", path);
+}
+
+/* --- loading --- */
+
+static int refuse(struct engine *g, enum exit_code code)
+{
+    g->refused = code;
+    return -1;
+}
+
+static int load_parts(struct engine *g)
+{
+    const struct settings *s = g->s;
+    struct err *e = &g->error;
+    enum precision prec = strcmp(s->precision, "exact") ? PREC_FAST : PREC_EXACT;
+    const struct kernels *k = kernels_pick(s->kernels, prec);
+    if (!k) {
+        err_set(e, ERR_USAGE, "kernels '%s' cannot run on this machine", s->kernels);
+        return refuse(g, EXIT_DEVICE);
+    }
+    if (model_load(&g->model, s->model, s->name[0] ? s->name : NULL, prec, (int)s->max_context, e)) return refuse(g, EXIT_MODEL);
+    struct lora_options lo = {.store = s->store[0] ? s->store : NULL, .max_slots = (int)s->max_slots,
+                              .max_known = (int)s->max_known, .wait_ms = (int)s->adapter_wait_ms, .max_rank = (int)s->max_rank};
+    if (lora_set_new(&g->loras, g->model, &lo, e)) return refuse(g, EXIT_DEVICE);
+    struct sched_options so = {.max_running = (int)s->max_running, .max_waiting = (int)s->max_waiting,
+                               .step_tokens = (int)s->step_tokens, .kv_bytes = s->kv_mb << 20, .threads = (int)s->threads,
+                               .kernels = s->kernels};
+    if (sched_new(&g->sched, g->model, g->loras, &so, g->metrics, e)) return refuse(g, EXIT_DEVICE);
+    struct api_engine face = {.model = g->model, .loras = g->loras, .sched = g->sched, .kernels = k->name,
+                              .max_slots = (int)s->max_slots, .max_known = (int)s->max_known};
+    return api_publish(g->api, &face, e) ? refuse(g, EXIT_DEVICE) : 0;
+}
+
+static void *load(void *u)
+{
+    struct engine *g = u;
+    int64_t start = clock_mono_us();
+    bool good = load_parts(g) == 0;
+    if (good) log_info("ready", LS("model", g->model->name), LS("digest", g->model->desc.digest), LI("ms", (clock_mono_us() - start) / 1000));
+    atomic_store(&g->state, good ? SERVING : REFUSED);
+    return NULL;
+}
+
+/* --- serving --- */
+
+static bool orphaned(const struct engine *g)
+{
+    int64_t silent_us = clock_mono_us() - api_heard_us(g->api);
+    return g->s->orphan_s > 0 && silent_us > g->s->orphan_s * 1000000 && api_in_flight(g->api) == 0;
+}
+
+/* Until something ends it; returns the exit code. */
+static enum exit_code watch(struct engine *g, const sigset_t *signals)
+{
+    for (;;) {
+        int signal = sigtimedwait(signals, NULL, &(struct timespec){.tv_nsec = TICK_MS * 1000000L});
+        int state = atomic_load(&g->state);
+        if (signal > 0) {
+            log_info("stopping", LS("why", signal == SIGTERM ? "SIGTERM" : "SIGINT"));
+            return EXIT_ASKED;
+        }
+        if (state == REFUSED) {
+            log_error("refused", LS("why", g->error.msg));
+            return g->refused;
+        }
+        if (state == SERVING && !sched_alive(g->sched)) {
+            log_error("step_hangs");
+            return EXIT_DEVICE;
+        }
+        if (orphaned(g)) {
+            log_info("stopping", LS("why", "nobody asked for anything within orphan_s"));
+            return EXIT_ASKED;
+        }
+    }
+}
+
+/* In the order of who uses whom; what is in flight is finished or ended with an error. */
+static void stop(struct engine *g)
+{
+    api_drain(g->api, (int)g->s->drain_ms);
+    api_withdraw(g->api);
+    if (g->sched) sched_free(g->sched);
+    if (g->loras) lora_set_free(g->loras);
+    api_stop(g->api);
+    if (g->model) model_free(g->model);
+    metrics_free(g->metrics);
+}
+
+static enum exit_code serve(struct engine *g, const sigset_t *signals)
+{
+    if (pthread_create(&g->loader, NULL, load, g)) {
+        log_error("no_thread", LS("why", strerror(errno)));
+        return EXIT_DEVICE;
+    }
+    enum exit_code code = watch(g, signals);
+    /* A load cannot be interrupted, and a step that hangs cannot be joined: then the process ends without cleaning up. */
+    bool loading = atomic_load(&g->state) == LOADING, hung = code == EXIT_DEVICE && !loading && g->sched;
+    if (!loading) pthread_join(g->loader, NULL);
+    if (loading || hung) {
+        if (g->s->socket[0]) unlink(g->s->socket);
+        _exit(code);
+    }
+    stop(g);
+    return code;
+}
+
+static int bind_api(struct engine *g, struct err *e)
+{
+    static char token[TOKEN_MAX];
+    const struct settings *s = g->s;
+    char where[300], *bound = NULL;
+    if (s->token_file[0] && read_token(s->token_file, token, e)) return -1;
+    snprintf(where, sizeof where, "%s%s", s->socket[0] ? "unix:" : "", s->socket[0] ? s->socket : s->listen);
+    struct api_options o = {.listen = where, .token = token[0] ? token : NULL, .workers = (int)s->http_workers,
+                            .max_connections = (int)s->max_connections, .max_body = (size_t)s->max_body};
+    g->metrics = metrics_new(meter_rows, METERS);
+    if (!g->metrics) return err_set(e, ERR_NO_MEMORY, "no memory for the metrics");
+    if (api_start(&g->api, &o, g->metrics, &bound, e)) return -1;
+    log_info("listening", LS("address", bound), LI("pid", getpid()));
+    free(bound);
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    static struct settings s;
+    static struct engine g;
+    struct err e = {0};
+    const char *verb = NULL;
+    int nverb = 0;
+    sigset_t signals;
+
+    if (argc > 1 && !strcmp(argv[1], "--version")) {
+        puts("weft-engine " ENGINE_VERSION);
+        return 0;
+    }
+    int rc = conf_load(rows, sizeof rows / sizeof *rows, &s, argc, argv, &verb, 1, &nverb, &e);
+    if (rc > 0) return 0;
+    if (rc < 0) return usage_error(&e);
+    if (nverb != 1 || strcmp(verb, "serve")) err_set(&e, ERR_USAGE, USAGE_HINT);
+    if (e.code || check_settings(&s, &e)) return usage_error(&e);
+
+    log_init("weft-engine", (enum log_level)log_level_parse(s.log_level));
+    json_start();
+    signal(SIGPIPE, SIG_IGN);
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread exists: all inherit it */
+
+    g.s = &s;
+    if (bind_api(&g, &e)) return usage_error(&e);
+    return serve(&g, &signals);
+}
