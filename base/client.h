@@ -2,11 +2,16 @@
  *
  * client_start() may be called from any thread and returns at once; the callbacks run on the client's thread, must not
  * block and see: head once (status and headers complete), data any number of times, done exactly once, always last.
- * Redirects are not followed; proxies and ~/.netrc are ignored; only http and https. */
+ * first_byte_ms is silence before the head (while a file is sent it starts again with every piece), idle_ms silence
+ * after it. A body goes as application/json unless a Content-Type header says otherwise, a file as
+ * application/octet-stream. Errors: ERR_UNAVAILABLE no connection, ERR_UPSTREAM_TIMEOUT, ERR_ENGINE broke off,
+ * cancelled or cut by on_data. Redirects are not followed; proxies and ~/.netrc are ignored; only http and https. */
 #pragma once
 #include "base/err.h"
 #include <stddef.h>
 #include <stdint.h>
+
+struct sockaddr;
 
 struct client;
 struct client_call;
@@ -29,6 +34,8 @@ struct client_request {
     int connect_ms, first_byte_ms, idle_ms, total_ms;       /* 0: no limit (but say one) */
     void (*on_head)(void *u, const struct client_reply *r);
     int (*on_data)(void *u, const char *bytes, size_t n); /* -1: cut the connection */
+    /* Judges each address before a connection to it is opened: 0, or -1 to refuse; or NULL. For URLs from strangers. */
+    int (*on_address)(void *u, const struct sockaddr *a);
     /* r->status 0 or `e` set when the exchange failed: connect, time-out (ERR_UPSTREAM_TIMEOUT), cut (ERR_ENGINE),
      * cancelled. */
     void (*on_done)(void *u, const struct client_reply *r, const struct err *e);
@@ -44,7 +51,8 @@ int client_start(struct client *c, const struct client_request *req, struct clie
 /* Any thread, before on_done has returned: the connection is closed soon, done follows. */
 void client_cancel(struct client_call *call);
 
-/* For command lines and start-up: one exchange on the calling thread. *body is malloc'ed, at most max_body bytes. `c`
+/* For command lines and start-up: one exchange on the calling thread; of the callbacks only progress and on_address are
+ * used. *body is malloc'ed, at most max_body bytes. `c`
  * is not needed. */
 int client_fetch(const struct client_request *req, size_t max_body, int *status, char **body, size_t *body_len,
                  struct err *e);

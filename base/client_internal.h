@@ -1,0 +1,41 @@
+/* What base/client*.c share: one exchange as libcurl's easy handle with our callbacks, used by the thread and by
+ * client_fetch(). Nobody else includes this. */
+#pragma once
+#include "base/buf.h"
+#include "base/client.h"
+#include <curl/curl.h>
+#include <stdbool.h>
+#include <stdio.h>
+
+struct client_call {
+    struct client *client;
+    CURL *easy;
+    struct client_request req; /* callbacks and limits; its pointers to text are not kept */
+    struct curl_slist *headers;
+    void *body;
+    FILE *file;
+    int64_t file_size, sent;
+    char url_shown[128]; /* for messages: scheme, host and path, no user part and no query */
+
+    int status; /* of the head, once it is whole */
+    char content_type[128], retry_after[64];
+    int64_t last_us;  /* the last byte either way; the start before that */
+    struct buf *into; /* client_fetch: the body goes here */
+    struct err cause; /* set when it is we who end the call */
+
+    struct client_call *prev, *next; /* client.running, or client.incoming */
+    struct client_call *cancel_next;
+    bool cancelled, taken; /* under client.lock; taken: no longer in incoming */
+};
+
+void client_global_start(void); /* libcurl's once-only start */
+
+int client_call_new(struct client_call **out, const struct client_request *req, struct err *e);
+void client_call_free(struct client_call *k);
+
+struct client_reply client_call_reply(const struct client_call *k);
+int64_t client_call_deadline(const struct client_call *k); /* when its silence gets too long; INT64_MAX: never */
+void client_call_silent(struct client_call *k);            /* records that it did */
+
+/* How it ended, as an error; none when it went well. */
+void client_call_verdict(const struct client_call *k, CURLcode code, struct err *e);

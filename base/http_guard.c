@@ -1,0 +1,120 @@
+/* http_guard: the first look at a request, and the only one that is for safety.
+ *
+ * libmicrohttpd 0.9.75 accepts about half of the messages that two HTTP parsers could read differently, and such a
+ * difference, between a proxy in front of us and ourselves, is how one client's bytes become another's request. So
+ * whatever has two readings is answered 400 and the connection closed: nothing behind it is read. The headers are
+ * copied into the request's arena on the way, for libmicrohttpd's own go with the connection. On a worker; no state. */
+#include "base/http_internal.h"
+#include <string.h>
+#include <strings.h>
+
+/* Headers of which two are one too many. */
+static const char *const single[] = {"content-length", "transfer-encoding", "host", "authorization", "content-type"};
+
+bool http_is_token(const char *s, size_t n) /* RFC 9110, 5.6.2 */
+{
+    if (n == 0) return false;
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i];
+        bool alnum = (c >= '0' && c <= '9') || ((c | 32) >= 'a' && (c | 32) <= 'z');
+        if (!alnum && (c == 0 || !strchr("!#$%&'*+-.^_`|~", c))) return false;
+    }
+    return true;
+}
+
+bool http_is_text(const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        unsigned char c = (unsigned char)s[i];
+        if ((c < 0x20 && c != '\t') || c == 0x7F) return false;
+    }
+    return true;
+}
+
+struct walk {
+    struct http_exchange *x;
+    struct err *e;
+    int n;
+};
+
+/* One header; MHD_NO ends the walk with w->e set. */
+static enum MHD_Result take_header(void *cls, enum MHD_ValueKind kind, const char *name, size_t name_len,
+                                   const char *value, size_t value_len)
+{
+    (void)kind;
+    struct walk *w = cls;
+    struct http_exchange *x = w->x;
+    if (!value) value = "", value_len = 0;
+    if (w->n >= HTTP_HEADERS)
+        err_set(w->e, ERR_HEADERS, "more than %d headers", HTTP_HEADERS);
+    else if (!http_is_token(name, name_len))
+        err_set(w->e, ERR_BAD_HTTP, "a header's name has bytes that are not allowed");
+    else if (!http_is_text(value, value_len))
+        err_set(w->e, ERR_BAD_HTTP, "a header's value has control bytes");
+    if (w->e->code) return MHD_NO;
+    struct http_pair *h = &x->header[w->n++];
+    h->name = arena_strndup(x->r.arena, name, name_len);
+    h->value = arena_strndup(x->r.arena, value, value_len);
+    if (h->name && h->value) return MHD_YES;
+    err_set(w->e, ERR_NO_MEMORY, "no memory for a request's headers");
+    return MHD_NO;
+}
+
+static int check_single(const struct http_exchange *x, struct err *e)
+{
+    for (size_t k = 0; k < sizeof single / sizeof *single; k++) {
+        int n = 0;
+        for (int i = 0; i < x->nheaders; i++) n += strcasecmp(x->header[i].name, single[k]) == 0;
+        if (n > 1) return err_set(e, ERR_BAD_HTTP, "more than one %s header", single[k]);
+    }
+    return 0;
+}
+
+/* Sets r.content_length and x->chunked. */
+static int check_framing(struct http_exchange *x, struct err *e)
+{
+    const char *length = http_header(&x->r, "content-length"), *te = http_header(&x->r, "transfer-encoding");
+    x->r.content_length = -1;
+    if (te && length) return err_set(e, ERR_BAD_HTTP, "both Content-Length and Transfer-Encoding");
+    if (te && strcasecmp(te, "chunked")) return err_set(e, ERR_BAD_HTTP, "a Transfer-Encoding other than chunked");
+    x->chunked = te != NULL;
+    if (!length) return 0;
+    size_t n = strlen(length);
+    if (n == 0 || n > 18 || strspn(length, "0123456789") != n)
+        return err_set(e, ERR_BAD_HTTP, "a Content-Length that is not a number");
+    int64_t v = 0;
+    for (size_t i = 0; i < n; i++) v = v * 10 + (length[i] - '0');
+    x->r.content_length = v;
+    return 0;
+}
+
+static int check_host(const struct http_exchange *x, struct err *e)
+{
+    const char *host = http_header(&x->r, "host");
+    if (!host) return err_set(e, ERR_BAD_HTTP, "no Host header");
+    for (const char *p = host; *p;
+         p++) /* a name, an address, a port: RFC 3986, 3.2.2 without the rarely used sub-delims */
+        if (!strchr("-._~:[]%", *p) && !http_is_token(p, 1)) return err_set(e, ERR_BAD_HTTP, "a Host that is none");
+    return 0;
+}
+
+static int check_line(const struct http_exchange *x, const char *version, struct err *e)
+{
+    bool v10 = strcmp(version, "HTTP/1.0") == 0;
+    if (!v10 && strcmp(version, "HTTP/1.1"))
+        return err_set(e, ERR_BAD_HTTP, "a version other than HTTP/1.0 or HTTP/1.1");
+    if (!http_is_token(x->r.method, strlen(x->r.method))) return err_set(e, ERR_BAD_HTTP, "a method that is no token");
+    return 0;
+}
+
+int http_guard(struct http_exchange *x, const char *version, struct err *e)
+{
+    struct walk w = {.x = x, .e = e};
+    MHD_get_connection_values_n(x->mhd, MHD_HEADER_KIND, take_header, &w);
+    if (e->code) return -1;
+    x->nheaders = w.n;
+    if (check_line(x, version, e) || check_single(x, e) || check_host(x, e) || check_framing(x, e)) return -1;
+    if (x->chunked && strcmp(version, "HTTP/1.0") == 0)
+        return err_set(e, ERR_BAD_HTTP, "Transfer-Encoding in HTTP/1.0");
+    return http_uri_parse(x, e);
+}

@@ -1,0 +1,143 @@
+/* What the base/http_*.c files share; nobody else includes this.
+ *
+ * Three objects: the server; a connection (one per socket, made and buried with it); an exchange (one per request: the
+ * public http_request and what stands behind it). An exchange is counted: libmicrohttpd holds one reference until the
+ * request completed, the handler one from handle() until its answer is finished, the watcher one while it looks.
+ *
+ * Locks: exchange.lock covers the fields marked (L); suspend and resume of libmicrohttpd are called under it, which is
+ * what makes them strictly alternate. conn.lock covers conn.x alone. server.lock covers the lists of connections.
+ * Order: server.lock, conn.lock, never both with an exchange.lock; no callback of a handler runs under any of them. */
+#pragma once
+#include "base/buf.h"
+#include "base/http.h"
+#include <microhttpd.h>
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/types.h>
+
+#define HTTP_ARENA_MAX ((size_t)16 << 20) /* memory of one request beside its body */
+#define HTTP_DROP_MAX                                                                                                  \
+    ((size_t)1 << 20) /* a refused body up to this is read and dropped, so the answer arrives and the                  \
+                         connection stays; a longer one is cut */
+#define HTTP_QUERY_ARGS 64
+
+struct http_pair {
+    const char *name, *value;
+    struct http_pair *next;
+};
+
+struct http_conn {
+    struct http_server *server;
+    int fd;
+    bool told;        /* stop has seen it; under server.lock */
+    bool over;        /* beyond max_connections: gets one 503 */
+    _Atomic bool hup; /* the peer has closed; set by the watcher, never cleared */
+    char peer[64];
+    pthread_mutex_t lock;
+    struct http_exchange *x;       /* the request in work */
+    struct http_conn *prev, *next; /* server.conns; next also links server.dead */
+};
+
+struct http_stream {
+    struct buf queue; /* (L) records: struct stream_record, then its bytes */
+    size_t head;      /* (L) where the oldest record starts in queue */
+    size_t done;      /* (L) bytes of that record that were copied out */
+    uint64_t copied;  /* (L) mark of the last record copied out whole */
+    _Atomic uint64_t handed;
+    uint64_t bytes; /* (L) copied out in all */
+    bool open, ended, aborted, late, end_seen,
+        over; /* (L) late: lagged beyond the limit; over: libmicrohttpd is done with it */
+    bool ok;  /* (L) with over: all was sent */
+    void (*on_close)(void *u, bool clean, uint64_t mark); /* (L) */
+    void *on_close_u;
+};
+
+struct http_exchange {
+    struct http_request r; /* first, so that the public pointer is this one */
+    struct http_server *server;
+    struct http_conn *conn; /* valid until mhd_done */
+    struct MHD_Connection *mhd;
+    _Atomic int refs;
+    pthread_mutex_t lock;
+
+    /* worker only */
+    const char *raw_uri;
+    bool started, chunked, head_only, close, handled, queued;
+    size_t received; /* bytes of body */
+    struct buf body;
+
+    /* the handler's, one thread at a time */
+    struct http_pair *out_headers;
+    const char *query; /* raw, or NULL */
+    struct http_pair *args;
+    bool args_parsed;
+    int nheaders;
+    struct http_pair header[HTTP_HEADERS];
+
+    bool answered;  /* (L) reply made or stream opened */
+    bool finished;  /* (L) reply made, stream ended or aborted: the handler owes nothing more */
+    bool owed;      /* (L) the handler has the request and its reference */
+    bool suspended; /* (L) */
+    bool mhd_done;  /* (L) */
+    bool gone_told; /* (L) */
+    _Atomic bool gone;
+    int status;
+    size_t reply_bytes;
+    struct MHD_Response *response;
+    void (*on_gone)(struct http_request *r); /* (L) */
+    void (*on_free)(struct http_request *r);
+    struct http_stream stream;
+};
+
+struct http_server {
+    struct http_options opt;
+    struct MHD_Daemon *daemon;
+    int listen_fd; /* -1 after quiesce */
+    char *unix_path;
+    dev_t unix_dev;
+    ino_t unix_ino;
+    _Atomic int refs, in_flight, nconns;
+    _Atomic bool quiescing, aborting, watch_stop;
+    int watch_epoll, watch_wake;
+    pthread_t watcher;
+    pthread_mutex_t lock; /* covers conns and dead */
+    struct http_conn *conns, *dead;
+};
+
+/* http_listen.c: a listening socket for "ADDR:PORT", "unix:PATH" or "fd:N"; *bound is malloc'ed. */
+int http_listen(struct http_server *s, const char *where, char **bound, struct err *e);
+void http_listen_close(struct http_server *s);
+
+/* http_guard.c */
+int http_guard(struct http_exchange *x, const char *version, struct err *e); /* also fills x->header */
+bool http_is_token(const char *s, size_t n);
+bool http_is_text(const char *s, size_t n); /* no control bytes but tab */
+
+/* http_uri.c: fills r.path and x->query from x->raw_uri. */
+int http_uri_parse(struct http_exchange *x, struct err *e);
+
+/* http_route.c: fills r.route and r.param; ERR_NOT_FOUND, or ERR_METHOD with the Allow header set. */
+int http_route_find(struct http_exchange *x, struct err *e);
+
+/* http_exchange.c: libmicrohttpd's callbacks and the life of an exchange. */
+void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *c);
+enum MHD_Result http_on_access(void *cls, struct MHD_Connection *c, const char *url, const char *method,
+                               const char *version, const char *upload, size_t *size, void **state);
+void http_on_completed(void *cls, struct MHD_Connection *c, void **state, enum MHD_RequestTerminationCode code);
+void http_ref(struct http_exchange *x);
+void http_unref(struct http_exchange *x);
+void http_wake(struct http_exchange *x);             /* under x->lock: resume if suspended */
+bool http_is_lost(const struct http_exchange *x);    /* under x->lock: no use in sending anything more */
+void http_lost(struct http_exchange *x, bool force); /* the client is gone, or the server stops (force) */
+void http_server_unref(struct http_server *s);
+
+/* http_reply.c: status and headers onto x->response, under x->lock. */
+void http_dress(struct http_exchange *x, int status, const char *content_type);
+
+/* http_stream.c: libmicrohttpd has finished with the stream; tells on_close. */
+void http_stream_over(struct http_exchange *x, bool ok);
+
+/* http_watch.c */
+int http_watch_start(struct http_server *s, struct err *e);
+void http_watch_stop(struct http_server *s);
+void http_on_connection(void *cls, struct MHD_Connection *c, void **state, enum MHD_ConnectionNotificationCode code);

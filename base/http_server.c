@@ -1,0 +1,178 @@
+/* http_server: start, quiesce and stop of a libmicrohttpd daemon, and the order that stopping needs.
+ *
+ * The daemon runs one epoll thread per worker on a socket of ours. Its own limits stand above ours, so that it is we
+ * who answer 503. Its percent-decoder is replaced by one that does nothing (http_uri decodes, once). What it logs goes
+ * to our log.
+ *
+ * A daemon that is stopped with a suspended connection aborts the process. So stopping is: no new connections; wait for
+ * what is in flight; then `aborting`, under which nothing gets suspended any more; wake all that is; and only then stop
+ * it. Handlers that still owe an answer keep their exchange, and that keeps the server's memory, so a late http_reply()
+ * is harmless. start and stop: one thread; the rest: any. */
+#include "base/clock.h"
+#include "base/http_internal.h"
+#include "base/log.h"
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#define CONNECTION_MEMORY (32 * 1024) /* libmicrohttpd's pool of a connection; bounds the header bytes (431) */
+#define SPARE_CONNECTIONS 256         /* of the library above ours, per worker */
+#define WORKERS_MAX 64
+#define POLL_MS 2
+#define SETTLE_MS 2000 /* how long aborted requests may take to leave the workers */
+
+static size_t no_decoding(void *cls, struct MHD_Connection *c, char *s)
+{
+    (void)cls, (void)c;
+    return strlen(s);
+}
+
+__attribute__((format(printf, 2, 0))) static void library_log(void *cls, const char *fmt, va_list ap)
+{
+    (void)cls;
+    char line[256];
+    vsnprintf(line, sizeof line, fmt, ap);
+    line[strcspn(line, "\n")] = 0;
+    log_debug("http_library", LS("message", line));
+}
+
+void http_server_unref(struct http_server *s)
+{
+    if (atomic_fetch_sub(&s->refs, 1) != 1) return;
+    pthread_mutex_destroy(&s->lock);
+    free(s);
+}
+
+static struct MHD_Daemon *start_daemon(struct http_server *s)
+{
+    const struct http_options *o = &s->opt;
+    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    unsigned limit = (unsigned)o->max_connections * 2 + SPARE_CONNECTIONS * (unsigned)o->workers;
+    struct MHD_OptionItem pool[] = {{MHD_OPTION_THREAD_POOL_SIZE, o->workers, NULL}, {MHD_OPTION_END, 0, NULL}};
+    if (o->workers == 1) pool[0].option = MHD_OPTION_END; /* one thread is no pool */
+    return MHD_start_daemon(flags, 0, NULL, NULL, http_on_access, s, MHD_OPTION_EXTERNAL_LOGGER, library_log, NULL,
+                            MHD_OPTION_LISTEN_SOCKET, s->listen_fd, MHD_OPTION_CONNECTION_LIMIT, limit,
+                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
+                            MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)o->idle_timeout_s, MHD_OPTION_STRICT_FOR_CLIENT, 1,
+                            MHD_OPTION_URI_LOG_CALLBACK, http_on_uri, s, MHD_OPTION_UNESCAPE_CALLBACK, no_decoding,
+                            NULL, MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, s, MHD_OPTION_NOTIFY_CONNECTION,
+                            http_on_connection, s, MHD_OPTION_ARRAY, pool, MHD_OPTION_END);
+}
+
+/* Workers and watcher with all signals blocked: those are the main thread's. */
+static int start_threads(struct http_server *s, struct err *e)
+{
+    sigset_t all, before;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int rc = http_watch_start(s, e);
+    if (rc == 0 && !(s->daemon = start_daemon(s))) {
+        http_watch_stop(s);
+        rc = err_set(e, ERR_IO, "cannot start the HTTP workers");
+    }
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return rc;
+}
+
+static int check_options(const struct http_options *o, struct err *e)
+{
+    if (o->workers < 1 || o->workers > WORKERS_MAX)
+        return err_set(e, ERR_USAGE, "HTTP workers must be from 1 to %d, not %d", WORKERS_MAX, o->workers);
+    if (o->max_connections < 1 || o->max_connections > 1000000)
+        return err_set(e, ERR_USAGE, "HTTP connections must be from 1 to 1000000, not %d", o->max_connections);
+    if (o->idle_timeout_s < 1) return err_set(e, ERR_USAGE, "the HTTP idle time-out must be at least 1 s");
+    if (o->stream_buffer < 1024) return err_set(e, ERR_USAGE, "the HTTP stream buffer must be at least 1024 bytes");
+    return 0;
+}
+
+int http_server_start(struct http_server **out, const struct http_options *o, char **bound, struct err *e)
+{
+    if (check_options(o, e)) return -1;
+    struct http_server *s = calloc(1, sizeof *s);
+    if (!s) return err_set(e, ERR_NO_MEMORY, "no memory for the HTTP server");
+    char *name = NULL;
+    s->opt = *o;
+    s->opt.listen = NULL; /* the caller's string */
+    s->listen_fd = -1;
+    atomic_init(&s->refs, 1);
+    pthread_mutex_init(&s->lock, NULL);
+    if (http_listen(s, o->listen, &name, e) || start_threads(s, e)) {
+        http_listen_close(s);
+        free(name);
+        http_server_unref(s);
+        return -1;
+    }
+    if (bound)
+        *bound = name;
+    else
+        free(name);
+    *out = s;
+    return 0;
+}
+
+void http_server_quiesce(struct http_server *s)
+{
+    if (atomic_exchange(&s->quiescing, true)) return;
+    MHD_quiesce_daemon(s->daemon);
+    http_listen_close(s);
+}
+
+int http_server_in_flight(const struct http_server *s)
+{
+    return atomic_load(&s->in_flight);
+}
+
+/* Waits until nothing is in flight; false: time is up. */
+static bool wait_idle(const struct http_server *s, int ms)
+{
+    int64_t until = clock_mono_us() + (int64_t)ms * 1000;
+    while (http_server_in_flight(s)) {
+        if (clock_mono_us() >= until) return false;
+        nanosleep(&(struct timespec){.tv_nsec = POLL_MS * 1000000L}, NULL);
+    }
+    return true;
+}
+
+/* The exchange of the next connection that was not told yet, referenced; NULL: all were. */
+static struct http_exchange *next_untold(struct http_server *s)
+{
+    struct http_exchange *x = NULL;
+    pthread_mutex_lock(&s->lock);
+    for (struct http_conn *c = s->conns; c && !x; c = c->next) {
+        if (c->told) continue;
+        c->told = true;
+        pthread_mutex_lock(&c->lock);
+        x = c->x;
+        if (x) http_ref(x);
+        pthread_mutex_unlock(&c->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return x;
+}
+
+/* One at a time, for a handler's callback runs in between; a request that begins later sees `aborting`. */
+static void abort_all(struct http_server *s)
+{
+    atomic_store(&s->aborting, true);
+    for (struct http_exchange *x; (x = next_untold(s));) {
+        http_lost(x, true);
+        http_unref(x);
+    }
+}
+
+void http_server_stop(struct http_server *s, int grace_ms)
+{
+    http_server_quiesce(s);
+    if (!wait_idle(s, grace_ms)) {
+        abort_all(s);
+        wait_idle(s, SETTLE_MS);
+    }
+    abort_all(s); /* what came in between */
+    MHD_stop_daemon(s->daemon);
+    http_watch_stop(s);
+    http_server_unref(s);
+}

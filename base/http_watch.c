@@ -1,0 +1,161 @@
+/* http_watch: notices clients that went away while their connection is suspended.
+ *
+ * libmicrohttpd takes a suspended connection out of its own epoll and sees neither close nor reset. So each socket
+ * stands in a second epoll as well, for EPOLLRDHUP, edge-triggered, from its first moment to its last, and one thread
+ * waits on it. The event sets conn.hup, which stays; a request that is already with its handler is told at once
+ * (http_lost), one that comes later sees hup when it would be suspended. Nothing is added or removed per request.
+ *
+ * Descriptors are reused, pointers must not be: the event carries the http_conn. libmicrohttpd tells us of the end of a
+ * connection before it closes the socket; there the conn leaves the epoll and goes to the list of the dead, and only
+ * the watcher frees it, after it has worked off the batch of events in hand, which may still name it; no later batch
+ * can.
+ *
+ * What it refuses: half-closing clients that wait for a late answer. A client that shuts its side down is taken for
+ * gone. */
+#include "base/clock.h"
+#include "base/http_internal.h"
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#define BATCH 64
+#define BURY_MS 1000 /* the dead wait no longer than this */
+
+static void peer_hung_up(struct http_conn *c)
+{
+    atomic_store(&c->hup, true);
+    pthread_mutex_lock(&c->lock);
+    struct http_exchange *x = c->x;
+    if (x) http_ref(x);
+    pthread_mutex_unlock(&c->lock);
+    if (!x) return;
+    http_lost(x, false);
+    http_unref(x);
+}
+
+static void bury(struct http_server *s)
+{
+    pthread_mutex_lock(&s->lock);
+    struct http_conn *dead = s->dead;
+    s->dead = NULL;
+    pthread_mutex_unlock(&s->lock);
+    while (dead) {
+        struct http_conn *next = dead->next;
+        pthread_mutex_destroy(&dead->lock);
+        free(dead);
+        dead = next;
+    }
+}
+
+static void *watch(void *arg)
+{
+    struct http_server *s = arg;
+    struct epoll_event event[BATCH];
+    while (!atomic_load(&s->watch_stop)) {
+        int n = epoll_wait(s->watch_epoll, event, BATCH, BURY_MS);
+        for (int i = 0; i < n; i++)
+            if (event[i].data.ptr) peer_hung_up(event[i].data.ptr);
+        bury(s);
+    }
+    return NULL;
+}
+
+int http_watch_start(struct http_server *s, struct err *e)
+{
+    s->watch_epoll = epoll_create1(EPOLL_CLOEXEC);
+    s->watch_wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct epoll_event wake = {.events = EPOLLIN};
+    if (s->watch_epoll < 0 || s->watch_wake < 0 || epoll_ctl(s->watch_epoll, EPOLL_CTL_ADD, s->watch_wake, &wake)) {
+        err_errno(e, "cannot start the connection watcher");
+        goto fail;
+    }
+    errno = pthread_create(&s->watcher, NULL, watch, s);
+    if (errno == 0) return 0;
+    err_errno(e, "cannot start the connection watcher");
+fail:
+    if (s->watch_epoll >= 0) close(s->watch_epoll);
+    if (s->watch_wake >= 0) close(s->watch_wake);
+    return -1;
+}
+
+void http_watch_stop(struct http_server *s)
+{
+    atomic_store(&s->watch_stop, true);
+    ssize_t n = write(s->watch_wake, &(uint64_t){1}, sizeof(uint64_t));
+    (void)n; /* if it fails, the watcher wakes by its own time-out */
+    pthread_join(s->watcher, NULL);
+    bury(s);
+    close(s->watch_epoll);
+    close(s->watch_wake);
+}
+
+/* --- connections come and go, on a worker --- */
+
+static void name_peer(struct http_conn *c, const struct sockaddr *a)
+{
+    const struct sockaddr_in *v4 = (const void *)a;
+    const struct sockaddr_in6 *v6 = (const void *)a;
+    if (a && a->sa_family == AF_INET)
+        inet_ntop(AF_INET, &v4->sin_addr, c->peer, sizeof c->peer);
+    else if (a && a->sa_family == AF_INET6)
+        inet_ntop(AF_INET6, &v6->sin6_addr, c->peer, sizeof c->peer);
+    else
+        snprintf(c->peer, sizeof c->peer, "unix");
+}
+
+/* NULL: no memory; its requests are then refused by closing the connection. */
+static struct http_conn *conn_new(struct http_server *s, struct MHD_Connection *mhd)
+{
+    struct http_conn *c = calloc(1, sizeof *c);
+    if (!c) return NULL;
+    c->server = s;
+    c->fd = MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+    name_peer(c, MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr);
+    pthread_mutex_init(&c->lock, NULL);
+    c->over = atomic_fetch_add(&s->nconns, 1) >= s->opt.max_connections;
+    int on = 1;
+    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* a Unix socket says no, which is fine */
+    pthread_mutex_lock(&s->lock);
+    c->next = s->conns;
+    if (c->next) c->next->prev = c;
+    s->conns = c;
+    pthread_mutex_unlock(&s->lock);
+    struct epoll_event event = {.events = EPOLLRDHUP | EPOLLET, .data.ptr = c};
+    if (epoll_ctl(s->watch_epoll, EPOLL_CTL_ADD, c->fd, &event)) c->over = true; /* unwatched: not served */
+    return c;
+}
+
+static void conn_end(struct http_conn *c)
+{
+    struct http_server *s = c->server;
+    epoll_ctl(s->watch_epoll, EPOLL_CTL_DEL, c->fd, &(struct epoll_event){0});
+    atomic_fetch_sub(&s->nconns, 1);
+    pthread_mutex_lock(&s->lock);
+    if (c->prev)
+        c->prev->next = c->next;
+    else
+        s->conns = c->next;
+    if (c->next) c->next->prev = c->prev;
+    c->next = s->dead;
+    s->dead = c;
+    pthread_mutex_unlock(&s->lock);
+}
+
+void http_on_connection(void *cls, struct MHD_Connection *mhd, void **state, enum MHD_ConnectionNotificationCode code)
+{
+    if (code == MHD_CONNECTION_NOTIFY_STARTED) {
+        *state = conn_new(cls, mhd);
+    } else if (*state) {
+        conn_end(*state);
+        *state = NULL;
+    }
+}
