@@ -40,4 +40,25 @@ int auth_reload(struct auth *a, struct err *e);
 /* Make the first admin key if there is none; key_text gets it, or "" when one exists already. Used by `weft-gateway admin-key`. */
 int auth_first_admin_key(struct db *d, char key_text[KEY_TEXT_LEN], struct err *e);
 
-/* HTTP handlers of the admin listener: tenants and keys (routes in control.c). */
+int auth_new_admin_key(struct db *d, char key_text[KEY_TEXT_LEN], struct err *e); /* a further one */
+
+/* --- making keys (auth_key.c) --- */
+
+struct new_key {
+    char id[KEY_ID_LEN];
+    char text[KEY_TEXT_LEN]; /* shown once, stored nowhere */
+    uint8_t hash[SHA256_BYTES];
+};
+int auth_key_make(const uint8_t pepper[32], bool admin, struct new_key *out, struct err *e);
+
+/* Takes a key's text apart; false when prefix, length, alphabet or checksum is wrong. secret: 43 characters and a NUL. */
+bool auth_key_parse(const char *text, bool *admin, char id[KEY_ID_LEN], char secret[44]);
+void auth_key_hash(const uint8_t pepper[32], const char *secret, uint8_t out[SHA256_BYTES]);
+
+/* Role word -> scopes; false: no such role for this kind of key. */
+bool auth_role(const char *word, bool admin, unsigned *scopes);
+
+/* Why checks were refused, since the start; clients see one answer for all. */
+enum auth_cause { AUTH_NO_KEY, AUTH_MALFORMED, AUTH_UNKNOWN, AUTH_WRONG_SECRET, AUTH_EXPIRED, AUTH_OTHER_TENANT, AUTH_SCOPE, AUTH_CAUSES };
+extern const char *const auth_cause_name[AUTH_CAUSES];
+int64_t auth_refused(const struct auth *a, enum auth_cause cause);

@@ -10,7 +10,10 @@
 #include <sqlite3.h>
 
 #define DB_QUEUE_MAX 65536
+#define DB_QUEUE_URGENT 32768 /* of these, places that only urgent jobs may take */
 #define DB_READERS 4
+#define DB_DEFERRED_MAX 256
+#define DB_FILE "weft.db"
 
 struct db;
 
@@ -23,11 +26,12 @@ struct db_options {
 /* Takes the lock file (ERR_CONFLICT when another process holds it), opens or creates and migrates the database. */
 int db_open(struct db **out, const struct db_options *o, struct err *e);
 
-/* Finishes the queue, commits, closes. */
+/* Finishes what is deferred and queued, commits, closes. NULL is fine. */
 void db_close(struct db *d);
 
 /* A change. run() sees the writer's connection inside a transaction; done() comes on the writer thread once the group is committed (or has
- * failed) and must not block. */
+ * failed) and must not block. A disk that is full or failing fails the group with ERR_LEDGER; the writer then tries ten times a second to
+ * write again, and only urgent jobs are taken meanwhile. */
 struct db_job {
     int (*run)(struct db *d, sqlite3 *c, void *u, struct err *e);
     void (*done)(void *u, const struct err *e); /* e NULL: committed; may be NULL */
@@ -37,17 +41,31 @@ struct db_job {
 };
 
 int db_write(struct db *d, const struct db_job *j, struct err *e);      /* any thread; ERR_LEDGER when the queue is full */
+/* The same, waiting until it is on the disk. Not on the writer thread. */
 int db_write_wait(struct db *d, int (*run)(struct db *d, sqlite3 *c, void *u, struct err *e), void *u, struct err *e);
 
-/* Runs fn on this thread with a read-only connection; interrupted after deadline_ms (ERR_DEADLINE). */
+/* Runs fn on this thread with a read-only connection, all in one snapshot; interrupted after deadline_ms (ERR_DEADLINE). */
 int db_read(struct db *d, int (*fn)(struct db *d, sqlite3 *c, void *u, struct err *e), void *u, int deadline_ms, struct err *e);
 
-/* The statement for this constant string on this connection, prepared once and cached, reset and unbound; NULL with ERR_IO. */
+/* Runs fn(u) soon on one of DB_READERS threads, for handlers that would else block an event thread in db_read or db_write_wait.
+ * ERR_QUEUE_FULL beyond DB_DEFERRED_MAX waiting ones. fn runs exactly once when 0 was returned. */
+int db_defer(struct db *d, void (*fn)(void *u), void *u, struct err *e);
+
+/* The statement for this constant string on this connection, prepared once and cached, reset and unbound; NULL with ERR_IO. It is found by
+ * the string's address, which must stay the string's as long as the database is open. */
 sqlite3_stmt *db_stmt(struct db *d, sqlite3 *c, const char *sql, struct err *e);
 /* sqlite3_step to the end; 0 or -1 with the library's message. */
 int db_done(sqlite3_stmt *st, struct err *e);
+/* One row: 1 there is one, 0 none, -1 failed. */
+int db_row(sqlite3_stmt *st, struct err *e);
 int db_error(sqlite3 *c, const char *what, struct err *e);
+
+/* Binds ?1, ?2, ... by a format: s const char * (NULL: SQL NULL), i int64_t, d double, b 32 bytes (const uint8_t *). The bytes are
+ * borrowed until the statement is bound anew. */
+int db_bind(sqlite3_stmt *st, struct err *e, const char *format, ...);
+const char *db_text(sqlite3_stmt *st, int column); /* never NULL; valid until the next step */
 
 const char *db_dir(const struct db *d);
 const uint8_t *db_pepper(const struct db *d); /* 32 bytes, kept outside the database, mode 0600 */
 int db_queue_len(const struct db *d);
+bool db_writable(const struct db *d); /* the last write went well, or nothing has failed since the recovery */

@@ -1,0 +1,165 @@
+/* db_audit: the hash-chained trail of who changed what (see db_audit.h). Rows are only added. audit_add() runs on the writer thread inside
+ * the change's own savepoint, so neither exists without the other; the two readers run anywhere. */
+#include "gateway/db_audit.h"
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/sha256.h"
+#include <string.h>
+
+#define OBJECT_BYTES 65536 /* of before or after, as JSON */
+#define READ_MS 2000
+#define VERIFY_MS 60000
+
+#define COLUMNS "seq, t, actor, ip, request, action, object, before, after, hash"
+
+struct row {
+    int64_t seq, t;
+    const char *text[7]; /* actor, ip, request, action, object, before, after */
+};
+
+static int hash_row(const uint8_t before[32], const struct row *r, uint8_t out[32], struct err *e)
+{
+    struct buf b;
+    buf_init(&b, 4 * OBJECT_BYTES);
+    buf_addf(&b, "[%lld,%lld", (long long)r->seq, (long long)r->t);
+    for (int i = 0; i < 7; i++) {
+        buf_addc(&b, ',');
+        buf_add_json(&b, r->text[i], strlen(r->text[i]));
+    }
+    buf_addc(&b, ']');
+    struct sha256 h;
+    sha256_init(&h);
+    sha256_add(&h, before, 32);
+    sha256_add(&h, b.data, b.len);
+    sha256_end(&h, out);
+    bool failed = b.failed;
+    buf_close(&b);
+    return failed ? err_set(e, ERR_NO_MEMORY, "no memory for an audit row") : 0;
+}
+
+static int last_of(struct db *d, sqlite3 *c, int64_t *seq, uint8_t hash[32], struct err *e)
+{
+    static const char sql[] = "SELECT seq, hash FROM audit ORDER BY seq DESC LIMIT 1";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    int rc = st ? db_row(st, e) : -1;
+    *seq = 0;
+    memset(hash, 0, 32);
+    if (rc == 1) {
+        *seq = sqlite3_column_int64(st, 0);
+        memcpy(hash, sqlite3_column_blob(st, 1), 32); /* its length is a CHECK of the table */
+        sqlite3_reset(st);
+    }
+    return rc < 0 ? -1 : 0;
+}
+
+static int print(const json_t *v, struct buf *b, struct err *e)
+{
+    buf_init(b, OBJECT_BYTES);
+    if (!v || json_dump(v, true, b) == 0) return 0;
+    return err_set(e, ERR_TOO_LARGE, "the object is larger than %d bytes", OBJECT_BYTES);
+}
+
+static int insert(struct db *d, sqlite3 *c, const struct row *r, const uint8_t hash[32], struct err *e)
+{
+    static const char sql[] = "INSERT INTO audit(" COLUMNS ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st) return -1;
+    const char *const *t = r->text;
+    if (db_bind(st, e, "iisssssssb", r->seq, r->t, t[0], t[1], t[2], t[3], t[4], t[5], t[6], hash)) return -1;
+    return db_done(st, e);
+}
+
+int audit_add(struct db *d, sqlite3 *c, const struct audit *a, struct err *e)
+{
+    uint8_t last[32], hash[32];
+    struct buf before, after;
+    struct row r = {.t = clock_wall_us()};
+    int rc = print(a->before, &before, e) | print(a->after, &after, e);
+    if (rc == 0) rc = last_of(d, c, &r.seq, last, e);
+    r.seq++;
+    const char *text[7] = {a->by->key, a->by->ip, a->by->request, a->action, a->object, before.data, after.data};
+    memcpy(r.text, text, sizeof text);
+    if (rc == 0) rc = hash_row(last, &r, hash, e);
+    if (rc == 0) rc = insert(d, c, &r, hash, e);
+    buf_close(&before);
+    buf_close(&after);
+    return rc ? -1 : 0;
+}
+
+static struct row row_of(sqlite3_stmt *st)
+{
+    struct row r = {.seq = sqlite3_column_int64(st, 0), .t = sqlite3_column_int64(st, 1)};
+    for (int i = 0; i < 7; i++) r.text[i] = db_text(st, 2 + i);
+    return r;
+}
+
+static json_t *row_json(sqlite3_stmt *st)
+{
+    struct row r = row_of(st);
+    char hash[SHA256_HEX];
+    sha256_hex(sqlite3_column_blob(st, 9), hash);
+    json_t *before = *r.text[5] ? json_loads(r.text[5], 0, NULL) : json_null();
+    json_t *after = *r.text[6] ? json_loads(r.text[6], 0, NULL) : json_null();
+    return json_pack("{ss sI sI ss ss ss ss ss so so ss}", "object", "audit", "seq", (json_int_t)r.seq, "created_at",
+                     (json_int_t)(r.t / 1000000), "actor", r.text[0], "ip", r.text[1], "request_id", r.text[2], "action", r.text[3], "target",
+                     r.text[4], "before", before ? before : json_null(), "after", after ? after : json_null(), "hash", hash);
+}
+
+struct page {
+    int64_t before;
+    int limit;
+    json_t *list;
+    bool more;
+};
+
+static int read_page(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "SELECT " COLUMNS " FROM audit WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2";
+    struct page *p = u;
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st || db_bind(st, e, "ii", p->before ? p->before : INT64_MAX, (int64_t)p->limit + 1)) return -1;
+    int rc, n = 0;
+    while ((rc = db_row(st, e)) == 1 && n++ < p->limit)
+        if (json_array_append_new(p->list, row_json(st))) return err_set(e, ERR_NO_MEMORY, "no memory for the audit list");
+    p->more = rc == 1;
+    return rc < 0 ? -1 : 0;
+}
+
+int audit_list(struct db *d, int64_t before, int limit, struct json_t *list, bool *more, struct err *e)
+{
+    struct page p = {before, limit, list, false};
+    if (db_read(d, read_page, &p, READ_MS, e)) return -1;
+    *more = p.more;
+    return 0;
+}
+
+struct walk {
+    int64_t rows, bad;
+};
+
+static int read_chain(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "SELECT " COLUMNS " FROM audit ORDER BY seq";
+    struct walk *w = u;
+    uint8_t last[32] = {0}, hash[32];
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st) return -1;
+    int rc;
+    while (!w->bad && (rc = db_row(st, e)) != 0) {
+        struct row r = row_of(st);
+        if (rc < 0 || hash_row(last, &r, hash, e)) return -1;
+        if (r.seq != ++w->rows || memcmp(hash, sqlite3_column_blob(st, 9), 32) != 0) w->bad = r.seq;
+        memcpy(last, hash, 32);
+    }
+    return 0;
+}
+
+int audit_verify(struct db *d, int64_t *rows, int64_t *bad, struct err *e)
+{
+    struct walk w = {0};
+    if (db_read(d, read_chain, &w, VERIFY_MS, e)) return -1;
+    *rows = w.rows;
+    *bad = w.bad;
+    return 0;
+}

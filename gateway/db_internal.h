@@ -1,0 +1,103 @@
+/* What the parts of gateway/db share: db.c (open, statements), db_files.c, db_migrate.c, db_writer.c, db_reader.c. Nobody else includes it. */
+#pragma once
+#include "gateway/db.h"
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stddef.h>
+
+#define DB_STATEMENTS 1024 /* per connection, a power of two; filled to three quarters at most */
+#define DB_PATH_MAX 768
+#define DB_GROUP_MAX 1024  /* jobs of one transaction */
+
+enum db_health { DB_HEALTHY, DB_BROKEN, DB_CORRUPT };
+
+struct db_slot {
+    const char *sql;
+    sqlite3_stmt *st;
+};
+
+struct db_conn {
+    sqlite3 *c;
+    struct db_slot slot[DB_STATEMENTS];
+    int used;
+    int64_t deadline_us; /* readers: monotonic; looked at by the progress handler */
+    bool taken;
+};
+
+struct db_files {
+    char dir[512];
+    int lock; /* descriptor that holds the flock, -1: none */
+    uint8_t pepper[32];
+};
+
+struct db_queued {
+    struct db_job job;
+    bool ack; /* done() waits for the fsync, whatever the options say */
+};
+
+struct db_deferred {
+    void (*fn)(void *u);
+    void *user;
+};
+
+struct db {
+    struct db_files files;
+    char path[DB_PATH_MAX];
+    int sync_ms;
+    bool ack_durable;
+    _Atomic int health; /* enum db_health */
+
+    /* Writer. `lock` covers the ring, stop and wake; the rest is the writer thread's own. */
+    pthread_mutex_t lock;
+    pthread_cond_t wake;
+    struct db_queued *ring; /* [DB_QUEUE_MAX] */
+    unsigned head, len;
+    bool stop;
+    bool writer_runs;
+    pthread_t writer_thread;
+    struct db_conn writer;
+    struct db_queued group[DB_GROUP_MAX];
+    struct err result[DB_GROUP_MAX];
+    int64_t sync_due_us;  /* monotonic; 0: nothing waits for an fsync */
+    int64_t retry_us;     /* broken: not before */
+    int wal_pages, checkpoint_at;
+
+    /* Readers. `pool` covers taken flags and the deferred ring. */
+    pthread_mutex_t pool;
+    pthread_cond_t pool_free, deferred_wake;
+    struct db_conn reader[DB_READERS];
+    struct db_deferred deferred[DB_DEFERRED_MAX];
+    unsigned deferred_head, deferred_len;
+    bool deferred_stop;
+    int nthreads;
+    pthread_t reader_thread[DB_READERS];
+};
+
+/* db.c */
+int db_conn_open(struct db_conn *k, const char *path, bool writer, struct err *e);
+void db_conn_close(struct db_conn *k);
+void db_conn_reset(struct db_conn *k); /* ends every statement that is still in mid-result */
+
+/* db_files.c */
+int db_files_open(struct db_files *f, const char *dir, struct err *e);
+void db_files_close(struct db_files *f);
+void db_reserve_make(const struct db_files *f); /* some room on the disk, given up when it is full */
+void db_reserve_drop(const struct db_files *f);
+
+/* db_migrate.c */
+struct db_migration {
+    int version; /* 1, 2, ... without a gap */
+    const char *what, *sql;
+};
+int db_migrate(sqlite3 *c, const char *dir, const struct db_migration *rows, int n, struct err *e);
+extern const struct db_migration db_migrations[];
+extern const int db_nmigrations;
+
+/* db_writer.c */
+int db_writer_start(struct db *d, struct err *e);
+void db_writer_stop(struct db *d);
+
+/* db_reader.c */
+int db_readers_start(struct db *d, struct err *e);
+void db_deferred_stop(struct db *d);
+void db_readers_stop(struct db *d);
