@@ -41,6 +41,7 @@ void engine_address(struct engine *g, const char **base_url, const char **unix_s
 void engine_load(struct engine *g, const char *digest, void (*done)(void *u, bool cold, const struct err *e), void *u);
 void engine_unload(struct engine *g, const char *digest); /* fire and forget, with retries */
 bool engine_has(struct engine *g, const char *digest);
+void engine_forget(struct engine *g, const char *digest); /* it said that it does not have it: load again when next asked for */
 
 /* A request met a dead connection: look now rather than at the next tick. */
 void engine_suspect(struct engine *g);

@@ -1,0 +1,370 @@
+/* Which digests the engine holds, and the calls that change it.
+ *
+ *     unknown --engine_load--> LOADING --200--> LOADED --engine_forget, unload, the engine's end--> unknown
+ *                                 |
+ *                                 +-- refused or lost --> unknown; all who wait get the reason
+ *
+ * Loads of one digest are one call with many waiters. What is noted is a belief: the engine's "adapter_not_loaded" corrects it. At most
+ * ENGINE_LOADS_MAX digests are noted; beyond that all are forgotten, which costs one harmless repetition each.
+ *
+ * Callbacks come on the client's thread, or at once where nothing has to be asked. */
+#include "adapters/store.h"
+#include "base/buf.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "gateway/engine_impl.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define LOAD_MS 120000     /* longest load or unload call */
+#define CONNECT_MS 2000
+#define REPLY_MAX (64u << 10)
+#define UNLOAD_TRIES 5
+
+struct waiter {
+    void (*done)(void *u, bool cold, const struct err *e);
+    void *user;
+    struct waiter *next;
+};
+
+struct engine_load {
+    struct engine *g;
+    char digest[SHA256_HEX];
+    bool loaded;
+    uint64_t generation;
+    struct client_call *call; /* while LOADING */
+    struct buf reply;
+    struct waiter *waiters;
+    struct engine_load *next;
+};
+
+struct engine_unload_job {
+    struct engine *g;
+    char digest[SHA256_HEX];
+    int tries;
+    bool busy;                /* being sent, or under way */
+    struct client_call *call; /* while under way */
+    struct engine_unload_job *next;
+};
+
+/* --- the table, under the lock --- */
+
+static struct engine_load **find(struct engine *g, const char *digest)
+{
+    unsigned h = 0;
+    for (int i = 0; i < 8 && digest[i]; i++)
+        h = h * 31 + (unsigned char)digest[i];
+    struct engine_load **p = &g->load[h % ENGINE_LOAD_BUCKETS];
+    while (*p && strcmp((*p)->digest, digest) != 0)
+        p = &(*p)->next;
+    return p;
+}
+
+static void remove_at(struct engine *g, struct engine_load **p)
+{
+    struct engine_load *l = *p;
+    *p = l->next;
+    g->nloads--;
+    buf_close(&l->reply);
+    free(l);
+}
+
+void loads_forget_all(struct engine *g)
+{
+    g->generation++;
+    for (int i = 0; i < ENGINE_LOAD_BUCKETS; i++)
+        for (struct engine_load **p = &g->load[i]; *p;)
+            if ((*p)->loaded)
+                remove_at(g, p);
+            else
+                p = &(*p)->next;
+}
+
+static struct engine_load *add(struct engine *g, const char *digest)
+{
+    if (g->nloads >= ENGINE_LOADS_MAX)
+        loads_forget_all(g);
+    struct engine_load *l = calloc(1, sizeof *l), **p = find(g, digest);
+    if (!l)
+        return NULL;
+    l->g = g;
+    l->generation = g->generation;
+    snprintf(l->digest, sizeof l->digest, "%s", digest);
+    buf_init(&l->reply, REPLY_MAX);
+    l->next = *p;
+    *p = l;
+    g->nloads++;
+    return l;
+}
+
+bool engine_has(struct engine *g, const char *digest)
+{
+    pthread_mutex_lock(&g->lock);
+    struct engine_load *l = *find(g, digest);
+    bool has = l && l->loaded;
+    pthread_mutex_unlock(&g->lock);
+    return has;
+}
+
+void engine_forget(struct engine *g, const char *digest)
+{
+    pthread_mutex_lock(&g->lock);
+    struct engine_load **p = find(g, digest);
+    if (*p && (*p)->loaded)
+        remove_at(g, p);
+    pthread_mutex_unlock(&g->lock);
+}
+
+/* --- the calls --- */
+
+static void call_over(struct engine *g)
+{
+    pthread_mutex_lock(&g->lock);
+    g->calls--;
+    pthread_cond_broadcast(&g->changed);
+    pthread_mutex_unlock(&g->lock);
+}
+
+/* POST path with body; *call is set under the lock, so that the callbacks find it. */
+static int post(struct engine *g, const char *path, const struct buf *body, struct client_request *r, struct client_call **call, struct err *e)
+{
+    const char *base, *unix_socket, *auth, *headers[3] = {"Content-Type: application/json", NULL, NULL};
+    char url[1024];
+    engine_address(g, &base, &unix_socket, &auth);
+    headers[1] = auth;
+    snprintf(url, sizeof url, "%s%s", base, path);
+    r->method = "POST";
+    r->url = url;
+    r->unix_socket = unix_socket;
+    r->headers = headers;
+    r->body = body->data;
+    r->body_len = body->len;
+    r->connect_ms = CONNECT_MS;
+    r->first_byte_ms = r->idle_ms = r->total_ms = LOAD_MS;
+    pthread_mutex_lock(&g->lock);
+    int rc = g->stop ? err_set(e, ERR_UNAVAILABLE, "shutting down") : client_start(g->client, r, call, e);
+    if (rc == 0)
+        g->calls++;
+    pthread_mutex_unlock(&g->lock);
+    return rc;
+}
+
+/* The load is over: note it, and tell all who wait. */
+static void load_over(struct engine_load *l, const struct err *e)
+{
+    struct engine *g = l->g;
+    pthread_mutex_lock(&g->lock);
+    struct waiter *w = l->waiters;
+    l->waiters = NULL;
+    l->call = NULL;
+    l->loaded = !e && l->generation == g->generation;
+    if (!l->loaded)
+        remove_at(g, find(g, l->digest));
+    pthread_mutex_unlock(&g->lock);
+    while (w) {
+        struct waiter *next = w->next;
+        w->done(w->user, true, e);
+        free(w);
+        w = next;
+    }
+}
+
+/* The engine's refusal as an error of ours. */
+static void read_refusal(const struct engine_load *l, int status, struct err *e)
+{
+    json_t *root = NULL;
+    enum err_code code = ERR_NONE;
+    const char *word = NULL, *msg = NULL;
+    if (json_parse(l->reply.data, l->reply.len, &root, NULL) == 0) {
+        json_t *o = json_object_get(root, "error");
+        word = json_string_value(json_object_get(o, "code"));
+        msg = json_string_value(json_object_get(o, "message"));
+    }
+    if (word)
+        code = err_by_word(word);
+    if (code == ERR_NONE)
+        code = status == 404 ? ERR_NOT_FOUND : status == 503 ? ERR_UNAVAILABLE : ERR_INTERNAL;
+    err_set(e, code, "%s", msg ? msg : "the engine refused to load the adapter");
+    json_decref(root);
+}
+
+static int load_data(void *u, const char *bytes, size_t n)
+{
+    struct engine_load *l = u;
+    return buf_add(&l->reply, bytes, n);
+}
+
+static void load_done(void *u, const struct client_reply *r, const struct err *e)
+{
+    struct engine_load *l = u;
+    struct engine *g = l->g;
+    struct err refusal = {0};
+    if (e || !r || r->status == 0)
+        err_set(&refusal, e && e->code ? e->code : ERR_ENGINE, "the engine was lost while it loaded an adapter");
+    else if (r->status != 200)
+        read_refusal(l, r->status, &refusal);
+    load_over(l, refusal.code ? &refusal : NULL);
+    call_over(g);
+}
+
+static void start_load(struct engine_load *l)
+{
+    struct engine *g = l->g;
+    struct err e = {0};
+    struct buf body;
+    char path[STORE_PATH_MAX];
+
+    buf_init(&body, 8192);
+    if (store_path(g->o.store, l->digest, path, &e) == 0) {
+        buf_addf(&body, "{\"lora_name\":\"%s\",\"lora_path\":", l->digest);
+        buf_add_json(&body, path, strlen(path));
+        buf_adds(&body, "}");
+        struct client_request r = {.on_data = load_data, .on_done = load_done, .user = l};
+        if (body.failed)
+            err_set(&e, ERR_NO_MEMORY, "no memory for the load call");
+        else
+            post(g, "/v1/load_lora_adapter", &body, &r, &l->call, &e);
+    }
+    buf_close(&body);
+    if (e.code)
+        load_over(l, &e);
+}
+
+void engine_load(struct engine *g, const char *digest, void (*done)(void *u, bool cold, const struct err *e), void *u)
+{
+    struct waiter *w = malloc(sizeof *w);
+    bool fresh = false;
+    struct err e = {0};
+
+    pthread_mutex_lock(&g->lock);
+    struct engine_load *l = *find(g, digest);
+    bool loaded = l && l->loaded;
+    if (!l && w) {
+        l = add(g, digest);
+        fresh = true;
+    }
+    if (l && w && !loaded) {
+        *w = (struct waiter){done, u, l->waiters};
+        l->waiters = w;
+        w = NULL;
+    }
+    bool waits = l && !w && !loaded;
+    pthread_mutex_unlock(&g->lock);
+    free(w);
+    if (loaded) {
+        done(u, false, NULL);
+    } else if (!waits) {
+        err_set(&e, ERR_NO_MEMORY, "no memory for the load call");
+        done(u, true, &e);
+    } else if (fresh) {
+        start_load(l);
+    }
+}
+
+/* --- unloading --- */
+
+static void unload_drop(struct engine_unload_job *job)
+{
+    struct engine *g = job->g;
+    for (struct engine_unload_job **p = &g->unloads; *p; p = &(*p)->next)
+        if (*p == job) {
+            *p = job->next;
+            g->nunloads--;
+            break;
+        }
+    free(job);
+}
+
+static void unload_done(void *u, const struct client_reply *r, const struct err *e)
+{
+    struct engine_unload_job *job = u;
+    struct engine *g = job->g;
+    bool over = !e && r && (r->status == 200 || r->status == 404);
+    pthread_mutex_lock(&g->lock);
+    job->call = NULL;
+    job->busy = false;
+    if (over || job->tries >= UNLOAD_TRIES || g->stop)
+        unload_drop(job);
+    pthread_mutex_unlock(&g->lock);
+    call_over(g);
+}
+
+static int start_unload(struct engine_unload_job *job)
+{
+    struct engine *g = job->g;
+    struct buf body;
+    struct err e = {0};
+    buf_init(&body, 256);
+    buf_addf(&body, "{\"lora_name\":\"%s\"}", job->digest);
+    job->tries++;
+    struct client_request r = {.on_done = unload_done, .user = job};
+    int rc = post(g, "/v1/unload_lora_adapter", &body, &r, &job->call, &e);
+    buf_close(&body);
+    if (rc == 0)
+        return 0;
+    log_warn("engine_unload", LS("digest", job->digest), LS("error", e.msg));
+    pthread_mutex_lock(&g->lock);
+    job->busy = false;
+    if (job->tries >= UNLOAD_TRIES)
+        unload_drop(job);
+    pthread_mutex_unlock(&g->lock);
+    return -1;
+}
+
+void engine_unload(struct engine *g, const char *digest)
+{
+    struct engine_unload_job *job = calloc(1, sizeof *job);
+    engine_forget(g, digest);
+    if (!job)
+        return; /* the engine drops it by itself when it needs the room */
+    job->g = g;
+    snprintf(job->digest, sizeof job->digest, "%s", digest);
+    pthread_mutex_lock(&g->lock);
+    bool room = g->nunloads < ENGINE_UNLOADS_MAX && !g->stop;
+    if (room) {
+        job->next = g->unloads;
+        g->unloads = job;
+        g->nunloads++;
+    }
+    pthread_mutex_unlock(&g->lock);
+    if (!room)
+        free(job);
+    else if (engine_ready(g))
+        unloads_repeat(g);
+}
+
+/* Sends what is not under way: called by engine_unload, and by the watcher at each look for what failed before. `tries` bounds it. */
+void unloads_repeat(struct engine *g)
+{
+    for (int n = 0; n < ENGINE_UNLOADS_MAX; n++) {
+        pthread_mutex_lock(&g->lock);
+        struct engine_unload_job *job = g->unloads;
+        while (job && job->busy)
+            job = job->next;
+        if (job)
+            job->busy = true;
+        pthread_mutex_unlock(&g->lock);
+        if (!job || start_unload(job))
+            return;
+    }
+}
+
+/* Cancels what runs and waits for the callbacks, which touch the engine. */
+void loads_close(struct engine *g)
+{
+    pthread_mutex_lock(&g->lock);
+    for (int i = 0; i < ENGINE_LOAD_BUCKETS; i++)
+        for (struct engine_load *l = g->load[i]; l; l = l->next)
+            if (l->call)
+                client_cancel(l->call);
+    for (struct engine_unload_job *j = g->unloads; j; j = j->next)
+        if (j->call)
+            client_cancel(j->call);
+    while (g->calls > 0)
+        pthread_cond_wait(&g->changed, &g->lock);
+    loads_forget_all(g);
+    while (g->unloads)
+        unload_drop(g->unloads);
+    pthread_mutex_unlock(&g->lock);
+}

@@ -1,0 +1,382 @@
+/* The engine's side of an exchange, and the one answer that the client gets.
+ *
+ *   client_start -> on_head -> on_data ... -> on_done -> a verdict:
+ *       passed      the answer is complete
+ *       again       lost before the first byte: once more when the engine is back; or the adapter was not loaded: load, once more
+ *       refused     the engine's own 4xx or 503, passed on with its body
+ *       failed      anything else: 502 or 504, or an error event in a stream that has begun, without [DONE]
+ *
+ * The client's stream is opened when the engine's head arrives, so that an engine's refusal is still a status; only where that takes longer than
+ * keepalive_ms it is opened before, and a refusal becomes an error event.
+ *
+ * Callbacks run on the client's thread and never block; the stream is shared with the timer under exchange.write. */
+#include "gateway/upstream_impl.h"
+#include "base/clock.h"
+#include "base/json.h"
+#include "base/log.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STATUS_GONE 499 /* nginx's word in logs for a client that left before a status was sent */
+#define HEADERS 8
+#define HEADER_LEN 640
+
+/* --- the client's stream --- */
+
+static void stream_closed(void *u, bool clean, uint64_t mark)
+{
+    struct exchange *x = u;
+    pthread_mutex_lock(&x->lock);
+    x->closed_clean = clean;
+    x->handed = mark;
+    pthread_mutex_unlock(&x->lock);
+}
+
+static void set_headers(struct exchange *x)
+{
+    const struct target *t = &x->adm.what;
+    char version[NAME_MAX_LEN + 16];
+    if (t->is_base)
+        return;
+    snprintf(version, sizeof version, "%s@%d", t->adapter, t->version);
+    http_set_header(x->req, "x-weft-adapter-version", version);
+    http_set_header(x->req, "x-weft-cold", x->cold ? "true" : "false");
+}
+
+/* Under exchange.write. */
+static void open_stream(struct exchange *x)
+{
+    if (x->stream || x->answered)
+        return;
+    set_headers(x);
+    http_set_header(x->req, "Cache-Control", "no-cache");
+    http_set_header(x->req, "X-Accel-Buffering", "no");
+    x->stream = http_stream_open(x->req, 200, "text/event-stream; charset=utf-8");
+    http_stream_on_close(x->stream, stream_closed, x);
+}
+
+void exchange_keepalive(struct exchange *x)
+{
+    pthread_mutex_lock(&x->write);
+    bool waits = !x->answered && !x->first_written;
+    if (waits) {
+        open_stream(x);
+        http_stream_write(x->stream, ": keep-alive\n\n", 14, 0); /* a client that is gone is noticed elsewhere */
+    }
+    pthread_mutex_unlock(&x->write);
+    if (!waits)
+        wait_forget(x);
+}
+
+/* --- the one answer --- */
+
+/* From here on nobody else writes; the caller answers and then leaves x alone. */
+static void begin_answer(struct exchange *x, enum usage_state state, int status)
+{
+    wait_forget(x);
+    pthread_mutex_lock(&x->write);
+    x->answered = true;
+    x->out = (struct outcome){state, x->stream ? 200 : status};
+    pthread_mutex_unlock(&x->write);
+}
+
+/* An error event as the last of a stream; json: one line. */
+static void end_with_event(struct exchange *x, const char *json, size_t n)
+{
+    struct buf b;
+    buf_init(&b, n + 64);
+    buf_adds(&b, x->relay.in_event ? "\n\ndata: " : "data: "); /* an event that was cut must not swallow ours */
+    buf_add(&b, json, n);
+    buf_adds(&b, "\n\n");
+    if (b.failed || http_stream_write(x->stream, b.data, b.len, x->relay.mark))
+        http_stream_abort(x->stream);
+    else
+        http_stream_end(x->stream);
+    buf_close(&b);
+}
+
+static void answer_error(struct exchange *x, const struct err *e)
+{
+    struct buf b;
+    if (!x->stream) {
+        if (err_info(e->code)->status == 503)
+            http_set_header(x->req, "Retry-After", RETRY_AFTER_S);
+        http_reply_error(x->req, e);
+        return;
+    }
+    buf_init(&b, 4096);
+    json_error(e, &b);
+    end_with_event(x, b.data, b.len);
+    buf_close(&b);
+}
+
+void exchange_fail(struct exchange *x, enum usage_state state, const struct err *e)
+{
+    struct err copy = *e; /* it may live in what the answer frees */
+    begin_answer(x, state, err_info(e->code)->status);
+    answer_error(x, &copy);
+}
+
+void exchange_drop(struct exchange *x)
+{
+    struct err e = {0};
+    begin_answer(x, USAGE_CLIENT_ABORT, STATUS_GONE);
+    err_set(&e, ERR_UNAVAILABLE, "the client is gone");
+    if (x->stream)
+        http_stream_abort(x->stream);
+    else
+        http_reply_error(x->req, &e);
+}
+
+static void finish_whole(void *u)
+{
+    struct exchange *x = u;
+    if (!x->stream)
+        http_reply(x->req, 200, x->content_type, x->answer.data, x->answer.len);
+    else if (x->tail.len && http_stream_write(x->stream, x->tail.data, x->tail.len, x->relay.mark))
+        http_stream_abort(x->stream);
+    else
+        http_stream_end(x->stream);
+}
+
+static void pass_whole(struct exchange *x)
+{
+    begin_answer(x, USAGE_COMPLETED, 200);
+    if (!x->stream)
+        set_headers(x);
+    if (x->durable)
+        exchange_settle(x, finish_whole, x);
+    else
+        finish_whole(x);
+}
+
+/* The engine's error body with the name that the client used where it says the digest; one line, so that it fits an event too. */
+static void clean_body(struct exchange *x, struct buf *out)
+{
+    const char *digest = x->adm.what.digest, *s = x->answer.data, *end = s + x->answer.len;
+    size_t n = strlen(digest);
+    while (s < end) {
+        const char *hit = n ? memmem(s, (size_t)(end - s), digest, n) : NULL;
+        const char *stop = hit ? hit : end;
+        for (; s < stop; s++)
+            buf_addc(out, *s == '\n' || *s == '\r' ? ' ' : *s);
+        if (hit) {
+            buf_adds(out, x->adm.model); /* a name that the registry knows: nothing to escape */
+            s = hit + n;
+        }
+    }
+}
+
+static void pass_refusal(struct exchange *x)
+{
+    struct buf b;
+    buf_init(&b, EXCHANGE_ANSWER_MAX);
+    clean_body(x, &b);
+    begin_answer(x, USAGE_REJECTED, x->status);
+    if (x->stream) {
+        end_with_event(x, b.data, b.len);
+    } else {
+        if (x->retry_after[0] || x->status == 503)
+            http_set_header(x->req, "Retry-After", x->retry_after[0] ? x->retry_after : RETRY_AFTER_S);
+        http_reply(x->req, x->status, "application/json", b.data, b.len);
+    }
+    buf_close(&b);
+}
+
+/* --- what the engine sends --- */
+
+static void on_head(void *u, const struct client_reply *r)
+{
+    struct exchange *x = u;
+    x->status = r->status;
+    snprintf(x->content_type, sizeof x->content_type, "%s", r->content_type ? r->content_type : "application/json");
+    snprintf(x->retry_after, sizeof x->retry_after, "%s", r->retry_after ? r->retry_after : "");
+    if (r->status != 200)
+        return;
+    if (!x->adm.stream) {
+        x->t_first = clock_wall_us();
+        return;
+    }
+    pthread_mutex_lock(&x->write);
+    open_stream(x);
+    pthread_mutex_unlock(&x->write);
+}
+
+static int emit(void *u, const char *bytes, size_t n, uint64_t mark)
+{
+    struct exchange *x = u;
+    int rc;
+    if (x->durable && (x->relay.done || x->tail.len))
+        return buf_add(&x->tail, bytes, n);
+    pthread_mutex_lock(&x->write);
+    rc = http_stream_write(x->stream, bytes, n, mark);
+    x->first_written |= x->relay.data;
+    x->lagged |= rc != 0;
+    pthread_mutex_unlock(&x->write);
+    if (!rc && x->relay.data && !x->t_first)
+        x->t_first = clock_wall_us();
+    return rc;
+}
+
+static int on_data(void *u, const char *bytes, size_t n)
+{
+    struct exchange *x = u;
+    if (x->status == 200 && x->adm.stream) {
+        int rc = relay_feed(&x->relay, bytes, n, emit, x);
+        exchange_note(x);
+        return rc;
+    }
+    if (buf_add(&x->answer, bytes, n) == 0)
+        return 0;
+    x->too_large = true;
+    return -1;
+}
+
+/* --- verdicts --- */
+
+/* The connection was lost, or never made. */
+static void lost(struct exchange *x, const struct err *cause)
+{
+    struct err e = {0};
+    if (cause->code == ERR_UPSTREAM_TIMEOUT) {
+        err_set(&e, ERR_UPSTREAM_TIMEOUT, "the engine did not answer in time");
+        exchange_fail(x, USAGE_TIMEOUT, &e);
+        return;
+    }
+    log_warn("engine_lost", LS("id", x->adm.id), LI("attempt", x->attempt), LS("error", cause->msg));
+    engine_suspect(x->g->engine);
+    if (!x->first_written && !x->resent && !x->too_large) {
+        x->resent = true;
+        exchange_proceed(x);
+        return;
+    }
+    err_set(&e, ERR_ENGINE, x->too_large ? "the engine's answer is too large" : "the engine failed while it served the request");
+    exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
+}
+
+static void stream_over(struct exchange *x)
+{
+    struct err e = {0};
+    if (x->relay.done) {
+        pass_whole(x);
+    } else if (x->relay.error) { /* the engine's own error event went on already */
+        begin_answer(x, USAGE_UPSTREAM_ERROR, 200);
+        http_stream_end(x->stream);
+    } else {
+        err_set(&e, ERR_ENGINE, "the engine ended the stream without its end mark");
+        lost(x, &e);
+    }
+}
+
+static enum err_code error_word(struct exchange *x)
+{
+    json_t *root = NULL;
+    const char *word = NULL;
+    enum err_code code = ERR_NONE;
+    if (json_parse(x->answer.data, x->answer.len, &root, NULL) == 0) {
+        word = json_string_value(json_object_get(json_object_get(root, "error"), "code"));
+        code = word ? err_by_word(word) : ERR_NONE;
+        json_decref(root);
+    }
+    return code;
+}
+
+static void refused(struct exchange *x)
+{
+    struct err e = {0};
+    enum err_code word = error_word(x);
+
+    if (x->status == 404 && word == ERR_ADAPTER_NOT_LOADED && !x->reloaded) {
+        x->reloaded = true;
+        engine_forget(x->g->engine, x->adm.what.digest);
+        exchange_proceed(x);
+    } else if (x->status == 422) {
+        log_warn("adapter_fault", LS("id", x->adm.id), LS("digest", x->adm.what.digest));
+        err_set(&e, ERR_ADAPTER_FAULT_UP, "the adapter `%s` produced values that are not finite", x->adm.model);
+        exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
+    } else if (x->status == 400 || x->status == 413 || x->status == 429 || x->status == 503) {
+        pass_refusal(x);
+    } else {
+        log_error("engine_answer", LS("id", x->adm.id), LI("status", x->status));
+        err_set(&e, ERR_ENGINE, "the engine failed while it served the request");
+        exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
+    }
+}
+
+static void on_done(void *u, const struct client_reply *r, const struct err *e)
+{
+    struct exchange *x = u;
+    pthread_mutex_lock(&x->lock);
+    x->call = NULL;
+    bool gone = x->gone;
+    pthread_mutex_unlock(&x->lock);
+
+    bool stream = x->adm.stream && x->status == 200;
+    if (gone || x->lagged) {
+        exchange_drop(x);
+    } else if (stream && x->relay.done) {
+        pass_whole(x); /* all of it went on; how the connection ended doesn't matter */
+    } else if (e || !r || r->status == 0) {
+        struct err none = {.code = ERR_ENGINE, .msg = "no answer"};
+        lost(x, e ? e : &none);
+    } else if (stream) {
+        stream_over(x);
+    } else if (x->status == 200) {
+        relay_usage(x->answer.data, x->answer.len, &x->relay.counts);
+        pass_whole(x);
+    } else {
+        refused(x);
+    }
+}
+
+/* --- the request --- */
+
+struct headers {
+    char text[HEADERS][HEADER_LEN];
+    const char *list[HEADERS + 1];
+};
+
+static void make_headers(struct exchange *x, const char *auth, struct headers *h)
+{
+    const struct principal *who = &x->adm.who;
+    int n = 0;
+    snprintf(h->text[n++], HEADER_LEN, "Content-Type: application/json");
+    snprintf(h->text[n++], HEADER_LEN, "X-Weft-Request-Id: %s", x->adm.id);
+    snprintf(h->text[n++], HEADER_LEN, "X-Weft-Tenant: %s", who->tag);
+    snprintf(h->text[n++], HEADER_LEN, "X-Weft-Weight: %.6g", who->weight);
+    snprintf(h->text[n++], HEADER_LEN, "X-Weft-Model: %s", x->adm.model);
+    for (int i = 0; i < n; i++)
+        h->list[i] = h->text[i];
+    if (auth)
+        h->list[n++] = auth;
+    h->list[n] = NULL;
+}
+
+int exchange_send(struct exchange *x, struct err *e)
+{
+    const struct settings *set = x->up->set;
+    const char *base, *unix_socket, *auth;
+    struct headers h;
+    char url[512];
+
+    engine_address(x->g->engine, &base, &unix_socket, &auth);
+    make_headers(x, auth, &h);
+    snprintf(url, sizeof url, "%s%s", base, x->path);
+    x->attempt++;
+    x->status = 0;
+    relay_reset(&x->relay);
+    buf_reset(&x->answer);
+    struct client_request req = {
+        .method = "POST", .url = url, .unix_socket = unix_socket, .headers = h.list, .body = x->body, .body_len = x->body_len,
+        .connect_ms = (int)set->connect_ms, .first_byte_ms = (int)set->first_byte_ms, .idle_ms = (int)set->idle_ms,
+        .total_ms = (int)set->total_ms, .on_head = on_head, .on_data = on_data, .on_done = on_done, .user = x};
+
+    /* Under the lock, so that `call` stands before on_done() takes it away. Nothing of x is touched after. */
+    pthread_mutex_lock(&x->lock);
+    int rc = client_start(x->g->client, &req, &x->call, e);
+    if (rc == 0 && x->gone)
+        client_cancel(x->call);
+    pthread_mutex_unlock(&x->lock);
+    return rc;
+}

@@ -1,0 +1,75 @@
+/* What an exchange is billed: the rule, in one place (METERING.md section 1).
+ *
+ *   how it ended                              state            delivered
+ *   stream, its end handed to the socket      completed        the stream's final mark (= all)
+ *   stream, the client left before            client_abort     the final mark: tokens of whole events handed to the socket
+ *   stream, the engine broke or timed out     upstream_error,  the final mark
+ *                                             timeout
+ *   no stream, answer handed to the socket    completed        usage.completion_tokens
+ *   no stream, the client left before         client_abort     0: nothing of it was of use
+ *   an error instead of an answer             rejected, ...    0
+ *
+ * Produced is the engine's last count in every case. With `ack = durable` the row is written before the end of the answer is sent, so the
+ * events that are held back for it count as delivered unless the client is known to be gone.
+ *
+ * Runs once for each admitted request: from the request's end, or before its answer in durable mode. */
+#include "gateway/upstream_impl.h"
+#include "base/clock.h"
+#include <stdio.h>
+#include <string.h>
+
+static int64_t least(int64_t a, int64_t b)
+{
+    return a < b ? a : b;
+}
+
+void exchange_settle(struct exchange *x, void (*done)(void *u), void *u)
+{
+    struct settlement s = {0};
+    const struct relay_counts *c = &x->relay.counts;
+
+    if (x->settled)
+        return;
+    x->settled = true;
+    pthread_mutex_lock(&x->lock);
+    bool streamed = x->stream, whole = !x->gone && (!streamed || x->closed_clean || done);
+    s.delivered = streamed ? (int64_t)x->handed : 0;
+    pthread_mutex_unlock(&x->lock);
+
+    s.state = x->out.state;
+    s.http_status = x->out.http_status;
+    if (s.state == USAGE_COMPLETED && !whole)
+        s.state = USAGE_CLIENT_ABORT;
+    if (s.state == USAGE_COMPLETED && (!streamed || done))
+        s.delivered = c->output;
+    s.delivered = least(s.delivered, c->output);
+    s.prompt = c->prompt;
+    s.cached = c->cached;
+    s.produced = c->output;
+    s.source = !c->known ? COUNT_NONE : x->adm.stream ? COUNT_ENGINE : COUNT_USAGE;
+    memcpy(s.finish, c->finish, sizeof s.finish);
+    s.t_first = x->t_first;
+    s.t_end = clock_wall_us();
+    s.attempt = x->attempt;
+    s.cold = x->cold;
+    snprintf(s.engine, sizeof s.engine, "%s", engine_name(x->g->engine));
+    ledger_settle(x->g->ledger, &x->adm, &s, done, u);
+}
+
+/* Client thread, after a write. */
+void exchange_note(struct exchange *x)
+{
+    int64_t now = clock_mono_us(), tokens = x->relay.counts.output;
+    if (!x->admitted || tokens == x->noted_tokens)
+        return;
+    if (now - x->noted_us < EXCHANGE_PROGRESS_US && tokens - x->noted_tokens < EXCHANGE_PROGRESS_TOKENS)
+        return;
+    if (x->noted_us == 0) { /* the first second counts from the first token */
+        x->noted_us = now;
+        return;
+    }
+    x->noted_us = now;
+    x->noted_tokens = tokens;
+    ledger_progress(x->g->ledger, x->adm.id, x->relay.counts.prompt, x->relay.counts.cached,
+                    least((int64_t)http_stream_handed(x->stream), tokens));
+}
