@@ -4,27 +4,27 @@
  *         | loading: /health 200 | serving            | running ones finish     | no engine       |
  *         |  all else 503        |                    |  new ones 503           |  all 503        |
  *
- * Doors: `admit` (the bearer, compared in constant time over hashes, so neither length nor prefix shows in the time) stands before
- * every route but /health; `admit_ready` also asks that the engine is there. Both run on the headers, so a refused body is
- * not read.
+ * Doors: `admit` (the bearer, compared in constant time over hashes, so neither length nor prefix shows in the time)
+ * stands before every route but /health; `admit_ready` also asks that the engine is there. Both run on the headers, so
+ * a refused body is not read.
  *
- * The engine is used under a reader's lock that a handler holds while it tokenizes and submits, never while it waits for an answer;
- * api_withdraw() takes the writer's side, so after it no handler can reach a scheduler that is about to be freed. Events of the
- * step thread don't take that lock.
+ * The engine is used under a reader's lock that a handler holds while it tokenizes and submits, never while it waits
+ * for an answer; api_withdraw() takes the writer's side, so after it no handler can reach a scheduler that is about to
+ * be freed. Events of the step thread don't take that lock.
  *
  * Threads: HTTP workers call the handlers; main calls the life cycle. */
-#include "engine/api_impl.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/sha256.h"
+#include "engine/api_impl.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define IDLE_TIMEOUT_S 75          /* of a kept-alive connection: longer than the gateway keeps one */
-#define STREAM_BUFFER (1u << 20)   /* bytes that a slow reader may lag behind */
-#define STOP_GRACE_MS 1000         /* for last bytes, after the scheduler ended what was left */
-#define SMALL_BODY (64u * 1024)    /* of routes that take a name or two */
+#define IDLE_TIMEOUT_S 75        /* of a kept-alive connection: longer than the gateway keeps one */
+#define STREAM_BUFFER (1u << 20) /* bytes that a slow reader may lag behind */
+#define STOP_GRACE_MS 1000       /* for last bytes, after the scheduler ended what was left */
+#define SMALL_BODY (64u * 1024)  /* of routes that take a name or two */
 #define METRICS_MAX (8u << 20)
 #define JSON_REPLY_MAX (64u << 20)
 
@@ -32,11 +32,18 @@ static int admit_health(struct http_request *r);
 static int admit(struct http_request *r);
 static int admit_ready(struct http_request *r);
 
-#define GET(path, door, fn) {.method = "GET", .pattern = path, .body = HTTP_BODY_NONE, .head = door, .handle = fn}
-#define POST(path, max, fn) \
-    {.method = "POST", .pattern = path, .body = HTTP_BODY_BUFFER, .max_body = max, .head = admit_ready, .handle = fn}
+#define GET(path, door, fn)                                                                                            \
+    {                                                                                                                  \
+        .method = "GET", .pattern = path, .body = HTTP_BODY_NONE, .head = door, .handle = fn                           \
+    }
+#define POST(path, max, fn)                                                                                            \
+    {                                                                                                                  \
+        .method = "POST", .pattern = path, .body = HTTP_BODY_BUFFER, .max_body = max, .head = admit_ready,             \
+        .handle = fn                                                                                                   \
+    }
 
-static const struct http_route routes[] = { /* max_body 0: the setting */
+static const struct http_route routes[] = {
+    /* max_body 0: the setting */
     GET("/health", admit_health, api_health),
     GET("/ready", admit, api_ready),
     GET("/metrics", admit_ready, api_metrics),
@@ -147,8 +154,10 @@ void api_health(struct http_request *r)
     const struct api_engine *g = api_hold(a, NULL);
     bool alive = !g || sched_alive(g->sched);
     if (g) api_release(a);
-    if (alive) http_reply(r, 200, NULL, "{\"status\":\"ok\"}", 15);
-    else turn_away(r, ERR_UNAVAILABLE, "a step hangs");
+    if (alive)
+        http_reply(r, 200, NULL, "{\"status\":\"ok\"}", 15);
+    else
+        turn_away(r, ERR_UNAVAILABLE, "a step hangs");
 }
 
 void api_ready(struct http_request *r)
@@ -162,8 +171,10 @@ void api_ready(struct http_request *r)
     }
     bool alive = sched_alive(g->sched);
     api_release(a);
-    if (alive) http_reply(r, 200, NULL, "{\"status\":\"ready\"}", 18);
-    else turn_away(r, ERR_UNAVAILABLE, "a step hangs");
+    if (alive)
+        http_reply(r, 200, NULL, "{\"status\":\"ready\"}", 18);
+    else
+        turn_away(r, ERR_UNAVAILABLE, "a step hangs");
 }
 
 void api_metrics(struct http_request *r)
@@ -186,7 +197,8 @@ static void answered(const struct http_request *r, int status, uint64_t bytes, i
     const char *route = r->route ? r->route->pattern : "none";
     metric_add(a->metrics, M_HTTP, (const char *const[]){route, code}, 1);
     atomic_store(&a->heard_us, clock_mono_us());
-    log_debug("request", LS("id", r->id), LS("route", route), LI("status", status), LI("bytes", (int64_t)bytes), LI("us", duration_us));
+    log_debug("request", LS("id", r->id), LS("route", route), LI("status", status), LI("bytes", (int64_t)bytes),
+              LI("us", duration_us));
 }
 
 /* --- life --- */
@@ -220,9 +232,14 @@ int api_start(struct api **out, const struct api_options *o, struct metrics *met
     a->heard_us = a->started_us;
     a->routes = routes_with(o->max_body);
     a->receipts = receipts_new(RECEIPTS_MAX, RECEIPTS_TTL_US);
-    struct http_options h = {
-        .listen = o->listen, .routes = a->routes, .workers = o->workers, .max_connections = o->max_connections,
-        .idle_timeout_s = IDLE_TIMEOUT_S, .stream_buffer = STREAM_BUFFER, .user = a, .done = answered};
+    struct http_options h = {.listen = o->listen,
+                             .routes = a->routes,
+                             .workers = o->workers,
+                             .max_connections = o->max_connections,
+                             .idle_timeout_s = IDLE_TIMEOUT_S,
+                             .stream_buffer = STREAM_BUFFER,
+                             .user = a,
+                             .done = answered};
     if (!a->routes || !a->receipts)
         err_set(e, ERR_NO_MEMORY, "no memory for the server");
     else if (http_server_start(&a->http, &h, bound, e) == 0) {
@@ -233,12 +250,22 @@ int api_start(struct api **out, const struct api_options *o, struct metrics *met
     return -1;
 }
 
+/* One sequence may take the whole KV pool, and no more. */
+static int usable_context(const struct api_engine *g)
+{
+    struct sched_state s = {0};
+    sched_get_state(g->sched, &s);
+    int64_t pool = (int64_t)s.pages_total * KV_PAGE;
+    return pool < g->model->max_context ? (int)pool : g->model->max_context;
+}
+
 int api_publish(struct api *a, const struct api_engine *g, struct err *e)
 {
     struct selftests *s;
     if (selftests_new(&s, g->loras, e)) return -1;
     pthread_rwlock_wrlock(&a->lock);
     a->engine = *g;
+    a->engine.max_context = usable_context(g);
     a->selftests = s;
     snprintf(a->fingerprint, sizeof a->fingerprint, "fp_%.10s_%s", g->model->desc.digest,
              g->model->prec == PREC_EXACT ? "exact" : "fast");
@@ -251,7 +278,8 @@ void api_drain(struct api *a, int grace_ms)
 {
     atomic_store(&a->draining, true);
     http_server_quiesce(a->http);
-    for (int64_t end = clock_mono_us() + grace_ms * 1000LL; http_server_in_flight(a->http) > 0 && clock_mono_us() < end;)
+    for (int64_t end = clock_mono_us() + grace_ms * 1000LL;
+         http_server_in_flight(a->http) > 0 && clock_mono_us() < end;)
         nanosleep(&(struct timespec){.tv_nsec = 10 * 1000 * 1000}, NULL);
 }
 

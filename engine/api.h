@@ -1,8 +1,8 @@
 /* The engine's HTTP face: OpenAI's API, vLLM's adapter routes, and our own under /weft/v1 (schema/ENGINE_API.md).
  *
- * Life: api_start() binds and answers /health and /ready while the model is still being loaded; api_publish() opens the rest;
- * api_drain() refuses what is new and lets what runs finish; api_withdraw() takes the engine away again, after which the caller
- * frees the scheduler (which ends what is left with an error) and then calls api_stop(). */
+ * Life: api_start() binds and answers /health and /ready while the model is still being loaded; api_publish() opens the
+ * rest; api_drain() refuses what is new and lets what runs finish; api_withdraw() takes the engine away again, after
+ * which the caller frees the scheduler (which ends what is left with an error) and then calls api_stop(). */
 #pragma once
 #include "base/metrics.h"
 #include "engine/sched.h"
@@ -10,10 +10,10 @@
 struct api;
 
 struct api_options {
-    const char *listen;  /* as http_options.listen */
-    const char *token;   /* bearer that every route but /health needs; NULL: none (Unix socket) */
+    const char *listen; /* as http_options.listen */
+    const char *token;  /* bearer that every route but /health needs; NULL: none (Unix socket) */
     int workers, max_connections;
-    size_t max_body;     /* bytes of a request */
+    size_t max_body; /* bytes of a request */
 };
 
 /* What answers requests once the model is loaded; borrowed until api_withdraw(). */
@@ -23,6 +23,7 @@ struct api_engine {
     struct sched *sched;
     const char *kernels; /* name of the table in use */
     int max_slots, max_known;
+    int max_context; /* set by api_publish(): the model's, or less where the KV pool is smaller */
 };
 
 /* *bound: malloc'ed, the address with the real port. */
@@ -33,7 +34,8 @@ int api_publish(struct api *a, const struct api_engine *g, struct err *e);
 /* From now on new requests get 503; waits up to grace_ms for those in flight. */
 void api_drain(struct api *a, int grace_ms);
 
-/* When this returns no handler uses the engine any more; events of running requests may still come until sched_free(). */
+/* When this returns no handler uses the engine any more; events of running requests may still come until sched_free().
+ */
 void api_withdraw(struct api *a);
 
 void api_stop(struct api *a); /* closes what is left and frees; NULL is fine */

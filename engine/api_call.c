@@ -2,19 +2,22 @@
  *
  *     submitted --GEN_TOKEN--> (stream: opened at the first event) --GEN_DONE of the last part--> answered
  *         |                                                               |
- *         +-- client gone, a part failed, reader too slow: cancel all, wait for each GEN_DONE, then answer as far as one can
+ *         +-- client gone, a part failed, reader too slow: cancel all, wait for each GEN_DONE, then answer as far as
+ * one can
  *
- * The answer is ended in one place, finish(), when nothing is outstanding any more; after that the request, and the call with it, may
- * vanish at any moment. So a failure in mid-stream never ends the stream itself: it marks the call, asks the scheduler to end the other
- * parts, and their GEN_DONE lead here.
+ * The answer is ended in one place, finish(), when nothing is outstanding any more; after that the request, and the
+ * call with it, may vanish at any moment. So a failure in mid-stream never ends the stream itself: it marks the call,
+ * asks the scheduler to end the other parts, and their GEN_DONE lead here.
  *
- * Errors before the first token are plain HTTP errors with their status, because a stream is opened by its first event and not before;
- * later ones are an SSE error event and an end without [DONE].
+ * Errors before the first token are plain HTTP errors with their status, because a stream is opened by its first event
+ * and not before; later ones are an SSE error event and an end without [DONE].
  *
- * Counting: a comment goes before the data it counts, in the same write, so who saw the data has seen the count. Tokens whose text is held
- * back (half a character, the beginning of a stop string) are counted when their text goes out. An error event brings no new count.
+ * Counting: a comment goes before the data it counts, in the same write, so who saw the data has seen the count. Tokens
+ * whose text is held back (half a character, the beginning of a stop string) are counted when their text goes out. An
+ * error event brings no new count.
  *
- * All but call_fail() and call_release() runs on the step thread: no lock but the call's own is taken, nothing waits. */
+ * All but call_fail() and call_release() runs on the step thread: no lock but the call's own is taken, nothing waits.
+ */
 #include "engine/api_call.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -56,20 +59,27 @@ static void note_receipt(const struct call *c, enum receipt_state state, const c
 static void note_end(const struct call *c)
 {
     bool cancelled = c->cut;
-    for (int i = 0; i < c->nparts; i++) cancelled |= c->gone && c->part[i].finish != FINISH_STOP && c->part[i].finish != FINISH_LENGTH;
-    if (cancelled) note_receipt(c, RECEIPT_CANCELLED, gen_finish_name[FINISH_CANCELLED]);
-    else if (c->failed) note_receipt(c, RECEIPT_ERROR, gen_finish_name[FINISH_ERROR]);
-    else note_receipt(c, RECEIPT_COMPLETED, gen_finish_name[c->part[0].finish]);
+    for (int i = 0; i < c->nparts; i++)
+        cancelled |= c->gone && c->part[i].finish != FINISH_STOP && c->part[i].finish != FINISH_LENGTH;
+    if (cancelled)
+        note_receipt(c, RECEIPT_CANCELLED, gen_finish_name[FINISH_CANCELLED]);
+    else if (c->failed)
+        note_receipt(c, RECEIPT_ERROR, gen_finish_name[FINISH_ERROR]);
+    else
+        note_receipt(c, RECEIPT_COMPLETED, gen_finish_name[c->part[0].finish]);
 }
 
 static struct piece piece_of(const struct part *p)
 {
     const struct ask *a = &p->call->ask;
     bool ids = a->return_token_ids;
-    return (struct piece){
-        .index = p->index, .text = p->text.data, .text_len = p->text.len,
-        .lp = a->p.sample.logprobs >= 0 ? &p->lp : NULL, .ids = ids ? &p->ids : NULL,
-        .prompt_ids = ids && !p->began ? p->prompt.id : NULL, .nprompt_ids = (int)p->prompt.n};
+    return (struct piece){.index = p->index,
+                          .text = p->text.data,
+                          .text_len = p->text.len,
+                          .lp = a->p.sample.logprobs >= 0 ? &p->lp : NULL,
+                          .ids = ids ? &p->ids : NULL,
+                          .prompt_ids = ids && !p->began ? p->prompt.id : NULL,
+                          .nprompt_ids = (int)p->prompt.n};
 }
 
 static void answer_whole(struct call *c)
@@ -99,7 +109,8 @@ static void end_stream(struct call *c)
         render_stream_done(&c->out);
         c->shown = t;
     }
-    if (c->gone || c->cut || c->out.failed || http_stream_write(c->stream, c->out.data, c->out.len, (uint64_t)c->shown.output))
+    if (c->gone || c->cut || c->out.failed ||
+        http_stream_write(c->stream, c->out.data, c->out.len, (uint64_t)c->shown.output))
         http_stream_abort(c->stream);
     else
         http_stream_end(c->stream);
@@ -111,9 +122,12 @@ static void finish(struct call *c)
     note_end(c);
     if (c->gone) err_set(&c->error, ERR_UNAVAILABLE, "the client is gone");
     struct err why = c->error;
-    if (c->stream) end_stream(c);
-    else if (why.code) api_refuse(c->r, &why);
-    else answer_whole(c);
+    if (c->stream)
+        end_stream(c);
+    else if (why.code)
+        api_refuse(c->r, &why);
+    else
+        answer_whole(c);
 }
 
 void call_release(struct call *c)
@@ -142,13 +156,25 @@ static void fail_with(struct call *c, enum err_code code, const char *why, bool 
     call_fail(c, &e);
 }
 
+/* A token that ends the answer has no text and no log-probability there, as with OpenAI; it is counted, and among the
+ * ids. */
+static bool is_end(const struct part *p, int32_t id)
+{
+    const struct gen_params *q = &p->call->ask.p;
+    for (int i = 0; i < q->nstop_id; i++)
+        if (q->stop_id[i] == id) return true;
+    return !q->ignore_eos && tokenizer_is_end(p->call->tok, id);
+}
+
 /* What an event brings is kept with the part until it is sent. */
 static int keep(struct part *p, const struct gen_event *ev)
 {
     const struct ask *a = &p->call->ask;
     if (ev->text_len && buf_add(&p->text, ev->text, ev->text_len)) return -1;
     if (ev->kind != GEN_TOKEN) return 0;
-    if (a->p.sample.logprobs >= 0 && logprobs_add(&p->lp, a->kind, &p->call->vocab, ev->sample)) return -1;
+    if (a->p.sample.logprobs >= 0 && !is_end(p, ev->sample->id) &&
+        logprobs_add(&p->lp, a->kind, &p->call->vocab, ev->sample))
+        return -1;
     if (!a->return_token_ids) return 0;
     if (p->ids.len) buf_addc(&p->ids, ',');
     return buf_addu(&p->ids, (uint64_t)ev->sample->id);
@@ -235,7 +261,9 @@ void call_on_event(void *u, const struct gen_event *ev)
     bool done = ev->kind == GEN_DONE, well = !done || ev->finish == FINISH_STOP || ev->finish == FINISH_LENGTH;
     p->counts = ev->counts;
     if (done) forget_gen(p, ev->finish);
-    if (done && ev->finish == FINISH_ERROR) call_fail(c, ev->error);
-    else if (well && !is_dead(c)) progress(p, ev);
+    if (done && ev->finish == FINISH_ERROR)
+        call_fail(c, ev->error);
+    else if (well && !is_dead(c))
+        progress(p, ev);
     if (done) call_release(c);
 }

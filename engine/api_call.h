@@ -6,9 +6,9 @@
 /* What the gateway says about a request in headers (schema/ENGINE_API.md). */
 struct origin {
     char id[RECEIPT_ID_LEN];
-    bool counted;         /* X-Weft-Request-Id was given: send counting comments */
-    const char *model;    /* shown in `model`; NULL: as asked */
-    const char *tenant;   /* "" where none */
+    bool counted;       /* X-Weft-Request-Id was given: send counting comments */
+    const char *model;  /* shown in `model`; NULL: as asked */
+    const char *tenant; /* "" where none */
     double weight;
     int deadline_ms;
 };
@@ -18,44 +18,47 @@ struct call;
 /* One prompt of the call and the choice that answers it. */
 struct part {
     struct call *call;
-    struct gen *gen;          /* under call.lock; NULL before submission and after GEN_DONE */
+    struct gen *gen; /* under call.lock; NULL before submission and after GEN_DONE */
     int index;
     struct tokens prompt;
     struct gen_counts counts;
     enum gen_finish finish;
-    bool began;               /* something of it was sent */
-    struct buf text;          /* not sent yet: the rest of a stream, or the whole answer */
-    struct logprobs lp;       /* likewise */
-    struct buf ids;           /* likewise, printed with commas */
+    bool began;         /* something of it was sent */
+    struct buf text;    /* not sent yet: the rest of a stream, or the whole answer */
+    struct logprobs lp; /* likewise */
+    struct buf ids;     /* likewise, printed with commas */
 };
 
 struct call {
     struct http_request *r;
     struct api *api;
-    struct ask ask;           /* its JSON is gone once submitted; numbers and switches stay */
+    struct ask ask; /* its JSON is gone once submitted; numbers and switches stay */
     struct origin origin;
     struct render render;
-    struct vocab_text vocab;
+    const struct tokenizer *tok;
+    struct vocab_text vocab; /* over tok */
 
-    pthread_mutex_t lock;     /* covers the next four and part.gen; may be held while the scheduler's own lock is taken, never the reverse */
-    int outstanding;          /* parts that run, and one while the worker submits: at 0 the call is answered */
+    pthread_mutex_t lock; /* covers the next four and part.gen; may be held while the scheduler's own lock is taken,
+                             never the reverse */
+    int outstanding;      /* parts that run, and one while the worker submits: at 0 the call is answered */
     bool failed, gone;
-    struct err error;         /* of failed */
+    struct err error; /* of failed */
 
     struct http_stream *stream; /* the step thread's, as what follows */
-    bool cut;                 /* failed because the reader is gone or too slow: no last words */
+    bool cut;                   /* failed because the reader is gone or too slow: no last words */
     struct buf out;
-    struct gen_counts shown;  /* what the bytes sent so far amount to */
+    struct gen_counts shown; /* what the bytes sent so far amount to */
     int nparts;
     struct part part[];
 };
 
 /* Parses, tokenizes, checks the context. Nothing is submitted. *digest is borrowed from the ask. */
-int call_new(struct call **out, struct http_request *r, const struct api_engine *g, enum ask_kind kind, const char **digest,
-             struct err *e);
+int call_new(struct call **out, struct http_request *r, const struct api_engine *g, enum ask_kind kind,
+             const char **digest, struct err *e);
 void call_free(struct call *c);
 
-/* Hands the parts to the scheduler; the call then answers its request by itself, whatever happens, perhaps before this returns. */
+/* Hands the parts to the scheduler; the call then answers its request by itself, whatever happens, perhaps before this
+ * returns. */
 void call_run(struct call *c, const struct api_engine *g, const char *digest);
 
 /* For call_run and the events. */

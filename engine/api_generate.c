@@ -1,11 +1,11 @@
 /* api_generate: the routes that generate text, up to the hand-over to the scheduler.
  *
- * On the HTTP worker: headers and body are checked, the prompt is tokenized, lengths are held against the context, and each prompt
- * becomes a part that is submitted on its own. From then on the answer belongs to the events (api_call.c).
+ * On the HTTP worker: headers and body are checked, the prompt is tokenized, lengths are held against the context, and
+ * each prompt becomes a part that is submitted on its own. From then on the answer belongs to the events (api_call.c).
  *
- * The race that decides the shape of call_run(): events may come before sched_submit() returns, and the client may leave between
- * two submissions. So a submission happens under the call's lock, which GEN_DONE and the client's leaving take as well, and the worker
- * itself counts as one outstanding part until it has submitted all. */
+ * The race that decides the shape of call_run(): events may come before sched_submit() returns, and the client may
+ * leave between two submissions. So a submission happens under the call's lock, which GEN_DONE and the client's leaving
+ * take as well, and the worker itself counts as one outstanding part until it has submitted all. */
 #include "base/clock.h"
 #include "engine/api_call.h"
 #include <math.h>
@@ -29,12 +29,14 @@ static int header_word(const struct http_request *r, const char *name, size_t ma
     size_t n = strlen(v);
     bool good = n > 0 && n <= max;
     for (size_t i = 0; i < n; i++) good &= v[i] > 0x20 && v[i] < 0x7f;
-    if (!good) return err_field(e, ERR_INVALID, name, "the header %s must be 1 to %zu visible ASCII characters", name, max);
+    if (!good)
+        return err_field(e, ERR_INVALID, name, "the header %s must be 1 to %zu visible ASCII characters", name, max);
     *out = v;
     return 0;
 }
 
-static int header_number(const struct http_request *r, const char *name, double min, double max, double *out, struct err *e)
+static int header_number(const struct http_request *r, const char *name, double min, double max, double *out,
+                         struct err *e)
 {
     const char *v = NULL;
     char *end;
@@ -67,32 +69,34 @@ static int read_origin(const struct http_request *r, struct origin *o, struct er
 /* --- making a call --- */
 
 /* The same limit for all parts: the longest prompt decides what "the rest" is. */
-static int fit_context(struct call *c, const struct model *m, struct err *e)
+static int fit_context(struct call *c, const struct api_engine *g, struct err *e)
 {
     struct gen_params *p = &c->ask.p;
     const char *field = c->ask.kind == ASK_CHAT ? "messages" : "prompt";
     int longest = 0;
     for (int i = 0; i < c->nparts; i++)
         if ((int)c->part[i].prompt.n > longest) longest = (int)c->part[i].prompt.n;
-    int rest = m->max_context - longest;
+    int rest = g->max_context - longest;
     if (rest < 1 || p->max_tokens > rest)
-        return err_field(e, ERR_CONTEXT_LENGTH, field,
-                         "This model's maximum context length is %d tokens. However, %d were asked for (%d in the %s, %d in the "
-                         "completion). Shorten one or the other.",
-                         m->max_context, longest + (p->max_tokens ? p->max_tokens : 1), longest, field,
-                         p->max_tokens ? p->max_tokens : 1);
+        return err_field(
+            e, ERR_CONTEXT_LENGTH, field,
+            "This model's maximum context length is %d tokens. However, %d were asked for (%d in the %s, %d in the "
+            "completion). Shorten one or the other.",
+            g->max_context, longest + (p->max_tokens ? p->max_tokens : 1), longest, field,
+            p->max_tokens ? p->max_tokens : 1);
     if (p->max_tokens == 0) p->max_tokens = rest;
     if (p->min_tokens > p->max_tokens)
-        return err_field(e, ERR_INVALID, "min_tokens", "'min_tokens' is %d, more than the %d tokens that the answer may have",
-                         p->min_tokens, p->max_tokens);
+        return err_field(e, ERR_INVALID, "min_tokens",
+                         "'min_tokens' is %d, more than the %d tokens that the answer may have", p->min_tokens,
+                         p->max_tokens);
     return 0;
 }
 
-static int tokenize_parts(struct call *c, const struct model *m, struct err *e)
+static int tokenize_parts(struct call *c, const struct api_engine *g, struct err *e)
 {
     for (int i = 0; i < c->nparts; i++) {
         struct part *p = &c->part[i];
-        if (api_tokenize(m, &c->ask, i, &p->prompt, e)) return -1;
+        if (api_tokenize(g, &c->ask, i, &p->prompt, e)) return -1;
         p->counts.prompt = (int)p->prompt.n;
         for (size_t k = 0; k < p->prompt.n && c->ask.echo; k++) {
             size_t n;
@@ -100,18 +104,21 @@ static int tokenize_parts(struct call *c, const struct model *m, struct err *e)
             if (buf_add(&p->text, s, n)) return err_set(e, ERR_NO_MEMORY, "no memory for the answer");
         }
     }
-    return fit_context(c, m, e);
+    return fit_context(c, g, e);
 }
 
 static int set_render(struct call *c, struct err *e)
 {
     char uuid[UUID_LEN];
     uuid7(uuid);
-    struct render_spec spec = {
-        .kind = c->ask.kind, .stream = c->ask.stream,
-        .include_usage = c->ask.include_usage, .continuous_usage = c->ask.continuous_usage,
-        .id = uuid, .created = clock_wall_us() / 1000000,
-        .model = c->origin.model ? c->origin.model : c->ask.model, .fingerprint = c->api->fingerprint};
+    struct render_spec spec = {.kind = c->ask.kind,
+                               .stream = c->ask.stream,
+                               .include_usage = c->ask.include_usage,
+                               .continuous_usage = c->ask.continuous_usage,
+                               .id = uuid,
+                               .created = clock_wall_us() / 1000000,
+                               .model = c->origin.model ? c->origin.model : c->ask.model,
+                               .fingerprint = c->api->fingerprint};
     return render_init(&c->render, &spec, e);
 }
 
@@ -127,6 +134,7 @@ static struct call *call_alloc(struct http_request *r, const struct ask *a, cons
     c->r = r;
     c->api = r->server_user;
     c->ask = *a;
+    c->tok = g->model->tok;
     c->vocab = (struct vocab_text){token_bytes, g->model->tok};
     c->outstanding = 1;
     c->nparts = a->nprompts;
@@ -143,8 +151,8 @@ static struct call *call_alloc(struct http_request *r, const struct ask *a, cons
     return c;
 }
 
-int call_new(struct call **out, struct http_request *r, const struct api_engine *g, enum ask_kind kind, const char **digest,
-             struct err *e)
+int call_new(struct call **out, struct http_request *r, const struct api_engine *g, enum ask_kind kind,
+             const char **digest, struct err *e)
 {
     struct ask a;
     if (ask_parse(r->body, r->body_len, kind, g->model->vocab, &a, e)) return -1;
@@ -157,7 +165,7 @@ int call_new(struct call **out, struct http_request *r, const struct api_engine 
         ask_close(&a);
         return err_set(e, ERR_NO_MEMORY, "no memory for the request");
     }
-    if (api_resolve(g, a.model, digest, e) || read_origin(r, &c->origin, e) || tokenize_parts(c, g->model, e) ||
+    if (api_resolve(g, a.model, digest, e) || read_origin(r, &c->origin, e) || tokenize_parts(c, g, e) ||
         set_render(c, e)) {
         call_free(c);
         return -1;
@@ -188,10 +196,15 @@ void call_free(struct call *c)
 static int submit(struct part *p, const struct api_engine *g, const char *digest, struct err *e)
 {
     struct call *c = p->call;
-    struct gen_request q = {
-        .prompt = p->prompt.id, .nprompt = (int)p->prompt.n, .digest = digest, .tenant = c->origin.tenant,
-        .weight = c->origin.weight, .deadline_ms = c->origin.deadline_ms, .p = c->ask.p,
-        .on_event = call_on_event, .user = p};
+    struct gen_request q = {.prompt = p->prompt.id,
+                            .nprompt = (int)p->prompt.n,
+                            .digest = digest,
+                            .tenant = c->origin.tenant,
+                            .weight = c->origin.weight,
+                            .deadline_ms = c->origin.deadline_ms,
+                            .p = c->ask.p,
+                            .on_event = call_on_event,
+                            .user = p};
     snprintf(q.id, sizeof q.id, "%s", c->origin.id);
     int rc = 0;
     pthread_mutex_lock(&c->lock);

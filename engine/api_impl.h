@@ -15,7 +15,7 @@ struct selftests;
 
 struct api {
     struct http_server *http;
-    struct http_route *routes;   /* the table with max_body filled in */
+    struct http_route *routes; /* the table with max_body filled in */
     struct metrics *metrics;
     struct receipts *receipts;
     struct selftests *selftests; /* NULL until published */
@@ -24,13 +24,14 @@ struct api {
     _Atomic int64_t heard_us;
     atomic_bool draining;
 
-    pthread_rwlock_t lock;       /* covers the rest: readers use the engine, the writer publishes or withdraws */
+    pthread_rwlock_t lock; /* covers the rest: readers use the engine, the writer publishes or withdraws */
     bool published;
     struct api_engine engine;
     char fingerprint[FINGERPRINT_LEN];
 };
 
-/* The engine, to be given back with api_release() by the same thread soon; NULL with ERR_UNAVAILABLE while there is none. */
+/* The engine, to be given back with api_release() by the same thread soon; NULL with ERR_UNAVAILABLE while there is
+ * none. */
 const struct api_engine *api_hold(struct api *a, struct err *e);
 void api_release(struct api *a);
 
@@ -41,11 +42,12 @@ void api_refuse(struct http_request *r, const struct err *e);
 void api_reply_buf(struct http_request *r, struct buf *b);
 void api_reply_json(struct http_request *r, json_t *v);
 
-/* `model` of a request: *digest NULL for the base, else the adapter's, borrowed. ERR_MODEL_NOT_FOUND, ERR_ADAPTER_NOT_LOADED. */
+/* `model` of a request: *digest NULL for the base, else the adapter's, borrowed. ERR_MODEL_NOT_FOUND,
+ * ERR_ADAPTER_NOT_LOADED. */
 int api_resolve(const struct api_engine *g, const char *name, const char **digest, struct err *e);
 
 /* Prompt i of an ask as token ids (out->id: free()), at most the model's context. */
-int api_tokenize(const struct model *m, const struct ask *a, int i, struct tokens *out, struct err *e);
+int api_tokenize(const struct api_engine *g, const struct ask *a, int i, struct tokens *out, struct err *e);
 
 int selftests_new(struct selftests **out, struct lora_set *loras, struct err *e);
 void selftests_free(struct selftests *s); /* refuses what waits, joins; NULL is fine */

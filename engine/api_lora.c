@@ -1,8 +1,8 @@
-/* api_lora: vLLM's two adapter routes. An adapter's name is its digest, and nothing else is accepted for one: so what a name stands for can
- * never change, and repeating a load is harmless.
+/* api_lora: vLLM's two adapter routes. An adapter's name is its digest, and nothing else is accepted for one: so what a
+ * name stands for can never change, and repeating a load is harmless.
  *
- * The answer comes from the loader's thread when the adapter can be used, or is gone; meanwhile the request holds no thread. The texts of
- * success are vLLM's, for clients that look at them. */
+ * The answer comes from the loader's thread when the adapter can be used, or is gone; meanwhile the request holds no
+ * thread. The texts of success are vLLM's, for clients that look at them. */
 #include "engine/api_impl.h"
 #include <stdio.h>
 #include <string.h>
@@ -70,8 +70,10 @@ static void change(struct http_request *r, const char *done, bool load)
         api_refuse(r, &e);
         return;
     }
-    if (load) lora_load(g->loras, c->digest, path, changed, c);
-    else lora_unload(g->loras, c->digest, changed, c);
+    if (load)
+        lora_load(g->loras, c->digest, path, changed, c);
+    else
+        lora_unload(g->loras, c->digest, changed, c);
     api_release(a);
 }
 

@@ -1,22 +1,25 @@
 /* api_models: GET /v1/models and /v1/models/{model}: the base, and each adapter that the engine knows under its digest.
  *
- * OpenAI's fields, vLLM's `root`, `parent` and `max_model_len`, and of ours `rank`, `bytes` and `state` for adapters. No path is
- * ever shown. */
+ * OpenAI's fields, vLLM's `root`, `parent` and `max_model_len`, and of ours `rank`, `bytes` and `state` for adapters.
+ * No path is ever shown. */
 #include "engine/api_impl.h"
 #include <stdlib.h>
 #include <string.h>
 
-static json_t *base_json(const struct model *m)
+static json_t *base_json(const struct api_engine *g)
 {
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:n, s:i}", "id", m->name, "object", "model", "created", (json_int_t)m->created,
-                     "owned_by", "weft", "root", m->name, "parent", "max_model_len", m->max_context);
+    const struct model *m = g->model;
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:n, s:i}", "id", m->name, "object", "model", "created",
+                     (json_int_t)m->created, "owned_by", "weft", "root", m->name, "parent", "max_model_len",
+                     g->max_context);
 }
 
-static json_t *adapter_json(const struct lora_info *l, const struct model *m)
+static json_t *adapter_json(const struct lora_info *l, const struct api_engine *g)
 {
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:i, s:i, s:I, s:s}", "id", l->digest, "object", "model", "created",
-                     (json_int_t)l->loaded_at, "owned_by", "weft", "root", l->digest, "parent", m->name, "max_model_len",
-                     m->max_context, "rank", l->rank, "bytes", (json_int_t)l->bytes, "state", lora_state_name[l->state]);
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:i, s:i, s:I, s:s}", "id", l->digest, "object", "model",
+                     "created", (json_int_t)l->loaded_at, "owned_by", "weft", "root", l->digest, "parent",
+                     g->model->name, "max_model_len", g->max_context, "rank", l->rank, "bytes", (json_int_t)l->bytes,
+                     "state", lora_state_name[l->state]);
 }
 
 /* malloc'ed; NULL: no memory. */
@@ -39,8 +42,8 @@ void api_models(struct http_request *r)
     }
     struct lora_info *list = known_adapters(g, &n);
     json_t *data = list ? json_array() : NULL;
-    json_array_append_new(data, base_json(g->model));
-    for (int i = 0; i < n; i++) json_array_append_new(data, adapter_json(&list[i], g->model));
+    json_array_append_new(data, base_json(g));
+    for (int i = 0; i < n; i++) json_array_append_new(data, adapter_json(&list[i], g));
     api_release(a);
     free(list);
     api_reply_json(r, data ? json_pack("{s:s, s:o}", "object", "list", "data", data) : NULL);
@@ -52,7 +55,7 @@ static json_t *one_model(const struct api_engine *g, const char *digest)
     json_t *found = NULL;
     struct lora_info *list = known_adapters(g, &n);
     for (int i = 0; i < n && !found; i++)
-        if (!strcmp(list[i].digest, digest)) found = adapter_json(&list[i], g->model);
+        if (!strcmp(list[i].digest, digest)) found = adapter_json(&list[i], g);
     free(list);
     return found;
 }
@@ -65,10 +68,12 @@ void api_model(struct http_request *r)
     json_t *found = NULL;
     const struct api_engine *g = api_hold(a, &e);
     if (g && api_resolve(g, r->param[0], &digest, &e) == 0) {
-        found = digest ? one_model(g, digest) : base_json(g->model);
+        found = digest ? one_model(g, digest) : base_json(g);
         if (!found) err_set(&e, ERR_ADAPTER_NOT_LOADED, "the adapter is not loaded");
     }
     if (g) api_release(a);
-    if (e.code) api_refuse(r, &e);
-    else api_reply_json(r, found);
+    if (e.code)
+        api_refuse(r, &e);
+    else
+        api_reply_json(r, found);
 }

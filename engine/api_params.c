@@ -1,19 +1,19 @@
 /* api_params: from a stranger's JSON to a checked request, by tables.
  *
- * Three tables say all: `fields` (numbers and switches with their ranges), `refused` (fields that would change the answer
- * and are not served, each with the values that change nothing), and `parsers` (fields with a structure, a function each).
- * Which table a field stands in is the documentation of what is served.
+ * Three tables say all: `fields` (numbers and switches with their ranges), `refused` (fields that would change the
+ * answer and are not served, each with the values that change nothing), and `parsers` (fields with a structure, a
+ * function each). Which table a field stands in is the documentation of what is served.
  *
- * Everything borrowed (model, stop strings, prompts) points into the parsed JSON, which the ask owns. The one change made to it:
- * a message's content given as text parts is replaced by their text joined with newlines, as other servers do, so that
- * chat templates see strings only. Runs on HTTP workers; no state of its own. */
+ * Everything borrowed (model, stop strings, prompts) points into the parsed JSON, which the ask owns. The one change
+ * made to it: a message's content given as text parts is replaced by their text joined with newlines, as other servers
+ * do, so that chat templates see strings only. Runs on HTTP workers; no state of its own. */
 #include "engine/api_params.h"
 #include "engine/detok.h"
 #include <stddef.h>
 #include <string.h>
 
 #define BOTH (ASK_CHAT | ASK_COMPLETION)
-#define MAX_TOKENS (1 << 20) /* no context is longer (settings: max_context) */
+#define MAX_TOKENS (1 << 20)     /* no context is longer (settings: max_context) */
 #define COMPLETION_MAX_TOKENS 16 /* OpenAI's default of the older route */
 
 /* --- numbers and switches --- */
@@ -34,7 +34,8 @@ static const struct field fields[] = {
     {"min_p", BOTH, F_FLOAT, 0, 1, offsetof(struct ask, p.sample.min_p)},
     {"top_k", BOTH, F_INT, -1, MAX_TOKENS, offsetof(struct ask, p.sample.top_k)},
     {"max_tokens", BOTH, F_INT, 1, MAX_TOKENS, offsetof(struct ask, p.max_tokens)},
-    {"max_completion_tokens", ASK_CHAT, F_INT, 1, MAX_TOKENS, offsetof(struct ask, p.max_tokens)}, /* the newer name wins */
+    {"max_completion_tokens", ASK_CHAT, F_INT, 1, MAX_TOKENS,
+     offsetof(struct ask, p.max_tokens)}, /* the newer name wins */
     {"min_tokens", BOTH, F_INT, 0, MAX_TOKENS, offsetof(struct ask, p.min_tokens)},
     {"ignore_eos", BOTH, F_BOOL, 0, 0, offsetof(struct ask, p.ignore_eos)},
     {"stream", BOTH, F_BOOL, 0, 0, offsetof(struct ask, stream)},
@@ -128,7 +129,8 @@ static int check_refused(const struct refusal *r, const struct ask *a, struct er
     for (size_t i = 0; i < sizeof r->harmless / sizeof *r->harmless && r->harmless[i]; i++)
         if (same_value(v, r->harmless[i])) return 0;
     if (!r->harmless[0]) return err_field(e, ERR_UNSUPPORTED, r->name, "'%s' is not supported", r->name);
-    return err_field(e, ERR_UNSUPPORTED, r->name, "this value of '%s' is not supported, only %s is", r->name, r->harmless[0]);
+    return err_field(e, ERR_UNSUPPORTED, r->name, "this value of '%s' is not supported, only %s is", r->name,
+                     r->harmless[0]);
 }
 
 /* --- fields with a structure --- */
@@ -145,8 +147,10 @@ static int add_stop(struct ask *a, const json_t *v, struct err *e)
     if (!json_is_string(v)) return err_field(e, ERR_INVALID, "stop", "'stop' must be a string or an array of strings");
     size_t n = json_string_length(v);
     if (n == 0 || n >= DETOK_STOP_BYTES)
-        return err_field(e, ERR_INVALID, "stop", "a stop string must have 1 to %d bytes, this one has %zu", DETOK_STOP_BYTES - 1, n);
-    if (a->p.nstop == GEN_STOPS) return err_field(e, ERR_INVALID, "stop", "at most %d stop strings are allowed", GEN_STOPS);
+        return err_field(e, ERR_INVALID, "stop", "a stop string must have 1 to %d bytes, this one has %zu",
+                         DETOK_STOP_BYTES - 1, n);
+    if (a->p.nstop == GEN_STOPS)
+        return err_field(e, ERR_INVALID, "stop", "at most %d stop strings are allowed", GEN_STOPS);
     a->p.stop[a->p.nstop++] = json_string_value(v);
     return 0;
 }
@@ -164,10 +168,12 @@ static int parse_stop(struct ask *a, int vocab, struct err *e)
 
 static int check_id(const json_t *v, const char *name, int vocab, struct err *e)
 {
-    if (!json_is_integer(v)) return err_field(e, ERR_INVALID, name, "'%s' must hold token ids, which are integers", name);
+    if (!json_is_integer(v))
+        return err_field(e, ERR_INVALID, name, "'%s' must hold token ids, which are integers", name);
     json_int_t id = json_integer_value(v);
     if (id < 0 || id >= vocab)
-        return err_field(e, ERR_INVALID, name, "token id %lld in '%s' is not below the vocabulary's size %d", (long long)id, name, vocab);
+        return err_field(e, ERR_INVALID, name, "token id %lld in '%s' is not below the vocabulary's size %d",
+                         (long long)id, name, vocab);
     return 0;
 }
 
@@ -177,7 +183,8 @@ static int parse_stop_ids(struct ask *a, int vocab, struct err *e)
     const json_t *v = given(a, name);
     if (!v) return 0;
     if (!json_is_array(v)) return err_field(e, ERR_INVALID, name, "'%s' must be an array of token ids", name);
-    if (json_array_size(v) > GEN_STOP_IDS) return err_field(e, ERR_INVALID, name, "'%s' holds more than %d ids", name, GEN_STOP_IDS);
+    if (json_array_size(v) > GEN_STOP_IDS)
+        return err_field(e, ERR_INVALID, name, "'%s' holds more than %d ids", name, GEN_STOP_IDS);
     for (size_t i = 0; i < json_array_size(v); i++) {
         const json_t *id = json_array_get(v, i);
         if (check_id(id, name, vocab, e)) return -1;
@@ -241,7 +248,8 @@ static int parse_logprobs(struct ask *a, int vocab, struct err *e)
     int64_t n = -1;
     if (json_get_int(a->root, "logprobs", 0, TOP_LOGPROBS_MAX, &n, NULL, e)) return -1;
     a->p.sample.logprobs = (int)n;
-    if (n >= 0 && a->echo) return err_field(e, ERR_UNSUPPORTED, "echo", "'echo' together with 'logprobs' is not supported");
+    if (n >= 0 && a->echo)
+        return err_field(e, ERR_UNSUPPORTED, "echo", "'echo' together with 'logprobs' is not supported");
     return 0;
 }
 
@@ -253,7 +261,8 @@ static int parse_response_format(struct ask *a, int vocab, struct err *e)
     if (!v) return 0;
     if (!json_is_object(v)) return err_field(e, ERR_INVALID, name, "'%s' must be an object", name);
     if (json_need_str(v, "type", 64, &type, e)) return -1;
-    if (strcmp(type, "text")) return err_field(e, ERR_UNSUPPORTED, name, "'%s' of this type is not supported, only \"text\" is", name);
+    if (strcmp(type, "text"))
+        return err_field(e, ERR_UNSUPPORTED, name, "'%s' of this type is not supported, only \"text\" is", name);
     return 0;
 }
 
@@ -314,10 +323,12 @@ static int check_message(json_t *m, size_t i, struct err *e)
     if (!json_is_object(m)) return fault(e, ERR_INVALID, i, "it must be an object");
     const json_t *role = json_object_get(m, "role"), *content = json_object_get(m, "content");
     if (!role) return fault(e, ERR_MISSING, i, "'role' is missing");
-    if (!json_is_string(role) || json_string_length(role) == 0) return fault(e, ERR_INVALID, i, "'role' must be a string");
+    if (!json_is_string(role) || json_string_length(role) == 0)
+        return fault(e, ERR_INVALID, i, "'role' must be a string");
     if (json_is_array(content)) return join_parts(m, content, i, e);
     if (json_is_string(content)) return 0;
-    if (content && !json_is_null(content)) return fault(e, ERR_INVALID, i, "'content' must be a string or an array of text parts");
+    if (content && !json_is_null(content))
+        return fault(e, ERR_INVALID, i, "'content' must be a string or an array of text parts");
     if (!json_object_get(m, "tool_calls")) return fault(e, ERR_MISSING, i, "'content' is missing");
     return json_object_set_new(m, "content", json_string("")) ? fault(e, ERR_NO_MEMORY, i, "no memory") : 0;
 }
@@ -341,9 +352,11 @@ static int parse_messages(struct ask *a, struct err *e)
 
 static int add_prompt(struct ask *a, const json_t *v, int vocab, struct err *e)
 {
-    if (a->nprompts == ASK_PROMPTS_MAX) return err_field(e, ERR_INVALID, "prompt", "more than %d prompts", ASK_PROMPTS_MAX);
+    if (a->nprompts == ASK_PROMPTS_MAX)
+        return err_field(e, ERR_INVALID, "prompt", "more than %d prompts", ASK_PROMPTS_MAX);
     if (!json_is_string(v) && !json_is_array(v))
-        return err_field(e, ERR_INVALID, "prompt", "'prompt' must be a string, an array of strings, or arrays of token ids");
+        return err_field(e, ERR_INVALID, "prompt",
+                         "'prompt' must be a string, an array of strings, or arrays of token ids");
     if (json_is_array(v) && json_array_size(v) == 0) return err_field(e, ERR_INVALID, "prompt", "a prompt is empty");
     for (size_t i = 0; i < json_array_size(v); i++)
         if (check_id(json_array_get(v, i), "prompt", vocab, e)) return -1;
@@ -355,7 +368,8 @@ static int parse_prompts(struct ask *a, int vocab, struct err *e)
 {
     const json_t *v = given(a, "prompt");
     if (!v) return err_field(e, ERR_MISSING, "prompt", "'prompt' is missing");
-    if (!json_is_array(v) || json_is_number(json_array_get(v, 0)) || json_array_size(v) == 0) return add_prompt(a, v, vocab, e);
+    if (!json_is_array(v) || json_is_number(json_array_get(v, 0)) || json_array_size(v) == 0)
+        return add_prompt(a, v, vocab, e);
     for (size_t i = 0; i < json_array_size(v); i++)
         if (add_prompt(a, json_array_get(v, i), vocab, e)) return -1;
     return 0;
@@ -366,8 +380,8 @@ static int parse_prompts(struct ask *a, int vocab, struct err *e)
 typedef int parser(struct ask *a, int vocab, struct err *e);
 
 static parser *const parsers[] = {
-    parse_seed, parse_stop, parse_stop_ids, parse_special, parse_salt, parse_stream_options, parse_logprobs,
-    parse_response_format, parse_template_args,
+    parse_seed,           parse_stop,     parse_stop_ids,        parse_special,       parse_salt,
+    parse_stream_options, parse_logprobs, parse_response_format, parse_template_args,
 };
 
 static int parse_all(struct ask *a, int vocab, struct err *e)

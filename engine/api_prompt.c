@@ -1,8 +1,8 @@
 /* api_prompt: which model is meant, and the prompt's text as token ids.
  *
- * Runs on HTTP workers, so that a megabyte of prompt delays its own connection's thread and never a step; the context bounds
- * how many ids are kept. The text of special tokens becomes those tokens in completions as well, as in other servers: a caller of
- * that route writes templates by hand. */
+ * Runs on HTTP workers, so that a megabyte of prompt delays its own connection's thread and never a step; the context
+ * bounds how many ids are kept. The text of special tokens becomes those tokens in completions as well, as in other
+ * servers: a caller of that route writes templates by hand. */
 #include "engine/api_impl.h"
 #include <stdlib.h>
 #include <string.h>
@@ -15,8 +15,10 @@ int api_resolve(const struct api_engine *g, const char *name, const char **diges
         *digest = NULL;
         return 0;
     }
-    if (!sha256_is_hex(name)) return err_field(e, ERR_MODEL_NOT_FOUND, "model", "the model '%.128s' does not exist", name);
-    if (!lora_known(g->loras, name)) return err_field(e, ERR_ADAPTER_NOT_LOADED, "model", "the adapter %s is not loaded", name);
+    if (!sha256_is_hex(name))
+        return err_field(e, ERR_MODEL_NOT_FOUND, "model", "the model '%.128s' does not exist", name);
+    if (!lora_known(g->loras, name))
+        return err_field(e, ERR_ADAPTER_NOT_LOADED, "model", "the adapter %s is not loaded", name);
     *digest = name;
     return 0;
 }
@@ -33,15 +35,17 @@ static int prepend_bos(const struct model *m, struct tokens *t, struct err *e)
     return 0;
 }
 
-static int encode(const struct model *m, const struct ask *a, const char *text, size_t len, const char *field,
+static int encode(const struct api_engine *g, const struct ask *a, const char *text, size_t len, const char *field,
                   struct tokens *out, struct err *e)
 {
+    const struct model *m = g->model;
     struct err why = {0};
     struct tokens t = {0};
-    if (tokenizer_encode(m->tok, text, len, true, (size_t)m->max_context, &t, &why)) {
+    if (tokenizer_encode(m->tok, text, len, true, (size_t)g->max_context, &t, &why)) {
         if (why.code == ERR_CONTEXT_LENGTH)
-            return err_field(e, why.code, field, "This model's maximum context length is %d tokens; the %s alone are longer.",
-                             m->max_context, a->kind == ASK_CHAT ? "messages" : "tokens of the prompt");
+            return err_field(e, why.code, field,
+                             "This model's maximum context length is %d tokens; the %s alone are longer.",
+                             g->max_context, a->kind == ASK_CHAT ? "messages" : "tokens of the prompt");
         return err_field(e, why.code, field, "%s", why.msg);
     }
     if (a->add_special_tokens && tokenizer_adds_bos(m->tok) && tokenizer_bos(m->tok) >= 0 && prepend_bos(m, &t, e)) {
@@ -52,24 +56,26 @@ static int encode(const struct model *m, const struct ask *a, const char *text, 
     return 0;
 }
 
-static int chat_tokens(const struct model *m, const struct ask *a, struct tokens *out, struct err *e)
+static int chat_tokens(const struct api_engine *g, const struct ask *a, struct tokens *out, struct err *e)
 {
+    const struct model *m = g->model;
     struct buf text;
     if (!m->chat)
-        return err_field(e, ERR_UNSUPPORTED, "messages", "the model %s has no chat template; use /v1/completions", m->name);
+        return err_field(e, ERR_UNSUPPORTED, "messages", "the model %s has no chat template; use /v1/completions",
+                         m->name);
     buf_init(&text, RENDERED_MAX);
     int rc = chat_render(m->chat, a->messages, NULL, a->add_generation_prompt, a->template_args, &text, e);
-    if (!rc) rc = encode(m, a, text.data, text.len, "messages", out, e);
+    if (!rc) rc = encode(g, a, text.data, text.len, "messages", out, e);
     buf_close(&text);
     return rc;
 }
 
-static int copy_ids(const struct model *m, const json_t *ids, struct tokens *out, struct err *e)
+static int copy_ids(const struct api_engine *g, const json_t *ids, struct tokens *out, struct err *e)
 {
     size_t n = json_array_size(ids);
-    if (n > (size_t)m->max_context)
-        return err_field(e, ERR_CONTEXT_LENGTH, "prompt", "This model's maximum context length is %d tokens; the prompt has %zu.",
-                         m->max_context, n);
+    if (n > (size_t)g->max_context)
+        return err_field(e, ERR_CONTEXT_LENGTH, "prompt",
+                         "This model's maximum context length is %d tokens; the prompt has %zu.", g->max_context, n);
     int32_t *id = malloc((n ? n : 1) * sizeof *id);
     if (!id) return err_set(e, ERR_NO_MEMORY, "no memory for the prompt");
     for (size_t i = 0; i < n; i++) id[i] = (int32_t)json_integer_value(json_array_get(ids, i));
@@ -78,13 +84,13 @@ static int copy_ids(const struct model *m, const json_t *ids, struct tokens *out
     return 0;
 }
 
-int api_tokenize(const struct model *m, const struct ask *a, int i, struct tokens *out, struct err *e)
+int api_tokenize(const struct api_engine *g, const struct ask *a, int i, struct tokens *out, struct err *e)
 {
     struct tokens t = {0};
     const json_t *v = a->prompt[i];
-    int rc = a->kind == ASK_CHAT   ? chat_tokens(m, a, &t, e)
-             : json_is_array(v)    ? copy_ids(m, v, &t, e)
-                                   : encode(m, a, json_string_value(v), json_string_length(v), "prompt", &t, e);
+    int rc = a->kind == ASK_CHAT ? chat_tokens(g, a, &t, e)
+             : json_is_array(v)  ? copy_ids(g, v, &t, e)
+                                 : encode(g, a, json_string_value(v), json_string_length(v), "prompt", &t, e);
     if (rc) return -1;
     if (t.n == 0) {
         free(t.id);
@@ -95,14 +101,14 @@ int api_tokenize(const struct model *m, const struct ask *a, int i, struct token
 }
 
 /* POST /weft/v1/tokenize: the body of either route, told apart by `messages`. */
-static void reply_tokens(struct http_request *r, const struct ask *a, const struct model *m)
+static void reply_tokens(struct http_request *r, const struct ask *a, const struct api_engine *g)
 {
     struct err e = {0};
     int64_t total = 0;
     json_t *ids = json_array();
     for (int i = 0; i < a->nprompts; i++) {
         struct tokens t;
-        if (api_tokenize(m, a, i, &t, &e)) {
+        if (api_tokenize(g, a, i, &t, &e)) {
             json_decref(ids);
             api_refuse(r, &e);
             return;
@@ -113,7 +119,7 @@ static void reply_tokens(struct http_request *r, const struct ask *a, const stru
         json_array_append_new(ids, one);
         free(t.id);
     }
-    json_t *v = json_pack("{s:I, s:i}", "prompt_tokens", (json_int_t)total, "max_model_len", m->max_context);
+    json_t *v = json_pack("{s:I, s:i}", "prompt_tokens", (json_int_t)total, "max_model_len", g->max_context);
     if (a->return_token_ids) json_object_set(v, "token_ids", ids);
     json_decref(ids);
     api_reply_json(r, v);
@@ -131,8 +137,10 @@ void api_tokens(struct http_request *r)
     enum ask_kind kind = json_object_get(root, "messages") ? ASK_CHAT : ASK_COMPLETION;
     json_decref(root);
     if (ask_parse(r->body, r->body_len, kind, g->model->vocab, &a, &e)) goto refuse;
-    if (api_resolve(g, a.model, &digest, &e)) api_refuse(r, &e);
-    else reply_tokens(r, &a, g->model);
+    if (api_resolve(g, a.model, &digest, &e))
+        api_refuse(r, &e);
+    else
+        reply_tokens(r, &a, g);
     ask_close(&a);
     api_release(api);
     return;

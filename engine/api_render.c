@@ -1,12 +1,13 @@
 /* api_render: prints answers by appending bytes, no tree in between.
  *
- * jansson would cost more per token than the token's row costs to sample, so objects are appended to a buf: constant text
- * from here, strings through buf_add_json(), which escapes and replaces ill-formed UTF-8. The unit test parses every object back
- * with jansson.
+ * jansson would cost more per token than the token's row costs to sample, so objects are appended to a buf: constant
+ * text from here, strings through buf_add_json(), which escapes and replaces ill-formed UTF-8. The unit test parses
+ * every object back with jansson.
  *
  * A token may be part of a UTF-8 character. Its text in log-probabilities then shows U+FFFD, as OpenAI's does, and
- * `bytes` the truth; the older completions shape has no bytes, and since its top_logprobs is an object, a name that comes twice
- * is left out the second time (the likelier token has it). Infinite values are printed as OpenAI does, -9999.
+ * `bytes` the truth; the older completions shape has no bytes, and since its top_logprobs is an object, a name that
+ * comes twice is left out the second time (the likelier token has it). Infinite values are printed as OpenAI does,
+ * -9999.
  *
  * Pure functions over the caller's memory: any thread, in practice the step thread. */
 #include "engine/api_render.h"
@@ -71,7 +72,9 @@ static void add_chat(struct buf *b, const struct vocab_text *v, const struct sam
 /* The printed names of one top_logprobs object, to know a name that comes again. */
 struct names {
     int n;
-    struct { size_t at, len; } name[TOP_LOGPROBS_MAX + 1];
+    struct {
+        size_t at, len;
+    } name[TOP_LOGPROBS_MAX + 1];
 };
 
 static void add_named(struct buf *b, struct names *seen, const struct vocab_text *v, int32_t id, float logprob)
@@ -131,8 +134,10 @@ int logprobs_add(struct logprobs *l, enum ask_kind kind, const struct vocab_text
 {
     int columns = kind == ASK_CHAT ? 1 : LOGPROB_COLUMNS, failed = 0;
     for (int i = 0; i < columns && l->n; i++) buf_addc(&l->column[i], ',');
-    if (kind == ASK_CHAT) add_chat(&l->column[0], v, s);
-    else add_completion(l, v, s);
+    if (kind == ASK_CHAT)
+        add_chat(&l->column[0], v, s);
+    else
+        add_completion(l, v, s);
     l->n++;
     for (int i = 0; i < columns; i++) failed |= l->column[i].failed;
     return failed ? -1 : 0;
@@ -140,8 +145,8 @@ int logprobs_add(struct logprobs *l, enum ask_kind kind, const struct vocab_text
 
 static void add_logprobs(const struct logprobs *l, enum ask_kind kind, struct buf *out)
 {
-    static const char *const completion[LOGPROB_COLUMNS] = {
-        "{\"tokens\":[", "],\"token_logprobs\":[", "],\"top_logprobs\":[", "],\"text_offset\":["};
+    static const char *const completion[LOGPROB_COLUMNS] = {"{\"tokens\":[", "],\"token_logprobs\":[",
+                                                            "],\"top_logprobs\":[", "],\"text_offset\":["};
     if (!l) {
         buf_adds(out, "null");
         return;
@@ -163,7 +168,8 @@ static void add_logprobs(const struct logprobs *l, enum ask_kind kind, struct bu
 
 int render_init(struct render *r, const struct render_spec *s, struct err *e)
 {
-    static const char *const object[2][2] = {{"text_completion", "text_completion"}, {"chat.completion", "chat.completion.chunk"}};
+    static const char *const object[2][2] = {{"text_completion", "text_completion"},
+                                             {"chat.completion", "chat.completion.chunk"}};
     bool chat = s->kind == ASK_CHAT;
     r->kind = s->kind;
     r->stream = s->stream;
@@ -188,7 +194,9 @@ void render_close(struct render *r)
 
 static void add_usage(const struct gen_counts *c, struct buf *out)
 {
-    buf_addf(out, ",\"usage\":{\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d,\"prompt_tokens_details\":{\"cached_tokens\":%d}}",
+    buf_addf(out,
+             ",\"usage\":{\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d,\"prompt_tokens_details\":{"
+             "\"cached_tokens\":%d}}",
              c->prompt, c->output, c->prompt + c->output, c->cached);
 }
 
@@ -227,8 +235,10 @@ static void add_choice(const struct render *r, const struct piece *p, struct buf
     add_content(r, p, out);
     buf_adds(out, ",\"logprobs\":");
     add_logprobs(p->lp, r->kind, out);
-    if (p->finish) buf_addf(out, ",\"finish_reason\":\"%s\"", p->finish);
-    else buf_adds(out, ",\"finish_reason\":null");
+    if (p->finish)
+        buf_addf(out, ",\"finish_reason\":\"%s\"", p->finish);
+    else
+        buf_adds(out, ",\"finish_reason\":null");
     if (p->ids) {
         buf_adds(out, ",\"token_ids\":[");
         buf_add(out, p->ids->data, p->ids->len);
@@ -244,8 +254,10 @@ void render_chunk(const struct render *r, const struct piece *p, const struct ge
     add_choice(r, p, out);
     buf_addc(out, ']');
     if (p->prompt_ids && r->kind == ASK_CHAT) add_prompt_ids(p, out);
-    if (r->continuous_usage) add_usage(c, out);
-    else if (r->include_usage) buf_adds(out, ",\"usage\":null");
+    if (r->continuous_usage)
+        add_usage(c, out);
+    else if (r->include_usage)
+        buf_adds(out, ",\"usage\":null");
     buf_adds(out, "}\n\n");
 }
 

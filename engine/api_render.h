@@ -19,8 +19,8 @@ struct vocab_text {
 #define LOGPROB_COLUMNS 4
 struct logprobs {
     struct buf column[LOGPROB_COLUMNS];
-    int n;            /* tokens held */
-    int64_t offset;   /* text_offset of the next token, in characters */
+    int n;          /* tokens held */
+    int64_t offset; /* text_offset of the next token, in characters */
 };
 
 void logprobs_init(struct logprobs *l);
@@ -37,8 +37,8 @@ struct render {
 struct render_spec {
     enum ask_kind kind;
     bool stream, include_usage, continuous_usage;
-    const char *id;          /* UUID */
-    int64_t created;         /* unix seconds */
+    const char *id;  /* UUID */
+    int64_t created; /* unix seconds */
     const char *model, *fingerprint;
 };
 
@@ -48,14 +48,14 @@ void render_close(struct render *r); /* a zeroed one is fine */
 /* One choice, or what of it is new. */
 struct piece {
     int index;
-    bool role;                    /* chat streams: the first chunk */
+    bool role; /* chat streams: the first chunk */
     const char *text;
     size_t text_len;
-    const struct logprobs *lp;    /* NULL: "logprobs":null */
-    const struct buf *ids;        /* token ids printed with commas; NULL: no "token_ids" */
-    const int32_t *prompt_ids;    /* NULL: no "prompt_token_ids" */
+    const struct logprobs *lp; /* NULL: "logprobs":null */
+    const struct buf *ids;     /* token ids printed with commas; NULL: no "token_ids" */
+    const int32_t *prompt_ids; /* NULL: no "prompt_token_ids" */
     int nprompt_ids;
-    const char *finish;           /* NULL: null */
+    const char *finish; /* NULL: null */
 };
 
 void render_chunk(const struct render *r, const struct piece *p, const struct gen_counts *c, struct buf *out);

@@ -1,12 +1,12 @@
 /* api_selftest: POST /weft/v1/selftest, on a thread of its own.
  *
- * lora_selftest() computes for a while on the thread that calls it, which must be neither an HTTP worker nor the step. So
- * requests wait in a ring of WAITING_MAX and one thread takes them in turn; beyond that the answer is 503 queue_full. The client may leave
- * meanwhile: the test still runs, for its result may be asked again.
+ * lora_selftest() computes for a while on the thread that calls it, which must be neither an HTTP worker nor the step.
+ * So requests wait in a ring of WAITING_MAX and one thread takes them in turn; beyond that the answer is 503
+ * queue_full. The client may leave meanwhile: the test still runs, for its result may be asked again.
  *
  *     handler: push --> [ring] --> thread: test, answer          free: refuse the rest, join */
-#include "engine/api_impl.h"
 #include "base/log.h"
+#include "engine/api_impl.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,8 +131,10 @@ void api_selftest(struct http_request *r)
     const char *digest;
     const struct api_engine *g = api_hold(a, &e);
     if (g && json_parse(r->body, r->body_len, &root, &e) == 0 && json_need_str(root, "digest", 256, &digest, &e) == 0) {
-        if (!lora_known(g->loras, digest)) err_field(&e, ERR_ADAPTER_NOT_LOADED, "digest", "the adapter is not loaded");
-        else push(a->selftests, r, digest, &e);
+        if (!lora_known(g->loras, digest))
+            err_field(&e, ERR_ADAPTER_NOT_LOADED, "digest", "the adapter is not loaded");
+        else
+            push(a->selftests, r, digest, &e);
     }
     if (g) api_release(a);
     json_decref(root);

@@ -12,8 +12,8 @@ static json_t *tenants_json(const struct sched_state *s)
 {
     json_t *list = json_array();
     for (int i = 0; i < s->ntenant; i++)
-        json_array_append_new(list, json_pack("{s:s, s:i, s:i}", "tag", s->tenant[i].tag, "waiting", s->tenant[i].waiting,
-                                              "running", s->tenant[i].running));
+        json_array_append_new(list, json_pack("{s:s, s:i, s:i}", "tag", s->tenant[i].tag, "waiting",
+                                              s->tenant[i].waiting, "running", s->tenant[i].running));
     return list;
 }
 
@@ -32,17 +32,17 @@ static json_t *slots_json(const struct api_engine *g)
     }
     free(list);
     return json_pack("{s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I}", "max", g->max_slots, "known", n, "resident",
-                     n_state[LORA_RESIDENT], "loading", n_state[LORA_LOADING], "draining", n_state[LORA_DRAINING], "pinned", pinned,
-                     "pins", pins, "bytes", bytes);
+                     n_state[LORA_RESIDENT], "loading", n_state[LORA_LOADING], "draining", n_state[LORA_DRAINING],
+                     "pinned", pinned, "pins", pins, "bytes", bytes);
 }
 
 static json_t *load_json(const struct sched_state *s)
 {
-    return json_pack("{s:i, s:i, s:i, s:{s:i, s:i}, s:{s:I, s:I, s:i, s:i, s:I, s:I}, s:o}", "running", s->running, "waiting",
-                     s->waiting, "max_running", s->max_running, "pages", "total", s->pages_total, "used", s->pages_used, "steps",
-                     "count", (json_int_t)s->steps, "preemptions", (json_int_t)s->preemptions, "last_rows", s->last_rows,
-                     "last_adapters", s->last_adapters, "us_p50", (json_int_t)s->step_us_p50, "us_p99", (json_int_t)s->step_us_p99,
-                     "tenants", tenants_json(s));
+    return json_pack("{s:i, s:i, s:i, s:{s:i, s:i}, s:{s:I, s:I, s:i, s:i, s:I, s:I}, s:o}", "running", s->running,
+                     "waiting", s->waiting, "max_running", s->max_running, "pages", "total", s->pages_total, "used",
+                     s->pages_used, "steps", "count", (json_int_t)s->steps, "preemptions", (json_int_t)s->preemptions,
+                     "last_rows", s->last_rows, "last_adapters", s->last_adapters, "us_p50", (json_int_t)s->step_us_p50,
+                     "us_p99", (json_int_t)s->step_us_p99, "tenants", tenants_json(s));
 }
 
 void api_state(struct http_request *r)
@@ -56,11 +56,12 @@ void api_state(struct http_request *r)
         return;
     }
     sched_get_state(g->sched, &s);
-    json_t *v = json_pack("{s:o, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:I, s:o}", "base", base_desc_to_json(&g->model->desc), "precision",
-                          g->model->prec == PREC_EXACT ? "exact" : "fast", "kernels", g->kernels, "fingerprint", a->fingerprint,
-                          "max_context", g->model->max_context, "vocab", g->model->vocab, "pid", (int)getpid(), "http_in_flight",
-                          http_server_in_flight(a->http), "uptime_us", (json_int_t)(clock_mono_us() - a->started_us), "slots",
-                          slots_json(g));
+    json_t *v =
+        json_pack("{s:o, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:I, s:o}", "base", base_desc_to_json(&g->model->desc),
+                  "precision", g->model->prec == PREC_EXACT ? "exact" : "fast", "kernels", g->kernels, "fingerprint",
+                  a->fingerprint, "max_context", g->max_context, "vocab", g->model->vocab, "pid", (int)getpid(),
+                  "http_in_flight", http_server_in_flight(a->http), "uptime_us",
+                  (json_int_t)(clock_mono_us() - a->started_us), "slots", slots_json(g));
     json_object_update_new(v, load_json(&s));
     api_release(a);
     api_reply_json(r, v);
@@ -77,7 +78,7 @@ void api_receipt(struct http_request *r)
         return;
     }
     json_t *finish = x.finish[0] ? json_string(x.finish) : json_null();
-    api_reply_json(r, json_pack("{s:s, s:s, s:I, s:I, s:I, s:o}", "id", x.id, "state", receipt_state_name[x.state], "prompt_tokens",
-                                (json_int_t)x.prompt, "cached_tokens", (json_int_t)x.cached, "output_tokens", (json_int_t)x.output,
-                                "finish_reason", finish));
+    api_reply_json(r, json_pack("{s:s, s:s, s:I, s:I, s:I, s:o}", "id", x.id, "state", receipt_state_name[x.state],
+                                "prompt_tokens", (json_int_t)x.prompt, "cached_tokens", (json_int_t)x.cached,
+                                "output_tokens", (json_int_t)x.output, "finish_reason", finish));
 }

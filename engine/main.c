@@ -1,8 +1,8 @@
 /* weft-engine: one base model on one device, served over HTTP (schema/ENGINE_API.md).
  *
- * Main binds first, so that /health answers at once, then a second thread loads the model while main waits for signals: a
- * SIGTERM during a long load is obeyed at once. Afterwards main is the one that watches: that a step doesn't hang, and that somebody
- * still talks to this engine (orphan_s).
+ * Main binds first, so that /health answers at once, then a second thread loads the model while main waits for signals:
+ * a SIGTERM during a long load is obeyed at once. Afterwards main is the one that watches: that a step doesn't hang,
+ * and that somebody still talks to this engine (orphan_s).
  *
  *     bind -> loading -> serving -> drain -> withdraw -> free scheduler, adapters, server, model -> exit 0
  *                |           |
@@ -28,7 +28,8 @@
 #define ENGINE_VERSION "0.1.0"
 #define TICK_MS 100
 #define TOKEN_MAX 4096
-#define USAGE_HINT "usage: weft-engine serve --model PATH (--socket PATH | --listen ADDR:PORT --token-file F); see --help"
+#define USAGE_HINT                                                                                                     \
+    "usage: weft-engine serve --model PATH (--socket PATH | --listen ADDR:PORT --token-file F); see --help"
 
 enum exit_code { EXIT_ASKED = 0, EXIT_USAGE = 2, EXIT_MODEL = 3, EXIT_DEVICE = 4 };
 
@@ -39,7 +40,8 @@ struct settings {
 };
 
 static const struct conf_row rows[] = {
-#define X(field, type, deflt, min, max, env, help) {#field, CONF_##type, deflt, min, max, env, help, offsetof(struct settings, field)},
+#define X(field, type, deflt, min, max, env, help)                                                                     \
+    {#field, CONF_##type, deflt, min, max, env, help, offsetof(struct settings, field)},
 #include "schema/engine_settings.def"
 #undef X
 };
@@ -78,7 +80,8 @@ static int check_settings(const struct settings *s, struct err *e)
     if (!s->model[0]) return err_set(e, ERR_USAGE, "--model is missing");
     if (!s->socket[0] == !s->listen[0]) return err_set(e, ERR_USAGE, "give either --socket or --listen");
     if (s->listen[0] && !s->token_file[0]) return err_set(e, ERR_USAGE, "--listen needs --token-file");
-    if (!one_of(s->device, "auto", "cpu")) return err_set(e, ERR_USAGE, "no such device: '%s' (auto or cpu)", s->device);
+    if (!one_of(s->device, "auto", "cpu"))
+        return err_set(e, ERR_USAGE, "no such device: '%s' (auto or cpu)", s->device);
     if (!one_of(s->precision, "fast", "exact"))
         return err_set(e, ERR_USAGE, "no such precision: '%s' (fast or exact)", s->precision);
     if (log_level_parse(s->log_level) < 0)
@@ -119,16 +122,27 @@ static int load_parts(struct engine *g)
         err_set(e, ERR_USAGE, "kernels '%s' cannot run on this machine", s->kernels);
         return refuse(g, EXIT_DEVICE);
     }
-    if (model_load(&g->model, s->model, s->name[0] ? s->name : NULL, prec, (int)s->max_context, e)) return refuse(g, EXIT_MODEL);
-    struct lora_options lo = {.store = s->store[0] ? s->store : NULL, .max_slots = (int)s->max_slots,
-                              .max_known = (int)s->max_known, .wait_ms = (int)s->adapter_wait_ms, .max_rank = (int)s->max_rank};
+    if (model_load(&g->model, s->model, s->name[0] ? s->name : NULL, prec, (int)s->max_context, e))
+        return refuse(g, EXIT_MODEL);
+    struct lora_options lo = {.store = s->store[0] ? s->store : NULL,
+                              .max_slots = (int)s->max_slots,
+                              .max_known = (int)s->max_known,
+                              .wait_ms = (int)s->adapter_wait_ms,
+                              .max_rank = (int)s->max_rank};
     if (lora_set_new(&g->loras, g->model, &lo, e)) return refuse(g, EXIT_DEVICE);
-    struct sched_options so = {.max_running = (int)s->max_running, .max_waiting = (int)s->max_waiting,
-                               .step_tokens = (int)s->step_tokens, .kv_bytes = s->kv_mb << 20, .threads = (int)s->threads,
+    struct sched_options so = {.max_running = (int)s->max_running,
+                               .max_waiting = (int)s->max_waiting,
+                               .step_tokens = (int)s->step_tokens,
+                               .kv_bytes = s->kv_mb << 20,
+                               .threads = (int)s->threads,
                                .kernels = s->kernels};
     if (sched_new(&g->sched, g->model, g->loras, &so, g->metrics, e)) return refuse(g, EXIT_DEVICE);
-    struct api_engine face = {.model = g->model, .loras = g->loras, .sched = g->sched, .kernels = k->name,
-                              .max_slots = (int)s->max_slots, .max_known = (int)s->max_known};
+    struct api_engine face = {.model = g->model,
+                              .loras = g->loras,
+                              .sched = g->sched,
+                              .kernels = k->name,
+                              .max_slots = (int)s->max_slots,
+                              .max_known = (int)s->max_known};
     return api_publish(g->api, &face, e) ? refuse(g, EXIT_DEVICE) : 0;
 }
 
@@ -137,7 +151,9 @@ static void *load(void *u)
     struct engine *g = u;
     int64_t start = clock_mono_us();
     bool good = load_parts(g) == 0;
-    if (good) log_info("ready", LS("model", g->model->name), LS("digest", g->model->desc.digest), LI("ms", (clock_mono_us() - start) / 1000));
+    if (good)
+        log_info("ready", LS("model", g->model->name), LS("digest", g->model->desc.digest),
+                 LI("ms", (clock_mono_us() - start) / 1000));
     atomic_store(&g->state, good ? SERVING : REFUSED);
     return NULL;
 }
@@ -194,7 +210,8 @@ static enum exit_code serve(struct engine *g, const sigset_t *signals)
         return EXIT_DEVICE;
     }
     enum exit_code code = watch(g, signals);
-    /* A load cannot be interrupted, and a step that hangs cannot be joined: then the process ends without cleaning up. */
+    /* A load cannot be interrupted, and a step that hangs cannot be joined: then the process ends without cleaning up.
+     */
     bool loading = atomic_load(&g->state) == LOADING, hung = code == EXIT_DEVICE && !loading && g->sched;
     if (!loading) pthread_join(g->loader, NULL);
     if (loading || hung) {
@@ -212,8 +229,11 @@ static int bind_api(struct engine *g, struct err *e)
     char where[300], *bound = NULL;
     if (s->token_file[0] && read_token(s->token_file, token, e)) return -1;
     snprintf(where, sizeof where, "%s%s", s->socket[0] ? "unix:" : "", s->socket[0] ? s->socket : s->listen);
-    struct api_options o = {.listen = where, .token = token[0] ? token : NULL, .workers = (int)s->http_workers,
-                            .max_connections = (int)s->max_connections, .max_body = (size_t)s->max_body};
+    struct api_options o = {.listen = where,
+                            .token = token[0] ? token : NULL,
+                            .workers = (int)s->http_workers,
+                            .max_connections = (int)s->max_connections,
+                            .max_body = (size_t)s->max_body};
     g->metrics = metrics_new(meter_rows, METERS);
     if (!g->metrics) return err_set(e, ERR_NO_MEMORY, "no memory for the metrics");
     if (api_start(&g->api, &o, g->metrics, &bound, e)) return -1;

@@ -1,8 +1,8 @@
 /* Receipts: what became of the last requests, by request id, for a gateway that lost its connection in mid-answer
  * (schema/ENGINE_API.md).
  *
- * Holds at most `capacity` requests, each no longer than ttl_us after its last change; the oldest by arrival goes first. An id
- * that comes again (a gateway's second try) starts over. All functions are safe from any thread. */
+ * Holds at most `capacity` requests, each no longer than ttl_us after its last change; the oldest by arrival goes
+ * first. An id that comes again (a gateway's second try) starts over. All functions are safe from any thread. */
 #pragma once
 #include "base/err.h"
 #include <stdint.h>
@@ -19,9 +19,9 @@ extern const char *const receipt_state_name[]; /* "running", "completed", "cance
 struct receipt {
     char id[RECEIPT_ID_LEN];
     enum receipt_state state;
-    const char *finish; /* a constant string: "stop", "length", "cancelled", "error", or "" while running */
+    const char *finish;             /* a constant string: "stop", "length", "cancelled", "error", or "" while running */
     int64_t prompt, cached, output; /* tokens */
-    int64_t t_us;       /* monotonic, of the last change */
+    int64_t t_us;                   /* monotonic, of the last change */
 };
 
 struct receipts *receipts_new(uint32_t capacity, int64_t ttl_us); /* NULL: out of memory */

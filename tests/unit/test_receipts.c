@@ -13,7 +13,8 @@
 
 static void put(struct receipts *r, const char *id, enum receipt_state state, int64_t output, int64_t now)
 {
-    struct receipt x = {.state = state, .finish = state == RECEIPT_RUNNING ? "" : "stop", .prompt = 7, .output = output};
+    struct receipt x = {
+        .state = state, .finish = state == RECEIPT_RUNNING ? "" : "stop", .prompt = 7, .output = output};
     snprintf(x.id, sizeof x.id, "%s", id);
     receipts_put(r, &x, now);
 }
@@ -93,8 +94,10 @@ static void thousands_of_requests_agree_with_a_plain_list(void **state)
         put(r, name, RECEIPT_RUNNING, round, round);
         value[id] = round;
         if (have) continue;
-        if (n < CAPACITY) held[n++] = id;
-        else held[oldest] = id, oldest = (oldest + 1) % CAPACITY;
+        if (n < CAPACITY)
+            held[n++] = id;
+        else
+            held[oldest] = id, oldest = (oldest + 1) % CAPACITY;
     }
     receipts_free(r);
 }
