@@ -176,7 +176,7 @@ static int values_check(const struct st_file *f, struct err *e)
         const struct st_tensor *t = &f->tensor[i];
         int64_t at = st_first_beyond(t);
         if (at < 0) continue;
-        return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s: element [%" PRId64 ",%" PRId64 "] is %g, not within +-%g", t->name,
+        return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s: element [%" PRId64 ",%" PRId64 "] is %.9g, not within +-%g", t->name,
                        at / t->dim[1], at % t->dim[1], (double)st_get(t, at), ST_VALUE_MAX);
     }
     return 0;

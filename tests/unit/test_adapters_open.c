@@ -1,0 +1,400 @@
+/* Adapters opened against a base: three real ones, and the many ways in which a file can fail to be one.
+ * Runs in the repository's root (ops/demo holds the real ones). */
+#include "tests/unit/test_adapters.h"
+#include "adapters/digest.h"
+#include <math.h>
+
+static struct base_desc smollm2(void)
+{
+    struct base_desc b = {.name = "SmolLM2-135M-Instruct", .digest = FIX_BASE_DIGEST, .layers = 30,
+                          .in = {576, 576, 576, 576, 576, 576, 1536}, .out = {576, 192, 192, 576, 1536, 1536, 576}};
+    return b;
+}
+
+/* Digests by an independent program (Python: hashlib, json) that follows the rule in digest.h. */
+static const struct {
+    const char *name;
+    int rank, tensors;
+    unsigned modules;
+    double scale;
+    const char *digest, *file_sha256;
+} demos[] = {
+    {"triage", 8, 420, 0x7f, 16 / 2.8284271247461903, "468688583fec224178076e68180b9212bd3547e384b894af0cf408f871b494a2",
+     "07fa1c8ce0e8991a7c4a69a1bfa9d6e92ff623ef0c823df6a3464df625583b25"},
+    {"sql", 16, 240, 0x0f, 2, "5459066fb1be48a5c2f819740ff1c7ae4427205f0bb5449a5969b4f5dec1f6be",
+     "3bd5145538db7b0748e1ec93c32d1ff3cb149e85036960a9bb95b9c851238dbc"},
+    {"pirate", 4, 240, 1u << LM_Q | 1u << LM_V | 1u << LM_UP | 1u << LM_DOWN, 2,
+     "717c2ea4c2590cadc077a44ddf5fe5c47228a7f23b89e62f794564c9e0fcb547",
+     "dcacbef0d74180223f24ea50b6cc79953a01e264adddedbeed32057ef504b12f"},
+};
+
+static void check_demo(const struct adapter *a, size_t i)
+{
+    size_t bytes = 0;
+    assert_int_equal(a->max_rank, demos[i].rank);
+    assert_int_equal(a->modules, demos[i].modules);
+    assert_int_equal(a->file->ntensors, demos[i].tensors);
+    assert_string_equal(a->digest, demos[i].digest);
+    assert_string_equal(a->file_sha256, demos[i].file_sha256);
+    for (int k = 0; k < a->layers * LORA_MODULES; k++) {
+        const struct adapter_part *p = &a->part[k];
+        bool adapted = demos[i].modules >> k % LORA_MODULES & 1;
+        assert_int_equal(p->a != NULL, adapted);
+        if (!adapted) continue;
+        assert_int_equal(p->r, demos[i].rank);
+        assert_true(p->scale == (float)demos[i].scale);
+        bytes += p->a->bytes + p->b->bytes;
+    }
+    assert_int_equal(a->tensor_bytes, bytes);
+}
+
+static void the_demo_adapters_open_with_their_ranks_scales_and_digests(void **state)
+{
+    (void)state;
+    struct base_desc base = smollm2();
+    for (size_t i = 0; i < sizeof demos / sizeof *demos; i++) {
+        char dir[64];
+        struct err e = {0};
+        struct adapter *a = NULL;
+        snprintf(dir, sizeof dir, "ops/demo/%s", demos[i].name);
+        if (adapter_open(&a, dir, &base, NULL, &e)) fail_msg("%s: %s", dir, e.msg);
+        check_demo(a, i);
+        adapter_close(a);
+    }
+}
+
+static void a_place_holds_the_tensor_of_its_name(void **state)
+{
+    (void)state;
+    struct base_desc base = smollm2();
+    struct adapter *a = NULL;
+    assert_int_equal(adapter_open(&a, "ops/demo/triage", &base, NULL, NULL), 0);
+    assert_string_equal(a->part[12 * LORA_MODULES + LM_DOWN].b->name, "base_model.model.model.layers.12.mlp.down_proj.lora_B.weight");
+    assert_string_equal(a->part[29 * LORA_MODULES + LM_K].a->name, "base_model.model.model.layers.29.self_attn.k_proj.lora_A.weight");
+    adapter_close(a);
+}
+
+static struct adapter *open_fix(const char *dir)
+{
+    struct base_desc base;
+    struct err e = {0};
+    struct adapter *a = NULL;
+    fix_base(&base);
+    if (adapter_open(&a, dir, &base, NULL, &e)) fail_msg("refused: %s", e.msg);
+    return a;
+}
+
+static void digest_of_fix(const char *dir, char out[SHA256_HEX])
+{
+    struct adapter *a = open_fix(dir);
+    memcpy(out, a->digest, SHA256_HEX);
+    adapter_close(a);
+}
+
+static void the_digest_does_not_depend_on_order_padding_or_spelling(void **state)
+{
+    char first[SHA256_HEX], again[SHA256_HEX];
+    struct fix f;
+    fix_write(*state, NULL, NULL);
+    digest_of_fix(*state, first);
+    fix_good(&f);
+    for (int i = 0; i < f.n / 2; i++) {
+        struct fix_tensor t = f.t[i];
+        f.t[i] = f.t[f.n - 1 - i];
+        f.t[f.n - 1 - i] = t;
+    }
+    for (int pad = 0; pad < 9; pad++) {
+        fix_weights(&f, *state, pad);
+        digest_of_fix(*state, again);
+        assert_string_equal(first, again);
+    }
+    fix_config(*state, "{\"lora_alpha\":8.0,\"target_modules\":[\"v_proj\",\"q_proj\"],\"lora_dropout\":0.3}");
+    digest_of_fix(*state, again);
+    assert_string_equal(first, again);
+}
+
+static void the_digest_changes_with_what_changes_an_answer(void **state)
+{
+    static const struct {
+        const char *patch, *edits;
+    } changes[] = {
+        {NULL, NULL}, {"{\"lora_alpha\":9}", NULL}, {"{\"use_rslora\":true}", NULL}, {"{\"alpha_pattern\":{\"q_proj\":3}}", NULL},
+        {NULL, "0.q.A@3=3c23d70a"}, {NULL, "+0.q.A=BF16:4,8"}, {"{\"target_modules\":[\"q_proj\"]}", "-0.v.A -0.v.B -1.v.A -1.v.B"},
+    };
+    enum { N = sizeof changes / sizeof *changes };
+    char digest[N + 1][SHA256_HEX];
+    struct base_desc base;
+    for (int i = 0; i < N; i++) {
+        fix_write(*state, changes[i].patch, changes[i].edits);
+        digest_of_fix(*state, digest[i]);
+    }
+    fix_write(*state, NULL, NULL);
+    fix_base(&base);
+    base.digest[0] = 'c';
+    struct adapter *a = NULL;
+    assert_int_equal(adapter_open(&a, *state, &base, NULL, NULL), 0);
+    memcpy(digest[N], a->digest, SHA256_HEX);
+    adapter_close(a);
+    for (int i = 0; i <= N; i++)
+        for (int k = 0; k < i; k++) assert_string_not_equal(digest[i], digest[k]);
+}
+
+#define R8 "+0.q.A=F32:8,8 +0.q.B=F32:8,8 +1.q.A=F32:8,8 +1.q.B=F32:8,8"
+#define RENAMED(p, s)                                                                                                  \
+    "-0.q.A -0.q.B -1.q.A -1.q.B -0.v.A -0.v.B -1.v.A -1.v.B "                                                         \
+    "+" p "layers.0.self_attn.q_proj.lora_A" s "weight=F32:4,8 +" p "layers.0.self_attn.q_proj.lora_B" s "weight=F32:8,4 " \
+    "+" p "layers.1.self_attn.q_proj.lora_A" s "weight=F32:4,8 +" p "layers.1.self_attn.q_proj.lora_B" s "weight=F32:8,4"
+#define ONLY_Q "{\"target_modules\":[\"q_proj\"]}"
+
+static const struct {
+    const char *what, *patch, *edits;
+} fine[] = {
+    {"as it is", NULL, NULL},
+    {"all three types at once", NULL, "+0.q.A=BF16:4,8 +1.v.B=F16:4,4"},
+    {"rank by pattern", "{\"rank_pattern\":{\"q_proj\":8}}", R8},
+    {"one layer", "{\"layers_to_transform\":[1]}", "-0.q.A -0.q.B -0.v.A -0.v.B"},
+    {"layers that the base lacks are not waited for", "{\"layers_to_transform\":[0,1,7]}", NULL},
+    {"modules that the base lacks are not waited for", "{\"target_modules\":[\"q_proj\",\"v_proj\",\"c_attn\"]}", NULL},
+    {"regex", "{\"target_modules\":\".*[qv]_proj\"}", NULL},
+    {"exclude", "{\"exclude_modules\":[\"layers.0.self_attn.v_proj\"]}", "-0.v.A -0.v.B"},
+    {"without base_model.model.", ONLY_Q, RENAMED("model.", ".")},
+    {"without any prefix", ONLY_Q, RENAMED("", ".")},
+    {"bare decoder in PEFT", ONLY_Q, RENAMED("base_model.model.", ".")},
+    {"with the adapter's name", ONLY_Q, RENAMED("base_model.model.model.", ".default.")},
+    {"language model of a larger one", ONLY_Q, RENAMED("base_model.model.model.language_model.", ".")},
+    {"language model, older layout", ONLY_Q, RENAMED("base_model.model.language_model.model.", ".")},
+    {"compiled", ONLY_Q, RENAMED("base_model.model._orig_mod.model.", ".")},
+    {"base by its other name", "{\"base_model_name_or_path\":\"someone/other-name\"}", NULL},
+    {"base without case and org", "{\"base_model_name_or_path\":\"TINY-BASE\"}", NULL},
+    {"4-bit copy of the base", "{\"base_model_name_or_path\":\"unsloth/Tiny-Base-unsloth-bnb-4bit\"}", NULL},
+    {"bnb copy of the base", "{\"base_model_name_or_path\":\"unsloth/tiny-base-bnb-4bit\"}", NULL},
+    {"GPTQ copy of the base", "{\"base_model_name_or_path\":\"x/tiny-base-GPTQ\"}", NULL},
+    {"AWQ copy of the base", "{\"base_model_name_or_path\":\"x/tiny-base-awq\"}", NULL},
+    {"GGUF copy of the base", "{\"base_model_name_or_path\":\"x/tiny-base-GGUF\"}", NULL},
+    {"absolute path", "{\"base_model_name_or_path\":\"/models/llama\"}", NULL},
+    {"relative path", "{\"base_model_name_or_path\":\"./llama\"}", NULL},
+    {"home path", "{\"base_model_name_or_path\":\"~/llama\"}", NULL},
+    {"path with folders", "{\"base_model_name_or_path\":\"models/org/llama\"}", NULL},
+    {"no base said", "{\"base_model_name_or_path\":null}", NULL},
+    {"largest value", NULL, "0.q.A@31=461c4000"},
+    {"negative zero", NULL, "0.q.A@31=80000000"},
+};
+
+static void adapters_in_every_usual_spelling_open(void **state)
+{
+    struct base_desc base;
+    fix_base(&base);
+    for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) {
+        struct err e = {0};
+        struct adapter *a = NULL;
+        fix_write(*state, fine[i].patch, fine[i].edits);
+        if (adapter_open(&a, *state, &base, NULL, &e)) fail_msg("%s: %s", fine[i].what, e.msg);
+        assert_true(a->modules & 1u << LM_Q && a->part[LORA_MODULES + LM_Q].a->dim[1] == 8);
+        adapter_close(a);
+    }
+}
+
+#define EMBED "base_model.model.model.embed_tokens.lora_embedding_A"
+#define ALL_GONE "-0.q.A -0.q.B -1.q.A -1.q.B -0.v.A -0.v.B -1.v.A -1.v.B"
+
+static const struct {
+    const char *what, *patch, *edits, *expect;
+} bad[] = {
+    {"embedding", NULL, "+" EMBED "=F32:4,8", "1 of the file's 9 tensors would not be used: " EMBED},
+    {"head", NULL, "+base_model.model.lm_head.lora_A.weight=F32:4,8", "would not be used: base_model.model.lm_head"},
+    {"DoRA magnitude", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector=F32:8", "would not be used"},
+    {"bias", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.bias=F32:8", "would not be used"},
+    {"lora_B bias", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias=F32:8", "would not be used"},
+    {"another adapter's name", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_A.other.weight=F32:4,8", "would not be used"},
+    {"vision tower", NULL, "+base_model.model.vision_tower.encoder.layers.0.self_attn.q_proj.lora_A.weight=F32:4,8", "would not be used"},
+    {"self attention misspelled", NULL, "+base_model.model.model.layers.0.attn.q_proj.lora_A.weight=F32:4,8", "would not be used"},
+    {"module under the wrong parent", NULL, "+base_model.model.model.layers.0.mlp.q_proj.lora_A.weight=F32:4,8", "would not be used"},
+    {"expert", NULL, "+base_model.model.model.layers.0.mlp.experts.0.up_proj.lora_A.weight=F32:4,8", "would not be used"},
+    {"leading zero", NULL, "+base_model.model.model.layers.00.mlp.up_proj.lora_A.weight=F32:4,8", "would not be used"},
+    {"negative layer", NULL, "+base_model.model.model.layers.-1.mlp.up_proj.lora_A.weight=F32:4,8", "would not be used"},
+    {"layer beyond int", NULL, "+base_model.model.model.layers.4294967296.mlp.up_proj.lora_A.weight=F32:4,8", "would not be used"},
+    {"no layer", NULL, "+base_model.model.model.layers..mlp.up_proj.lora_A.weight=F32:4,8", "would not be used"},
+    {"name goes on", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight.x=F32:4,8", "would not be used"},
+    {"nine unknown names", NULL,
+     "+x1=F32:1 +x2=F32:1 +x3=F32:1 +x4=F32:1 +x5=F32:1 +x6=F32:1 +x7=F32:1 +x8=F32:1 +x9=F32:1",
+     "9 of the file's 17 tensors would not be used: x1, x2, x3, x4, x5, x6, x7, x8, ..."},
+    {"layer beyond the base", NULL, "+2.q.A=F32:4,8 +2.q.B=F32:8,4", "is of layer 2, and tiny-base has 2 layers"},
+    {"two names of one place", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight=F32:4,8", "are the same weight"},
+    {"with and without base_model.model.", NULL, "+model.layers.0.self_attn.q_proj.lora_A.weight=F32:4,8", "are the same weight"},
+    {"two prefixes", NULL, "+language_model.layers.0.mlp.up_proj.lora_A.weight=F32:4,8", "two models in one file"},
+    {"B is missing", NULL, "-1.q.B", "layers.1.self_attn.q_proj has lora_A and no lora_B"},
+    {"A is missing", NULL, "-1.q.A", "layers.1.self_attn.q_proj has lora_B and no lora_A"},
+    {"a layer is missing", NULL, "-1.q.A -1.q.B", "names model.layers.1.self_attn.q_proj, and the file has no tensors"},
+    {"a module is missing", "{\"target_modules\":[\"q_proj\",\"v_proj\",\"o_proj\"]}", NULL, "layers.0.self_attn.o_proj, and the file has no"},
+    {"a module too many", ONLY_Q, NULL, "layers.0.self_attn.v_proj, which adapter_config.json does not name"},
+    {"a layer too many", "{\"layers_to_transform\":[0]}", NULL, "layers.1.self_attn.q_proj, which adapter_config.json does not name"},
+    {"nothing", "{\"target_modules\":[\"c_attn\"]}", ALL_GONE, "adapts nothing"},
+    {"no tensors at all", NULL, ALL_GONE, "has no tensors"},
+    {"A for another width", NULL, "+0.q.A=F32:4,16", "has 16 columns, and tiny-base needs 8"},
+    {"B for another width", NULL, "+0.v.B=F32:8,4", "has 8 rows, and tiny-base needs 4"},
+    {"A transposed", NULL, "+0.q.A=F32:8,4", "has 4 columns"},
+    {"one dimension", NULL, "+0.q.A=F32:32", "has 1 dimension, not 2"},
+    {"A and B of different rank", NULL, "+0.q.B=F32:8,2", "lora_A has 4 rows and lora_B 2 columns"},
+    {"rank unlike the config", "{\"r\":8}", NULL, "has rank 4, and adapter_config.json says 8"},
+    {"rank unlike the pattern", "{\"rank_pattern\":{\"v_proj\":2}}", NULL, "layers.0.self_attn.v_proj has rank 4, and adapter_config.json says 2"},
+    {"rank beyond all", NULL, "+0.q.A=F32:513,8 +0.q.B=F32:8,513", "has rank 513, above the limit of 512"},
+    {"alpha is missing", "{\"lora_alpha\":null}", NULL, "lora_alpha is missing"},
+    {"scale too large", "{\"lora_alpha\":1024}", NULL, "is a scale of 256"},
+    {"scale too large by pattern", "{\"alpha_pattern\":{\"v_proj\":-1024}}", NULL, "is a scale of -256"},
+    {"another base", "{\"base_model_name_or_path\":\"meta-llama/Llama-3.1-8B\"}", NULL,
+     "trained on meta-llama/Llama-3.1-8B, and this base is tiny-base"},
+    {"another size of the base", "{\"base_model_name_or_path\":\"org/tiny-base-2\"}", NULL, "was trained on org/tiny-base-2"},
+    {"bare name of another base", "{\"base_model_name_or_path\":\"gpt2\"}", NULL, "was trained on gpt2"},
+    {"only a suffix", "{\"base_model_name_or_path\":\"-AWQ\"}", NULL, "was trained on -AWQ"},
+    {"ends on a slash", "{\"base_model_name_or_path\":\"tiny-base/\"}", NULL, "was trained on tiny-base/"},
+    {"NaN", NULL, "0.q.A@9=7fc00000", "layers.0.self_attn.q_proj.lora_A.weight: element [1,1] is nan"},
+    {"negative NaN", NULL, "1.v.B@15=ffffffff", "element [3,3] is -nan"},
+    {"Inf", NULL, "0.q.B@0=7f800000", "element [0,0] is inf"},
+    {"-Inf in bf16", NULL, "+0.q.B=BF16:8,4 0.q.B@31=ff80", "element [7,3] is -inf"},
+    {"NaN in f16", NULL, "+0.q.B=F16:8,4 0.q.B@31=7e00", "element [7,3] is nan"},
+    {"too large", NULL, "0.q.B@0=461c4001", "element [0,0] is 10000.001, not within +-10000"},
+    {"too large in bf16", NULL, "+0.q.B=BF16:8,4 0.q.B@1=461d", "element [0,1] is 10048"},
+    {"too large in f16", NULL, "+0.q.B=F16:8,4 0.q.B@1=70e3", "element [0,1] is 10008"},
+    {"DoRA", "{\"use_dora\":true}", NULL, "DoRA is not served yet"},
+    {"PiSSA", "{\"init_lora_weights\":\"pissa\"}", NULL, "PiSSA"},
+    {"endless pattern", "{\"rank_pattern\":{\"(([a-z0-9._]+)*)*_\":4}}", NULL, "takes too long"},
+};
+
+static void files_that_are_no_adapter_of_this_base_are_refused(void **state)
+{
+    struct base_desc base;
+    fix_base(&base);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        struct err e = {0};
+        struct adapter *a = NULL;
+        fix_write(*state, bad[i].patch, bad[i].edits);
+        if (!adapter_open(&a, *state, &base, NULL, &e)) fail_msg("%s: was accepted", bad[i].what);
+        if (e.code != ERR_ADAPTER_INVALID || !strstr(e.msg, bad[i].expect))
+            fail_msg("%s: %d \"%s\", not \"%s\"", bad[i].what, e.code, e.msg, bad[i].expect);
+        assert_null(a);
+    }
+}
+
+static void long_names_are_cut_from_the_list_and_counted(void **state)
+{
+    struct base_desc base;
+    struct err e = {0};
+    struct adapter *a = NULL;
+    char edits[1600] = "";
+    size_t n = 0;
+    for (int i = 0; i < 5; i++) n += (size_t)snprintf(edits + n, sizeof edits - n, "+n%d%0200d=F32:1 ", i, 0);
+    fix_base(&base);
+    fix_write(*state, NULL, edits);
+    assert_int_equal(adapter_open(&a, *state, &base, NULL, &e), -1);
+    assert_non_null(strstr(e.msg, "5 of the file's 13 tensors"));
+    assert_string_equal(e.msg + strlen(e.msg) - 5, ", ...");
+}
+
+static void limits_of_the_caller_are_kept(void **state)
+{
+    struct base_desc base;
+    struct adapter *a = NULL;
+    struct err e = {0};
+    fix_base(&base);
+    fix_write(*state, NULL, NULL);
+    struct adapter_limits low = {.max_rank = 3}, same = {.max_rank = 4, .max_bytes = 1 << 20}, small = {.max_bytes = 100};
+    assert_int_equal(adapter_open(&a, *state, &base, &same, NULL), 0);
+    adapter_close(a);
+    assert_int_equal(adapter_open(&a, *state, &base, &low, &e), -1);
+    assert_non_null(strstr(e.msg, "has rank 4, above the limit of 3"));
+    err_clear(&e);
+    assert_int_equal(adapter_open(&a, *state, &base, &small, &e), -1);
+    assert_non_null(strstr(e.msg, "above the limit of 100"));
+}
+
+static void a_base_without_a_module_refuses_tensors_for_it(void **state)
+{
+    struct base_desc base;
+    struct adapter *a = NULL;
+    struct err e = {0};
+    fix_base(&base);
+    base.in[LM_V] = base.out[LM_V] = 0;
+    fix_write(*state, NULL, NULL);
+    assert_int_equal(adapter_open(&a, *state, &base, NULL, &e), -1);
+    assert_non_null(strstr(e.msg, "tiny-base has no v_proj"));
+    fix_write(*state, NULL, "-0.v.A -0.v.B -1.v.A -1.v.B");
+    assert_int_equal(adapter_open(&a, *state, &base, NULL, NULL), 0);
+    adapter_close(a);
+}
+
+static void a_folder_without_one_of_the_files_is_refused(void **state)
+{
+    struct base_desc base;
+    struct adapter *a = NULL;
+    char path[1200];
+    static const char *const files[] = {ADAPTER_CONFIG_FILE, ADAPTER_WEIGHTS_FILE};
+    fix_base(&base);
+    for (int i = 0; i < 2; i++) {
+        struct err e = {0};
+        fix_write(*state, NULL, NULL);
+        snprintf(path, sizeof path, "%s/%s", (char *)*state, files[i]);
+        assert_int_equal(unlink(path), 0);
+        assert_int_equal(adapter_open(&a, *state, &base, NULL, &e), -1);
+        assert_non_null(strstr(e.msg, "missing"));
+    }
+}
+
+static void a_base_survives_its_way_through_json(void **state)
+{
+    (void)state;
+    struct base_desc b, back;
+    struct err e = {0};
+    fix_base(&b);
+    b.in[LM_O] = b.out[LM_O] = 0;
+    json_t *j = base_desc_to_json(&b);
+    memset(&back, 0xff, sizeof back);
+    if (base_desc_from_json(&back, j, &e)) fail_msg("%s", e.msg);
+    assert_memory_equal(&b, &back, sizeof b);
+    json_decref(j);
+}
+
+static void a_base_that_lies_in_json_is_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *patch, *expect;
+    } lies[] = {
+        {"{\"name\":7}", "name"}, {"{\"name\":null}", "name"}, {"{\"digest\":\"abc\"}", "digest"}, {"{\"layers\":0}", "layers"},
+        {"{\"layers\":null}", "layers"}, {"{\"layers\":100000}", "layers"}, {"{\"modules\":[]}", "modules"},
+        {"{\"modules\":{\"q_proj\":[8]}}", "q_proj"}, {"{\"modules\":{\"q_proj\":[8,-8]}}", "q_proj"},
+        {"{\"modules\":{\"q_proj\":[8,2000000]}}", "q_proj"}, {"{\"modules\":{\"q_proj\":\"8\"}}", "q_proj"},
+        {"{\"also\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", "also"}, {"{\"also\":[7]}", "also"},
+    };
+    struct base_desc b, before;
+    fix_base(&b);
+    before = b;
+    for (size_t i = 0; i < sizeof lies / sizeof *lies; i++) {
+        struct err e = {0};
+        json_t *j = base_desc_to_json(&b), *p = json_loads(lies[i].patch, 0, NULL);
+        json_object_update(j, p);
+        if (!base_desc_from_json(&b, j, &e)) fail_msg("accepted: %s", lies[i].patch);
+        if (!strstr(e.msg, lies[i].expect)) fail_msg("%s: %s", lies[i].patch, e.msg);
+        assert_memory_equal(&b, &before, sizeof b);
+        json_decref(j);
+        json_decref(p);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(the_demo_adapters_open_with_their_ranks_scales_and_digests),
+        cmocka_unit_test(a_place_holds_the_tensor_of_its_name),
+        cmocka_unit_test_setup_teardown(the_digest_does_not_depend_on_order_padding_or_spelling, fix_dir, fix_dir_gone),
+        cmocka_unit_test_setup_teardown(the_digest_changes_with_what_changes_an_answer, fix_dir, fix_dir_gone),
+        cmocka_unit_test_setup_teardown(adapters_in_every_usual_spelling_open, fix_dir, fix_dir_gone),
+        cmocka_unit_test_setup_teardown(files_that_are_no_adapter_of_this_base_are_refused, fix_dir, fix_dir_gone),
+        cmocka_unit_test_setup_teardown(long_names_are_cut_from_the_list_and_counted, fix_dir, fix_dir_gone),
+        cmocka_unit_test_setup_teardown(limits_of_the_caller_are_kept, fix_dir, fix_dir_gone),
+        cmocka_unit_test_setup_teardown(a_base_without_a_module_refuses_tensors_for_it, fix_dir, fix_dir_gone),
+        cmocka_unit_test_setup_teardown(a_folder_without_one_of_the_files_is_refused, fix_dir, fix_dir_gone),
+        cmocka_unit_test(a_base_survives_its_way_through_json),
+        cmocka_unit_test(a_base_that_lies_in_json_is_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
