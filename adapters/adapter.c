@@ -1,16 +1,18 @@
 /* An adapter opened against a base: every tensor in its place, or a refusal that says which and why.
  *
- * The idea is a table of places, layers x modules. First each tensor of the file is put into its place by name and shape;
- * what has no place is reported. Then each place is compared with what the config says of that module: named and there, or
- * not named and not there. So a file and a config that disagree in any way are refused, and what is left is exactly what PEFT would have
- * run. The checks go from cheap to dear; a hostile file is turned away before its data is touched:
+ * The idea is a table of places, layers x modules. First each tensor of the file is put into its place by name and
+ * shape; what has no place is reported. Then each place is compared with what the config says of that module: named and
+ * there, or not named and not there. So a file and a config that disagree in any way are refused, and what is left is
+ * exactly what PEFT would have run. The checks go from cheap to dear; a hostile file is turned away before its data is
+ * touched:
  *
  *     config -> base's name -> header -> places -> agreement, ranks, scales -> values finite -> digests
  *
- * Guarantees: part[] describes the adapter completely; pointers in it live until adapter_close(). Refuses what peft.c and
- * safetensors.c refuse, and everything above.
+ * Guarantees: part[] describes the adapter completely; pointers in it live until adapter_close(). Refuses what peft.c
+ * and safetensors.c refuse, and everything above.
  *
- * Called by the gateway's jobs before an upload is ready, and again by the engine's loader before a slot is filled. Threads: any. */
+ * Called by the gateway's jobs before an upload is ready, and again by the engine's loader before a slot is filled.
+ * Threads: any. */
 #include "adapters/adapter.h"
 #include "adapters/digest.h"
 #include "base/buf.h"
@@ -57,8 +59,8 @@ static int unused_refuse(const struct mapping *m, struct err *e)
 static int in_base(const struct mapping *m, const struct st_tensor *t, const struct tensor_name *n, struct err *e)
 {
     if (n->layer >= m->base->layers)
-        return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s is of layer %d, and %.100s has %d layers", t->name, n->layer,
-                       m->base->name, m->base->layers);
+        return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s is of layer %d, and %.100s has %d layers", t->name,
+                       n->layer, m->base->name, m->base->layers);
     if (!m->base->out[n->module])
         return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s: %.100s has no %s", t->name, m->base->name,
                        lora_module_name[n->module]);
@@ -85,8 +87,9 @@ static int place(struct mapping *m, const struct st_tensor *t, struct err *e)
     }
     if (!m->used++) snprintf(m->prefix, sizeof m->prefix, "%s", n.prefix);
     if (strcmp(m->prefix, n.prefix))
-        return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s is under \"%.64s\", others under \"%.64s\": two models in one file",
-                       t->name, n.prefix, m->prefix);
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "tensor %.256s is under \"%.64s\", others under \"%.64s\": two models in one file", t->name,
+                       n.prefix, m->prefix);
     if (in_base(m, t, &n, e) || shape_check(m, t, &n, e)) return -1;
     struct adapter_part *p = part_at(m->a, n.layer, n.module);
     const struct st_tensor **slot = n.is_b ? &p->b : &p->a;
@@ -110,10 +113,11 @@ static int pair_check(const struct adapter_part *p, const char *path, struct err
 {
     if (!p->a == !p->b) {
         if (!p->a || p->a->dim[0] == p->b->dim[1]) return 0;
-        return err_set(e, ERR_ADAPTER_INVALID, "%.256s: lora_A has %" PRId64 " rows and lora_B %" PRId64 " columns", path,
-                       p->a->dim[0], p->b->dim[1]);
+        return err_set(e, ERR_ADAPTER_INVALID, "%.256s: lora_A has %" PRId64 " rows and lora_B %" PRId64 " columns",
+                       path, p->a->dim[0], p->b->dim[1]);
     }
-    return err_set(e, ERR_ADAPTER_INVALID, "%.256s has lora_%s and no lora_%s", path, p->a ? "A" : "B", p->a ? "B" : "A");
+    return err_set(e, ERR_ADAPTER_INVALID, "%.256s has lora_%s and no lora_%s", path, p->a ? "A" : "B",
+                   p->a ? "B" : "A");
 }
 
 static int agree(struct adapter *a, struct adapter_part *p, const char *path, int max_rank, struct err *e)
@@ -121,12 +125,15 @@ static int agree(struct adapter *a, struct adapter_part *p, const char *path, in
     struct peft_place c;
     if (pair_check(p, path, e) || peft_resolve(a->config, path, &c, e)) return -1;
     if (c.target && !p->a)
-        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json names %.256s, and the file has no tensors for it", path);
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json names %.256s, and the file has no tensors for it",
+                       path);
     if (!c.target && p->a)
-        return err_set(e, ERR_ADAPTER_INVALID, "the file has tensors for %.256s, which adapter_config.json does not name", path);
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "the file has tensors for %.256s, which adapter_config.json does not name", path);
     if (!p->a) return 0;
     if (p->a->dim[0] > max_rank)
-        return err_set(e, ERR_ADAPTER_INVALID, "%.256s has rank %" PRId64 ", above the limit of %d", path, p->a->dim[0], max_rank);
+        return err_set(e, ERR_ADAPTER_INVALID, "%.256s has rank %" PRId64 ", above the limit of %d", path, p->a->dim[0],
+                       max_rank);
     if (p->a->dim[0] != c.r)
         return err_set(e, ERR_ADAPTER_INVALID, "%.256s has rank %" PRId64 ", and adapter_config.json says %d", path,
                        p->a->dim[0], c.r);
@@ -176,7 +183,8 @@ static int values_check(const struct st_file *f, struct err *e)
         const struct st_tensor *t = &f->tensor[i];
         int64_t at = st_first_beyond(t);
         if (at < 0) continue;
-        return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s: element [%" PRId64 ",%" PRId64 "] is %.9g, not within +-%g", t->name,
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "tensor %.256s: element [%" PRId64 ",%" PRId64 "] is %.9g, not within +-%g", t->name,
                        at / t->dim[1], at % t->dim[1], (double)st_get(t, at), ST_VALUE_MAX);
     }
     return 0;
@@ -193,16 +201,17 @@ static int open_file(struct adapter *a, const char *path, size_t max_bytes, stru
 {
     if (st_open(&a->file, path, e)) return -1;
     if (max_bytes && a->file->file_bytes > max_bytes)
-        return err_set(e, ERR_ADAPTER_INVALID, "the weights file has %zu bytes, above the limit of %zu", a->file->file_bytes,
-                       max_bytes);
+        return err_set(e, ERR_ADAPTER_INVALID, "the weights file has %zu bytes, above the limit of %zu",
+                       a->file->file_bytes, max_bytes);
     return 0;
 }
 
-static int open_all(struct adapter *a, const char *dir, const struct base_desc *base, const struct adapter_limits *limits,
-                    struct err *e)
+static int open_all(struct adapter *a, const char *dir, const struct base_desc *base,
+                    const struct adapter_limits *limits, struct err *e)
 {
     char path[PATH_BYTES];
-    int max_rank = limits && limits->max_rank > 0 && limits->max_rank < PEFT_RANK_MAX ? limits->max_rank : PEFT_RANK_MAX;
+    int max_rank =
+        limits && limits->max_rank > 0 && limits->max_rank < PEFT_RANK_MAX ? limits->max_rank : PEFT_RANK_MAX;
     if (snprintf(path, sizeof path, "%s/" ADAPTER_CONFIG_FILE, dir) >= (int)sizeof path - 32)
         return err_set(e, ERR_IO, "the adapter's folder has too long a path");
     if (peft_load(&a->config, path, e) || base_desc_accepts(base, a->config->base_model, e)) return -1;
@@ -214,8 +223,8 @@ static int open_all(struct adapter *a, const char *dir, const struct base_desc *
     return 0;
 }
 
-int adapter_open(struct adapter **out, const char *dir, const struct base_desc *base, const struct adapter_limits *limits,
-                 struct err *e)
+int adapter_open(struct adapter **out, const char *dir, const struct base_desc *base,
+                 const struct adapter_limits *limits, struct err *e)
 {
     struct adapter *a = calloc(1, sizeof *a);
     if (!a) return err_set(e, ERR_NO_MEMORY, "out of memory for an adapter");

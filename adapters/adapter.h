@@ -1,4 +1,5 @@
-/* An adapter as the base sees it: every tensor of the file mapped to (layer, module), checked, with its scale and digest.
+/* An adapter as the base sees it: every tensor of the file mapped to (layer, module), checked, with its scale and
+ * digest.
  *
  * Fail closed: every tensor is used or the adapter is refused with the list of those that were not; A and B come in
  * pairs; shapes match the base; values are finite and |x| <= 1e4; r in 1..PEFT_RANK_MAX; |scale| <= 64. */
@@ -11,12 +12,12 @@
 
 /* What an adapter is checked against. */
 struct base_desc {
-    char name[128];             /* the served name */
-    char digest[SHA256_HEX];    /* of the base's file */
-    char also[4][128];          /* other names that adapters may give for it, "" unused */
+    char name[128];          /* the served name */
+    char digest[SHA256_HEX]; /* of the base's file */
+    char also[4][128];       /* other names that adapters may give for it, "" unused */
     int layers;
-    int in[LORA_MODULES];       /* columns of A; 0: the base has no such module */
-    int out[LORA_MODULES];      /* rows of B; 0 with in 0 */
+    int in[LORA_MODULES];  /* columns of A; 0: the base has no such module */
+    int out[LORA_MODULES]; /* rows of B; 0 with in 0 */
 };
 
 struct adapter_part {
@@ -32,33 +33,35 @@ struct adapter {
     int layers;
     struct adapter_part *part; /* [layers][LORA_MODULES] */
     int max_rank;
-    unsigned modules;          /* bit set of the modules that occur */
+    unsigned modules; /* bit set of the modules that occur */
     size_t tensor_bytes;
-    char digest[SHA256_HEX];   /* digest.h: the version's identity */
+    char digest[SHA256_HEX];      /* digest.h: the version's identity */
     char file_sha256[SHA256_HEX]; /* of adapter_model.safetensors as it is */
 };
 
 struct adapter_limits {
-    int max_rank;      /* 0: PEFT_RANK_MAX */
-    size_t max_bytes;  /* of the weights file; 0: no limit of its own */
+    int max_rank;     /* 0: PEFT_RANK_MAX */
+    size_t max_bytes; /* of the weights file; 0: no limit of its own */
 };
 
 #define ADAPTER_CONFIG_FILE "adapter_config.json"
 #define ADAPTER_WEIGHTS_FILE "adapter_model.safetensors"
 
-/* Opens DIR/adapter_config.json and DIR/adapter_model.safetensors and checks everything named above, cheap to dear. Refusals are
- * ERR_ADAPTER_INVALID and name the tensor or the field. `limits` may be NULL. */
-int adapter_open(struct adapter **out, const char *dir, const struct base_desc *base, const struct adapter_limits *limits,
-                 struct err *e);
+/* Opens DIR/adapter_config.json and DIR/adapter_model.safetensors and checks everything named above, cheap to dear.
+ * Refusals are ERR_ADAPTER_INVALID and name the tensor or the field. `limits` may be NULL. */
+int adapter_open(struct adapter **out, const char *dir, const struct base_desc *base,
+                 const struct adapter_limits *limits, struct err *e);
 void adapter_close(struct adapter *a); /* NULL is fine */
 
-/* May an adapter that says it was trained on `trained_on` (base_model_name_or_path) meet this base? A hub name ("org/name", "name") must end in
- * the base's name or one of `also`, compared without case, organisation and the suffixes of quantized copies; an empty one and a local path
- * say nothing, and the shapes decide. ERR_ADAPTER_INVALID names both. */
+/* May an adapter that says it was trained on `trained_on` (base_model_name_or_path) meet this base? A hub name
+ * ("org/name", "name") must end in the base's name or one of `also`, compared without case, organisation and the
+ * suffixes of quantized copies; an empty one and a local path say nothing, and the shapes decide. ERR_ADAPTER_INVALID
+ * names both. */
 int base_desc_accepts(const struct base_desc *b, const char *trained_on, struct err *e);
 
 /* base_desc as JSON (the engine's /weft/v1/state carries it, the gateway reads it back):
- * {"name","digest","also":[..],"layers":N,"modules":{"q_proj":[out,in],..}}. NULL: out of memory. The reader fails with ERR_INVALID. */
+ * {"name","digest","also":[..],"layers":N,"modules":{"q_proj":[out,in],..}}. NULL: out of memory. The reader fails with
+ * ERR_INVALID. */
 struct json_t;
 struct json_t *base_desc_to_json(const struct base_desc *b);
 int base_desc_from_json(struct base_desc *b, const struct json_t *j, struct err *e);

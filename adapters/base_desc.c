@@ -1,10 +1,11 @@
 /* What an adapter is checked against: the base's name, digest and shapes, and how they travel between programs.
  *
- * The engine knows its base from the file, the gateway from the engine, by this JSON. The reader trusts the engine no more
- * than it must: every number is checked, because it becomes the bounds of loops over a stranger's adapter.
+ * The engine knows its base from the file, the gateway from the engine, by this JSON. The reader trusts the engine no
+ * more than it must: every number is checked, because it becomes the bounds of loops over a stranger's adapter.
  *
- * Names of bases are for people: one model is spelled "meta-llama/Llama-3.1-8B-Instruct", "unsloth/llama-3.1-8b-instruct-bnb-4bit"
- * and "/data/llama". So the rule (base_desc_accepts) refuses only what is certainly another model; shapes and digest do the rest.
+ * Names of bases are for people: one model is spelled "meta-llama/Llama-3.1-8B-Instruct",
+ * "unsloth/llama-3.1-8b-instruct-bnb-4bit" and "/data/llama". So the rule (base_desc_accepts) refuses only what is
+ * certainly another model; shapes and digest do the rest.
  *
  * Threads: any. */
 #include "adapters/adapter.h"
@@ -51,7 +52,8 @@ int base_desc_accepts(const struct base_desc *b, const char *trained_on, struct 
     if (is_local(trained_on) || same_model(trained_on, b->name)) return 0;
     for (int i = 0; i < ALSO; i++)
         if (*b->also[i] && same_model(trained_on, b->also[i])) return 0;
-    return err_set(e, ERR_ADAPTER_INVALID, "the adapter was trained on %.128s, and this base is %.128s", trained_on, b->name);
+    return err_set(e, ERR_ADAPTER_INVALID, "the adapter was trained on %.128s, and this base is %.128s", trained_on,
+                   b->name);
 }
 
 /* --- JSON --- */
@@ -89,7 +91,8 @@ static int get_also(struct base_desc *b, const json_t *list, struct err *e)
     for (size_t i = 0; i < n; i++) {
         const char *s = json_string_value(json_array_get(list, i));
         if (!s || strlen(s) >= sizeof b->also[i])
-            return err_field(e, ERR_INVALID, "also", "also[%zu] is not a name of at most %zu bytes", i, sizeof b->also[i] - 1);
+            return err_field(e, ERR_INVALID, "also", "also[%zu] is not a name of at most %zu bytes", i,
+                             sizeof b->also[i] - 1);
         snprintf(b->also[i], sizeof b->also[i], "%s", s);
     }
     return 0;
@@ -115,7 +118,8 @@ int base_desc_from_json(struct base_desc *b, const json_t *j, struct err *e)
     struct base_desc d = {0};
     const char *name = NULL, *digest = NULL;
     int64_t layers = 0;
-    if (json_need_str(j, "name", sizeof d.name - 1, &name, e) || json_need_str(j, "digest", SHA256_HEX - 1, &digest, e) ||
+    if (json_need_str(j, "name", sizeof d.name - 1, &name, e) ||
+        json_need_str(j, "digest", SHA256_HEX - 1, &digest, e) ||
         json_get_int(j, "layers", 1, PEFT_LAYERS_MAX, &layers, NULL, e))
         return -1;
     if (!layers) return err_field(e, ERR_MISSING, "layers", "layers is missing");

@@ -1,8 +1,8 @@
 /* The digest of an adapter version, by the rule in digest.h.
  *
- * The tensors' bytes are hashed one tensor at a time, so that the order in the file has no say, and the lines go straight
- * into the outer hash: nothing but one line is held. The config's part is what peft.c made canonical, with the base's
- * digest put in its place among the sorted keys, because the same tensors over another base are another model.
+ * The tensors' bytes are hashed one tensor at a time, so that the order in the file has no say, and the lines go
+ * straight into the outer hash: nothing but one line is held. The config's part is what peft.c made canonical, with the
+ * base's digest put in its place among the sorted keys, because the same tensors over another base are another model.
  *
  * Threads: any. Costs one reading of the file at the speed of SHA-256. */
 #include "adapters/digest.h"

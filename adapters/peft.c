@@ -1,14 +1,14 @@
 /* PEFT's adapter_config.json: the fields.
  *
- * One table says of every field of LoraConfig whether it is read, ignored or refused unless neutral, so what is served is
- * seen at a glance and a new method is a row. A silent no-op or a half-applied method is worse than a refusal, so what can
- * change the result and isn't implemented is refused by its name, with the value.
+ * One table says of every field of LoraConfig whether it is read, ignored or refused unless neutral, so what is served
+ * is seen at a glance and a new method is a row. A silent no-op or a half-applied method is worse than a refusal, so
+ * what can change the result and isn't implemented is refused by its name, with the value.
  *
  *     text -> JSON -> table of fields -> struct -> compiled patterns (peft_match.c) -> canonical JSON
  *
  * Guarantees: every number in the struct is in its range; strings live as long as the config (they are the JSON's).
- * Refuses: duplicates, wrong types, numbers out of range, a missing r or alpha (PEFT has defaults, but a file without them was
- * cut by hand, and a guessed scale is a wrong answer).
+ * Refuses: duplicates, wrong types, numbers out of range, a missing r or alpha (PEFT has defaults, but a file without
+ * them was cut by hand, and a guessed scale is a wrong answer).
  *
  * Threads: any, one at a time per config. */
 #include "adapters/peft.h"
@@ -68,7 +68,8 @@ static const struct {
     {"runtime_config", IGNORE, NULL},
 };
 
-/* init_lora_weights: how training began. Some ways also take the adapter's start out of the base, whose weights are then not ours. */
+/* init_lora_weights: how training began. Some ways also take the adapter's start out of the base, whose weights are
+ * then not ours. */
 static const struct {
     const char *prefix;
     const char *changes_base; /* the method's name; NULL: harmless */
@@ -106,7 +107,8 @@ static int field_check(const char *name, const json_t *v, struct err *e)
         return err_field(e, ERR_ADAPTER_INVALID, name, "adapter_config.json: %s is set: %s", name, fields[i].why);
     }
     if (unknown_matters(name, v))
-        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %.80s is set, and this server does not know it", name);
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %.80s is set, and this server does not know it",
+                       name);
     return 0;
 }
 
@@ -118,10 +120,11 @@ static int init_check(const json_t *v, struct err *e)
     for (size_t i = 0; i < COUNT(inits); i++) {
         if (strncasecmp(s, inits[i].prefix, strlen(inits[i].prefix))) continue;
         if (!inits[i].changes_base) return 0;
-        return err_set(e, ERR_ADAPTER_INVALID,
-                       "adapter_config.json: init_lora_weights \"%.40s\": %s changes the base's weights; save the adapter "
-                       "converted to plain LoRA",
-                       s, inits[i].changes_base);
+        return err_set(
+            e, ERR_ADAPTER_INVALID,
+            "adapter_config.json: init_lora_weights \"%.40s\": %s changes the base's weights; save the adapter "
+            "converted to plain LoRA",
+            s, inits[i].changes_base);
     }
     return err_set(e, ERR_ADAPTER_INVALID,
                    "adapter_config.json: init_lora_weights \"%.40s\" is not known to leave the base as it is", s);
@@ -134,8 +137,7 @@ static int fields_check(const json_t *o, struct err *e)
     if (!type) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: peft_type is missing");
     if (strcmp(type, "LORA"))
         return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: peft_type %.40s is not served, only LORA", type);
-    json_object_foreach((json_t *)o, name, v)
-        if (field_check(name, v, e)) return -1;
+    json_object_foreach((json_t *)o, name, v) if (field_check(name, v, e)) return -1;
     return init_check(json_object_get(o, "init_lora_weights"), e);
 }
 
@@ -169,12 +171,14 @@ static int read_scalars(struct peft_config *c, const json_t *o, struct err *e)
     if (!has_r) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: r is missing");
     if (!has_alpha) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: lora_alpha is missing");
     if (r < 1 || r > PEFT_RANK_MAX)
-        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: r is %lld, not 1 to %d", (long long)r, PEFT_RANK_MAX);
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: r is %lld, not 1 to %d", (long long)r,
+                       PEFT_RANK_MAX);
     c->r = (int)r;
     return 0;
 }
 
-static int read_pattern_value(const char *field, const char *key, const json_t *v, bool rank, double *out, struct err *e)
+static int read_pattern_value(const char *field, const char *key, const json_t *v, bool rank, double *out,
+                              struct err *e)
 {
     double x = json_number_value(v);
     if (!json_is_number(v) || (rank && !json_is_integer(v)))
@@ -188,7 +192,8 @@ static int read_pattern_value(const char *field, const char *key, const json_t *
     return 0;
 }
 
-static int read_patterns(struct peft_pattern **out, int *count, const json_t *o, const char *field, bool rank, struct err *e)
+static int read_patterns(struct peft_pattern **out, int *count, const json_t *o, const char *field, bool rank,
+                         struct err *e)
 {
     const json_t *v = json_object_get(o, field);
     if (!v || json_is_null(v)) return 0;
@@ -211,7 +216,10 @@ static int read_patterns(struct peft_pattern **out, int *count, const json_t *o,
     return 0;
 }
 
-static int by_string(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+static int by_string(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
 
 /* A list of strings, sorted, each once. */
 static int read_strings(const char ***out, int *count, const json_t *v, const char *field, int max, struct err *e)
@@ -232,7 +240,8 @@ static int read_strings(const char ***out, int *count, const json_t *v, const ch
 }
 
 /* null, a regex, or a list of names. */
-static int read_modules(const char ***list, int *count, const char **regex, const json_t *o, const char *field, struct err *e)
+static int read_modules(const char ***list, int *count, const char **regex, const json_t *o, const char *field,
+                        struct err *e)
 {
     const json_t *v = json_object_get(o, field);
     if (!v || json_is_null(v)) return 0;
@@ -242,14 +251,18 @@ static int read_modules(const char ***list, int *count, const char **regex, cons
     return 0;
 }
 
-static int by_int(const void *a, const void *b) { return *(const int *)a - *(const int *)b; }
+static int by_int(const void *a, const void *b)
+{
+    return *(const int *)a - *(const int *)b;
+}
 
 static int read_layer(int *out, const json_t *v, struct err *e)
 {
     if (!json_is_integer(v)) return wrong(e, "layers_to_transform", "a layer or a list of layers");
     json_int_t i = json_integer_value(v);
     if (i < 0 || i >= PEFT_LAYERS_MAX)
-        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: layers_to_transform names layer %lld", (long long)i);
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: layers_to_transform names layer %lld",
+                       (long long)i);
     *out = (int)i;
     return 0;
 }
@@ -273,7 +286,8 @@ static int read_layers(struct peft_config *c, const json_t *v, struct err *e)
 static int read_layers_pattern(struct peft_config *c, const json_t *v, struct err *e)
 {
     if (!v || json_is_null(v)) return 0;
-    if (json_is_array(v)) return read_strings(&c->layers_pattern, &c->nlayers_pattern, v, "layers_pattern", PEFT_PATTERNS, e);
+    if (json_is_array(v))
+        return read_strings(&c->layers_pattern, &c->nlayers_pattern, v, "layers_pattern", PEFT_PATTERNS, e);
     if (!json_is_string(v)) return wrong(e, "layers_pattern", "a pattern or a list of patterns");
     if (!json_string_length(v)) return 0;
     c->layers_pattern = calloc(1, sizeof *c->layers_pattern);
@@ -284,8 +298,7 @@ static int read_layers_pattern(struct peft_config *c, const json_t *v, struct er
 
 static int read_all(struct peft_config *c, const json_t *o, struct err *e)
 {
-    if (read_scalars(c, o, e) ||
-        read_patterns(&c->rank_pattern, &c->nrank_pattern, o, "rank_pattern", true, e) ||
+    if (read_scalars(c, o, e) || read_patterns(&c->rank_pattern, &c->nrank_pattern, o, "rank_pattern", true, e) ||
         read_patterns(&c->alpha_pattern, &c->nalpha_pattern, o, "alpha_pattern", false, e) ||
         read_modules(&c->target_modules, &c->ntarget_modules, &c->target_regex, o, "target_modules", e) ||
         read_modules(&c->exclude_modules, &c->nexclude_modules, &c->exclude_regex, o, "exclude_modules", e) ||
@@ -295,16 +308,21 @@ static int read_all(struct peft_config *c, const json_t *o, struct err *e)
     if (!c->ntarget_modules && !c->target_regex)
         return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: target_modules is missing or empty");
     if (c->target_regex && c->nlayers_to_transform)
-        return err_set(e, ERR_ADAPTER_INVALID,
-                       "adapter_config.json: layers_to_transform goes with a list in target_modules, not with a pattern");
+        return err_set(
+            e, ERR_ADAPTER_INVALID,
+            "adapter_config.json: layers_to_transform goes with a list in target_modules, not with a pattern");
     return 0;
 }
 
 /* --- the canonical form --- */
 
-static json_t *number(double x) { return x == floor(x) && fabs(x) < 1e15 ? json_integer((json_int_t)x) : json_real(x); }
+static json_t *number(double x)
+{
+    return x == floor(x) && fabs(x) < 1e15 ? json_integer((json_int_t)x) : json_real(x);
+}
 
-/* Takes both; NULL when memory is short, and so through to json_pack(), which then gives up: a digest never lacks a part. */
+/* Takes both; NULL when memory is short, and so through to json_pack(), which then gives up: a digest never lacks a
+ * part. */
 static json_t *append(json_t *list, json_t *v)
 {
     if (!list) {
@@ -345,8 +363,9 @@ static int canonical_make(struct peft_config *c, struct err *e)
         "{s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b, s:n}", "peft_type", "LORA", "r", c->r, "lora_alpha",
         number(c->lora_alpha), "target_modules",
         c->target_regex ? json_string(c->target_regex) : strings(c->target_modules, c->ntarget_modules), "rank_pattern",
-        pattern_pairs(c->rank_pattern, c->nrank_pattern), "alpha_pattern", pattern_pairs(c->alpha_pattern, c->nalpha_pattern),
-        "layers_to_transform", ints(c->layers_to_transform, c->nlayers_to_transform), "layers_pattern",
+        pattern_pairs(c->rank_pattern, c->nrank_pattern), "alpha_pattern",
+        pattern_pairs(c->alpha_pattern, c->nalpha_pattern), "layers_to_transform",
+        ints(c->layers_to_transform, c->nlayers_to_transform), "layers_pattern",
         c->nlayers_pattern ? strings(c->layers_pattern, c->nlayers_pattern) : json_null(), "use_rslora", c->use_rslora,
         "use_dora", c->use_dora, "fan_in_fan_out", c->fan_in_fan_out, "alora_invocation_tokens");
     struct buf b;

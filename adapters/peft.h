@@ -1,10 +1,11 @@
 /* PEFT's adapter_config.json: read, and refuse by name what is not served.
  *
- * Source of the fields and of the rules: PEFT's LoraConfig (huggingface.co/docs/peft). Fields that don't change the result
- * (dropout, revision, task_type, ...) are ignored; fields that would change it and are not served (bias, modules_to_save,
- * trainable_token_indices, layer_replication, QALoRA, BD-LoRA, initialisations that alter the base, DoRA and aLoRA until
- * they are served, ...) are refused when set to anything but their neutral value. A field that we don't know is refused
- * when it looks like a switch that is on (use_...: true) or like the settings of a method (..._config: {...}).
+ * Source of the fields and of the rules: PEFT's LoraConfig (huggingface.co/docs/peft). Fields that don't change the
+ * result (dropout, revision, task_type, ...) are ignored; fields that would change it and are not served (bias,
+ * modules_to_save, trainable_token_indices, layer_replication, QALoRA, BD-LoRA, initialisations that alter the base,
+ * DoRA and aLoRA until they are served, ...) are refused when set to anything but their neutral value. A field that we
+ * don't know is refused when it looks like a switch that is on (use_...: true) or like the settings of a method
+ * (..._config: {...}).
  *
  * Modules are named as PEFT names them while it trains: the path in the base, "model.layers.0.self_attn.q_proj". */
 #pragma once
@@ -40,11 +41,12 @@ struct peft_config {
     int nlayers_pattern;
     const char **target_modules; /* names or suffixes, sorted; a regex string stands as target_regex */
     int ntarget_modules;
-    const char *target_regex; /* or NULL; "all-linear" stands here as it is */
+    const char *target_regex;     /* or NULL; "all-linear" stands here as it is */
     const char **exclude_modules; /* as target_modules */
     int nexclude_modules;
     const char *exclude_regex;
-    char *canonical; /* the fields of ARCHITECTURE.md's digest rule as canonical JSON (see digest.h), without the base's digest */
+    char *canonical; /* the fields of ARCHITECTURE.md's digest rule as canonical JSON (see digest.h), without the base's
+                        digest */
     void *json;      /* private: owns the strings */
     struct peft_match *match; /* private: compiled patterns */
 };
@@ -61,8 +63,8 @@ struct peft_place {
     float scale;  /* alpha/r, or alpha/sqrt(r) for rsLoRA; |scale| <= PEFT_SCALE_MAX */
 };
 
-/* `module` without prefixes of the file and without ".lora_A.weight". Fails when the scale is out of range or a pattern takes too long
- * to match (the whole config has a budget of CPU time). One thread at a time per config. */
+/* `module` without prefixes of the file and without ".lora_A.weight". Fails when the scale is out of range or a pattern
+ * takes too long to match (the whole config has a budget of CPU time). One thread at a time per config. */
 int peft_resolve(const struct peft_config *c, const char *module, struct peft_place *out, struct err *e);
 
 /* Private to peft*.c: compile the patterns of a config; the reverse. */

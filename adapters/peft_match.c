@@ -1,16 +1,16 @@
 /* Which modules a PEFT config means, and with which rank and alpha.
  *
- * PEFT's own rules, in its order: a module is out when exclude_modules names it; target_modules as a string is a regex that
- * must match the whole name ("all-linear": every linear layer); as a list it names modules exactly, or by their last
- * parts, and only these suffixes are then narrowed by layers_to_transform and layers_pattern. rank_pattern and
+ * PEFT's own rules, in its order: a module is out when exclude_modules names it; target_modules as a string is a regex
+ * that must match the whole name ("all-linear": every linear layer); as a list it names modules exactly, or by their
+ * last parts, and only these suffixes are then narrowed by layers_to_transform and layers_pattern. rank_pattern and
  * alpha_pattern are tried in the file's order as (.*\.)?(key)$ from the name's start; the first match wins.
  *
  * The patterns come from strangers and PCRE2 backtracks, so a match has limits on steps, depth and memory, and all
- * matches of one config share a budget of CPU time: 256 patterns times a thousand modules, each just below its own limit, would otherwise be a
- * lever. Hitting a limit refuses the adapter; it never means "no match".
+ * matches of one config share a budget of CPU time: 256 patterns times a thousand modules, each just below its own
+ * limit, would otherwise be a lever. Hitting a limit refuses the adapter; it never means "no match".
  *
- * Python's re and PCRE2 differ in corners that module names don't have (UTF-8, newlines). Start-of-pattern verbs of PCRE2 can't
- * be reached, since every pattern is wrapped in a group. */
+ * Python's re and PCRE2 differ in corners that module names don't have (UTF-8, newlines). Start-of-pattern verbs of
+ * PCRE2 can't be reached, since every pattern is wrapped in a group. */
 #include "adapters/peft.h"
 #include "base/buf.h"
 #define PCRE2_CODE_UNIT_WIDTH 8
@@ -41,8 +41,8 @@ static int compile(pcre2_code **out, const char *field, const char *before, cons
                    uint32_t options, struct err *e)
 {
     if (strlen(pattern) > PEFT_PATTERN_LEN)
-        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: a pattern of %s has %zu bytes, more than %d", field,
-                       strlen(pattern), PEFT_PATTERN_LEN);
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: a pattern of %s has %zu bytes, more than %d",
+                       field, strlen(pattern), PEFT_PATTERN_LEN);
     struct buf b;
     int code;
     PCRE2_SIZE at;
@@ -51,8 +51,8 @@ static int compile(pcre2_code **out, const char *field, const char *before, cons
     buf_adds(&b, pattern);
     buf_adds(&b, after);
     if (!b.failed)
-        *out = pcre2_compile((PCRE2_SPTR)b.data, b.len, options | PCRE2_ANCHORED | PCRE2_NEVER_UTF | PCRE2_NEVER_BACKSLASH_C,
-                             &code, &at, NULL);
+        *out = pcre2_compile((PCRE2_SPTR)b.data, b.len,
+                             options | PCRE2_ANCHORED | PCRE2_NEVER_UTF | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
     bool short_of_memory = b.failed || (!*out && code == PCRE2_ERROR_NOMEMORY);
     buf_close(&b);
     if (*out) return 0;
@@ -84,7 +84,8 @@ static int compile_layers(struct peft_match *m, const struct peft_config *c, str
     m->layer = calloc((size_t)c->nlayers_pattern + 1, sizeof *m->layer);
     if (!m->layer) return err_set(e, ERR_NO_MEMORY, "out of memory for patterns");
     for (; m->nlayer < c->nlayers_pattern; m->nlayer++)
-        if (compile(&m->layer[m->nlayer], "layers_pattern", ".*\\.(?:", c->layers_pattern[m->nlayer], ")\\.([0-9]+)\\.", 0, e))
+        if (compile(&m->layer[m->nlayer], "layers_pattern", ".*\\.(?:", c->layers_pattern[m->nlayer], ")\\.([0-9]+)\\.",
+                    0, e))
             return -1;
     return 0;
 }
@@ -151,7 +152,8 @@ static int matches(struct peft_match *m, const pcre2_code *code, const char *nam
     int rc = pcre2_match(code, (PCRE2_SPTR)name, strlen(name), 0, 0, m->data, m->limits);
     m->spent_ns += cpu_ns() - start;
     if (rc < PCRE2_ERROR_NOMATCH) /* partial matching is never asked for, so below stand only failures */
-        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: a pattern takes too long to match \"%.200s\"", name);
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: a pattern takes too long to match \"%.200s\"",
+                       name);
     if (m->spent_ns > MATCH_BUDGET_NS)
         return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: the patterns together take too long to match");
     *yes = rc != PCRE2_ERROR_NOMATCH;
@@ -239,8 +241,9 @@ int peft_resolve(const struct peft_config *c, const char *module, struct peft_pl
     if (i >= 0) p.alpha = c->alpha_pattern[i].value;
     p.scale = (float)(c->use_rslora ? p.alpha / sqrt(p.r) : p.alpha / p.r);
     if (!(fabsf(p.scale) <= (float)PEFT_SCALE_MAX))
-        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %.200s: alpha %g with rank %d is a scale of %g, beyond %g",
-                       module, p.alpha, p.r, (double)p.scale, PEFT_SCALE_MAX);
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "adapter_config.json: %.200s: alpha %g with rank %d is a scale of %g, beyond %g", module,
+                       p.alpha, p.r, (double)p.scale, PEFT_SCALE_MAX);
     *out = p;
     return 0;
 }

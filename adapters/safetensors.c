@@ -2,16 +2,17 @@
  *
  * The idea: the header is JSON from somebody we don't know, and every number in it is a promise about bytes. So each
  * tensor's entry is read with a fixed shape of its own (exactly dtype, shape, data_offsets), its size is computed with
- * overflow checks and compared with its offsets, and at the end the tensors, sorted by offset, must tile the data from 0 to
- * the last byte. After that a pointer into the map can't leave the map.
+ * overflow checks and compared with its offsets, and at the end the tensors, sorted by offset, must tile the data from
+ * 0 to the last byte. After that a pointer into the map can't leave the map.
  *
  *     open, size -> header length -> JSON -> each entry -> tiling -> sorted by name
  *
  * Guarantees: nothing is allocated in proportion to a number that the file merely claims; a refused file leaves nothing
- * mapped; data of each tensor is aligned for its type (old writers don't pad the header: such tensors are copied aside).
+ * mapped; data of each tensor is aligned for its type (old writers don't pad the header: such tensors are copied
+ * aside).
  *
- * Refuses: anything but F32, F16 and BF16 (a quantized adapter has scales we'd have to guess), tensors of no elements, and
- * bytes that belong to no tensor, so that a file can't be a valid archive or program at the same time.
+ * Refuses: anything but F32, F16 and BF16 (a quantized adapter has scales we'd have to guess), tensors of no elements,
+ * and bytes that belong to no tensor, so that a file can't be a valid archive or program at the same time.
  *
  * Threads: any; one st_file may be read by many. The file must not shrink while it is mapped: ours lie in folders that
  * no client can write to. */
@@ -35,8 +36,14 @@ static const struct {
 } dtypes[] = {[ST_F32] = {"F32", 4}, [ST_F16] = {"F16", 2}, [ST_BF16] = {"BF16", 2}};
 #define DTYPES (int)(sizeof dtypes / sizeof *dtypes)
 
-size_t st_dtype_bytes(enum st_dtype t) { return dtypes[t].bytes; }
-const char *st_dtype_name(enum st_dtype t) { return dtypes[t].name; }
+size_t st_dtype_bytes(enum st_dtype t)
+{
+    return dtypes[t].bytes;
+}
+const char *st_dtype_name(enum st_dtype t)
+{
+    return dtypes[t].name;
+}
 
 static int bad(struct err *e, const char *what, const char *tensor)
 {
@@ -61,8 +68,8 @@ static int entry_dtype(struct st_tensor *t, const json_t *v, struct err *e)
             t->dtype = (enum st_dtype)i;
             return 0;
         }
-    return err_set(e, ERR_ADAPTER_INVALID, "safetensors: tensor %s: dtype %.16s is not served (F32, F16 or BF16)", t->name,
-                   word);
+    return err_set(e, ERR_ADAPTER_INVALID, "safetensors: tensor %s: dtype %.16s is not served (F32, F16 or BF16)",
+                   t->name, word);
 }
 
 static int entry_shape(struct st_tensor *t, const json_t *v, struct err *e)
@@ -94,21 +101,24 @@ static int entry_offsets(const struct st_tensor *t, const json_t *v, size_t data
     json_int_t from = json_integer_value(b), to = json_integer_value(z);
     if (from < 0 || to < from) return bad(e, "data_offsets run backwards", t->name);
     if ((uint64_t)to > data_bytes)
-        return err_set(e, ERR_ADAPTER_INVALID,
-                       "safetensors: tensor %s ends at byte %lld of the data, which has %zu: the file is truncated or lies",
-                       t->name, (long long)to, data_bytes);
+        return err_set(
+            e, ERR_ADAPTER_INVALID,
+            "safetensors: tensor %s ends at byte %lld of the data, which has %zu: the file is truncated or lies",
+            t->name, (long long)to, data_bytes);
     if ((uint64_t)(to - from) != t->bytes)
-        return err_set(e, ERR_ADAPTER_INVALID, "safetensors: tensor %s: data_offsets hold %lld bytes, its shape needs %zu",
-                       t->name, (long long)(to - from), t->bytes);
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "safetensors: tensor %s: data_offsets hold %lld bytes, its shape needs %zu", t->name,
+                       (long long)(to - from), t->bytes);
     *begin = (size_t)from;
     return 0;
 }
 
-static int entry(struct st_tensor *t, const char *key, const json_t *v, const char *data, size_t data_bytes, struct err *e)
+static int entry(struct st_tensor *t, const char *key, const json_t *v, const char *data, size_t data_bytes,
+                 struct err *e)
 {
     if (!name_ok(key)) {
-        err_set(e, ERR_ADAPTER_INVALID,
-                "safetensors: a tensor's name is not 1 to %d characters of A-Z a-z 0-9 . _ -", NAME_LEN_MAX);
+        err_set(e, ERR_ADAPTER_INVALID, "safetensors: a tensor's name is not 1 to %d characters of A-Z a-z 0-9 . _ -",
+                NAME_LEN_MAX);
         return -1;
     }
     t->name = key; /* the JSON's, until names() copies it */
@@ -127,9 +137,8 @@ static int metadata_check(const json_t *v, struct err *e)
     const char *key;
     json_t *s;
     if (!json_is_object(v)) return err_set(e, ERR_ADAPTER_INVALID, "safetensors: __metadata__ is not an object");
-    json_object_foreach((json_t *)v, key, s)
-        if (!json_is_string(s))
-            return err_set(e, ERR_ADAPTER_INVALID, "safetensors: __metadata__ holds something else than strings");
+    json_object_foreach((json_t *)v, key, s) if (!json_is_string(s)) return err_set(
+        e, ERR_ADAPTER_INVALID, "safetensors: __metadata__ holds something else than strings");
     return 0;
 }
 
@@ -158,7 +167,8 @@ static int tiling_check(struct st_file *f, const char *data, size_t data_bytes, 
             return err_set(e, ERR_ADAPTER_INVALID, "safetensors: tensor %s overlaps tensor %s", t->name,
                            f->tensor[i - 1].name);
         if (begin > at)
-            return err_set(e, ERR_ADAPTER_INVALID, "safetensors: a hole of %zu bytes before tensor %s", begin - at, t->name);
+            return err_set(e, ERR_ADAPTER_INVALID, "safetensors: a hole of %zu bytes before tensor %s", begin - at,
+                           t->name);
         at = begin + t->bytes;
     }
     if (at != data_bytes)
@@ -184,7 +194,10 @@ static int names_keep(struct st_file *f, struct err *e)
     return 0;
 }
 
-static bool misaligned(const struct st_tensor *t) { return (uintptr_t)t->data % st_dtype_bytes(t->dtype) != 0; }
+static bool misaligned(const struct st_tensor *t)
+{
+    return (uintptr_t)t->data % st_dtype_bytes(t->dtype) != 0;
+}
 
 /* Copy the tensors that don't lie on a multiple of their element's size. */
 static int data_align(struct st_file *f, struct err *e)
@@ -243,7 +256,8 @@ static int parse(struct st_file *f, struct err *e)
     uint64_t len = 0;
     for (int i = LENGTH_BYTES - 1; i >= 0; i--) len = len << 8 | p[i];
     if (len > ST_HEADER_MAX)
-        return err_set(e, ERR_ADAPTER_INVALID, "safetensors: a header of %llu bytes, more than %u (not a safetensors file?)",
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "safetensors: a header of %llu bytes, more than %u (not a safetensors file?)",
                        (unsigned long long)len, ST_HEADER_MAX);
     if (len < 2 || len > f->file_bytes - LENGTH_BYTES)
         return err_set(e, ERR_ADAPTER_INVALID, "safetensors: a header of %llu bytes in a file of %zu",
@@ -336,7 +350,8 @@ float st_get(const struct st_tensor *t, int64_t i)
 }
 
 /* Work on blocks whose length the compiler knows, and only OR the verdicts together: so it becomes a few vector
- * instructions per 16 bytes. Sign removed, the bits of all three formats order as integers do, with Inf and NaN on top. */
+ * instructions per 16 bytes. Sign removed, the bits of all three formats order as integers do, with Inf and NaN on top.
+ */
 #define BLOCK 1024
 
 #define DEFINE_BLOCK_BEYOND(bits)                                                                                      \
@@ -344,15 +359,16 @@ float st_get(const struct st_tensor *t, int64_t i)
     {                                                                                                                  \
         int##bits##_t over = 0;                                                                                        \
         if (n == BLOCK)                                                                                                \
-            for (size_t i = 0; i < BLOCK; i++) over |= (int##bits##_t)-((p[i] & INT##bits##_MAX) > limit);             \
+            for (size_t i = 0; i < BLOCK; i++) over |= (int##bits##_t) - ((p[i] & INT##bits##_MAX) > limit);           \
         else                                                                                                           \
-            for (size_t i = 0; i < n; i++) over |= (int##bits##_t)-((p[i] & INT##bits##_MAX) > limit);                 \
+            for (size_t i = 0; i < n; i++) over |= (int##bits##_t) - ((p[i] & INT##bits##_MAX) > limit);               \
         return over != 0;                                                                                              \
     }
 DEFINE_BLOCK_BEYOND(16)
 DEFINE_BLOCK_BEYOND(32)
 
-static const int32_t bits_of_max[] = {[ST_F32] = 0x461c4000, [ST_F16] = 0x70e2, [ST_BF16] = 0x461c}; /* of ST_VALUE_MAX */
+static const int32_t bits_of_max[] = {
+    [ST_F32] = 0x461c4000, [ST_F16] = 0x70e2, [ST_BF16] = 0x461c}; /* of ST_VALUE_MAX */
 
 static bool block_beyond(const struct st_tensor *t, int64_t from, size_t n)
 {

@@ -3,15 +3,15 @@
  *     TMP/XXXXXX  --store_commit-->  ROOT/ab/DIGEST  --store_remove-->  (gone)
  *          \--store_discard, store_clean-->  (gone)
  *
- * store_commit() makes the bytes durable before the name: both files and their folder are fsynced, then one rename puts the
- * folder in place, then the parents are fsynced. After a crash at any point the version is either absent or complete.
- * Two commits of one digest at once both succeed: the second finds the place taken and drops its copy.
+ * store_commit() makes the bytes durable before the name: both files and their folder are fsynced, then one rename puts
+ * the folder in place, then the parents are fsynced. After a crash at any point the version is either absent or
+ * complete. Two commits of one digest at once both succeed: the second finds the place taken and drops its copy.
  *
- * store_remove() can't take a folder away in one step without a place to move it to, so it removes the weights first and
- * store_has() asks for both files: a half-removed version is absent, and the next commit of it clears the remains.
+ * store_remove() can't take a folder away in one step without a place to move it to, so it removes the weights first
+ * and store_has() asks for both files: a half-removed version is absent, and the next commit of it clears the remains.
  *
- * Refuses: digests that aren't 64 hex digits (so no client's name reaches a path), commits that lack a file, and links in
- * place of files. Assumes TMP and ROOT on one file system (rename).
+ * Refuses: digests that aren't 64 hex digits (so no client's name reaches a path), commits that lack a file, and links
+ * in place of files. Assumes TMP and ROOT on one file system (rename).
  *
  * Threads: any. The gateway's registry sees to it that a version in use isn't removed. */
 #include "adapters/store.h"

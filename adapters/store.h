@@ -1,7 +1,7 @@
 /* Content-addressed store of adapter versions: ROOT/ab/DIGEST/{adapter_config.json,adapter_model.safetensors}.
  *
- * A version becomes visible by one rename of a complete, fsynced folder; a crash leaves only folders under the temporary
- * directory, which store_clean() removes. The store never sees a name that a client chose. */
+ * A version becomes visible by one rename of a complete, fsynced folder; a crash leaves only folders under the
+ * temporary directory, which store_clean() removes. The store never sees a name that a client chose. */
 #pragma once
 #include "base/err.h"
 #include "base/sha256.h"
@@ -17,8 +17,8 @@ bool store_has(const char *root, const char *digest);
 /* A fresh folder TMP/XXXXXX (mode 0700) to receive an upload. */
 int store_temp(const char *tmp, char out[STORE_PATH_MAX], struct err *e);
 
-/* fsync the two files of `temp_dir`, move it to its digest's place, fsync the parents. If the digest is there already, the
- * temporary folder is removed and 0 is returned. */
+/* fsync the two files of `temp_dir`, move it to its digest's place, fsync the parents. If the digest is there already,
+ * the temporary folder is removed and 0 is returned. */
 int store_commit(const char *root, const char *temp_dir, const char *digest, struct err *e);
 
 /* Remove a version, or a temporary folder. Absent is fine. */

@@ -1,12 +1,10 @@
 /* Adapter folders for tests: a small base, a good adapter for it, and a little language for spoiling it.
  *
- * Base "tiny-base": 2 layers, hidden 8, q/o 8, k/v 4, mlp 16. The good adapter: rank 4, alpha 8, q_proj and v_proj, F32,
- * elements 0.01 * index mod 7. fix_write() applies edits, separated by spaces:
- *     -NAME                 leave the tensor out
- *     +NAME=F32:8,4         add it (or give it another dtype or shape)
- *     NAME@5=7fc00000       the bits of element 5, in hex
- * and merges a JSON patch into adapter_config.json (null removes the field). NAME may be short: "0.q.A" stands for
- * base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight. */
+ * Base "tiny-base": 2 layers, hidden 8, q/o 8, k/v 4, mlp 16. The good adapter: rank 4, alpha 8, q_proj and v_proj,
+ * F32, elements 0.01 * index mod 7. fix_write() applies edits, separated by spaces: -NAME                 leave the
+ * tensor out +NAME=F32:8,4         add it (or give it another dtype or shape) NAME@5=7fc00000       the bits of element
+ * 5, in hex and merges a JSON patch into adapter_config.json (null removes the field). NAME may be short: "0.q.A"
+ * stands for base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight. */
 #pragma once
 #include <assert.h>
 #include <dirent.h>
@@ -144,7 +142,8 @@ static inline void fix_weights(const struct fix *f, const char *dir, int pad)
         const struct fix_tensor *t = &f->t[i];
         size_t n = fix_size(t);
         assert_true(d + n <= sizeof data);
-        h += (size_t)snprintf(head + h, sizeof head - h, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%ld", t->name, t->dtype, t->dim[0]);
+        h += (size_t)snprintf(head + h, sizeof head - h, ",\"%s\":{\"dtype\":\"%s\",\"shape\":[%ld", t->name, t->dtype,
+                              t->dim[0]);
         if (t->ndim == 2) h += (size_t)snprintf(head + h, sizeof head - h, ",%ld", t->dim[1]);
         h += (size_t)snprintf(head + h, sizeof head - h, "],\"data_offsets\":[%zu,%zu]}", d, d + n);
         fix_fill(t, data + d);
@@ -175,7 +174,7 @@ static inline void fix_good(struct fix *f)
 }
 
 #define FIX_CONFIG                                                                                                     \
-    "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":8,\"target_modules\":[\"q_proj\",\"v_proj\"],\"bias\":\"none\","    \
+    "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":8,\"target_modules\":[\"q_proj\",\"v_proj\"],\"bias\":\"none\","   \
     "\"base_model_name_or_path\":\"org/tiny-base\"}"
 
 static inline void fix_config(const char *dir, const char *patch)

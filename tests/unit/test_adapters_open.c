@@ -1,13 +1,16 @@
 /* Adapters opened against a base: three real ones, and the many ways in which a file can fail to be one.
  * Runs in the repository's root (ops/demo holds the real ones). */
-#include "tests/unit/test_adapters.h"
 #include "adapters/digest.h"
+#include "tests/unit/test_adapters.h"
 #include <math.h>
 
 static struct base_desc smollm2(void)
 {
-    struct base_desc b = {.name = "SmolLM2-135M-Instruct", .digest = FIX_BASE_DIGEST, .layers = 30,
-                          .in = {576, 576, 576, 576, 576, 576, 1536}, .out = {576, 192, 192, 576, 1536, 1536, 576}};
+    struct base_desc b = {.name = "SmolLM2-135M-Instruct",
+                          .digest = FIX_BASE_DIGEST,
+                          .layers = 30,
+                          .in = {576, 576, 576, 576, 576, 576, 1536},
+                          .out = {576, 192, 192, 576, 1536, 1536, 576}};
     return b;
 }
 
@@ -19,7 +22,8 @@ static const struct {
     double scale;
     const char *digest, *file_sha256;
 } demos[] = {
-    {"triage", 8, 420, 0x7f, 16 / 2.8284271247461903, "468688583fec224178076e68180b9212bd3547e384b894af0cf408f871b494a2",
+    {"triage", 8, 420, 0x7f, 16 / 2.8284271247461903,
+     "468688583fec224178076e68180b9212bd3547e384b894af0cf408f871b494a2",
      "07fa1c8ce0e8991a7c4a69a1bfa9d6e92ff623ef0c823df6a3464df625583b25"},
     {"sql", 16, 240, 0x0f, 2, "5459066fb1be48a5c2f819740ff1c7ae4427205f0bb5449a5969b4f5dec1f6be",
      "3bd5145538db7b0748e1ec93c32d1ff3cb149e85036960a9bb95b9c851238dbc"},
@@ -69,8 +73,10 @@ static void a_place_holds_the_tensor_of_its_name(void **state)
     struct base_desc base = smollm2();
     struct adapter *a = NULL;
     assert_int_equal(adapter_open(&a, "ops/demo/triage", &base, NULL, NULL), 0);
-    assert_string_equal(a->part[12 * LORA_MODULES + LM_DOWN].b->name, "base_model.model.model.layers.12.mlp.down_proj.lora_B.weight");
-    assert_string_equal(a->part[29 * LORA_MODULES + LM_K].a->name, "base_model.model.model.layers.29.self_attn.k_proj.lora_A.weight");
+    assert_string_equal(a->part[12 * LORA_MODULES + LM_DOWN].b->name,
+                        "base_model.model.model.layers.12.mlp.down_proj.lora_B.weight");
+    assert_string_equal(a->part[29 * LORA_MODULES + LM_K].a->name,
+                        "base_model.model.model.layers.29.self_attn.k_proj.lora_A.weight");
     adapter_close(a);
 }
 
@@ -118,8 +124,13 @@ static void the_digest_changes_with_what_changes_an_answer(void **state)
     static const struct {
         const char *patch, *edits;
     } changes[] = {
-        {NULL, NULL}, {"{\"lora_alpha\":9}", NULL}, {"{\"use_rslora\":true}", NULL}, {"{\"alpha_pattern\":{\"q_proj\":3}}", NULL},
-        {NULL, "0.q.A@3=3c23d70a"}, {NULL, "+0.q.A=BF16:4,8"}, {"{\"target_modules\":[\"q_proj\"]}", "-0.v.A -0.v.B -1.v.A -1.v.B"},
+        {NULL, NULL},
+        {"{\"lora_alpha\":9}", NULL},
+        {"{\"use_rslora\":true}", NULL},
+        {"{\"alpha_pattern\":{\"q_proj\":3}}", NULL},
+        {NULL, "0.q.A@3=3c23d70a"},
+        {NULL, "+0.q.A=BF16:4,8"},
+        {"{\"target_modules\":[\"q_proj\"]}", "-0.v.A -0.v.B -1.v.A -1.v.B"},
     };
     enum { N = sizeof changes / sizeof *changes };
     char digest[N + 1][SHA256_HEX];
@@ -142,8 +153,10 @@ static void the_digest_changes_with_what_changes_an_answer(void **state)
 #define R8 "+0.q.A=F32:8,8 +0.q.B=F32:8,8 +1.q.A=F32:8,8 +1.q.B=F32:8,8"
 #define RENAMED(p, s)                                                                                                  \
     "-0.q.A -0.q.B -1.q.A -1.q.B -0.v.A -0.v.B -1.v.A -1.v.B "                                                         \
-    "+" p "layers.0.self_attn.q_proj.lora_A" s "weight=F32:4,8 +" p "layers.0.self_attn.q_proj.lora_B" s "weight=F32:8,4 " \
-    "+" p "layers.1.self_attn.q_proj.lora_A" s "weight=F32:4,8 +" p "layers.1.self_attn.q_proj.lora_B" s "weight=F32:8,4"
+    "+" p "layers.0.self_attn.q_proj.lora_A" s "weight=F32:4,8 +" p "layers.0.self_attn.q_proj.lora_B" s               \
+    "weight=F32:8,4 "                                                                                                  \
+    "+" p "layers.1.self_attn.q_proj.lora_A" s "weight=F32:4,8 +" p "layers.1.self_attn.q_proj.lora_B" s               \
+    "weight=F32:8,4"
 #define ONLY_Q "{\"target_modules\":[\"q_proj\"]}"
 
 static const struct {
@@ -202,32 +215,45 @@ static const struct {
 } bad[] = {
     {"embedding", NULL, "+" EMBED "=F32:4,8", "1 of the file's 9 tensors would not be used: " EMBED},
     {"head", NULL, "+base_model.model.lm_head.lora_A.weight=F32:4,8", "would not be used: base_model.model.lm_head"},
-    {"DoRA magnitude", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector=F32:8", "would not be used"},
+    {"DoRA magnitude", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector=F32:8",
+     "would not be used"},
     {"bias", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.bias=F32:8", "would not be used"},
     {"lora_B bias", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias=F32:8", "would not be used"},
-    {"another adapter's name", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_A.other.weight=F32:4,8", "would not be used"},
-    {"vision tower", NULL, "+base_model.model.vision_tower.encoder.layers.0.self_attn.q_proj.lora_A.weight=F32:4,8", "would not be used"},
-    {"self attention misspelled", NULL, "+base_model.model.model.layers.0.attn.q_proj.lora_A.weight=F32:4,8", "would not be used"},
-    {"module under the wrong parent", NULL, "+base_model.model.model.layers.0.mlp.q_proj.lora_A.weight=F32:4,8", "would not be used"},
-    {"expert", NULL, "+base_model.model.model.layers.0.mlp.experts.0.up_proj.lora_A.weight=F32:4,8", "would not be used"},
+    {"another adapter's name", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_A.other.weight=F32:4,8",
+     "would not be used"},
+    {"vision tower", NULL, "+base_model.model.vision_tower.encoder.layers.0.self_attn.q_proj.lora_A.weight=F32:4,8",
+     "would not be used"},
+    {"self attention misspelled", NULL, "+base_model.model.model.layers.0.attn.q_proj.lora_A.weight=F32:4,8",
+     "would not be used"},
+    {"module under the wrong parent", NULL, "+base_model.model.model.layers.0.mlp.q_proj.lora_A.weight=F32:4,8",
+     "would not be used"},
+    {"expert", NULL, "+base_model.model.model.layers.0.mlp.experts.0.up_proj.lora_A.weight=F32:4,8",
+     "would not be used"},
     {"leading zero", NULL, "+base_model.model.model.layers.00.mlp.up_proj.lora_A.weight=F32:4,8", "would not be used"},
-    {"negative layer", NULL, "+base_model.model.model.layers.-1.mlp.up_proj.lora_A.weight=F32:4,8", "would not be used"},
-    {"layer beyond int", NULL, "+base_model.model.model.layers.4294967296.mlp.up_proj.lora_A.weight=F32:4,8", "would not be used"},
+    {"negative layer", NULL, "+base_model.model.model.layers.-1.mlp.up_proj.lora_A.weight=F32:4,8",
+     "would not be used"},
+    {"layer beyond int", NULL, "+base_model.model.model.layers.4294967296.mlp.up_proj.lora_A.weight=F32:4,8",
+     "would not be used"},
     {"no layer", NULL, "+base_model.model.model.layers..mlp.up_proj.lora_A.weight=F32:4,8", "would not be used"},
-    {"name goes on", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight.x=F32:4,8", "would not be used"},
+    {"name goes on", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight.x=F32:4,8",
+     "would not be used"},
     {"nine unknown names", NULL,
      "+x1=F32:1 +x2=F32:1 +x3=F32:1 +x4=F32:1 +x5=F32:1 +x6=F32:1 +x7=F32:1 +x8=F32:1 +x9=F32:1",
      "9 of the file's 17 tensors would not be used: x1, x2, x3, x4, x5, x6, x7, x8, ..."},
     {"layer beyond the base", NULL, "+2.q.A=F32:4,8 +2.q.B=F32:8,4", "is of layer 2, and tiny-base has 2 layers"},
-    {"two names of one place", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight=F32:4,8", "are the same weight"},
-    {"with and without base_model.model.", NULL, "+model.layers.0.self_attn.q_proj.lora_A.weight=F32:4,8", "are the same weight"},
+    {"two names of one place", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_A.default.weight=F32:4,8",
+     "are the same weight"},
+    {"with and without base_model.model.", NULL, "+model.layers.0.self_attn.q_proj.lora_A.weight=F32:4,8",
+     "are the same weight"},
     {"two prefixes", NULL, "+language_model.layers.0.mlp.up_proj.lora_A.weight=F32:4,8", "two models in one file"},
     {"B is missing", NULL, "-1.q.B", "layers.1.self_attn.q_proj has lora_A and no lora_B"},
     {"A is missing", NULL, "-1.q.A", "layers.1.self_attn.q_proj has lora_B and no lora_A"},
     {"a layer is missing", NULL, "-1.q.A -1.q.B", "names model.layers.1.self_attn.q_proj, and the file has no tensors"},
-    {"a module is missing", "{\"target_modules\":[\"q_proj\",\"v_proj\",\"o_proj\"]}", NULL, "layers.0.self_attn.o_proj, and the file has no"},
+    {"a module is missing", "{\"target_modules\":[\"q_proj\",\"v_proj\",\"o_proj\"]}", NULL,
+     "layers.0.self_attn.o_proj, and the file has no"},
     {"a module too many", ONLY_Q, NULL, "layers.0.self_attn.v_proj, which adapter_config.json does not name"},
-    {"a layer too many", "{\"layers_to_transform\":[0]}", NULL, "layers.1.self_attn.q_proj, which adapter_config.json does not name"},
+    {"a layer too many", "{\"layers_to_transform\":[0]}", NULL,
+     "layers.1.self_attn.q_proj, which adapter_config.json does not name"},
     {"nothing", "{\"target_modules\":[\"c_attn\"]}", ALL_GONE, "adapts nothing"},
     {"no tensors at all", NULL, ALL_GONE, "has no tensors"},
     {"A for another width", NULL, "+0.q.A=F32:4,16", "has 16 columns, and tiny-base needs 8"},
@@ -236,14 +262,16 @@ static const struct {
     {"one dimension", NULL, "+0.q.A=F32:32", "has 1 dimension, not 2"},
     {"A and B of different rank", NULL, "+0.q.B=F32:8,2", "lora_A has 4 rows and lora_B 2 columns"},
     {"rank unlike the config", "{\"r\":8}", NULL, "has rank 4, and adapter_config.json says 8"},
-    {"rank unlike the pattern", "{\"rank_pattern\":{\"v_proj\":2}}", NULL, "layers.0.self_attn.v_proj has rank 4, and adapter_config.json says 2"},
+    {"rank unlike the pattern", "{\"rank_pattern\":{\"v_proj\":2}}", NULL,
+     "layers.0.self_attn.v_proj has rank 4, and adapter_config.json says 2"},
     {"rank beyond all", NULL, "+0.q.A=F32:513,8 +0.q.B=F32:8,513", "has rank 513, above the limit of 512"},
     {"alpha is missing", "{\"lora_alpha\":null}", NULL, "lora_alpha is missing"},
     {"scale too large", "{\"lora_alpha\":1024}", NULL, "is a scale of 256"},
     {"scale too large by pattern", "{\"alpha_pattern\":{\"v_proj\":-1024}}", NULL, "is a scale of -256"},
     {"another base", "{\"base_model_name_or_path\":\"meta-llama/Llama-3.1-8B\"}", NULL,
      "trained on meta-llama/Llama-3.1-8B, and this base is tiny-base"},
-    {"another size of the base", "{\"base_model_name_or_path\":\"org/tiny-base-2\"}", NULL, "was trained on org/tiny-base-2"},
+    {"another size of the base", "{\"base_model_name_or_path\":\"org/tiny-base-2\"}", NULL,
+     "was trained on org/tiny-base-2"},
     {"bare name of another base", "{\"base_model_name_or_path\":\"gpt2\"}", NULL, "was trained on gpt2"},
     {"only a suffix", "{\"base_model_name_or_path\":\"-AWQ\"}", NULL, "was trained on -AWQ"},
     {"ends on a slash", "{\"base_model_name_or_path\":\"tiny-base/\"}", NULL, "was trained on tiny-base/"},
@@ -297,7 +325,8 @@ static void limits_of_the_caller_are_kept(void **state)
     struct err e = {0};
     fix_base(&base);
     fix_write(*state, NULL, NULL);
-    struct adapter_limits low = {.max_rank = 3}, same = {.max_rank = 4, .max_bytes = 1 << 20}, small = {.max_bytes = 100};
+    struct adapter_limits low = {.max_rank = 3}, same = {.max_rank = 4, .max_bytes = 1 << 20},
+                          small = {.max_bytes = 100};
     assert_int_equal(adapter_open(&a, *state, &base, &same, NULL), 0);
     adapter_close(a);
     assert_int_equal(adapter_open(&a, *state, &base, &low, &e), -1);
@@ -359,11 +388,19 @@ static void a_base_that_lies_in_json_is_refused(void **state)
     static const struct {
         const char *patch, *expect;
     } lies[] = {
-        {"{\"name\":7}", "name"}, {"{\"name\":null}", "name"}, {"{\"digest\":\"abc\"}", "digest"}, {"{\"layers\":0}", "layers"},
-        {"{\"layers\":null}", "layers"}, {"{\"layers\":100000}", "layers"}, {"{\"modules\":[]}", "modules"},
-        {"{\"modules\":{\"q_proj\":[8]}}", "q_proj"}, {"{\"modules\":{\"q_proj\":[8,-8]}}", "q_proj"},
-        {"{\"modules\":{\"q_proj\":[8,2000000]}}", "q_proj"}, {"{\"modules\":{\"q_proj\":\"8\"}}", "q_proj"},
-        {"{\"also\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", "also"}, {"{\"also\":[7]}", "also"},
+        {"{\"name\":7}", "name"},
+        {"{\"name\":null}", "name"},
+        {"{\"digest\":\"abc\"}", "digest"},
+        {"{\"layers\":0}", "layers"},
+        {"{\"layers\":null}", "layers"},
+        {"{\"layers\":100000}", "layers"},
+        {"{\"modules\":[]}", "modules"},
+        {"{\"modules\":{\"q_proj\":[8]}}", "q_proj"},
+        {"{\"modules\":{\"q_proj\":[8,-8]}}", "q_proj"},
+        {"{\"modules\":{\"q_proj\":[8,2000000]}}", "q_proj"},
+        {"{\"modules\":{\"q_proj\":\"8\"}}", "q_proj"},
+        {"{\"also\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", "also"},
+        {"{\"also\":[7]}", "also"},
     };
     struct base_desc b, before;
     fix_base(&b);

@@ -1,5 +1,5 @@
-/* PEFT's config: what is refused by name, and which modules its patterns mean. The expectations of the pattern table are
- * what PEFT's documented rule gives under Python's re. */
+/* PEFT's config: what is refused by name, and which modules its patterns mean. The expectations of the pattern table
+ * are what PEFT's documented rule gives under Python's re. */
 #include "tests/unit/test_adapters.h"
 #include <math.h>
 
@@ -14,13 +14,16 @@ static const struct {
     {"{" BASIC "} trailing", "invalid JSON"},
     {"{" BASIC ",\"r\":8}", "duplicate"},
     {"{\"r\":8,\"lora_alpha\":16,\"target_modules\":[\"q_proj\"]}", "peft_type is missing"},
-    {"{\"peft_type\":\"LOHA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[\"q_proj\"]}", "peft_type LOHA is not served"},
+    {"{\"peft_type\":\"LOHA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[\"q_proj\"]}",
+     "peft_type LOHA is not served"},
     {"{\"peft_type\":\"LORA\",\"lora_alpha\":16,\"target_modules\":[\"q_proj\"]}", "r is missing"},
     {"{\"peft_type\":\"LORA\",\"r\":8,\"target_modules\":[\"q_proj\"]}", "lora_alpha is missing"},
     {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":null,\"target_modules\":[\"q_proj\"]}", "lora_alpha is missing"},
-    {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":\"16\",\"target_modules\":[\"q_proj\"]}", "'lora_alpha' must be a number"},
+    {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":\"16\",\"target_modules\":[\"q_proj\"]}",
+     "'lora_alpha' must be a number"},
     {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":1e999,\"target_modules\":[\"q_proj\"]}", "invalid JSON"},
-    {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":1e300,\"target_modules\":[\"q_proj\"]}", "'lora_alpha' must be from"},
+    {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":1e300,\"target_modules\":[\"q_proj\"]}",
+     "'lora_alpha' must be from"},
     {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":NaN,\"target_modules\":[\"q_proj\"]}", "invalid JSON"},
     {"{\"peft_type\":\"LORA\",\"r\":0,\"lora_alpha\":16,\"target_modules\":[\"q_proj\"]}", "r is 0, not 1 to 512"},
     {"{\"peft_type\":\"LORA\",\"r\":-4,\"lora_alpha\":16,\"target_modules\":[\"q_proj\"]}", "r is -4"},
@@ -29,8 +32,10 @@ static const struct {
     {"{\"peft_type\":\"LORA\",\"r\":true,\"lora_alpha\":16,\"target_modules\":[\"q_proj\"]}", "'r' must be an integer"},
     {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16}", "target_modules is missing"},
     {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[]}", "target_modules is missing or empty"},
-    {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[7]}", "target_modules is not a list of names"},
-    {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":7}", "target_modules is not a list of names or a pattern"},
+    {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[7]}",
+     "target_modules is not a list of names"},
+    {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":7}",
+     "target_modules is not a list of names or a pattern"},
     {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":\"(q\"}", "is not a regular expression"},
     {"{" BASIC ",\"use_dora\":true}", "DoRA is not served yet"},
     {"{" BASIC ",\"use_dora\":1}", "DoRA is not served yet"},
@@ -77,7 +82,8 @@ static void configs_that_cannot_be_served_are_refused_by_name(void **state)
     for (size_t i = 0; i < sizeof refused / sizeof *refused; i++) {
         struct err e = {0};
         struct peft_config *c = NULL;
-        if (!peft_parse(&c, refused[i].config, strlen(refused[i].config), &e)) fail_msg("accepted: %s", refused[i].config);
+        if (!peft_parse(&c, refused[i].config, strlen(refused[i].config), &e))
+            fail_msg("accepted: %s", refused[i].config);
         if (e.code != ERR_ADAPTER_INVALID || !strstr(e.msg, refused[i].expect))
             fail_msg("%s\n-> %d \"%s\", not \"%s\"", refused[i].config, e.code, e.msg, refused[i].expect);
     }
@@ -95,12 +101,22 @@ static void settings_that_change_nothing_are_ignored(void **state)
 {
     (void)state;
     static const char *const fine[] = {
-        "\"init_lora_weights\":true", "\"init_lora_weights\":false", "\"init_lora_weights\":null", "\"init_lora_weights\":\"gaussian\"",
-        "\"init_lora_weights\":\"eva\",\"eva_config\":{\"rho\":2.0}", "\"init_lora_weights\":\"orthogonal\"",
+        "\"init_lora_weights\":true",
+        "\"init_lora_weights\":false",
+        "\"init_lora_weights\":null",
+        "\"init_lora_weights\":\"gaussian\"",
+        "\"init_lora_weights\":\"eva\",\"eva_config\":{\"rho\":2.0}",
+        "\"init_lora_weights\":\"orthogonal\"",
         "\"lora_dropout\":0.1,\"revision\":\"main\",\"task_type\":\"CAUSAL_LM\",\"inference_mode\":true",
-        "\"loftq_config\":{\"loftq_bits\":4}", "\"megatron_config\":{\"a\":1},\"megatron_core\":\"megatron.core\"",
-        "\"modules_to_save\":[]", "\"modules_to_save\":null", "\"qalora_group_size\":16", "\"unsloth_fixed\":true",
-        "\"use_something_new\":false,\"something_config\":null", "\"fan_in_fan_out\":true", "\"lora_bias\":false",
+        "\"loftq_config\":{\"loftq_bits\":4}",
+        "\"megatron_config\":{\"a\":1},\"megatron_core\":\"megatron.core\"",
+        "\"modules_to_save\":[]",
+        "\"modules_to_save\":null",
+        "\"qalora_group_size\":16",
+        "\"unsloth_fixed\":true",
+        "\"use_something_new\":false,\"something_config\":null",
+        "\"fan_in_fan_out\":true",
+        "\"lora_bias\":false",
     };
     char text[1024];
     for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) {
@@ -138,7 +154,8 @@ static const struct {
     {"\"target_modules\":\"q_proj\"", Q0, 0, 8, 16}, /* a string must match the whole name */
     {"\"target_modules\":\".*\\\\.(q|k)_proj\"", Q0, 1, 8, 16},
     {"\"target_modules\":\".*q_pro\"", Q0, 0, 8, 16},
-    {"\"target_modules\":\"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj).*?)|(?:\\\\bmodel\\\\.layers\\\\.[\\\\d]{1,}\\\\.(?:self_attn|mlp)\\\\.(?:(?:q_proj|k_proj)))\"",
+    {"\"target_modules\":\"(?:.*?(?:language|text).*?(?:self_attn|mlp).*?(?:q_proj).*?)|(?:\\\\bmodel\\\\.layers\\\\.["
+     "\\\\d]{1,}\\\\.(?:self_attn|mlp)\\\\.(?:(?:q_proj|k_proj)))\"",
      Q0, 1, 8, 16},
     {"\"target_modules\":[\"q_proj\"],\"exclude_modules\":[\"layers.0.self_attn.q_proj\"]", Q0, 0, 8, 16},
     {"\"target_modules\":[\"q_proj\"],\"exclude_modules\":[\"layers.0.self_attn.q_proj\"]", Q10, 1, 8, 16},
@@ -153,8 +170,10 @@ static const struct {
     {"\"target_modules\":[\"q_proj\"],\"rank_pattern\":{\"layers\":32}", Q0, 1, 8, 16}, /* must reach the end */
     {"\"target_modules\":[\"q_proj\"],\"rank_pattern\":{\"k_proj|q_proj\":32}", Q0, 1, 32, 16},
     {"\"target_modules\":[\"q_proj\"],\"rank_pattern\":{\"self_attn.q_proj\":4,\"q_proj\":32}", Q0, 1, 4, 16},
-    {"\"target_modules\":[\"q_proj\"],\"rank_pattern\":{\"q_proj\":32,\"self_attn.q_proj\":4}", Q0, 1, 32, 16}, /* first wins */
-    {"\"target_modules\":[\"q_proj\"],\"rank_pattern\":{\"z\":1,\"q_proj\":32},\"alpha_pattern\":{\"q_proj\":5.5}", Q0, 1, 32, 5.5},
+    {"\"target_modules\":[\"q_proj\"],\"rank_pattern\":{\"q_proj\":32,\"self_attn.q_proj\":4}", Q0, 1, 32,
+     16}, /* first wins */
+    {"\"target_modules\":[\"q_proj\"],\"rank_pattern\":{\"z\":1,\"q_proj\":32},\"alpha_pattern\":{\"q_proj\":5.5}", Q0,
+     1, 32, 5.5},
     {"\"target_modules\":[\"q_proj\"],\"alpha_pattern\":{\"layers.\\\\d+.mlp.*\":64}", D1, 0, 8, 64},
 };
 
@@ -182,14 +201,19 @@ static void the_scale_is_alpha_over_r_or_over_its_root(void **state)
         double alpha;
         bool rs;
         float scale; /* 0: refused */
-    } cases[] = {{8, 16, false, 2.f}, {8, 16, true, (float)(16 / 2.8284271247461903)}, {1, 64, false, 64.f}, {1, 64.5, false, 0},
-                 {1, -64, false, -64.f}, {1, -65, true, 0}, {512, 1, false, 1 / 512.f}, {3, 1, false, (float)(1 / 3.0)}, {16, 1000000, false, 0}};
+    } cases[] = {{8, 16, false, 2.f},        {8, 16, true, (float)(16 / 2.8284271247461903)},
+                 {1, 64, false, 64.f},       {1, 64.5, false, 0},
+                 {1, -64, false, -64.f},     {1, -65, true, 0},
+                 {512, 1, false, 1 / 512.f}, {3, 1, false, (float)(1 / 3.0)},
+                 {16, 1000000, false, 0}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         char text[256];
         struct err e = {0};
         struct peft_place p;
-        snprintf(text, sizeof text, "{\"peft_type\":\"LORA\",\"r\":%d,\"lora_alpha\":%g,\"use_rslora\":%s,\"target_modules\":[\"q_proj\"]}",
-                 cases[i].r, cases[i].alpha, cases[i].rs ? "true" : "false");
+        snprintf(
+            text, sizeof text,
+            "{\"peft_type\":\"LORA\",\"r\":%d,\"lora_alpha\":%g,\"use_rslora\":%s,\"target_modules\":[\"q_proj\"]}",
+            cases[i].r, cases[i].alpha, cases[i].rs ? "true" : "false");
         struct peft_config *c = parse(text);
         int rc = peft_resolve(c, Q0, &p, &e);
         if (cases[i].scale == 0) {
@@ -206,7 +230,8 @@ static void the_scale_is_alpha_over_r_or_over_its_root(void **state)
 static void a_pattern_that_backtracks_without_end_is_refused(void **state)
 {
     (void)state;
-    static const char *const slow[] = { /* they end on a letter that the name has: PCRE2 rejects others at once */
+    static const char *const slow[] = {
+        /* they end on a letter that the name has: PCRE2 rejects others at once */
         "\"target_modules\":[\"q_proj\"],\"rank_pattern\":{\"(([a-z0-9._]+)*)*_\":4}",
         "\"target_modules\":\"(.*)*(.*)*(.*)*(.*)*_\"",
         "\"target_modules\":\"((?:[a-z]|(?1))*)*_\"",
@@ -229,7 +254,8 @@ static void a_start_of_pattern_verb_has_no_power(void **state)
     (void)state;
     struct err e = {0};
     struct peft_config *c = NULL;
-    const char *text = "{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":\"(*LIMIT_MATCH=1)q_proj\"}";
+    const char *text =
+        "{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":\"(*LIMIT_MATCH=1)q_proj\"}";
     assert_int_equal(peft_parse(&c, text, strlen(text), &e), -1);
     assert_non_null(strstr(e.msg, "is not a regular expression"));
 }
@@ -239,19 +265,25 @@ static void the_canonical_form_does_not_depend_on_spelling(void **state)
     (void)state;
     static const char *const same[] = {
         "{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[\"q_proj\",\"k_proj\"]}",
-        "{ \"lora_alpha\" : 16.0, \"target_modules\":[\"k_proj\",\"q_proj\",\"q_proj\"], \"r\":8,\n\"peft_type\":\"LORA\", \"use_dora\":false }",
-        "{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[\"q_proj\",\"k_proj\"],\"rank_pattern\":{},"
+        "{ \"lora_alpha\" : 16.0, \"target_modules\":[\"k_proj\",\"q_proj\",\"q_proj\"], "
+        "\"r\":8,\n\"peft_type\":\"LORA\", \"use_dora\":false }",
+        "{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[\"q_proj\",\"k_proj\"],\"rank_pattern\":"
+        "{},"
         "\"layers_to_transform\":[],\"lora_dropout\":0.5}",
     };
     static const char *const other[] = {
         "{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":17,\"target_modules\":[\"q_proj\",\"k_proj\"]}",
-        "{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"use_rslora\":true,\"target_modules\":[\"q_proj\",\"k_proj\"]}",
-        "{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[\"q_proj\",\"k_proj\"],\"alpha_pattern\":{\"q_proj\":3,\".*\":4}}",
-        "{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[\"q_proj\",\"k_proj\"],\"alpha_pattern\":{\".*\":4,\"q_proj\":3}}",
+        "{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"use_rslora\":true,\"target_modules\":[\"q_proj\",\"k_"
+        "proj\"]}",
+        "{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[\"q_proj\",\"k_proj\"],\"alpha_"
+        "pattern\":{\"q_proj\":3,\".*\":4}}",
+        "{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[\"q_proj\",\"k_proj\"],\"alpha_"
+        "pattern\":{\".*\":4,\"q_proj\":3}}",
     };
-    const char *expect = "{\"alora_invocation_tokens\":null,\"alpha_pattern\":[],\"fan_in_fan_out\":false,\"layers_pattern\":null,"
-                         "\"layers_to_transform\":null,\"lora_alpha\":16,\"peft_type\":\"LORA\",\"r\":8,\"rank_pattern\":[],"
-                         "\"target_modules\":[\"k_proj\",\"q_proj\"],\"use_dora\":false,\"use_rslora\":false}";
+    const char *expect =
+        "{\"alora_invocation_tokens\":null,\"alpha_pattern\":[],\"fan_in_fan_out\":false,\"layers_pattern\":null,"
+        "\"layers_to_transform\":null,\"lora_alpha\":16,\"peft_type\":\"LORA\",\"r\":8,\"rank_pattern\":[],"
+        "\"target_modules\":[\"k_proj\",\"q_proj\"],\"use_dora\":false,\"use_rslora\":false}";
     struct peft_config *c, *seen[4];
     for (size_t i = 0; i < 3; i++) {
         c = parse(same[i]);
@@ -293,7 +325,8 @@ int main(void)
         cmocka_unit_test(a_pattern_that_backtracks_without_end_is_refused),
         cmocka_unit_test(a_start_of_pattern_verb_has_no_power),
         cmocka_unit_test(the_canonical_form_does_not_depend_on_spelling),
-        cmocka_unit_test_setup_teardown(a_config_beyond_its_size_is_refused_and_at_its_size_read, fix_dir, fix_dir_gone),
+        cmocka_unit_test_setup_teardown(a_config_beyond_its_size_is_refused_and_at_its_size_read, fix_dir,
+                                        fix_dir_gone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -16,12 +16,18 @@ static const struct lie lies[] = {
     {"header begins with a space", " {}", 0, "does not begin with {"},
     {"header is cut", "{\"a\":", 0, "the header is not valid"},
     {"duplicate tensor", "{\"a\":" T("F32", "1", "0,4") ",\"a\":" T("F32", "1", "0,4") "}", 4, "duplicate"},
-    {"duplicate field", "{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "duplicate"},
-    {"nested too deep", "{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}",0, "nested"},
+    {"duplicate field", "{\"a\":{\"dtype\":\"F32\",\"dtype\":\"F16\",\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
+     "duplicate"},
+    {"nested too deep",
+     "{\"a\":[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]"
+     "]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]]}",
+     0, "nested"},
     {"entry is a number", "{\"a\":7}", 0, "tensor a: its entry is not an object"},
-    {"entry has a fourth field", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", 4, "more than dtype"},
+    {"entry has a fourth field", "{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4],\"x\":1}}", 4,
+     "more than dtype"},
     {"no dtype", "{\"a\":{\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "tensor a: dtype is missing"},
-    {"dtype is a number", "{\"a\":{\"dtype\":4,\"shape\":[1],\"data_offsets\":[0,4]}}", 4, "dtype is missing or not a string"},
+    {"dtype is a number", "{\"a\":{\"dtype\":4,\"shape\":[1],\"data_offsets\":[0,4]}}", 4,
+     "dtype is missing or not a string"},
     {"int8", "{\"a\":" T("I8", "4", "0,4") "}", 4, "dtype I8 is not served"},
     {"float64", "{\"a\":" T("F64", "1", "0,8") "}", 8, "dtype F64 is not served"},
     {"float8", "{\"a\":" T("F8_E4M3", "4", "0,4") "}", 4, "dtype F8_E4M3 is not served"},
@@ -44,7 +50,8 @@ static const struct lie lies[] = {
     {"offsets larger than the shape", "{\"a\":" T("F32", "1", "0,8") "}", 8, "hold 8 bytes, its shape needs 4"},
     {"overlap", "{\"a\":" T("F32", "2", "0,8") ",\"b\":" T("F32", "2", "4,12") "}", 12, "tensor b overlaps tensor a"},
     {"same bytes twice", "{\"a\":" T("F32", "1", "0,4") ",\"b\":" T("F32", "1", "0,4") "}", 4, "overlaps"},
-    {"hole", "{\"a\":" T("F32", "1", "0,4") ",\"b\":" T("F32", "1", "8,12") "}", 12, "a hole of 4 bytes before tensor b"},
+    {"hole", "{\"a\":" T("F32", "1", "0,4") ",\"b\":" T("F32", "1", "8,12") "}", 12,
+     "a hole of 4 bytes before tensor b"},
     {"hole at the start", "{\"a\":" T("F32", "1", "4,8") "}", 8, "a hole of 4 bytes before tensor a"},
     {"tail", "{\"a\":" T("F32", "1", "0,4") "}", 9, "5 bytes after the last tensor"},
     {"no tensors, but data", "{}", 4, "4 bytes after the last tensor"},
@@ -57,7 +64,8 @@ static const struct lie lies[] = {
     {"bytes after the JSON", "{}x", 0, "the header is not valid"},
 };
 
-static void write_st(const char *dir, const char *name, uint64_t len, const char *header, size_t header_len, size_t data_bytes)
+static void write_st(const char *dir, const char *name, uint64_t len, const char *header, size_t header_len,
+                     size_t data_bytes)
 {
     char *all = calloc(1, 8 + header_len + data_bytes);
     memcpy(all, &len, 8);
@@ -179,7 +187,8 @@ static void the_most_tensors_are_read_and_one_more_is_refused(void **state)
 
 static void elements_of_all_three_types_read_as_float(void **state)
 {
-    const char *h = "{\"h\":" T("F16", "6", "12,24") ",\"b\":" T("BF16", "2", "8,12") ",\"f\":" T("F32", "2", "0,8") "}";
+    const char *h =
+        "{\"h\":" T("F16", "6", "12,24") ",\"b\":" T("BF16", "2", "8,12") ",\"f\":" T("F32", "2", "0,8") "}";
     const float f32[] = {1.5f, -3e30f};
     const uint16_t rest[] = {0x3fc0, 0xc000, /* BF16 1.5, -2 */ 0x3c00, 0xc000, 0x0001, 0x83ff, 0x7c00, 0x7bff};
     const float expect[] = {1.f, -2.f, 0x1p-24f, -1023 * 0x1p-24f, INFINITY, 65504.f};
@@ -208,7 +217,8 @@ static void tensors_that_lie_misaligned_are_read_and_aligned(void **state)
 {
     for (int pad = 0; pad < 8; pad++) {
         char h[256], all[512];
-        uint64_t len = (uint64_t)snprintf(h, sizeof h, "{\"a\":" T("F16", "1", "0,2") ",\"b\":" T("F32", "1", "2,6") "}%*s", pad, "");
+        uint64_t len = (uint64_t)snprintf(
+            h, sizeof h, "{\"a\":" T("F16", "1", "0,2") ",\"b\":" T("F32", "1", "2,6") "}%*s", pad, "");
         float x = 2.5f;
         memcpy(all, &len, 8);
         memcpy(all + 8, h, len);
@@ -217,7 +227,8 @@ static void tensors_that_lie_misaligned_are_read_and_aligned(void **state)
         fix_file(*state, "x", all, 14 + len);
         struct st_file *f = open_good(*state);
         assert_true(st_get(&f->tensor[0], 0) == 1.f && st_get(&f->tensor[1], 0) == 2.5f);
-        for (int i = 0; i < 2; i++) assert_int_equal((uintptr_t)f->tensor[i].data % st_dtype_bytes(f->tensor[i].dtype), 0);
+        for (int i = 0; i < 2; i++)
+            assert_int_equal((uintptr_t)f->tensor[i].data % st_dtype_bytes(f->tensor[i].dtype), 0);
         st_close(f);
     }
 }
@@ -229,9 +240,10 @@ static void the_scan_finds_the_first_value_out_of_range(void **state)
     enum { N = 4100 };
     static const uint32_t values[][3] = {
         /* F32, F16, BF16 */
-        {0x461c4000, 0x70e2, 0x461c}, {0x461c4001, 0x70e3, 0x461d}, {0xc61c4000, 0xf0e2, 0xc61c}, {0xc61c4001, 0xf0e3, 0xc61d},
-        {0x7f800000, 0x7c00, 0x7f80}, {0xff800000, 0xfc00, 0xff80}, {0x7fc00000, 0x7e00, 0x7fc0}, {0xffffffff, 0xffff, 0xffff},
-        {0x7f800001, 0x7c01, 0x7f81}, {0x80000000, 0x8000, 0x8000}, {0x00000001, 0x0001, 0x0001},
+        {0x461c4000, 0x70e2, 0x461c}, {0x461c4001, 0x70e3, 0x461d}, {0xc61c4000, 0xf0e2, 0xc61c},
+        {0xc61c4001, 0xf0e3, 0xc61d}, {0x7f800000, 0x7c00, 0x7f80}, {0xff800000, 0xfc00, 0xff80},
+        {0x7fc00000, 0x7e00, 0x7fc0}, {0xffffffff, 0xffff, 0xffff}, {0x7f800001, 0x7c01, 0x7f81},
+        {0x80000000, 0x8000, 0x8000}, {0x00000001, 0x0001, 0x0001},
     };
     static const int places[] = {0, 1, 1023, 1024, 4095, 4096, 4099};
     static uint32_t data[N];
@@ -239,7 +251,8 @@ static void the_scan_finds_the_first_value_out_of_range(void **state)
         for (size_t v = 0; v < sizeof values / sizeof *values; v++)
             for (size_t p = 0; p < sizeof places / sizeof *places; p++) {
                 size_t width = st_dtype_bytes((enum st_dtype)type);
-                struct st_tensor t = {.dtype = (enum st_dtype)type, .data = data, .ndim = 1, .dim = {N, 1}, .bytes = N * width};
+                struct st_tensor t = {
+                    .dtype = (enum st_dtype)type, .data = data, .ndim = 1, .dim = {N, 1}, .bytes = N * width};
                 memset(data, 0, sizeof data);
                 memcpy((char *)data + (size_t)places[p] * width, &values[v][type], width);
                 float x = st_get(&t, places[p]);

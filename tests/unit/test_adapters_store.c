@@ -1,5 +1,6 @@
-/* The store under crashes: the Nth call that changes or syncs the disk kills the process, or fails, for N = 0, 1, 2, ...
- * until the whole goes through. After each, a version is there completely or not at all, and the next attempt succeeds.
+/* The store under crashes: the Nth call that changes or syncs the disk kills the process, or fails, for N = 0, 1, 2,
+ * ... until the whole goes through. After each, a version is there completely or not at all, and the next attempt
+ * succeeds.
  *
  * The calls below stand in for libc's in this program, and hand on to the kernel. */
 #include "tests/unit/test_adapters.h"
@@ -11,8 +12,8 @@
 #define DIGEST "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff"
 #define CRASHED 99
 
-static int until = -1;   /* calls that go through before the fault; -1: no fault */
-static int fault;        /* errno to give; 0: die */
+static int until = -1; /* calls that go through before the fault; -1: no fault */
+static int fault;      /* errno to give; 0: die */
 
 static bool faulty(void)
 {
@@ -23,12 +24,30 @@ static bool faulty(void)
     return true;
 }
 
-int fsync(int fd) { return faulty() ? -1 : (int)syscall(SYS_fsync, fd); }
-int rename(const char *a, const char *b) { return faulty() ? -1 : (int)syscall(SYS_rename, a, b); }
-int mkdir(const char *p, mode_t m) { return faulty() ? -1 : (int)syscall(SYS_mkdir, p, m); }
-int rmdir(const char *p) { return faulty() ? -1 : (int)syscall(SYS_rmdir, p); }
-int unlink(const char *p) { return faulty() ? -1 : (int)syscall(SYS_unlink, p); }
-int unlinkat(int fd, const char *p, int flags) { return faulty() ? -1 : (int)syscall(SYS_unlinkat, fd, p, flags); }
+int fsync(int fd)
+{
+    return faulty() ? -1 : (int)syscall(SYS_fsync, fd);
+}
+int rename(const char *a, const char *b)
+{
+    return faulty() ? -1 : (int)syscall(SYS_rename, a, b);
+}
+int mkdir(const char *p, mode_t m)
+{
+    return faulty() ? -1 : (int)syscall(SYS_mkdir, p, m);
+}
+int rmdir(const char *p)
+{
+    return faulty() ? -1 : (int)syscall(SYS_rmdir, p);
+}
+int unlink(const char *p)
+{
+    return faulty() ? -1 : (int)syscall(SYS_unlink, p);
+}
+int unlinkat(int fd, const char *p, int flags)
+{
+    return faulty() ? -1 : (int)syscall(SYS_unlinkat, fd, p, flags);
+}
 
 struct place {
     char root[STORE_PATH_MAX], tmp[STORE_PATH_MAX];
@@ -110,8 +129,13 @@ static void the_same_version_again_drops_the_second_copy(void **state)
 
 static void names_that_are_no_digest_never_reach_the_disk(void **state)
 {
-    static const char *const names[] = {"", "..", "../../../../etc", "ab", "00112233445566778899AABBCCDDEEFF00112233445566778899aabbccddeeff",
-                                        DIGEST "0", "00112233445566778899aabbccddeeff00112233445566778899aabbccddee/."};
+    static const char *const names[] = {"",
+                                        "..",
+                                        "../../../../etc",
+                                        "ab",
+                                        "00112233445566778899AABBCCDDEEFF00112233445566778899aabbccddeeff",
+                                        DIGEST "0",
+                                        "00112233445566778899aabbccddeeff00112233445566778899aabbccddee/."};
     struct place p;
     char path[STORE_PATH_MAX] = "untouched", dir[STORE_PATH_MAX];
     place_of(state, &p);
@@ -183,7 +207,10 @@ static bool dies_at(int n, int (*op)(const struct place *p, const char *dir), co
     return WEXITSTATUS(status) == CRASHED;
 }
 
-static int do_commit(const struct place *p, const char *dir) { return store_commit(p->root, dir, DIGEST, NULL); }
+static int do_commit(const struct place *p, const char *dir)
+{
+    return store_commit(p->root, dir, DIGEST, NULL);
+}
 
 static int do_remove(const struct place *p, const char *dir)
 {
@@ -285,7 +312,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_version_is_found_after_its_commit_only, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(the_same_version_again_drops_the_second_copy, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(names_that_are_no_digest_never_reach_the_disk, fix_dir, fix_dir_gone),
-        cmocka_unit_test_setup_teardown(an_upload_that_lacks_a_file_or_holds_a_link_is_not_committed, fix_dir, fix_dir_gone),
+        cmocka_unit_test_setup_teardown(an_upload_that_lacks_a_file_or_holds_a_link_is_not_committed, fix_dir,
+                                        fix_dir_gone),
         cmocka_unit_test_setup_teardown(cleaning_empties_the_folder_and_follows_no_link, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(a_commit_killed_anywhere_leaves_all_or_nothing, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(a_removal_killed_anywhere_leaves_all_or_nothing, fix_dir, fix_dir_gone),
