@@ -19,7 +19,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define TENSOR_NAME_MAX 96
+#define NAME_BYTES 96
 
 struct load {
     const struct gguf *g;
@@ -67,7 +67,7 @@ static bool name_known(const struct load *l, const char *name) {
 static int check_names(const struct load *l, struct err *e) {
     for (int i = 0; i < gguf_tensors(l->g); i++) {
         struct gguf_str s = gguf_tensor_at(l->g, i)->name;
-        char name[TENSOR_NAME_MAX];
+        char name[NAME_BYTES];
         snprintf(name, sizeof name, "%.*s", (int)(s.len < sizeof name ? s.len : sizeof name - 1), s.s);
         if (!name_known(l, name))
             return err_set(e, ERR_MODEL, "the tensor %s has no place in a %s model of %d layers: it would be passed over", name,
@@ -137,7 +137,7 @@ static const int *row_order(const struct load *l, int module) { return module <=
 static int load_layer(struct load *l, int layer, struct err *e) {
     struct model *m = l->m;
     struct model_layer *to = &m->layer[layer];
-    char name[TENSOR_NAME_MAX];
+    char name[NAME_BYTES];
     for (int i = 0; i < LORA_MODULES; i++) {
         snprintf(name, sizeof name, "blk.%d.%s.weight", layer, matrix_name[i]);
         if (load_matrix(l, name, m->desc.out[i], m->desc.in[i], row_order(l, i), &to->module[i], e)) return -1;
