@@ -107,14 +107,14 @@ void metrics_free(struct metrics *m)
     free(m);
 }
 
+/* Each value with its NUL, a long one cut. */
 static size_t make_key(char *key, const char *const *labels, int n)
 {
     size_t len = 0;
     for (int i = 0; i < n; i++) {
-        size_t value = strnlen(labels[i] ? labels[i] : "", VALUE_MAX);
-        memcpy(key + len, labels[i] ? labels[i] : "", value);
-        key[len + value] = 0;
-        len += value + 1;
+        const char *value = labels[i] ? labels[i] : "";
+        for (size_t k = 0; value[k] && k < VALUE_MAX; k++) key[len++] = value[k];
+        key[len++] = 0;
     }
     return len;
 }

@@ -1,0 +1,497 @@
+/* http: the guard, routes, bodies, late answers, clients that leave, and stopping. */
+#include "tests/unit/test_base_net.h"
+#include <jansson.h>
+#include <sys/stat.h>
+
+#define ASK(line) line " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+
+static const struct {
+    const char *why, *bytes;
+    size_t n; /* 0: strlen */
+    int status;
+} messages[] = {
+    {"a plain request passes", ASK("GET /hello") "\r\n", 0, 200},
+    {"HTTP/1.0 with a Host passes", "GET /hello HTTP/1.0\r\nHost: x\r\n\r\n", 0, 200},
+    {"Transfer-Encoding and Content-Length",
+     ASK("POST /echo") "Content-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 0, 400},
+    {"two different Content-Lengths", ASK("POST /echo") "Content-Length: 3\r\nContent-Length: 4\r\n\r\nabcd", 0, 400},
+    {"two equal Content-Lengths", ASK("POST /echo") "Content-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 0, 400},
+    {"a Content-Length with a sign", ASK("POST /echo") "Content-Length: +3\r\n\r\nabc", 0, 400},
+    {"a Content-Length in hex", ASK("POST /echo") "Content-Length: 0x3\r\n\r\nabc", 0, 400},
+    {"a list in Content-Length", ASK("POST /echo") "Content-Length: 3, 3\r\n\r\nabc", 0, 400},
+    {"an enormous Content-Length", ASK("POST /echo") "Content-Length: 99999999999999999999\r\n\r\nabc", 0, 413},
+    {"Transfer-Encoding gzip, chunked", ASK("POST /echo") "Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", 0, 400},
+    {"two Transfer-Encodings",
+     ASK("POST /echo") "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 0, 400},
+    {"chunked in HTTP/1.0", "POST /echo HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", 0, 400},
+    {"two Hosts", ASK("GET /hello") "Host: y\r\n\r\n", 0, 400},
+    {"no Host", "GET /hello HTTP/1.1\r\nConnection: close\r\n\r\n", 0, 400},
+    {"a Host with a slash", "GET /hello HTTP/1.1\r\nHost: a/b\r\n\r\n", 0, 400},
+    {"two Authorizations", ASK("GET /hello") "Authorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n", 0, 400},
+    {"two Content-Types", ASK("POST /none") "Content-Type: a/b\r\nContent-Type: a/c\r\n\r\n", 0, 400},
+    {"a space before the colon", ASK("GET /hello") "X-A : b\r\n\r\n", 0, 400},
+    {"a name that is no token", ASK("GET /hello") "X(A): b\r\n\r\n", 0, 400},
+    {"NUL in a value", ASK("GET /hello") "X-A: a\0b\r\n\r\n", sizeof(ASK("GET /hello") "X-A: a\0b\r\n\r\n") - 1, 400},
+    {"a control byte in a value",
+     ASK("GET /hello") "X-A: a\x01"
+                       "b\r\n\r\n",
+     0, 400},
+    {"%00 in the path", ASK("GET /hello%00") "\r\n", 0, 400},
+    {"%00 in the query", ASK("GET /hello?a=%00") "\r\n", 0, 400},
+    {"dot-dot", ASK("GET /a/../hello") "\r\n", 0, 400},
+    {"encoded dot-dot", ASK("GET /a/%2e%2E/hello") "\r\n", 0, 400},
+    {"a single dot", ASK("GET /./hello") "\r\n", 0, 400},
+    {"two slashes", ASK("GET //hello") "\r\n", 0, 400},
+    {"an encoded slash", ASK("GET /files/a%2Fb") "\r\n", 0, 400},
+    {"an encoded backslash", ASK("GET /files/a%5cb") "\r\n", 0, 400},
+    {"a backslash", ASK("GET /files/a\\b") "\r\n", 0, 400},
+    {"an escape cut short", ASK("GET /files/a%4") "\r\n", 0, 400},
+    {"an escape that is none", ASK("GET /files/a%zz") "\r\n", 0, 400},
+    {"a raw high byte", ASK("GET /files/\xc3\xa4") "\r\n", 0, 400},
+    {"an encoded control byte in the path", ASK("GET /files/a%0ab") "\r\n", 0, 400},
+    {"a path that is not UTF-8", ASK("GET /files/%ff") "\r\n", 0, 400},
+    {"a fragment", ASK("GET /hello#x") "\r\n", 0, 400},
+    {"an absolute target", ASK("GET http://x/hello") "\r\n", 0, 400},
+    {"an unknown path", ASK("GET /nowhere") "\r\n", 0, 404},
+    {"a slash at the end is another path", ASK("GET /hello/") "\r\n", 0, 404},
+    {"a known path with another method", ASK("DELETE /hello") "\r\n", 0, 405},
+    {"dots within a segment are fine", ASK("GET /files/a..b") "\r\n", 0, 200},
+    {"dots and slashes in a query are fine", ASK("GET /hello?u=http://a/../b") "\r\n", 0, 200},
+    {"a body too long for its route", ASK("POST /echo") "Content-Length: 1001\r\n\r\n", 0, 413},
+    {"an obsolete fold", ASK("GET /hello") "X-A: a\r\n b\r\n\r\n", 0, -1},
+    {"bare line feeds", "GET /hello HTTP/1.1\nHost: x\nConnection: close\n\n", 0, -1},
+    {"a second request behind a refused one is not read",
+     "GET /hello HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\nGET /hello HTTP/1.1\r\nHost: x\r\n\r\n", 0, 400},
+};
+
+static void each_ambiguous_message_is_refused_and_the_connection_closed(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    for (size_t i = 0; i < sizeof messages / sizeof *messages; i++) {
+        bool closed;
+        size_t n = messages[i].n ? messages[i].n : strlen(messages[i].bytes);
+        struct buf body = big_buf();
+        if (messages[i].status == 413) { /* a body that is to be dropped must come first */
+            buf_add(&body, messages[i].bytes, n);
+            for (int k = 0; k < 1001; k++) buf_addc(&body, 'x');
+        }
+        struct buf b = ask_raw(&t, body.len ? body.data : messages[i].bytes, body.len ? body.len : n, &closed);
+        int got = status_of(&b);
+        if (messages[i].status < 0)
+            print_message("  %s: %d\n", messages[i].why, got);
+        else if (got != messages[i].status)
+            fail_msg("%s: %d, not %d\n%s", messages[i].why, got, messages[i].status, b.data);
+        if (!closed) fail_msg("%s: still open", messages[i].why);
+        if (memmem(b.data + 9, b.len > 9 ? b.len - 9 : 0, "HTTP/1.1 ", 9))
+            fail_msg("%s: two answers\n%s", messages[i].why, b.data);
+        buf_close(&b);
+        buf_close(&body);
+    }
+    unserve(&t);
+}
+
+static struct buf ask(const struct test_server *t, const char *bytes)
+{
+    bool closed;
+    return ask_raw(t, bytes, strlen(bytes), &closed);
+}
+
+static void more_than_64_headers_are_refused_with_431(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    for (int n = 62; n <= 63; n++) { /* with Host and Connection: 64 and 65 */
+        struct buf m = big_buf();
+        buf_adds(&m, ASK("GET /hello"));
+        for (int i = 0; i < n; i++) buf_addf(&m, "X-%d: a\r\n", i);
+        buf_adds(&m, "\r\n");
+        struct buf b = ask(&t, m.data);
+        assert_int_equal(status_of(&b), n == 62 ? 200 : 431);
+        buf_close(&b);
+        buf_close(&m);
+    }
+    unserve(&t);
+}
+
+static void errors_are_openai_objects_with_a_request_id(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    struct buf b = ask(&t, ASK("DELETE /hello") "\r\n");
+    assert_non_null(strstr(b.data, "Allow: GET, HEAD\r\n"));
+    assert_non_null(strstr(b.data, "x-request-id: 0"));
+    assert_non_null(strstr(b.data, "Content-Type: application/json\r\n"));
+    json_t *v = json_loads(strstr(b.data, "\r\n\r\n") + 4, 0, NULL);
+    assert_string_equal(json_string_value(json_object_get(json_object_get(v, "error"), "code")), "method_not_allowed");
+    json_decref(v);
+    buf_close(&b);
+    unserve(&t);
+}
+
+static void head_is_answered_as_get_without_a_body(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    struct buf b = ask(&t, ASK("HEAD /hello") "\r\n");
+    assert_int_equal(status_of(&b), 200);
+    assert_non_null(strstr(b.data, "Content-Length: 2\r\n"));
+    assert_string_equal(strstr(b.data, "\r\n\r\n"), "\r\n\r\n");
+    buf_close(&b);
+    b = ask(&t, ASK("HEAD /stream") "\r\n");
+    assert_int_equal(status_of(&b), 200);
+    assert_string_equal(strstr(b.data, "\r\n\r\n"), "\r\n\r\n");
+    buf_close(&b);
+    WAIT_FOR(http_server_in_flight(t.s) == 0, 2000);
+    unserve(&t);
+}
+
+static void patterns_match_segment_by_segment_and_values_are_decoded_once(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *request, *body;
+    } rows[] = {
+        {ASK("POST /t/acme/v1/chat/completions?q=a%2Bb+c") "Authorization: Bearer k1\r\n\r\n", "acme|-|a+b c|k1"},
+        {ASK("GET /t/a%20b/%2525") "\r\n", "a b|%25|-|-"},
+        {ASK("GET /t/a/b?q") "Authorization: Basic k1\r\n\r\n", "a|b||-"},
+        {ASK("GET /t/a/b?x=1&q=&q=2") "Authorization: bearer  k2\r\n\r\n", "a|b||k2"},
+        {ASK("GET /files/a/b/c.txt") "Authorization: Bearer two words\r\n\r\n", "a/b/c.txt|-|-|-"},
+    };
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct buf b = ask(&t, rows[i].request);
+        assert_string_equal(strstr(b.data, "\r\n\r\n") + 4, rows[i].body);
+        buf_close(&b);
+    }
+    struct buf b = ask(&t, ASK("GET /files/") "\r\n");
+    assert_int_equal(status_of(&b), 404);
+    buf_close(&b);
+    unserve(&t);
+}
+
+static void a_thousand_requests_go_over_one_connection(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd = dial(&t);
+    for (int i = 0; i < 1000; i++) {
+        struct buf b = big_buf();
+        const char *m = i % 3 == 0   ? "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
+                        : i % 3 == 1 ? "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
+                                     : "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi";
+        say(fd, m, strlen(m));
+        assert_true(hear(fd, &b, i % 3 == 1 ? "}}" : "hi", 2000));
+        assert_int_equal(status_of(&b), i % 3 == 1 ? 404 : 200);
+        buf_close(&b);
+    }
+    close(fd);
+    WAIT_FOR(atomic_load(&told_done) == 1000, 1000);
+    unserve(&t);
+}
+
+static void an_answer_may_come_later_from_another_thread(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd = dial(&t);
+    for (int i = 0; i < 20; i++) {
+        struct buf b = big_buf();
+        say(fd, "GET /later HTTP/1.1\r\nHost: x\r\n\r\n", 33);
+        assert_true(hear(fd, &b, "late", 2000));
+        assert_non_null(strstr(b.data, "X-Late: yes\r\n"));
+        buf_close(&b);
+    }
+    close(fd);
+    unserve(&t);
+}
+
+static void a_refusal_before_the_body_leaves_the_connection_usable_when_the_body_is_short(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd = dial(&t);
+    struct buf b = big_buf();
+    const char *m =
+        "POST /deny HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12345GET /hello HTTP/1.1\r\nHost: x\r\n\r\n";
+    say(fd, m, strlen(m));
+    assert_true(hear(fd, &b, "\r\n\r\nhi", 2000));
+    assert_int_equal(status_of(&b), 401);
+    buf_close(&b);
+    close(fd);
+    unserve(&t);
+}
+
+static void a_refusal_before_a_long_body_comes_at_once_without_100_continue(void **state)
+{
+    (void)state;
+    static const char *const rows[] = {
+        ASK("POST /deny") "Content-Length: 5\r\nExpect: 100-continue\r\n\r\n",
+        "POST /deny HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n",
+        "POST /deny HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n",
+        "PUT /sink HTTP/1.1\r\nHost: x\r\nContent-Length: 600000000\r\n\r\n",
+    };
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct buf b = ask(&t, rows[i]);
+        assert_int_equal(status_of(&b), i == 3 ? 413 : 401);
+        assert_non_null(strstr(b.data, "onnection: close\r\n"));
+        buf_close(&b);
+    }
+    unserve(&t);
+}
+
+static void a_chunked_body_is_bounded_too(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    struct buf m = big_buf(), b;
+    buf_adds(&m, ASK("POST /echo") "Transfer-Encoding: chunked\r\n\r\n3e9\r\n");
+    for (int i = 0; i < 1001; i++) buf_addc(&m, 'x');
+    buf_adds(&m, "\r\n0\r\n\r\n");
+    b = ask(&t, m.data);
+    assert_int_equal(status_of(&b), 413);
+    buf_close(&b);
+    b = ask(&t, ASK("POST /echo") "Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n");
+    assert_non_null(strstr(b.data, "\r\n\r\nabcde"));
+    buf_close(&b);
+    buf_close(&m);
+    unserve(&t);
+}
+
+static void endless_chunks_are_cut(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd = dial(&t);
+    char piece[65536 + 32];
+    say(fd, "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", 60);
+    int head = snprintf(piece, sizeof piece, "10000\r\n");
+    memset(piece + head, 'x', 65536);
+    memcpy(piece + head + 65536, "\r\n", 2);
+    ssize_t sent = 1;
+    int i = 0;
+    for (; i < 400 && sent > 0; i++) sent = send(fd, piece, (size_t)head + 65538, MSG_NOSIGNAL);
+    assert_true(i < 400); /* 25 MiB: refused long before */
+    close(fd);
+    WAIT_FOR(http_server_in_flight(t.s) == 0, 2000);
+    unserve(&t);
+}
+
+static void a_sink_gets_all_pieces_and_may_refuse_early(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    for (int refuse = 0; refuse < 2; refuse++) {
+        struct test_server t = serve(&o);
+        struct buf m = big_buf();
+        buf_adds(&m, ASK("PUT /sink") "Content-Length: 5000000\r\n");
+        buf_adds(&m, refuse ? "X-Refuse-After: 100000\r\n\r\n" : "\r\n");
+        for (int i = 0; i < 500000; i++) buf_adds(&m, "0123456789");
+        struct buf b = ask(&t, m.data);
+        assert_int_equal(status_of(&b), refuse ? 400 : 201);
+        assert_non_null(strstr(b.data, refuse ? "adapter_invalid" : "\r\n\r\n5000000"));
+        if (refuse) assert_in_range(atomic_load(&sink_bytes), 100000, 200000);
+        buf_close(&b);
+        buf_close(&m);
+        unserve(&t);
+    }
+}
+
+static void a_client_that_leaves_while_suspended_is_noticed_within_50_ms(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    for (int i = 1; i <= 5; i++) {
+        int fd = dial(&t);
+        say(fd, "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n", 32);
+        WAIT_FOR(atomic_load(&live_threads) == i, 1000);
+        nap_ms(10);
+        int64_t t0 = clock_mono_us();
+        close(fd);
+        WAIT_FOR(atomic_load(&told_gone) == i, 1000);
+        assert_in_range(atomic_load(&gone_at_us) - t0, 0, 50000);
+    }
+    assert_int_equal(atomic_load(&told_free), 0); /* the handler still owes: nothing of the request is freed */
+    assert_int_equal(http_server_in_flight(t.s), 5);
+    atomic_store(&let_go, true);
+    WAIT_FOR(atomic_load(&told_free) == 5, 1000);
+    assert_int_equal(http_server_in_flight(t.s), 0);
+    assert_int_equal(atomic_load(&told_gone), 5);
+    unserve(&t);
+}
+
+static void a_client_that_left_before_its_request_was_read_is_noticed_too(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    for (int i = 0; i < 50; i++) {
+        int fd = dial(&t);
+        say(fd, "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n", 32);
+        close(fd);
+    }
+    nap_ms(50);
+    atomic_store(&let_go, true);
+    WAIT_FOR(http_server_in_flight(t.s) == 0, 1000);
+    assert_int_equal(atomic_load(&told_gone), atomic_load(&told_free));
+    unserve(&t);
+}
+
+static void connections_beyond_the_limit_get_503(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    o.max_connections = 3;
+    struct test_server t = serve(&o);
+    int held[3];
+    for (int i = 0; i < 3; i++) {
+        struct buf b = big_buf();
+        held[i] = dial(&t);
+        say(held[i], "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n", 33);
+        assert_true(hear(held[i], &b, "hi", 1000));
+        buf_close(&b);
+    }
+    bool closed;
+    struct buf b = ask_raw(&t, "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n", 33, &closed);
+    assert_int_equal(status_of(&b), 503);
+    assert_true(closed);
+    buf_close(&b);
+    for (int i = 0; i < 3; i++) close(held[i]);
+    nap_ms(100);
+    b = ask(&t, ASK("GET /hello") "\r\n");
+    assert_int_equal(status_of(&b), 200);
+    buf_close(&b);
+    unserve(&t);
+}
+
+static void quiesce_finishes_what_runs_and_accepts_nothing(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd = dial(&t);
+    say(fd, "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n", 32);
+    WAIT_FOR(atomic_load(&live_threads) == 1, 1000);
+    http_server_quiesce(t.s);
+    struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)t.port)};
+    in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int other = socket(AF_INET, SOCK_STREAM, 0);
+    assert_int_equal(connect(other, (struct sockaddr *)&in, sizeof in), -1);
+    close(other);
+    atomic_store(&let_go, true);
+    struct buf b = big_buf();
+    assert_true(hear(fd, &b, NULL, 2000)); /* answered, then closed */
+    assert_int_equal(status_of(&b), 200);
+    assert_non_null(strstr(b.data, "onnection: close\r\n"));
+    buf_close(&b);
+    close(fd);
+    unserve(&t);
+}
+
+static void stop_with_suspended_requests_and_open_streams_is_orderly(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd[40];
+    for (int i = 0; i < 40; i++) {
+        const char *m =
+            i % 2 ? "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n" : "GET /stream?n=-1&every=20 HTTP/1.1\r\nHost: x\r\n\r\n";
+        fd[i] = dial(&t);
+        say(fd[i], m, strlen(m));
+    }
+    WAIT_FOR(atomic_load(&live_threads) == 40, 2000);
+    int64_t t0 = clock_mono_us();
+    http_server_stop(t.s, 50);
+    assert_in_range(clock_mono_us() - t0, 0, 3000000);
+    assert_int_equal(atomic_load(&told_gone), 40);
+    atomic_store(&let_go, true); /* the hanging handlers answer a server that is gone */
+    WAIT_FOR(atomic_load(&live_threads) == 0, 5000);
+    WAIT_FOR(atomic_load(&told_free) == 40, 1000);
+    for (int i = 0; i < 40; i++) close(fd[i]);
+    free(t.bound);
+}
+
+static void a_unix_socket_is_private_and_replaces_a_stale_file(void **state)
+{
+    (void)state;
+    char dir[] = "/tmp/weft-test-XXXXXX", where[64];
+    struct stat st;
+    struct err e = {0};
+    assert_non_null(mkdtemp(dir));
+    snprintf(where, sizeof where, "unix:%s/s", dir);
+    struct sockaddr_un un = {.sun_family = AF_UNIX};
+    snprintf(un.sun_path, sizeof un.sun_path, "%s", where + 5);
+    int stale = socket(AF_UNIX, SOCK_STREAM, 0);
+    assert_int_equal(bind(stale, (struct sockaddr *)&un, sizeof un), 0);
+    close(stale);
+    struct http_options o = test_options();
+    o.listen = where;
+    struct test_server t = serve(&o);
+    assert_int_equal(stat(t.path, &st), 0);
+    assert_int_equal(st.st_mode & 0777, 0600);
+    struct buf b = ask(&t, ASK("GET /hello") "\r\n");
+    assert_int_equal(status_of(&b), 200);
+    buf_close(&b);
+    struct http_server *second;
+    assert_int_equal(http_server_start(&second, &o, NULL, &e), -1);
+    assert_non_null(strstr(e.msg, "another process"));
+    unserve(&t);
+    assert_int_equal(stat(where + 5, &st), -1);
+    rmdir(dir);
+}
+
+static void addresses_that_are_none_are_named(void **state)
+{
+    (void)state;
+    static const char *const rows[] = {
+        "",      "8080", ":8080",   "localhost:80x", "127.0.0.1:", "::1:80", "127.0.0.1:99999999",
+        "unix:", "fd:0", "fd:9999", "example.com:80"};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct http_options o = test_options();
+        struct http_server *s;
+        struct err e = {0};
+        o.listen = rows[i];
+        if (http_server_start(&s, &o, NULL, &e) == 0) fail_msg("'%s' was taken", rows[i]);
+        assert_int_equal(e.code, ERR_USAGE);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(each_ambiguous_message_is_refused_and_the_connection_closed),
+        cmocka_unit_test(more_than_64_headers_are_refused_with_431),
+        cmocka_unit_test(errors_are_openai_objects_with_a_request_id),
+        cmocka_unit_test(head_is_answered_as_get_without_a_body),
+        cmocka_unit_test(patterns_match_segment_by_segment_and_values_are_decoded_once),
+        cmocka_unit_test(a_thousand_requests_go_over_one_connection),
+        cmocka_unit_test(an_answer_may_come_later_from_another_thread),
+        cmocka_unit_test(a_refusal_before_the_body_leaves_the_connection_usable_when_the_body_is_short),
+        cmocka_unit_test(a_refusal_before_a_long_body_comes_at_once_without_100_continue),
+        cmocka_unit_test(a_chunked_body_is_bounded_too),
+        cmocka_unit_test(endless_chunks_are_cut),
+        cmocka_unit_test(a_sink_gets_all_pieces_and_may_refuse_early),
+        cmocka_unit_test(a_client_that_leaves_while_suspended_is_noticed_within_50_ms),
+        cmocka_unit_test(a_client_that_left_before_its_request_was_read_is_noticed_too),
+        cmocka_unit_test(connections_beyond_the_limit_get_503),
+        cmocka_unit_test(quiesce_finishes_what_runs_and_accepts_nothing),
+        cmocka_unit_test(stop_with_suspended_requests_and_open_streams_is_orderly),
+        cmocka_unit_test(a_unix_socket_is_private_and_replaces_a_stale_file),
+        cmocka_unit_test(addresses_that_are_none_are_named),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

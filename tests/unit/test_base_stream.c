@@ -1,0 +1,212 @@
+/* http streams: many at once, marks that never say too much, and readers that leave or do not read. */
+#include "tests/unit/test_base_net.h"
+
+#define STREAMS 200
+
+static void open_stream(int fd, const char *query)
+{
+    char m[128];
+    int n = snprintf(m, sizeof m, "GET /stream?%s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", query);
+    say(fd, m, (size_t)n);
+}
+
+/* The body of a chunked answer. */
+static struct buf unchunk(const struct buf *b, bool *whole)
+{
+    struct buf out = big_buf();
+    const char *p = strstr(b->data, "\r\n\r\n"), *end = b->data + b->len;
+    *whole = false;
+    for (p = p ? p + 4 : end; p < end;) {
+        char *after;
+        size_t n = strtoul(p, &after, 16);
+        *whole = n == 0;
+        if (n == 0 || after + 2 + n > end) break;
+        buf_add(&out, after + 2, n);
+        p = after + 2 + n + 2;
+    }
+    return out;
+}
+
+/* "data: 1\n" ... "data: n\n", nothing lost, doubled or out of order. */
+static void check_events(const struct buf *b, int n)
+{
+    bool whole;
+    struct buf text = unchunk(b, &whole);
+    const char *p = text.data;
+    assert_true(whole);
+    for (int i = 1; i <= n; i++) {
+        char want[32];
+        int len = snprintf(want, sizeof want, "data: %d\n", i);
+        if (strncmp(p, want, (size_t)len)) fail_msg("event %d is missing", i);
+        p += len;
+    }
+    assert_int_equal(*p, 0);
+    buf_close(&text);
+}
+
+static void two_hundred_streams_lose_double_and_reorder_nothing(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd[STREAMS];
+    for (int i = 0; i < STREAMS; i++) {
+        fd[i] = dial(&t);
+        open_stream(fd[i], i % 2 ? "n=50&every=2" : "n=500");
+    }
+    for (int i = 0; i < STREAMS; i++) {
+        struct buf b = big_buf();
+        assert_true(hear(fd[i], &b, NULL, 20000));
+        check_events(&b, i % 2 ? 50 : 500);
+        buf_close(&b);
+        close(fd[i]);
+    }
+    WAIT_FOR(atomic_load(&closes) == STREAMS, 1000);
+    assert_int_equal(atomic_load(&clean_closes), STREAMS);
+    WAIT_FOR(atomic_load(&told_free) == STREAMS, 1000);
+    assert_int_equal(atomic_load(&told_gone), 0);
+    unserve(&t);
+}
+
+static void a_stream_that_ended_well_has_handed_its_last_mark(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd = dial(&t);
+    struct buf b = big_buf();
+    open_stream(fd, "n=77");
+    assert_true(hear(fd, &b, NULL, 5000));
+    WAIT_FOR(atomic_load(&closes) == 1, 1000);
+    assert_int_equal(atomic_load(&close_mark), 77);
+    assert_int_equal(atomic_load(&clean_closes), 1);
+    buf_close(&b);
+    close(fd);
+    unserve(&t);
+}
+
+static void the_first_event_leaves_at_once(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd = dial(&t);
+    struct buf b = big_buf();
+    open_stream(fd, "n=-1&every=400");
+    int64_t t0 = clock_mono_us();
+    assert_true(hear(fd, &b, "data: 1\n", 2000));
+    assert_in_range(clock_mono_us() - t0, 0, 100000);
+    buf_close(&b);
+    close(fd);
+    unserve(&t);
+}
+
+static void a_reader_that_leaves_in_mid_stream_ends_it_unclean_with_a_mark_not_above_what_was_sent(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    for (int i = 1; i <= 10; i++) {
+        int fd = dial(&t);
+        struct buf b = big_buf();
+        open_stream(fd, "n=-1&every=3");
+        assert_true(hear(fd, &b, "data: 5\n", 5000));
+        int64_t t0 = clock_mono_us();
+        close(fd);
+        WAIT_FOR(atomic_load(&closes) == i, 2000);
+        assert_in_range(atomic_load(&gone_at_us) - t0, 0, 50000);
+        WAIT_FOR(atomic_load(&live_threads) == 0, 2000);
+        assert_int_equal(atomic_load(&clean_closes), 0);
+        assert_in_range(atomic_load(&close_mark), 4, atomic_load(&written_mark));
+        assert_int_equal(atomic_load(&told_gone), i);
+        buf_close(&b);
+    }
+    WAIT_FOR(atomic_load(&told_free) == 10, 1000);
+    unserve(&t);
+}
+
+static void a_reader_that_does_not_read_is_cut_at_the_buffer_limit(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd = dial(&t), small = 4096;
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    open_stream(fd, "n=-1&size=2000");
+    WAIT_FOR(atomic_load(&closes) == 1, 10000);
+    WAIT_FOR(atomic_load(&told_free) == 1, 2000);
+    assert_int_equal(atomic_load(&clean_closes), 0);
+    struct buf b = big_buf(); /* what was handed can be read, at least as far as the mark says */
+    hear(fd, &b, NULL, 5000);
+    bool whole;
+    struct buf text = unchunk(&b, &whole);
+    assert_false(whole);
+    assert_true(atomic_load(&close_mark) < atomic_load(&written_mark));
+    buf_close(&text);
+    buf_close(&b);
+    close(fd);
+    unserve(&t);
+}
+
+static void an_aborted_stream_has_no_end(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    bool closed, whole;
+    struct buf b = ask_raw(&t, "GET /cut HTTP/1.1\r\nHost: x\r\n\r\n", 31, &closed);
+    struct buf text = unchunk(&b, &whole);
+    assert_true(closed);
+    assert_false(whole);
+    assert_string_equal(text.data, "half");
+    buf_close(&text);
+    buf_close(&b);
+    unserve(&t);
+}
+
+static void http_1_0_gets_a_stream_without_chunks(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    bool closed;
+    const char *m = "GET /stream?n=3 HTTP/1.0\r\nHost: x\r\n\r\n";
+    struct buf b = ask_raw(&t, m, strlen(m), &closed);
+    assert_true(closed);
+    assert_string_equal(strstr(b.data, "\r\n\r\n") + 4, "data: 1\ndata: 2\ndata: 3\n");
+    buf_close(&b);
+    unserve(&t);
+}
+
+static void a_connection_serves_again_after_a_stream(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd = dial(&t);
+    for (int i = 0; i < 20; i++) {
+        struct buf b = big_buf();
+        const char *m = "GET /stream?n=5&every=1 HTTP/1.1\r\nHost: x\r\n\r\n";
+        say(fd, m, strlen(m));
+        assert_true(hear(fd, &b, "\r\n0\r\n\r\n", 2000));
+        check_events(&b, 5);
+        buf_close(&b);
+    }
+    close(fd);
+    unserve(&t);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(two_hundred_streams_lose_double_and_reorder_nothing),
+        cmocka_unit_test(a_stream_that_ended_well_has_handed_its_last_mark),
+        cmocka_unit_test(the_first_event_leaves_at_once),
+        cmocka_unit_test(a_reader_that_leaves_in_mid_stream_ends_it_unclean_with_a_mark_not_above_what_was_sent),
+        cmocka_unit_test(a_reader_that_does_not_read_is_cut_at_the_buffer_limit),
+        cmocka_unit_test(an_aborted_stream_has_no_end),
+        cmocka_unit_test(http_1_0_gets_a_stream_without_chunks),
+        cmocka_unit_test(a_connection_serves_again_after_a_stream),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
