@@ -1,0 +1,262 @@
+/* Rotary positions, the KV cache and attention: against float64, bit for bit however a prompt is cut and whoever shares the step, and blind
+ * to slots and pages that a row does not see. */
+#include "tests/kernels/common.h"
+
+#define PAGES 64
+#define LAYERS 2
+#define POSITIONS 400
+
+struct heads {
+    int heads, kv_heads, head_dim;
+};
+
+static const struct heads HEADS[] = {{9, 3, 64}, {4, 4, 80}, {8, 1, 96}, {6, 2, 128}, {4, 1, 256}, {3, 3, 24}, {40, 1, 32}};
+#define HEADS_N ((int)(sizeof HEADS / sizeof *HEADS))
+
+
+struct problem {
+    struct heads h;
+    enum precision prec;
+    struct kv_cache kv;
+    float *rope;          /* [POSITIONS][head_dim/2][2] */
+    float *q, *k, *v;     /* of whole sequences: [POSITIONS][...] before rotation */
+    int page[PAGES];
+};
+
+static void problem_init(struct problem *p, struct heads h, enum precision prec)
+{
+    size_t hd = (size_t)h.head_dim;
+    *p = (struct problem){.h = h, .prec = prec};
+    p->kv = (struct kv_cache){prec, LAYERS, h.kv_heads, h.head_dim, PAGES, kv_page_bytes(prec, h.kv_heads, h.head_dim), NULL};
+    p->kv.base = xalloc(LAYERS * PAGES * p->kv.page_bytes);
+    p->rope = xalloc(POSITIONS * hd * 4);
+    for (int pos = 0; pos < POSITIONS; pos++)
+        for (size_t i = 0; i < hd / 2; i++) {
+            double angle = pos * pow(10000, -2.0 * (double)i / (double)hd);
+            p->rope[((size_t)pos * hd / 2 + i) * 2] = (float)cos(angle);
+            p->rope[((size_t)pos * hd / 2 + i) * 2 + 1] = (float)sin(angle);
+        }
+    p->q = xalloc(POSITIONS * (size_t)h.heads * hd * 4);
+    p->k = xalloc(POSITIONS * (size_t)h.kv_heads * hd * 4);
+    p->v = xalloc(POSITIONS * (size_t)h.kv_heads * hd * 4);
+    fill(p->q, POSITIONS * (size_t)h.heads * hd);
+    fill(p->k, POSITIONS * (size_t)h.kv_heads * hd);
+    fill(p->v, POSITIONS * (size_t)h.kv_heads * hd);
+    for (int i = 0; i < PAGES; i++) p->page[i] = i * 37 % PAGES;
+}
+
+static void problem_close(struct problem *p)
+{
+    free(p->kv.base);
+    free(p->rope);
+    free(p->q);
+    free(p->k);
+    free(p->v);
+}
+
+/* Unused memory is NaN, in both formats. */
+static void poison_cache(struct problem *p) { memset(p->kv.base, 0xff, LAYERS * PAGES * p->kv.page_bytes); }
+
+struct step {
+    const struct kernels *kn;
+    struct attn *a;
+    struct act *out;
+};
+
+static void run_step(struct kthread *t, void *arg)
+{
+    struct step *s = arg;
+    s->kn->rope_store(t, s->a);
+    pool_barrier(t);
+    s->kn->attention(t, s->a, s->out);
+}
+
+/* Rows pos0 .. pos0+rows of the sequence as one step; their outputs go to out [POSITIONS][heads*head_dim]. */
+static void run_chunk(struct problem *p, const struct kernels *kn, int threads, int pos0, int rows, float *out)
+{
+    size_t hd = (size_t)p->h.head_dim, qw = (size_t)p->h.heads * hd, kw = (size_t)p->h.kv_heads * hd;
+    struct act act;
+    assert_int_equal(act_init(&act, rows, (int)((qw + 31) / 32 * 32), ACT_BF16 | ACT_Q8, NULL), 0);
+    float *q = xalloc((size_t)rows * qw * 4), *k = xalloc((size_t)rows * kw * 4), *v = xalloc((size_t)rows * kw * 4);
+    memcpy(q, p->q + (size_t)pos0 * qw, (size_t)rows * qw * 4);
+    memcpy(k, p->k + (size_t)pos0 * kw, (size_t)rows * kw * 4);
+    memcpy(v, p->v + (size_t)pos0 * kw, (size_t)rows * kw * 4);
+    struct attn_seq seq = {0, rows, pos0, p->page};
+    struct attn a = {1, &seq, rows, p->h.heads, 1, 1 / sqrtf((float)hd), q, k, v, p->rope, &p->kv};
+    struct pool *pool = pool_of(threads);
+    pool_run(pool, run_step, &(struct step){kn, &a, &act});
+    pool_free(pool);
+    memcpy(out + (size_t)pos0 * qw, act.x, (size_t)rows * qw * 4);
+    for (size_t i = 0; i < (size_t)rows * qw; i++) assert_true(act.bf16[i] == bf16_bits(bf16_near(act.x[i])));
+    act_close(&act);
+    free(q);
+    free(k);
+    free(v);
+}
+
+static double rotated(const struct problem *p, const float *x, int pos, int d)
+{
+    int half = p->h.head_dim / 2, i = d % half;
+    const float *cs = p->rope + ((size_t)pos * (size_t)half + (size_t)i) * 2;
+    return d < half ? (double)x[i] * cs[0] - (double)x[i + half] * cs[1] : (double)x[i + half] * cs[0] + (double)x[i] * cs[1];
+}
+
+/* K or V of a position as the cache holds it. */
+static double cached(const struct problem *p, double x) { return p->prec == PREC_FAST ? bf16_near((float)x) : x; }
+
+static void answer(const struct problem *p, int pos, int h, double *out)
+{
+    int hd = p->h.head_dim, kvh = h / (p->h.heads / p->h.kv_heads);
+    const float *q = p->q + ((size_t)pos * (size_t)p->h.heads + (size_t)h) * (size_t)hd;
+    double s[POSITIONS], most = -INFINITY, sum = 0;
+    for (int t = 0; t <= pos; t++) {
+        const float *k = p->k + ((size_t)t * (size_t)p->h.kv_heads + (size_t)kvh) * (size_t)hd;
+        s[t] = 0;
+        for (int d = 0; d < hd; d++) s[t] += cached(p, rotated(p, q, pos, d)) * cached(p, rotated(p, k, t, d));
+        s[t] /= sqrt(hd);
+        if (s[t] > most) most = s[t];
+    }
+    for (int t = 0; t <= pos; t++) sum += s[t] = exp(s[t] - most);
+    for (int d = 0; d < hd; d++) out[d] = 0;
+    for (int t = 0; t <= pos; t++)
+        for (int d = 0; d < hd; d++)
+            out[d] += s[t] / sum * cached(p, p->v[((size_t)t * (size_t)p->h.kv_heads + (size_t)kvh) * (size_t)hd + (size_t)d]);
+}
+
+static double distance(const struct problem *p, int pos, int h, const float *out)
+{
+    double want[HEAD_DIM_MAX], diff = 0, norm = 0;
+    const float *got = out + ((size_t)pos * (size_t)p->h.heads + (size_t)h) * (size_t)p->h.head_dim;
+    answer(p, pos, h, want);
+    for (int d = 0; d < p->h.head_dim; d++) {
+        diff += (got[d] - want[d]) * (got[d] - want[d]);
+        norm += want[d] * want[d];
+    }
+    return sqrt(diff / norm);
+}
+
+/* In FAST a table may round q and the exponentials to bf16 (2^-9 each) or not. */
+static double tolerance(enum precision prec) { return prec == PREC_FAST ? 4e-3 : 1e-5; }
+
+static void every_head_shape_agrees_with_float64(void **state)
+{
+    (void)state;
+    for (int i = 0; i < HEADS_N; i++)
+        for (int v = 0; v < VARIANTS_N; v++) {
+            const struct kernels *kn = variant_kernels(v);
+            if (!kn) continue;
+            struct problem p;
+            seed((uint64_t)i);
+            problem_init(&p, HEADS[i], VARIANTS[v].prec);
+            poison_cache(&p);
+            float *out = xalloc(POSITIONS * (size_t)(HEADS[i].heads * HEADS[i].head_dim) * 4);
+            run_chunk(&p, kn, 2, 0, 150, out);
+            for (int pos = 0; pos < 150; pos += pos < 20 ? 1 : 13)
+                for (int h = 0; h < HEADS[i].heads; h += 1 + HEADS[i].heads / 4) {
+                    double error = distance(&p, pos, h, out);
+                    if (!(error < tolerance(p.prec))) fail_msg("%s heads row %d: position %d head %d off by %g", kn->name, i, pos, h, error);
+                }
+            free(out);
+            problem_close(&p);
+        }
+}
+
+/* How a prompt of 300 may come in: chunk lengths that repeat. */
+static const int CUTS[][3] = {{300, 300, 300}, {1, 1, 1}, {16, 16, 16}, {64, 1, 7}, {5, 100, 31}, {299, 1, 1}};
+
+static void a_prompt_gives_the_same_bits_however_it_is_cut_and_on_any_threads(void **state)
+{
+    (void)state;
+    for (int i = 0; i < HEADS_N; i++)
+        for (int v = 0; v < VARIANTS_N; v++) {
+            const struct kernels *kn = variant_kernels(v);
+            if (!kn || (VARIANTS[v].table[0] == 'p' && i > 1)) continue;
+            struct problem p;
+            seed((uint64_t)i);
+            problem_init(&p, HEADS[i], VARIANTS[v].prec);
+            size_t bytes = 300 * (size_t)(HEADS[i].heads * HEADS[i].head_dim) * 4;
+            float *whole = xalloc(bytes), *parts = xalloc(bytes);
+            poison_cache(&p);
+            run_chunk(&p, kn, 1, 0, 300, whole);
+            for (size_t c = 1; c < sizeof CUTS / sizeof *CUTS; c++) {
+                poison_cache(&p);
+                for (int pos = 0, n = 0; pos < 300; n++) {
+                    int rows = CUTS[c][n % 3] < 300 - pos ? CUTS[c][n % 3] : 300 - pos;
+                    run_chunk(&p, kn, 1 + n % 4, pos, rows, parts);
+                    pos += rows;
+                }
+                assert_memory_equal(whole, parts, bytes);
+            }
+            free(whole);
+            free(parts);
+            problem_close(&p);
+        }
+}
+
+/* Two sequences, one prompt and one decoding row, in a step: each as alone. */
+static void sequences_of_a_step_do_not_meet(void **state)
+{
+    (void)state;
+    for (int v = 0; v < VARIANTS_N; v++) {
+        const struct kernels *kn = variant_kernels(v);
+        if (!kn) continue;
+        struct problem p;
+        problem_init(&p, HEADS[0], VARIANTS[v].prec);
+        poison_cache(&p);
+        size_t qw = 9 * 64, kw = 3 * 64;
+        float *out = xalloc(POSITIONS * qw * 4), *alone = xalloc(POSITIONS * qw * 4);
+        run_chunk(&p, kn, 2, 0, 101, alone);
+        poison_cache(&p);
+        run_chunk(&p, kn, 2, 0, 100, out); /* the decoding sequence's past */
+        int other[PAGES];                  /* pages that the first has not used */
+        for (int i = 0; i < 20; i++) other[i] = p.page[20 + i];
+        struct attn_seq seq[2] = {{0, 1, 100, p.page}, {1, 60, 0, other}};
+        struct act act;
+        assert_int_equal(act_init(&act, 61, 576, ACT_BF16 | ACT_Q8, NULL), 0);
+        float *q = xalloc(61 * qw * 4), *k = xalloc(61 * kw * 4), *value = xalloc(61 * kw * 4);
+        memcpy(q, p.q + 100 * qw, qw * 4), memcpy(q + qw, p.q, 60 * qw * 4);
+        memcpy(k, p.k + 100 * kw, kw * 4), memcpy(k + kw, p.k, 60 * kw * 4);
+        memcpy(value, p.v + 100 * kw, kw * 4), memcpy(value + kw, p.v, 60 * kw * 4);
+        struct attn a = {2, seq, 61, 9, 1, 0.125f, q, k, value, p.rope, &p.kv};
+        struct pool *pool = pool_of(3);
+        pool_run(pool, run_step, &(struct step){kn, &a, &act});
+        pool_free(pool);
+        assert_memory_equal(act.x, alone + 100 * qw, qw * 4);
+        assert_memory_equal(act.x + qw, alone, 60 * qw * 4);
+        act_close(&act);
+        free(out), free(alone), free(q), free(k), free(value);
+        problem_close(&p);
+    }
+}
+
+/* Scores in the hundreds: the softmax neither overflows nor loses the winner. */
+static void large_scores_stay_finite(void **state)
+{
+    (void)state;
+    for (int v = 0; v < VARIANTS_N; v++) {
+        const struct kernels *kn = variant_kernels(v);
+        if (!kn) continue;
+        struct problem p;
+        seed(9);
+        problem_init(&p, HEADS[0], VARIANTS[v].prec);
+        for (size_t i = 0; i < POSITIONS * 9 * 64; i++) p.q[i] *= 60;
+        for (size_t i = 0; i < POSITIONS * 3 * 64; i++) p.k[i] *= 10;
+        float *out = xalloc(POSITIONS * 9 * 64 * 4);
+        run_chunk(&p, kn, 2, 0, 200, out);
+        for (size_t i = 0; i < 200 * 9 * 64; i++) assert_true(isfinite(out[i]) && fabsf(out[i]) <= 1.01f);
+        free(out);
+        problem_close(&p);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_head_shape_agrees_with_float64),
+        cmocka_unit_test(a_prompt_gives_the_same_bits_however_it_is_cut_and_on_any_threads),
+        cmocka_unit_test(sequences_of_a_step_do_not_meet),
+        cmocka_unit_test(large_scores_stay_finite),
+    };
+    say_what_runs();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
