@@ -305,3 +305,5 @@ int auth_check_admin(struct auth *a, const char *bearer, unsigned scope, struct 
 }
 
 int64_t auth_refused(const struct auth *a, enum auth_cause cause) { return a->refused[cause]; }
+
+struct db *auth_db(struct auth *a) { return a->db; }

@@ -24,6 +24,8 @@ struct principal {
 
 struct auth;
 
+struct db *auth_db(struct auth *a);
+
 int auth_open(struct auth **out, struct db *d, struct err *e);
 void auth_close(struct auth *a);
 

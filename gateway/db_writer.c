@@ -10,7 +10,7 @@
  * what synchronous=FULL does after a commit, moved to where a whole burst shares it. Jobs that wait for the disk (db_write_wait,
  * ledger.ack=durable) get it at once, and their done() after it.
  *
- *     HEALTHY --full, I/O error, failed sync--> BROKEN --recover(): reopen, checkpoint, write, sync--> HEALTHY
+ *     HEALTHY --full, I/O error, no memory, failed sync--> BROKEN --recover(): reopen, checkpoint, write, sync--> HEALTHY
  *        `----- malformed file -----> CORRUPT (stays; nothing is written or repaired any more)
  *
  * While BROKEN only urgent jobs are accepted (settlements; the ledger hands a failed one in again), a try is made every RETRY_MS, and
@@ -61,7 +61,7 @@ static bool spoils_group(int rc)
 static void mark_broken(struct db *d, int rc, const struct err *e)
 {
     rc &= 0xFF;
-    if (rc == SQLITE_NOMEM || d->health == DB_CORRUPT) return;
+    if (d->health == DB_CORRUPT) return;
     bool corrupt = rc == SQLITE_CORRUPT || rc == SQLITE_NOTADB;
     if (rc == SQLITE_FULL) db_reserve_drop(&d->files);
     if (d->health == DB_HEALTHY || corrupt) log_error(corrupt ? "database_corrupt" : "database_broken", LS("reason", e->msg));
@@ -158,7 +158,7 @@ static void run_group(struct db *d, int n)
     db_conn_reset(&d->writer);
     if (!sqlite3_get_autocommit(d->writer.c)) step(d, sql_rollback, NULL);
     err_set(&e, ERR_LEDGER, "usage cannot be recorded now");
-    if (e.code == ERR_IO || e.code == ERR_INTERNAL) e.code = ERR_LEDGER;
+    e.code = ERR_LEDGER; /* for all of the group, whichever job met it: it may be tried again */
     mark_broken(d, spoilt, &e);
     fail_group(d, n, &e);
 }

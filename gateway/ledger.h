@@ -40,7 +40,12 @@ struct settlement {
 struct ledger;
 
 int ledger_open(struct ledger **out, struct db *d, struct err *e);
+/* Before db_close(). Waits for settlements that were handed in; what is still open stays an admission row, for the next start to close. */
 void ledger_close(struct ledger *l);
+
+/* Counts settlements into the gateway's metrics from now on (gateway/meters.h); before traffic. */
+struct metrics;
+void ledger_set_metrics(struct ledger *l, struct metrics *m);
 
 /* Writes the admission; done(u, NULL) once committed, then the request may go on. ERR_LEDGER when it can't be recorded: answer 503. Reserves the
  * place of the settlement, which therefore can't be refused. */
@@ -61,3 +66,7 @@ int64_t ledger_open_admissions(struct ledger *l);
 
 /* Compares the rollups with the raw rows, to the integer; *bad counts buckets that differ. */
 int ledger_verify(struct ledger *l, int64_t *rows, int64_t *bad, struct err *e);
+
+/* Settlements since the start, and those that the writer had to hand in again because the disk refused. */
+int64_t ledger_settled(const struct ledger *l);
+int64_t ledger_retried(const struct ledger *l);

@@ -51,6 +51,9 @@ int registry_remove(struct registry *r, const char *tenant, const char *name, in
 /* Does any version refer to this digest? From the snapshot. */
 bool registry_has_digest(struct registry *r, const char *digest);
 
+/* How many versions the tenant has. From the snapshot. */
+int registry_count(struct registry *r, const char *tenant);
+
 /* Appends JSON objects to `list` (jansson array): the tenant's adapters by name after `after` (or ""), at most limit; *more says whether there are
  * further ones. One adapter with its versions: registry_get (ERR_NOT_FOUND). Counts and last use come from the ledger's rollups. */
 struct json_t;

@@ -1,0 +1,311 @@
+/* ledger: admissions that are open, and their way to one usage row each.
+ *
+ *     ledger_admit() -> [job: INSERT admission] --committed--> open --ledger_settle()--> [job: ledger_settle_run] --committed--> done
+ *                             `--failed--> admit_done(error), forgotten        ^               |
+ *                                                                              `--disk full----' (handed in again; the id makes it safe)
+ *
+ * What settling needs is taken at admission: the entry's memory, and a place in the writer's queue (there are never more than
+ * LEDGER_OPEN_MAX open, and the queue keeps more than that for urgent jobs). So an end can always be recorded, or waits for the disk.
+ * Entries stand in a table by id until they are settled; the struct that the caller passes to ledger_settle() is only read for an id that isn't there
+ * (a second settlement, say), and then the database's own guard decides.
+ *
+ * Progress notes are best effort: a full queue drops one, the next says more. Any thread; callbacks come on the writer's. */
+#include "gateway/ledger_internal.h"
+#include "base/clock.h"
+#include "base/log.h"
+#include "gateway/meters.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define CLOSE_WAIT_MS 10000
+#define LOAD_MS 30000
+
+const char *const usage_state_name[USAGE_STATES] = {"completed", "client_abort", "upstream_error", "timeout", "rejected", "gateway_crash"};
+const char *const count_source_name[COUNT_SOURCES] = {"none", "engine", "usage", "receipt", "progress", "estimate"};
+
+static struct entry **slot_of(struct ledger *l, const char *id)
+{
+    uint32_t h = 2166136261u;
+    for (; *id; id++) h = (h ^ (uint8_t)*id) * 16777619u;
+    return &l->bucket[h & (LEDGER_BUCKETS - 1)];
+}
+
+static struct entry *take_out(struct ledger *l, const char *id)
+{
+    pthread_mutex_lock(&l->lock);
+    struct entry **p = slot_of(l, id);
+    while (*p && strcmp((*p)->a.id, id) != 0) p = &(*p)->next;
+    struct entry *x = *p;
+    if (x) *p = x->next;
+    pthread_mutex_unlock(&l->lock);
+    return x;
+}
+
+static int put_in(struct ledger *l, struct entry *x, struct err *e)
+{
+    pthread_mutex_lock(&l->lock);
+    struct entry **p = slot_of(l, x->a.id);
+    struct entry *same = *p;
+    while (same && strcmp(same->a.id, x->a.id) != 0) same = same->next;
+    if (!same) {
+        x->next = *p;
+        *p = x;
+    }
+    pthread_mutex_unlock(&l->lock);
+    return same ? err_set(e, ERR_CONFLICT, "the request %s is open already", x->a.id) : 0;
+}
+
+static void release(struct entry *x)
+{
+    struct ledger *l = x->ledger;
+    if (x->admitted) l->open--;
+    free(x);
+}
+
+static int run_admit(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "INSERT INTO admission(id, tenant, key, base, adapter, version, model, endpoint, stream, reserved, t_start)"
+                              " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    const struct admission *a = &((struct entry *)u)->a;
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st || db_bind(st, e, "sssssissiii", a->id, a->who.tenant, a->who.key, a->what.base, a->what.adapter, (int64_t)a->what.version,
+                       a->model, a->endpoint, (int64_t)a->stream, a->reserved_tokens, a->t_start))
+        return -1;
+    return db_done(st, e);
+}
+
+/* Takes the entry's callback out before it is called: the moment it runs, another thread may settle and free the entry. */
+static void admit_done(void *u, const struct err *e)
+{
+    struct entry *x = u;
+    struct ledger *l = x->ledger;
+    void (*done)(void *, const struct err *) = x->admit_done;
+    void *user = x->user;
+    if (e && take_out(l, x->a.id)) release(x);
+    done(user, e);
+    l->queued--;
+}
+
+static struct entry *entry_new(struct ledger *l, const struct admission *a, struct err *e)
+{
+    struct month *m = ledger_month(l, a->t_start, e);
+    struct entry *x = m ? calloc(1, sizeof *x) : NULL;
+    if (!x) {
+        err_set(e, ERR_LEDGER, "usage cannot be recorded now");
+        return NULL;
+    }
+    x->ledger = l;
+    x->a = *a;
+    x->month = m;
+    return x;
+}
+
+int ledger_admit(struct ledger *l, const struct admission *a, void (*done)(void *u, const struct err *e), void *u, struct err *e)
+{
+    if (l->open++ >= LEDGER_OPEN_MAX) {
+        l->open--;
+        return err_set(e, ERR_LEDGER, "%d requests are open; try again", LEDGER_OPEN_MAX);
+    }
+    struct entry *x = entry_new(l, a, e);
+    if (!x) {
+        l->open--;
+        return -1;
+    }
+    x->admitted = true;
+    x->admit_done = done;
+    x->user = u;
+    if (put_in(l, x, e)) {
+        release(x);
+        return -1;
+    }
+    l->queued++;
+    if (db_write(l->db, &(struct db_job){.run = run_admit, .done = admit_done, .user = x}, e) == 0) return 0;
+    l->queued--;
+    take_out(l, a->id);
+    release(x);
+    return -1;
+}
+
+struct progress {
+    char id[UUID_LEN];
+    int64_t prompt, cached, delivered, t;
+};
+
+static int run_progress(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "UPDATE admission SET prompt = max(prompt, ?2), cached = max(cached, ?3), output = max(output, ?4),"
+                              " t_noted = max(t_noted, ?5) WHERE id = ?1";
+    const struct progress *p = u;
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    return st && db_bind(st, e, "siiii", p->id, p->prompt, p->cached, p->delivered, p->t) == 0 ? db_done(st, e) : -1;
+}
+
+static void progress_done(void *u, const struct err *e)
+{
+    (void)e;
+    free(u);
+}
+
+void ledger_progress(struct ledger *l, const char *id, int64_t prompt, int64_t cached, int64_t delivered)
+{
+    struct progress *p = calloc(1, sizeof *p);
+    if (!p) return;
+    snprintf(p->id, sizeof p->id, "%s", id);
+    p->prompt = prompt;
+    p->cached = cached;
+    p->delivered = delivered;
+    p->t = clock_wall_us();
+    if (db_write(l->db, &(struct db_job){.run = run_progress, .done = progress_done, .user = p}, NULL)) free(p);
+}
+
+static int run_settle(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    struct entry *x = u;
+    return ledger_settle_run(d, c, x->month, &x->a, &x->s, &x->counted, e);
+}
+
+static void settle_done(void *u, const struct err *e);
+
+static int hand_in(struct entry *x, struct err *e)
+{
+    struct db_job job = {.run = run_settle, .done = settle_done, .user = x, .durable = true, .urgent = true};
+    return db_write(x->ledger->db, &job, e);
+}
+
+static void meter(struct metrics *m, const struct entry *x)
+{
+    const struct settlement *s = &x->s;
+    const char *tenant = x->a.who.tenant_name;
+    metric_add(m, GM_REQUESTS, (const char *[]){tenant, x->a.endpoint, usage_state_name[s->state]}, 1);
+    metric_add(m, GM_TOKENS, (const char *[]){tenant, "prompt"}, (double)s->prompt);
+    metric_add(m, GM_TOKENS, (const char *[]){tenant, "cached"}, (double)s->cached);
+    metric_add(m, GM_TOKENS, (const char *[]){tenant, "output"}, (double)s->delivered);
+    metric_add(m, GM_TOKENS, (const char *[]){tenant, "produced"}, (double)s->produced);
+    if (s->t_first) metric_observe(m, GM_TTFT, NULL, (double)(s->t_first - x->a.t_start) / 1e6);
+    metric_observe(m, GM_DURATION, NULL, (double)(s->t_end - x->a.t_start) / 1e6);
+}
+
+static void settle_over(struct entry *x, bool committed)
+{
+    struct ledger *l = x->ledger;
+    void (*done)(void *) = x->settle_done;
+    void *user = x->user;
+    if (committed) {
+        x->month->made = true;
+        l->settled++;
+        if (x->counted && l->metrics) meter(l->metrics, x);
+    }
+    release(x);
+    if (done) done(user);
+    l->queued--;
+}
+
+/* A refusal of the disk is waited out; any other is a bug of ours: it is logged, and the admission's row stays for the next start. */
+static void settle_done(void *u, const struct err *e)
+{
+    struct entry *x = u;
+    if (e && e->code == ERR_LEDGER && !x->ledger->closing && hand_in(x, NULL) == 0) {
+        x->ledger->retried++;
+        return;
+    }
+    if (e) log_error("settlement_lost", LS("request", x->a.id), LS("state", usage_state_name[x->s.state]), LS("reason", e->msg));
+    settle_over(x, !e);
+}
+
+static int64_t count_of(int64_t v) { return v < 0 ? 0 : v > LEDGER_COUNT_MAX ? LEDGER_COUNT_MAX : v; }
+
+/* The wall clock may have been set back meanwhile: durations are never negative. */
+static struct settlement tidy(const struct settlement *s, int64_t t_start)
+{
+    struct settlement t = *s;
+    t.prompt = count_of(s->prompt);
+    t.cached = count_of(s->cached);
+    t.delivered = count_of(s->delivered);
+    t.produced = count_of(s->produced);
+    if (t.t_first && t.t_first < t_start) t.t_first = t_start;
+    if (t.t_end < t_start) t.t_end = t_start;
+    if (t.t_first > t.t_end) t.t_end = t.t_first;
+    return t;
+}
+
+void ledger_settle(struct ledger *l, const struct admission *a, const struct settlement *s, void (*done)(void *u), void *u)
+{
+    struct err e = {0};
+    struct entry *x = take_out(l, a->id);
+    if (!x) x = entry_new(l, a, &e);
+    if (!x) {
+        log_error("settlement_lost", LS("request", a->id), LS("reason", e.msg));
+        if (done) done(u);
+        return;
+    }
+    x->s = tidy(s, x->a.t_start);
+    x->settle_done = done;
+    x->user = u;
+    l->queued++;
+    ledger_trim(l, x->s.t_end);
+    if (hand_in(x, &e)) settle_done(x, &e);
+}
+
+static int read_open(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "SELECT count(*) FROM admission";
+    struct ledger *l = u;
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st || db_row(st, e) != 1) return -1;
+    l->open = sqlite3_column_int64(st, 0);
+    return 0;
+}
+
+int ledger_open(struct ledger **out, struct db *d, struct err *e)
+{
+    struct ledger *l = calloc(1, sizeof *l);
+    if (!l) return err_set(e, ERR_NO_MEMORY, "no memory for the ledger");
+    l->db = d;
+    pthread_mutex_init(&l->lock, NULL);
+    if (db_read(d, read_open, l, LOAD_MS, e)) {
+        ledger_close(l);
+        return -1;
+    }
+    *out = l;
+    return 0;
+}
+
+static void free_open(struct ledger *l)
+{
+    for (int i = 0; i < LEDGER_BUCKETS; i++)
+        while (l->bucket[i]) {
+            struct entry *x = l->bucket[i];
+            l->bucket[i] = x->next;
+            free(x);
+        }
+    while (l->months) {
+        struct month *m = l->months;
+        l->months = m->next;
+        free(m);
+    }
+}
+
+void ledger_close(struct ledger *l)
+{
+    if (!l) return;
+    l->closing = true;
+    int64_t until = clock_mono_us() + CLOSE_WAIT_MS * 1000ll;
+    while (l->queued > 0 && clock_mono_us() < until) nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+    if (l->queued > 0) {
+        log_error("ledger_not_drained", LI("settlements", l->queued));
+        return; /* the writer still holds entries: leak rather than let it touch freed memory */
+    }
+    free_open(l);
+    pthread_mutex_destroy(&l->lock);
+    free(l);
+}
+
+void ledger_set_metrics(struct ledger *l, struct metrics *m) { l->metrics = m; }
+
+int64_t ledger_open_admissions(struct ledger *l) { return l->open; }
+
+int64_t ledger_settled(const struct ledger *l) { return l->settled; }
+
+int64_t ledger_retried(const struct ledger *l) { return l->retried; }

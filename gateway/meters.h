@@ -1,0 +1,12 @@
+/* The gateway's metrics by name: schema/gateway_metrics.def as an enum and a table. */
+#pragma once
+#include "base/metrics.h"
+
+enum gateway_meter {
+#define X(id, kind, name, help, labels) GM_##id,
+#include "schema/gateway_metrics.def"
+#undef X
+    GATEWAY_METERS
+};
+
+extern const struct metric_row gateway_meter_rows[GATEWAY_METERS]; /* gateway/meters.c */
