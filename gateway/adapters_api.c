@@ -1,7 +1,9 @@
 /* /v1/adapters: a tenant's adapters and their versions. Uploads are upload.c's; here are the routes, lists and removals.
  *
  * Removing drains: the registry's row goes first (new requests get 404), then the engine is told to unload, which waits for what runs on it, then
- * the bytes go, when no version of any tenant refers to them. */
+ * the bytes go, when no version of any tenant refers to them.
+ *
+ * Uploading runs on the worker, whose socket it reads; what waits for the database runs on one of its reader threads. */
 #include "base/json.h"
 #include "gateway/chat_api.h"
 #include "gateway/upload.h"
@@ -80,8 +82,18 @@ static json_t *name_of(const json_t *list, size_t i)
     return name ? json_incref(name) : json_null();
 }
 
-static void list(struct http_request *r)
+/* The rest of a handler that waits for the database, off the event threads. */
+static void later(struct http_request *r, void (*fn)(void *r))
 {
+    struct gateway *g = r->server_user;
+    struct err e = {0};
+    if (db_defer(g->db, fn, r, &e))
+        api_refuse(r, &e);
+}
+
+static void list_now(void *u)
+{
+    struct http_request *r = u;
     struct gateway *g = r->server_user;
     const char *after = http_query(r, "after"), *text = http_query(r, "limit");
     int limit = LIST_LIMIT;
@@ -100,8 +112,9 @@ static void list(struct http_request *r)
     api_reply(r, 200, json_pack("{s:s, s:o, s:o, s:o, s:b}", "object", "list", "data", data, "first_id", first, "last_id", last, "has_more", more));
 }
 
-static void get(struct http_request *r)
+static void get_now(void *u)
 {
+    struct http_request *r = u;
     struct gateway *g = r->server_user;
     struct err e = {0};
     json_t *v = NULL;
@@ -116,8 +129,9 @@ static int read_version(const struct http_request *r, int *version, struct err *
     return read_number(api_param(r, 1), "version", 1, INT32_MAX, version, e);
 }
 
-static void get_version(struct http_request *r)
+static void get_version_now(void *u)
 {
+    struct http_request *r = u;
     struct gateway *g = r->server_user;
     struct err e = {0};
     json_t *v = NULL;
@@ -152,13 +166,14 @@ static void drop(struct http_request *r, int version)
     api_reply(r, 200, json_pack("{s:s, s:s, s:b}", "id", id, "object", version ? "adapter.version" : "adapter", "deleted", 1));
 }
 
-static void drop_all(struct http_request *r)
+static void drop_all_now(void *u)
 {
-    drop(r, 0);
+    drop(u, 0);
 }
 
-static void drop_version(struct http_request *r)
+static void drop_version_now(void *u)
 {
+    struct http_request *r = u;
     struct err e = {0};
     int version;
     if (read_version(r, &version, &e))
@@ -166,6 +181,12 @@ static void drop_version(struct http_request *r)
     else
         drop(r, version);
 }
+
+static void list(struct http_request *r) { later(r, list_now); }
+static void get(struct http_request *r) { later(r, get_now); }
+static void get_version(struct http_request *r) { later(r, get_version_now); }
+static void drop_all(struct http_request *r) { later(r, drop_all_now); }
+static void drop_version(struct http_request *r) { later(r, drop_version_now); }
 
 static const struct api_route own = {SCOPE_WRITE, false, NULL}, path = {SCOPE_WRITE, true, NULL};
 static const struct api_route upload_own = {SCOPE_WRITE, false, upload_kind}, upload_path = {SCOPE_WRITE, true, upload_kind};

@@ -304,6 +304,14 @@ static int check(struct upload *up, struct version_new *v, struct err *e)
     return 0;
 }
 
+static int check_room(struct upload *up, struct err *e)
+{
+    int64_t most = up->u->g->set->max_adapters;
+    if (registry_count(up->u->g->registry, up->who.tenant) < most)
+        return 0;
+    return err_set(e, ERR_QUOTA, "this tenant has %lld adapter versions already; remove one first", (long long)most);
+}
+
 /* Into the store and the registry, as one step for this digest. */
 static int keep(struct upload *up, const struct version_new *v, int *version, bool *created, struct err *e)
 {
@@ -340,6 +348,7 @@ static void prefetched(void *u, bool cold, const struct err *e)
         log_warn("adapter_prefetch", LS("error", e->msg));
 }
 
+/* The answer describes the adapter through its new version: id and object are the adapter's. */
 static void answer_kept(struct upload *up, const struct version_new *v, int version, bool created)
 {
     struct gateway *g = up->u->g;
@@ -347,10 +356,14 @@ static void answer_kept(struct upload *up, const struct version_new *v, int vers
     json_t *o = NULL;
     log_info("adapter_version", LS("tenant", up->who.tenant_name), LS("name", v->name), LI("version", version), LS("digest", v->digest));
     engine_load(g->engine, v->digest, prefetched, NULL);
-    if (registry_get_version(g->registry, v->tenant, v->name, version, &o, &e))
+    if (registry_get_version(g->registry, v->tenant, v->name, version, &o, &e)) {
         api_refuse(up->req, &e);
-    else
-        api_reply(up->req, created ? 201 : 200, o);
+        return;
+    }
+    json_object_set_new(o, "id", json_string(v->name));
+    json_object_set_new(o, "object", json_string("adapter"));
+    json_object_set_new(o, "description", json_string(v->description ? v->description : ""));
+    api_reply(up->req, created ? 201 : 200, o);
 }
 
 static void run_job(struct upload *up)
@@ -367,7 +380,7 @@ static void run_job(struct upload *up)
             api_refuse(up->req, &e);
     } else if (up->dry_run) {
         answer_dry_run(up, &v, NULL);
-    } else if (keep(up, &v, &version, &created, &e)) {
+    } else if (check_room(up, &e) || keep(up, &v, &version, &created, &e)) {
         api_refuse(up->req, &e);
     } else {
         answer_kept(up, &v, version, created);
