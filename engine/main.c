@@ -128,7 +128,8 @@ static int load_parts(struct engine *g)
                               .max_slots = (int)s->max_slots,
                               .max_known = (int)s->max_known,
                               .wait_ms = (int)s->adapter_wait_ms,
-                              .max_rank = (int)s->max_rank};
+                              .max_rank = (int)s->max_rank,
+                              .metrics = g->metrics};
     if (lora_set_new(&g->loras, g->model, &lo, e)) return refuse(g, EXIT_DEVICE);
     struct sched_options so = {.max_running = (int)s->max_running,
                                .max_waiting = (int)s->max_waiting,
