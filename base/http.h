@@ -8,7 +8,8 @@
  * Order of calls for a request, all but the last two on the connection's worker thread:
  *   guard (RELIABILITY.md section 1: ambiguous messages get 400 and a closed connection)
  *   -> route lookup (404, 405)
- *   -> route.head, if any: headers only, before "100 Continue"; it may reply (401, 413, 429), then the body is not read
+ *   -> route.head, if any: headers only, before "100 Continue"; it may reply (401, 413, 429), then the body is dropped:
+ * read first when at most HTTP_DROP_MAX (1 MiB) long, else not read and the connection closed
  *   -> body, by route.body: none, buffered up to max_body (413), or handed piecewise to route.sink
  *   -> route.handle
  *   -> http_on_gone's callback, if the client went away before the answer was complete (from the watcher or a worker)
@@ -49,28 +50,31 @@ enum http_body { HTTP_BODY_NONE, HTTP_BODY_BUFFER, HTTP_BODY_SINK };
 
 struct http_route {
     const char *method; /* "GET" */
-    const char
-        *pattern; /* "/v1/adapters/{name}"; a parameter matches one non-empty segment, the last one may be {rest...} */
+    /* "/v1/adapters/{name}"; a parameter matches one non-empty segment, the last one may be {rest...}. The first row
+     * that fits wins, so literals stand above parameters. HEAD is served by the GET row. */
+    const char *pattern;
     enum http_body body;
     size_t max_body; /* bytes */
     /* Optional; may reply. Return 0 to go on, -1 when it has replied. */
     int (*head)(struct http_request *r);
-    /* For HTTP_BODY_SINK: pieces in order, blocking work allowed. Return -1 when it has replied: the rest is dropped.
-     */
+    /* For HTTP_BODY_SINK: pieces in order, blocking work allowed. Return -1 when it has replied: the rest is
+     * read and dropped, then the answer goes out. */
     int (*sink)(struct http_request *r, const char *bytes, size_t n);
     void (*handle)(struct http_request *r);
     const void *data; /* the route's own */
 };
 
 struct http_options {
-    const char *listen;              /* "127.0.0.1:8080", "[::1]:0", or "unix:/path" (mode 0600, stale file replaced) */
+    const char
+        *listen; /* "127.0.0.1:8080", "[::1]:0", "unix:/path" (mode 0600, stale file replaced), "fd:3" (inherited) */
     const struct http_route *routes; /* method NULL ends the table; must outlive the server */
     int workers;                     /* epoll threads, 4 where unsure */
     int max_connections;             /* beyond: 503 and close */
     int idle_timeout_s;              /* of inactivity */
     size_t stream_buffer;            /* bytes a slow reader may lag behind, per stream */
     void *user;
-    /* Optional: called for each request that was answered, on a worker, for metrics and access logs. */
+    /* Optional: called for each request that was answered, on a worker, for metrics and access logs. Refused ones
+     * count: r->route is NULL before a route was found, r->path "" where it was not legal. */
     void (*done)(const struct http_request *r, int status, uint64_t bytes, int64_t duration_us);
 };
 
@@ -80,7 +84,8 @@ int http_server_start(struct http_server **out, const struct http_options *o, ch
 /* Stop accepting; requests in flight go on; answers carry "Connection: close". */
 void http_server_quiesce(struct http_server *s);
 
-/* Quiesce, wait up to grace_ms for requests in flight, abort what is left, free. */
+/* Quiesce, wait up to grace_ms for requests in flight, abort what is left (as if their clients had gone), free.
+ * Handlers may still answer afterwards. */
 void http_server_stop(struct http_server *s, int grace_ms);
 
 int http_server_in_flight(const struct http_server *s);
@@ -97,7 +102,10 @@ void http_query_each(const struct http_request *r, void (*fn)(void *u, const cha
 const char *http_bearer(const struct http_request *r);
 
 /* fn is called at most once, when the client is gone before the answer is complete, from any thread; it must not block.
- * Set it on the worker (in head or handle) before the request is handed to another thread. */
+ * Set it on the worker (in head or handle) before the request is handed to another thread, with what it needs in place.
+ * It is not begun after the last of the handler's calls (reply, stream end or abort) but may still run beside it: what
+ * it touches is freed in http_on_free's callback, not before. A client that half-closes counts as gone once it must
+ * wait. */
 void http_on_gone(struct http_request *r, void (*fn)(struct http_request *r));
 bool http_is_gone(const struct http_request *r);
 
@@ -106,13 +114,16 @@ void http_on_free(struct http_request *r, void (*fn)(struct http_request *r));
 
 /* --- what a handler answers (exactly one of reply, reply_error, stream_open; any thread) --- */
 
-/* A response header to go with the answer; copied. Control bytes are refused (-1). */
+/* A response header to go with the answer; copied; a second one of the same name replaces the first. Control bytes,
+ * names that are none, Content-Length and Transfer-Encoding are refused (-1). "x-request-id: <r->id>" is there unless
+ * set. */
 int http_set_header(struct http_request *r, const char *name, const char *value);
 
 /* Copies the body. content_type NULL: application/json. */
 void http_reply(struct http_request *r, int status, const char *content_type, const void *body, size_t n);
 
-/* OpenAI's error object, with the status of err_info(e->code). Adds "Connection: close" where the body was not read. */
+/* OpenAI's error object, with the status of err_info(e->code). "Connection: close" is added where the body was not
+ * read. */
 void http_reply_error(struct http_request *r, const struct err *e);
 
 /* Chunked answer. Lives until http_stream_end() or http_stream_abort(), whichever comes first; then don't touch it. */
@@ -127,8 +138,13 @@ int http_stream_write(struct http_stream *s, const void *bytes, size_t n, uint64
 uint64_t http_stream_handed(const struct http_stream *s);
 
 /* Call `fn` (once, any thread, must not block) when the stream is over: `clean` says whether everything including the
- * end was handed to the socket; `mark` is the final http_stream_handed(). Set it before end or abort. */
+ * end was handed to the socket; `mark` is the final http_stream_handed(). Set it before end or abort. When the stream
+ * is over already, fn is called at once. It may come before end or abort, when the client left; those are owed all the
+ * same. */
 void http_stream_on_close(struct http_stream *s, void (*fn)(void *u, bool clean, uint64_t mark), void *u);
 
-void http_stream_end(struct http_stream *s);   /* what was written is sent, then the terminating chunk */
-void http_stream_abort(struct http_stream *s); /* the connection is cut without the terminating chunk */
+void http_stream_end(struct http_stream *s); /* what was written is sent, then the terminating chunk */
+
+/* The connection is cut without the terminating chunk: at once after a failed write, else when what was written is
+ * sent. */
+void http_stream_abort(struct http_stream *s);

@@ -165,9 +165,9 @@ static int begin(struct http_exchange *x, const char *method)
 }
 
 /* May this request be read at all? Refusals here close the connection. */
-static int admit(struct http_exchange *x, const char *version, struct err *e)
+static int admit(struct http_exchange *x, const char *method, const char *version, struct err *e)
 {
-    if (http_guard(x, version, e)) return -1;
+    if (http_guard(x, method, version, e)) return -1;
     if (x->conn->over) return err_set(e, ERR_UNAVAILABLE, "too many connections; try again");
     return 0;
 }
@@ -200,7 +200,7 @@ static enum MHD_Result first_call(struct http_exchange *x, const char *method, c
 {
     struct err e = {0};
     if (begin(x, method)) return MHD_NO;
-    if (admit(x, version, &e))
+    if (admit(x, method, version, &e))
         x->close = true;
     else if (http_route_find(x, &e) == 0 && check_length(x, &e) == 0) {
         const struct http_route *route = x->r.route;

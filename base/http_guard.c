@@ -8,6 +8,9 @@
 #include <string.h>
 #include <strings.h>
 
+static const char *const not_plain =
+    "a line of the head that is not plain: CR LF at its end, one space between its parts";
+
 /* Headers of which two are one too many. */
 static const char *const single[] = {"content-length", "transfer-encoding", "host", "authorization", "content-type"};
 
@@ -35,6 +38,7 @@ struct walk {
     struct http_exchange *x;
     struct err *e;
     int n;
+    const char *next; /* where the next header's name must begin */
 };
 
 /* One header; MHD_NO ends the walk with w->e set. */
@@ -47,11 +51,14 @@ static enum MHD_Result take_header(void *cls, enum MHD_ValueKind kind, const cha
     if (!value) value = "", value_len = 0;
     if (w->n >= HTTP_HEADERS)
         err_set(w->e, ERR_HEADERS, "more than %d headers", HTTP_HEADERS);
+    else if (name != w->next)
+        err_set(w->e, ERR_BAD_HTTP, "%s", not_plain);
     else if (!http_is_token(name, name_len))
         err_set(w->e, ERR_BAD_HTTP, "a header's name has bytes that are not allowed");
     else if (!http_is_text(value, value_len))
         err_set(w->e, ERR_BAD_HTTP, "a header's value has control bytes");
     if (w->e->code) return MHD_NO;
+    w->next = value + value_len + 2;
     struct http_pair *h = &x->header[w->n++];
     h->name = arena_strndup(x->r.arena, name, name_len);
     h->value = arena_strndup(x->r.arena, value, value_len);
@@ -107,12 +114,21 @@ static int check_line(const struct http_exchange *x, const char *version, struct
     return 0;
 }
 
-int http_guard(struct http_exchange *x, const char *version, struct err *e)
+static int check_head_end(const struct http_exchange *x, const char *method, const char *end, struct err *e)
 {
-    struct walk w = {.x = x, .e = e};
+    const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
+    return info && end == method + info->header_size ? 0 : err_set(e, ERR_BAD_HTTP, "%s", not_plain);
+}
+
+int http_guard(struct http_exchange *x, const char *method, const char *version, struct err *e)
+{
+    struct walk w = {.x = x, .e = e, .next = version + strlen(version) + 2};
+    if (version != method + strlen(method) + 1 + strlen(x->raw_uri) + 1)
+        return err_set(e, ERR_BAD_HTTP, "%s", not_plain);
     MHD_get_connection_values_n(x->mhd, MHD_HEADER_KIND, take_header, &w);
     if (e->code) return -1;
     x->nheaders = w.n;
+    if (check_head_end(x, method, w.next + 2, e)) return -1;
     if (check_line(x, version, e) || check_single(x, e) || check_host(x, e) || check_framing(x, e)) return -1;
     if (x->chunked && strcmp(version, "HTTP/1.0") == 0)
         return err_set(e, ERR_BAD_HTTP, "Transfer-Encoding in HTTP/1.0");

@@ -109,7 +109,8 @@ int http_listen(struct http_server *s, const char *where, char **bound, struct e
 void http_listen_close(struct http_server *s);
 
 /* http_guard.c */
-int http_guard(struct http_exchange *x, const char *version, struct err *e); /* also fills x->header */
+/* method and version as libmicrohttpd gave them, in its own buffer; also fills x->header. */
+int http_guard(struct http_exchange *x, const char *method, const char *version, struct err *e);
 bool http_is_token(const char *s, size_t n);
 bool http_is_text(const char *s, size_t n); /* no control bytes but tab */
 

@@ -105,6 +105,8 @@ struct http_stream *http_stream_open(struct http_request *r, int status, const c
 {
     struct http_exchange *x = (struct http_exchange *)r;
     struct MHD_Response *response = MHD_create_response_from_callback(MHD_SIZE_UNKNOWN, BLOCK, pull, x, NULL);
+    if (response && x->head_only) /* else the library would send the last chunk of a body that HEAD does not have */
+        MHD_set_response_options(response, MHD_RF_HTTP_1_0_COMPATIBLE_STRICT, MHD_RO_END);
     pthread_mutex_lock(&x->lock);
     assert(!x->answered);
     x->response = response;

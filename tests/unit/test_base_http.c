@@ -7,8 +7,8 @@
 
 static const struct {
     const char *why, *bytes;
-    size_t n; /* 0: strlen */
-    int status;
+    size_t n;   /* 0: strlen */
+    int status; /* -1: anything but served; the library may close without a word */
 } messages[] = {
     {"a plain request passes", ASK("GET /hello") "\r\n", 0, 200},
     {"HTTP/1.0 with a Host passes", "GET /hello HTTP/1.0\r\nHost: x\r\n\r\n", 0, 200},
@@ -58,11 +58,31 @@ static const struct {
     {"dots within a segment are fine", ASK("GET /files/a..b") "\r\n", 0, 200},
     {"dots and slashes in a query are fine", ASK("GET /hello?u=http://a/../b") "\r\n", 0, 200},
     {"a body too long for its route", ASK("POST /echo") "Content-Length: 1001\r\n\r\n", 0, 413},
-    {"an obsolete fold", ASK("GET /hello") "X-A: a\r\n b\r\n\r\n", 0, -1},
-    {"bare line feeds", "GET /hello HTTP/1.1\nHost: x\nConnection: close\n\n", 0, -1},
+    {"an obsolete fold", ASK("GET /hello") "X-A: a\r\n b\r\n\r\n", 0, 400},
+    {"a fold in the last but one header", ASK("GET /hello") "X-A: a\r\n b\r\nX-B: c\r\n\r\n", 0, 400},
+    {"a bare line feed after one header", ASK("GET /hello") "X-A: a\nX-B: c\r\n\r\n", 0, 400},
+    {"a bare line feed at the end", ASK("GET /hello") "X-A: a\r\n\n", 0, 400},
+    {"empty values and blanks around values pass", ASK("GET /hello") "X-A:\r\nX-B: \r\nX-C:\ta\tb\r\n\r\n", 0, 200},
+    {"blanks behind a value pass", ASK("GET /hello") "X-A: b  \r\n\r\n", 0, 200},
+    {"a request line that ends in a bare line feed", "GET /hello HTTP/1.1\nHost: x\r\n\r\n", 0, 400},
+    {"two spaces in the request line", "GET  /hello HTTP/1.1\r\nHost: x\r\n\r\n", 0, 400},
+    {"two spaces before the version", "GET /hello  HTTP/1.1\r\nHost: x\r\n\r\n", 0, -1},
+    {"a tab in the request line", "GET\t/hello HTTP/1.1\r\nHost: x\r\n\r\n", 0, -1},
+    {"NUL in the target", "GET /hel\0lo HTTP/1.1\r\nHost: x\r\n\r\n", 33, -1},
+    {"no version", "GET /hello\r\nHost: x\r\n\r\n", 0, -1},
+    {"HTTP/2.0", "GET /hello HTTP/2.0\r\nHost: x\r\n\r\n", 0, -1},
+    {"an empty line before the request passes", "\r\n" ASK("GET /hello") "\r\n", 0, 200},
+    {"bare line feeds", "GET /hello HTTP/1.1\nHost: x\nConnection: close\n\n", 0, 400},
     {"a second request behind a refused one is not read",
      "GET /hello HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\nGET /hello HTTP/1.1\r\nHost: x\r\n\r\n", 0, 400},
 };
+
+/* What libmicrohttpd 0.9.75 refuses by itself, before we see a header, it answers with a page of its own whose head it
+ * sends twice. */
+static bool is_library(const struct buf *b)
+{
+    return strstr(b->data, "<html>") != NULL;
+}
 
 static void each_ambiguous_message_is_refused_and_the_connection_closed(void **state)
 {
@@ -79,12 +99,10 @@ static void each_ambiguous_message_is_refused_and_the_connection_closed(void **s
         }
         struct buf b = ask_raw(&t, body.len ? body.data : messages[i].bytes, body.len ? body.len : n, &closed);
         int got = status_of(&b);
-        if (messages[i].status < 0)
-            print_message("  %s: %d\n", messages[i].why, got);
-        else if (got != messages[i].status)
+        if (messages[i].status < 0 ? got == 200 : got != messages[i].status)
             fail_msg("%s: %d, not %d\n%s", messages[i].why, got, messages[i].status, b.data);
         if (!closed) fail_msg("%s: still open", messages[i].why);
-        if (memmem(b.data + 9, b.len > 9 ? b.len - 9 : 0, "HTTP/1.1 ", 9))
+        if (!is_library(&b) && memmem(b.data + 9, b.len > 9 ? b.len - 9 : 0, "HTTP/1.1 ", 9))
             fail_msg("%s: two answers\n%s", messages[i].why, b.data);
         buf_close(&b);
         buf_close(&body);
@@ -113,6 +131,31 @@ static void more_than_64_headers_are_refused_with_431(void **state)
         buf_close(&b);
         buf_close(&m);
     }
+    unserve(&t);
+}
+
+static void a_long_head_may_come_in_small_pieces(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    struct buf m = big_buf(), b = big_buf();
+    buf_adds(&m, "GET /hello HTTP/1.1\r\nHost: x\r\n");
+    for (int i = 0; i < 50; i++) buf_addf(&m, "X-%d: %0400d\r\n", i, i);
+    buf_adds(&m, "\r\n");
+    int fd = dial(&t);
+    for (int round = 0; round < 3; round++) {
+        for (size_t i = 0; i < m.len; i += 97) {
+            say(fd, m.data + i, m.len - i < 97 ? m.len - i : 97);
+            if (i % 5 == 0) nap_ms(1);
+        }
+        assert_true(hear(fd, &b, "\r\n\r\nhi", 2000));
+        assert_int_equal(status_of(&b), 200);
+        buf_reset(&b);
+    }
+    close(fd);
+    buf_close(&m);
+    buf_close(&b);
     unserve(&t);
 }
 
@@ -186,7 +229,7 @@ static void a_thousand_requests_go_over_one_connection(void **state)
         const char *m = i % 3 == 0   ? "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"
                         : i % 3 == 1 ? "GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n"
                                      : "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi";
-        say(fd, m, strlen(m));
+        says(fd, m);
         assert_true(hear(fd, &b, i % 3 == 1 ? "}}" : "hi", 2000));
         assert_int_equal(status_of(&b), i % 3 == 1 ? 404 : 200);
         buf_close(&b);
@@ -204,7 +247,7 @@ static void an_answer_may_come_later_from_another_thread(void **state)
     int fd = dial(&t);
     for (int i = 0; i < 20; i++) {
         struct buf b = big_buf();
-        say(fd, "GET /later HTTP/1.1\r\nHost: x\r\n\r\n", 33);
+        says(fd, "GET /later HTTP/1.1\r\nHost: x\r\n\r\n");
         assert_true(hear(fd, &b, "late", 2000));
         assert_non_null(strstr(b.data, "X-Late: yes\r\n"));
         buf_close(&b);
@@ -222,7 +265,7 @@ static void a_refusal_before_the_body_leaves_the_connection_usable_when_the_body
     struct buf b = big_buf();
     const char *m =
         "POST /deny HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n12345GET /hello HTTP/1.1\r\nHost: x\r\n\r\n";
-    say(fd, m, strlen(m));
+    says(fd, m);
     assert_true(hear(fd, &b, "\r\n\r\nhi", 2000));
     assert_int_equal(status_of(&b), 401);
     buf_close(&b);
@@ -276,7 +319,7 @@ static void endless_chunks_are_cut(void **state)
     struct test_server t = serve(&o);
     int fd = dial(&t);
     char piece[65536 + 32];
-    say(fd, "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n", 60);
+    says(fd, "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
     int head = snprintf(piece, sizeof piece, "10000\r\n");
     memset(piece + head, 'x', 65536);
     memcpy(piece + head + 65536, "\r\n", 2);
@@ -316,7 +359,7 @@ static void a_client_that_leaves_while_suspended_is_noticed_within_50_ms(void **
     struct test_server t = serve(&o);
     for (int i = 1; i <= 5; i++) {
         int fd = dial(&t);
-        say(fd, "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n", 32);
+        says(fd, "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n");
         WAIT_FOR(atomic_load(&live_threads) == i, 1000);
         nap_ms(10);
         int64_t t0 = clock_mono_us();
@@ -340,7 +383,7 @@ static void a_client_that_left_before_its_request_was_read_is_noticed_too(void *
     struct test_server t = serve(&o);
     for (int i = 0; i < 50; i++) {
         int fd = dial(&t);
-        say(fd, "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n", 32);
+        says(fd, "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n");
         close(fd);
     }
     nap_ms(50);
@@ -360,12 +403,13 @@ static void connections_beyond_the_limit_get_503(void **state)
     for (int i = 0; i < 3; i++) {
         struct buf b = big_buf();
         held[i] = dial(&t);
-        say(held[i], "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n", 33);
+        says(held[i], "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n");
         assert_true(hear(held[i], &b, "hi", 1000));
         buf_close(&b);
     }
     bool closed;
-    struct buf b = ask_raw(&t, "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n", 33, &closed);
+    struct buf b = ask_raw(&t, "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n",
+                           strlen("GET /hello HTTP/1.1\r\nHost: x\r\n\r\n"), &closed);
     assert_int_equal(status_of(&b), 503);
     assert_true(closed);
     buf_close(&b);
@@ -383,7 +427,7 @@ static void quiesce_finishes_what_runs_and_accepts_nothing(void **state)
     struct http_options o = test_options();
     struct test_server t = serve(&o);
     int fd = dial(&t);
-    say(fd, "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n", 32);
+    says(fd, "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n");
     WAIT_FOR(atomic_load(&live_threads) == 1, 1000);
     http_server_quiesce(t.s);
     struct sockaddr_in in = {.sin_family = AF_INET, .sin_port = htons((uint16_t)t.port)};
@@ -411,7 +455,7 @@ static void stop_with_suspended_requests_and_open_streams_is_orderly(void **stat
         const char *m =
             i % 2 ? "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n" : "GET /stream?n=-1&every=20 HTTP/1.1\r\nHost: x\r\n\r\n";
         fd[i] = dial(&t);
-        say(fd[i], m, strlen(m));
+        says(fd[i], m);
     }
     WAIT_FOR(atomic_load(&live_threads) == 40, 2000);
     int64_t t0 = clock_mono_us();
@@ -475,6 +519,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_ambiguous_message_is_refused_and_the_connection_closed),
         cmocka_unit_test(more_than_64_headers_are_refused_with_431),
+        cmocka_unit_test(a_long_head_may_come_in_small_pieces),
         cmocka_unit_test(errors_are_openai_objects_with_a_request_id),
         cmocka_unit_test(head_is_answered_as_get_without_a_body),
         cmocka_unit_test(patterns_match_segment_by_segment_and_values_are_decoded_once),

@@ -309,6 +309,11 @@ static inline void say(int fd, const char *bytes, size_t n)
     }
 }
 
+static inline void says(int fd, const char *text)
+{
+    say(fd, text, strlen(text));
+}
+
 /* Reads until `until` is seen (NULL: end of the connection) or ms have passed; true if it came. */
 static inline bool hear(int fd, struct buf *b, const char *until, int ms)
 {

@@ -154,7 +154,8 @@ static void an_aborted_stream_has_no_end(void **state)
     struct http_options o = test_options();
     struct test_server t = serve(&o);
     bool closed, whole;
-    struct buf b = ask_raw(&t, "GET /cut HTTP/1.1\r\nHost: x\r\n\r\n", 31, &closed);
+    struct buf b =
+        ask_raw(&t, "GET /cut HTTP/1.1\r\nHost: x\r\n\r\n", strlen("GET /cut HTTP/1.1\r\nHost: x\r\n\r\n"), &closed);
     struct buf text = unchunk(&b, &whole);
     assert_true(closed);
     assert_false(whole);
@@ -187,7 +188,7 @@ static void a_connection_serves_again_after_a_stream(void **state)
     for (int i = 0; i < 20; i++) {
         struct buf b = big_buf();
         const char *m = "GET /stream?n=5&every=1 HTTP/1.1\r\nHost: x\r\n\r\n";
-        say(fd, m, strlen(m));
+        says(fd, m);
         assert_true(hear(fd, &b, "\r\n0\r\n\r\n", 2000));
         check_events(&b, 5);
         buf_close(&b);
