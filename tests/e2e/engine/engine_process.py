@@ -120,14 +120,17 @@ class Engine:
         return self.process.wait(STOP_S)
 
     def close(self):
-        if self.process.poll() is None:
-            self.process.terminate()
-            try:
-                self.process.wait(STOP_S)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
+        """Stops what still runs; a sanitizer's finding or a hang shows in the exit code."""
         self.http.close()
+        if self.process.poll() is not None:
+            return
+        try:
+            code = self.terminate()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+        assert code == 0, self.log.read_text()[-8000:]
 
 
 def run_program(*args, timeout=60):
