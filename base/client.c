@@ -129,7 +129,8 @@ static void take_incoming(struct client *c)
         struct client_call *next = k->next;
         link_running(c, k);
         k->last_us = clock_mono_us();
-        c->deadline_us = 0; /* scan: the newcomer's may be the nearest */
+        k->nearest_us = &c->deadline_us;
+        client_call_near(k);
         if (curl_multi_add_handle(c->multi, k->easy)) finish(c, k, CURLE_OUT_OF_MEMORY);
         k = next;
     }

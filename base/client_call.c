@@ -40,6 +40,7 @@ static size_t on_header(char *line, size_t size, size_t n, void *user)
     curl_easy_getinfo(k->easy, CURLINFO_RESPONSE_CODE, &status);
     if (status < 200) return n;
     k->status = (int)status;
+    client_call_near(k);
     struct client_reply r = client_call_reply(k);
     if (k->req.on_head) k->req.on_head(k->req.user, &r);
     return n;
@@ -246,6 +247,12 @@ int64_t client_call_deadline(const struct client_call *k)
 {
     int ms = k->status ? k->req.idle_ms : k->req.first_byte_ms;
     return ms > 0 ? k->last_us + (int64_t)ms * 1000 : INT64_MAX;
+}
+
+void client_call_near(struct client_call *k)
+{
+    int64_t until = client_call_deadline(k);
+    if (k->nearest_us && until < *k->nearest_us) *k->nearest_us = until;
 }
 
 void client_call_silent(struct client_call *k)

@@ -19,9 +19,10 @@ struct client_call {
 
     int status; /* of the head, once it is whole */
     char content_type[128], retry_after[64];
-    int64_t last_us;  /* the last byte either way; the start before that */
-    struct buf *into; /* client_fetch: the body goes here */
-    struct err cause; /* set when it is we who end the call */
+    int64_t last_us;     /* the last byte either way; the start before that */
+    struct buf *into;    /* client_fetch: the body goes here */
+    int64_t *nearest_us; /* the client's next scan; NULL in client_fetch */
+    struct err cause;    /* set when it is we who end the call */
 
     struct client_call *prev, *next; /* client.running, or client.incoming */
     struct client_call *cancel_next;
@@ -35,6 +36,7 @@ void client_call_free(struct client_call *k);
 
 struct client_reply client_call_reply(const struct client_call *k);
 int64_t client_call_deadline(const struct client_call *k); /* when its silence gets too long; INT64_MAX: never */
+void client_call_near(struct client_call *k);              /* the next scan comes no later than this call's deadline */
 void client_call_silent(struct client_call *k);            /* records that it did */
 
 /* How it ended, as an error; none when it went well. */

@@ -9,7 +9,7 @@
  *   guard (RELIABILITY.md section 1: ambiguous messages get 400 and a closed connection)
  *   -> route lookup (404, 405)
  *   -> route.head, if any: headers only, before "100 Continue"; it may reply (401, 413, 429), then the body is dropped:
- * read first when at most HTTP_DROP_MAX (1 MiB) long, else not read and the connection closed
+ *      read first when at most HTTP_DROP_MAX (1 MiB) long, else not read and the connection closed
  *   -> body, by route.body: none, buffered up to max_body (413), or handed piecewise to route.sink
  *   -> route.handle
  *   -> http_on_gone's callback, if the client went away before the answer was complete (from the watcher or a worker)
