@@ -1,0 +1,379 @@
+/* Tests of gateway/db: groups and savepoints, durability, the reader's deadline, the lock, the pepper, migrations, a failing disk. */
+#include "gateway/db_internal.h"
+#include "base/clock.h"
+#include "gateway/db_audit.h"
+#include "tests/unit/data_room.h"
+#include <errno.h>
+#include <jansson.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <sys/wait.h>
+
+static int setup(void **state)
+{
+    struct room *r = calloc(1, sizeof *r);
+    room_new(r);
+    room_start(r);
+    *state = r;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    room_end(*state);
+    free(*state);
+    return 0;
+}
+
+struct put {
+    int64_t value;
+    bool fails, raw; /* raw: fail by SQL, not by us */
+    _Atomic int done;
+    enum err_code code;
+};
+
+static int run_put(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "INSERT INTO meta(name, value) VALUES(?1, ?2)", bad[] = "INSERT INTO meta(name, value) VALUES('same', NULL)";
+    struct put *p = u;
+    char name[32];
+    snprintf(name, sizeof name, "v%lld", (long long)p->value);
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st || db_bind(st, e, "si", name, p->value) || db_done(st, e)) return -1;
+    if (p->raw) return (st = db_stmt(d, c, bad, e)) ? db_done(st, e) : -1;
+    return p->fails ? err_set(e, ERR_CONFLICT, "as asked") : 0;
+}
+
+static void done_put(void *u, const struct err *e)
+{
+    struct put *p = u;
+    p->code = e ? e->code : ERR_NONE;
+    p->done++;
+}
+
+static void wait_for(_Atomic int *n, int want)
+{
+    for (int i = 0; *n < want && i < 5000; i++) usleep(1000);
+    assert_int_equal(*n, want);
+}
+
+/* A job that keeps the writer busy until the queue behind it is long. */
+static int run_wait(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    (void)d, (void)c, (void)e;
+    for (int i = 0; !*(_Atomic bool *)u && i < 5000; i++) usleep(1000);
+    return 0;
+}
+
+static void a_failing_job_of_a_group_is_undone_alone(void **state)
+{
+    struct room *r = *state;
+    struct put p[9] = {0};
+    _Atomic bool go = false;
+    struct err e = {0};
+    assert_ok(db_write(r->db, &(struct db_job){.run = run_wait, .user = &go}, &e), e);
+    for (int i = 0; i < 9; i++) {
+        p[i].value = i;
+        p[i].fails = i % 3 == 1;
+        p[i].raw = i % 3 == 2;
+        assert_ok(db_write(r->db, &(struct db_job){.run = run_put, .done = done_put, .user = &p[i], .durable = true}, &e), e);
+    }
+    go = true;
+    for (int i = 0; i < 9; i++) wait_for(&p[i].done, 1);
+    for (int i = 0; i < 9; i++) assert_int_equal(p[i].code, i % 3 == 0 ? ERR_NONE : i % 3 == 1 ? ERR_CONFLICT : ERR_IO);
+    assert_int_equal(room_number(r, "SELECT count(*) FROM meta WHERE name LIKE 'v%'"), 3);
+    assert_true(db_writable(r->db));
+}
+
+static void what_is_queued_is_committed_together(void **state)
+{
+    struct room *r = *state;
+    enum { N = 2000 };
+    struct put *p = calloc(N, sizeof *p);
+    struct err e = {0};
+    _Atomic bool go = false;
+    assert_ok(db_write(r->db, &(struct db_job){.run = run_wait, .user = &go}, &e), e);
+    for (int i = 0; i < N; i++) {
+        p[i].value = i;
+        assert_ok(db_write(r->db, &(struct db_job){.run = run_put, .done = done_put, .user = &p[i], .durable = true}, &e), e);
+    }
+    int64_t t = clock_mono_us();
+    go = true;
+    wait_for(&p[N - 1].done, 1);
+    t = clock_mono_us() - t;
+    for (int i = 0; i < N; i++) assert_int_equal(p[i].done, 1);
+    assert_int_equal(room_number(r, "SELECT count(*) FROM meta"), N);
+    assert_true(t < 2000000); /* one fsync each would take longer on any disk that has one */
+    free(p);
+}
+
+static void the_queue_is_bounded_and_keeps_places_for_the_urgent(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    _Atomic bool go = false;
+    struct put p = {0}, urgent = {.value = 1};
+    struct db_job nothing = {.run = run_put, .done = done_put, .user = &p};
+    p.fails = true;
+    assert_ok(db_write(r->db, &(struct db_job){.run = run_wait, .user = &go}, &e), e);
+    int taken = 0;
+    while (db_write(r->db, &nothing, &e) == 0) taken++;
+    assert_int_equal(e.code, ERR_LEDGER);
+    assert_true(taken >= DB_QUEUE_MAX - DB_QUEUE_URGENT - 1 && taken <= DB_QUEUE_MAX - DB_QUEUE_URGENT + DB_GROUP_MAX);
+    struct err e2 = {0};
+    assert_ok(db_write(r->db, &(struct db_job){.run = run_put, .done = done_put, .user = &urgent, .urgent = true}, &e2), e2);
+    go = true;
+    wait_for(&urgent.done, 1);
+    wait_for(&p.done, taken);
+}
+
+static int run_endless(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+    (void)u;
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    return st ? db_done(st, e) : -1;
+}
+
+static void a_long_question_is_cut_at_its_deadline(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    int64_t t = clock_mono_us();
+    assert_int_equal(db_read(r->db, run_endless, NULL, 50, &e), -1);
+    assert_int_equal(e.code, ERR_DEADLINE);
+    assert_true(clock_mono_us() - t < 2000000);
+    assert_int_equal(room_number(r, "SELECT 7"), 7);
+}
+
+static int run_insert_by_reader(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "INSERT INTO meta(name, value) VALUES('x', 1)";
+    (void)u;
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    return st ? db_done(st, e) : -1;
+}
+
+static void a_reader_cannot_write(void **state)
+{
+    struct err e = {0};
+    assert_int_equal(db_read(((struct room *)*state)->db, run_insert_by_reader, NULL, 1000, &e), -1);
+}
+
+static void count_up(void *u) { ++*(_Atomic int *)u; }
+
+static void deferred_work_runs_once_each_even_at_the_close(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    _Atomic int n = 0;
+    int given = 0;
+    while (given < DB_DEFERRED_MAX && db_defer(r->db, count_up, (void *)&n, &e) == 0) given++;
+    db_close(r->db);
+    assert_int_equal(n, given);
+    assert_true(given > 0);
+    room_start(r);
+}
+
+static void files_and_settings_are_as_promised(void **state)
+{
+    struct room *r = *state;
+    struct stat st;
+    char path[128];
+    static const struct { const char *name; mode_t mode; off_t size; } want[] = {
+        {"pepper", S_IFREG | 0600, 32}, {"lock", S_IFREG | 0600, 0}, {"run", S_IFDIR | 0700, -1}, {"tmp", S_IFDIR | 0700, -1},
+        {"blobs", S_IFDIR | 0700, -1}, {"archive", S_IFDIR | 0700, -1}, {"packed", S_IFDIR | 0700, -1}, {"", S_IFDIR | 0700, -1},
+    };
+    for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
+        snprintf(path, sizeof path, "%s/%s", r->dir, want[i].name);
+        assert_int_equal(stat(path, &st), 0);
+        assert_int_equal(st.st_mode, want[i].mode);
+        if (want[i].size >= 0) assert_int_equal(st.st_size, want[i].size);
+    }
+    assert_int_equal(room_number(r, "PRAGMA page_size"), 8192);
+    assert_int_equal(room_number(r, "PRAGMA foreign_keys"), 1);
+    assert_int_equal(room_number(r, "PRAGMA trusted_schema"), 0);
+    assert_int_equal(room_number(r, "PRAGMA cell_size_check"), 1);
+    assert_int_equal(room_number(r, "SELECT count(*) FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND NOT strict"
+                                    " AND name NOT LIKE 'sqlite%'"), 0);
+    assert_int_equal(room_number(r, "PRAGMA user_version"), db_nmigrations);
+}
+
+static void the_pepper_is_made_once_and_its_loss_is_named(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    uint8_t first[32];
+    char path[128];
+    memcpy(first, db_pepper(r->db), 32);
+    db_close(r->db);
+    room_start(r);
+    assert_memory_equal(first, db_pepper(r->db), 32);
+    db_close(r->db);
+    snprintf(path, sizeof path, "%s/pepper", r->dir);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(db_open(&r->db, &(struct db_options){.dir = r->dir}, &e), -1);
+    assert_non_null(strstr(e.msg, "pepper is missing"));
+    r->db = NULL;
+}
+
+static void a_second_process_is_refused_by_the_lock(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    struct db *second = NULL;
+    assert_int_equal(db_open(&second, &(struct db_options){.dir = r->dir}, &e), -1);
+    assert_int_equal(e.code, ERR_CONFLICT);
+    pid_t pid = fork();
+    if (pid == 0) {
+        struct err in_child = {0};
+        _exit(db_open(&second, &(struct db_options){.dir = r->dir}, &in_child) && in_child.code == ERR_CONFLICT ? 0 : 1);
+    }
+    int status;
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(status, 0);
+}
+
+static void a_newer_database_is_refused(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    char path[128];
+    sqlite3 *c;
+    db_close(r->db);
+    r->db = NULL;
+    snprintf(path, sizeof path, "%s/" DB_FILE, r->dir);
+    assert_int_equal(sqlite3_open(path, &c), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(c, "PRAGMA user_version=9999", NULL, NULL, NULL), SQLITE_OK);
+    sqlite3_close(c);
+    assert_int_equal(db_open(&r->db, &(struct db_options){.dir = r->dir}, &e), -1);
+    assert_int_equal(e.code, ERR_CONFLICT);
+    assert_non_null(strstr(e.msg, "9999"));
+}
+
+static void a_migration_is_whole_or_not_at_all_and_leaves_a_copy(void **state)
+{
+    struct room *r = *state;
+    static const struct db_migration rows[] = {
+        {1, "one", "CREATE TABLE one(x INTEGER) STRICT"},
+        {2, "two", "CREATE TABLE two(x INTEGER) STRICT; INSERT INTO two VALUES(1)"},
+        {3, "broken", "CREATE TABLE three(x INTEGER) STRICT; INSERT INTO nowhere VALUES(1)"},
+    };
+    struct err e = {0};
+    sqlite3 *c;
+    char path[128];
+    snprintf(path, sizeof path, "%s/other.db", r->dir);
+    assert_int_equal(sqlite3_open(path, &c), SQLITE_OK);
+    assert_ok(db_migrate(c, r->dir, rows, 1, &e), e);
+    assert_ok(db_migrate(c, r->dir, rows, 2, &e), e);
+    snprintf(path, sizeof path, "%s/archive/weft-before-v2.db", r->dir);
+    assert_int_equal(access(path, F_OK), 0);
+    assert_int_equal(db_migrate(c, r->dir, rows, 3, &e), -1);
+    assert_non_null(strstr(e.msg, "migration 3"));
+    assert_int_equal(sqlite3_exec(c, "SELECT x FROM two", NULL, NULL, NULL), SQLITE_OK);
+    assert_int_equal(sqlite3_exec(c, "SELECT x FROM three", NULL, NULL, NULL), SQLITE_ERROR);
+    assert_int_equal(sqlite3_get_autocommit(c), 1);
+    sqlite3_close(c);
+}
+
+/* --- a disk that refuses: the calls that SQLite's VFS makes are replaced for a while --- */
+
+static _Atomic int disk_errno;
+static ssize_t (*real_pwrite)(int, const void *, size_t, off_t);
+
+static ssize_t bad_pwrite(int fd, const void *p, size_t n, off_t at)
+{
+    if (!disk_errno) return real_pwrite(fd, p, n, at);
+    errno = disk_errno;
+    return -1;
+}
+
+static void after_the_disk_refused_the_writer_recovers_and_nothing_acknowledged_is_lost(void **state)
+{
+    struct room *r = *state;
+    static const int errors[] = {ENOSPC, EIO};
+    sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+    const char *name = vfs->xGetSystemCall(vfs, "pwrite64") ? "pwrite64" : "pwrite";
+    real_pwrite = (ssize_t(*)(int, const void *, size_t, off_t))vfs->xGetSystemCall(vfs, name);
+    assert_int_equal(vfs->xSetSystemCall(vfs, name, (sqlite3_syscall_ptr)bad_pwrite), SQLITE_OK);
+    int acknowledged = 0;
+    for (int round = 0; round < 6; round++) {
+        struct err e = {0}, refused = {0}, full = {0};
+        struct put good = {.value = 100 + 3 * round}, bad = {.value = 101 + 3 * round}, again = {.value = 102 + 3 * round};
+        assert_ok(db_write_wait(r->db, run_put, &good, &e), e);
+        disk_errno = errors[round % 2];
+        assert_int_equal(db_write_wait(r->db, run_put, &bad, &refused), -1);
+        assert_int_equal(refused.code, ERR_LEDGER);
+        assert_false(db_writable(r->db));
+        assert_int_equal(db_write_wait(r->db, run_put, &bad, &full), -1);
+        disk_errno = 0;
+        for (int i = 0; i < 1000 && !db_writable(r->db); i++) usleep(1000);
+        assert_true(db_writable(r->db));
+        assert_ok(db_write_wait(r->db, run_put, &again, &e), e);
+        acknowledged += 2;
+        assert_int_equal(room_number(r, "SELECT count(*) FROM meta WHERE name LIKE 'v%'"), acknowledged);
+    }
+    vfs->xSetSystemCall(vfs, name, NULL);
+    assert_int_equal(room_number(r, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check <> 'ok'"), 0);
+}
+
+static int run_audit(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    struct actor by = {"key", "127.0.0.1", "request"};
+    json_t *after = json_pack("{si}", "n", *(int *)u);
+    int rc = audit_add(d, c, &(struct audit){&by, "test.change", "thing", NULL, after}, e);
+    json_decref(after);
+    return rc;
+}
+
+static int run_forge(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "UPDATE audit SET actor = 'somebody' WHERE seq = 3";
+    (void)u;
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    return st ? db_done(st, e) : -1;
+}
+
+static void a_changed_audit_row_breaks_the_chain(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    int64_t rows, bad;
+    for (int i = 0; i < 5; i++) assert_ok(db_write_wait(r->db, run_audit, &i, &e), e);
+    assert_ok(audit_verify(r->db, &rows, &bad, &e), e);
+    assert_int_equal(rows, 5);
+    assert_int_equal(bad, 0);
+    json_t *list = json_array();
+    bool more;
+    assert_ok(audit_list(r->db, 0, 2, list, &more, &e), e);
+    assert_int_equal(json_array_size(list), 2);
+    assert_true(more);
+    assert_int_equal(json_integer_value(json_object_get(json_array_get(list, 0), "seq")), 5);
+    json_decref(list);
+    assert_ok(db_write_wait(r->db, run_forge, NULL, &e), e);
+    assert_ok(audit_verify(r->db, &rows, &bad, &e), e);
+    assert_int_equal(bad, 3);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+        T(a_failing_job_of_a_group_is_undone_alone),
+        T(what_is_queued_is_committed_together),
+        T(the_queue_is_bounded_and_keeps_places_for_the_urgent),
+        T(a_long_question_is_cut_at_its_deadline),
+        T(a_reader_cannot_write),
+        T(deferred_work_runs_once_each_even_at_the_close),
+        T(files_and_settings_are_as_promised),
+        T(the_pepper_is_made_once_and_its_loss_is_named),
+        T(a_second_process_is_refused_by_the_lock),
+        T(a_newer_database_is_refused),
+        T(a_migration_is_whole_or_not_at_all_and_leaves_a_copy),
+        T(after_the_disk_refused_the_writer_recovers_and_nothing_acknowledged_is_lost),
+        T(a_changed_audit_row_breaks_the_chain),
+#undef T
+    };
+    return cmocka_run_group_tests_name("db", tests, NULL, NULL);
+}

@@ -1,0 +1,275 @@
+/* Tests of gateway/registry: names and versions, newest ready one, another tenant's as absent, removal and orphans. */
+#include "gateway/auth_store.h"
+#include "gateway/registry.h"
+#include "tests/unit/data_room.h"
+#include <jansson.h>
+
+#define BASE "smol"
+
+struct reg_room {
+    struct room r;
+    struct auth *auth;
+    struct registry *reg;
+    char tenant[2][UUID_LEN];
+};
+
+static const struct actor tester = {"test", "", ""};
+
+static int setup(void **state)
+{
+    struct reg_room *g = calloc(1, sizeof *g);
+    struct err e = {0};
+    room_new(&g->r);
+    room_start(&g->r);
+    assert_ok(auth_open(&g->auth, g->r.db, &e), e);
+    assert_ok(registry_open(&g->reg, g->r.db, &e), e);
+    for (int i = 0; i < 2; i++) {
+        json_t *out;
+        assert_ok(tenant_create(g->auth, &tester, i ? "beta" : "alpha", 1, &out, &e), e);
+        snprintf(g->tenant[i], UUID_LEN, "%s", json_string_value(json_object_get(out, "id")));
+        json_decref(out);
+    }
+    *state = g;
+    return 0;
+}
+
+static int teardown(void **state)
+{
+    struct reg_room *g = *state;
+    registry_close(g->reg);
+    auth_close(g->auth);
+    room_end(&g->r);
+    free(g);
+    return 0;
+}
+
+static const char *digest(int n)
+{
+    static char d[4][SHA256_HEX];
+    static int at;
+    char *out = d[at++ % 4];
+    memset(out, '0', 64);
+    out[0] = (char)('0' + n);
+    out[64] = 0;
+    return out;
+}
+
+static int add_on(struct reg_room *g, int tenant, const char *name, int n, const char *base, bool *created)
+{
+    struct version_new v = {.rank = 8, .modules = 5, .scale = 2, .bytes = 1000};
+    struct err e = {0};
+    int version = 0;
+    snprintf(v.tenant, sizeof v.tenant, "%s", g->tenant[tenant]);
+    snprintf(v.name, sizeof v.name, "%s", name);
+    snprintf(v.digest, sizeof v.digest, "%s", digest(n));
+    snprintf(v.file_sha256, sizeof v.file_sha256, "%s", digest(n));
+    snprintf(v.base, sizeof v.base, "%s", base);
+    assert_ok(registry_add(g->reg, &v, &version, created, &e), e);
+    return version;
+}
+
+static int add(struct reg_room *g, int tenant, const char *name, int n)
+{
+    bool created;
+    return add_on(g, tenant, name, n, BASE, &created);
+}
+
+static int resolve(struct reg_room *g, int tenant, const char *model, struct target *t, struct err *e)
+{
+    return registry_resolve(g->reg, g->tenant[tenant], model, BASE, t, e);
+}
+
+static void a_bare_name_is_its_newest_version(void **state)
+{
+    struct reg_room *g = *state;
+    struct target t;
+    struct err e = {0};
+    for (int i = 1; i <= 3; i++) assert_int_equal(add(g, 0, "greet", i), i);
+    assert_ok(resolve(g, 0, "greet", &t, &e), e);
+    assert_int_equal(t.version, 3);
+    assert_string_equal(t.digest, digest(3));
+    assert_string_equal(t.base, BASE);
+    assert_false(t.is_base);
+    assert_ok(resolve(g, 0, "greet@2", &t, &e), e);
+    assert_int_equal(t.version, 2);
+    assert_ok(resolve(g, 0, BASE, &t, &e), e);
+    assert_true(t.is_base);
+    assert_string_equal(t.digest, "");
+}
+
+static void the_same_digest_is_the_same_version(void **state)
+{
+    struct reg_room *g = *state;
+    bool created;
+    assert_int_equal(add_on(g, 0, "greet", 1, BASE, &created), 1);
+    assert_true(created);
+    assert_int_equal(add_on(g, 0, "greet", 2, BASE, &created), 2);
+    assert_int_equal(add_on(g, 0, "greet", 1, BASE, &created), 1);
+    assert_false(created);
+    assert_int_equal(add_on(g, 0, "other", 1, BASE, &created), 1);
+    assert_true(created);
+    assert_int_equal(registry_count(g->reg, g->tenant[0]), 3);
+    assert_int_equal(registry_count(g->reg, g->tenant[1]), 0);
+}
+
+static void what_cannot_be_resolved_gets_one_answer(void **state)
+{
+    struct reg_room *g = *state;
+    bool created;
+    add(g, 0, "greet", 1);
+    add(g, 1, "secret", 2);
+    add_on(g, 0, "foreign", 3, "another-base", &created);
+    static const char *const models[] = {"secret", "absent", "greet@2", "greet@0", "greet@01", "greet@", "greet@x", "greet@1x", "greet@-1",
+                                         "greet@9999999999", "@1", "", "GREET", "foreign", "smol@1", "greet@1@1", "greet "};
+    for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
+        struct err e = {0};
+        struct target t;
+        char want[512];
+        assert_int_equal(resolve(g, 0, models[i], &t, &e), -1);
+        snprintf(want, sizeof want, "The model `%s` does not exist or you do not have access to it.", models[i]);
+        assert_string_equal(e.msg, want);
+        assert_int_equal(e.code, ERR_MODEL_NOT_FOUND);
+        assert_string_equal(e.param, "model");
+    }
+}
+
+static void another_tenants_adapter_is_an_absent_one_to_the_byte(void **state)
+{
+    struct reg_room *g = *state;
+    struct err there = {0}, absent = {0};
+    struct target t;
+    json_t *out;
+    add(g, 1, "theirs", 1);
+    assert_int_equal(resolve(g, 0, "theirs", &t, &there), -1);
+    assert_int_equal(registry_get(g->reg, g->tenant[0], "theirs", &out, NULL), -1);
+    char(*orphans)[SHA256_HEX];
+    int n;
+    assert_int_equal(registry_remove(g->reg, g->tenant[0], "theirs", 0, &orphans, &n, NULL), -1);
+    struct err e = {0};
+    assert_ok(registry_remove(g->reg, g->tenant[1], "theirs", 0, &orphans, &n, &e), e);
+    free(orphans);
+    assert_int_equal(resolve(g, 0, "theirs", &t, &absent), -1);
+    assert_memory_equal(&there, &absent, sizeof there);
+}
+
+static void removal_names_the_digests_that_nobody_has(void **state)
+{
+    struct reg_room *g = *state;
+    struct err e = {0};
+    char(*orphans)[SHA256_HEX];
+    struct target t;
+    int n;
+    for (int i = 1; i <= 3; i++) add(g, 0, "greet", i);
+    add(g, 1, "same", 2); /* another tenant has the same bytes */
+    assert_true(registry_has_digest(g->reg, digest(1)));
+    assert_ok(registry_remove(g->reg, g->tenant[0], "greet", 1, &orphans, &n, &e), e);
+    assert_int_equal(n, 1);
+    assert_string_equal(orphans[0], digest(1));
+    free(orphans);
+    assert_false(registry_has_digest(g->reg, digest(1)));
+    assert_ok(registry_remove(g->reg, g->tenant[0], "greet", 0, &orphans, &n, &e), e);
+    assert_int_equal(n, 1);
+    assert_string_equal(orphans[0], digest(3));
+    free(orphans);
+    assert_true(registry_has_digest(g->reg, digest(2)));
+    assert_int_equal(resolve(g, 0, "greet", &t, NULL), -1);
+    assert_int_equal(registry_remove(g->reg, g->tenant[0], "greet", 0, &orphans, &n, &e), -1);
+    assert_int_equal(e.code, ERR_NOT_FOUND);
+}
+
+static void a_removed_versions_number_is_not_given_again(void **state)
+{
+    struct reg_room *g = *state;
+    struct err e = {0};
+    char(*orphans)[SHA256_HEX];
+    int n;
+    add(g, 0, "greet", 1);
+    add(g, 0, "greet", 2);
+    for (int v = 2; v >= 1; v--) {
+        assert_ok(registry_remove(g->reg, g->tenant[0], "greet", v, &orphans, &n, &e), e);
+        free(orphans);
+    }
+    assert_int_equal(add(g, 0, "greet", 3), 3);
+}
+
+static void names_that_are_taken_or_bad_are_refused(void **state)
+{
+    struct reg_room *g = *state;
+    static const struct { const char *name; enum err_code code; } rows[] = {
+        {BASE, ERR_CONFLICT}, {"", ERR_INVALID}, {"Upper", ERR_INVALID}, {"a@1", ERR_INVALID}, {"../x", ERR_INVALID}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct version_new v = {.base = BASE};
+        struct err e = {0};
+        int version;
+        bool created;
+        snprintf(v.tenant, sizeof v.tenant, "%s", g->tenant[0]);
+        snprintf(v.name, sizeof v.name, "%s", rows[i].name);
+        assert_int_equal(registry_add(g->reg, &v, &version, &created, &e), -1);
+        assert_int_equal(e.code, rows[i].code);
+        assert_string_equal(e.param, "name");
+    }
+}
+
+static void lists_show_the_tenants_own_in_order(void **state)
+{
+    struct reg_room *g = *state;
+    struct err e = {0};
+    bool more;
+    char name[16];
+    for (int i = 0; i < 5; i++) {
+        snprintf(name, sizeof name, "a%d", i);
+        add(g, 0, name, i);
+    }
+    add(g, 0, "a0", 7);
+    add(g, 1, "a9", 8);
+    json_t *list = json_array();
+    assert_ok(registry_list(g->reg, g->tenant[0], "", 3, list, &more, &e), e);
+    assert_true(more);
+    assert_ok(registry_list(g->reg, g->tenant[0], "a2", 3, list, &more, &e), e);
+    assert_false(more);
+    assert_int_equal(json_array_size(list), 5);
+    json_t *first = json_array_get(list, 0);
+    assert_string_equal(json_string_value(json_object_get(first, "name")), "a0");
+    assert_int_equal(json_integer_value(json_object_get(first, "version")), 2);
+    assert_int_equal(json_integer_value(json_object_get(first, "versions_count")), 2);
+    assert_string_equal(json_string_value(json_object_get(first, "state")), "ready");
+    assert_int_equal(json_array_size(json_object_get(first, "modules")), 2);
+    json_decref(list);
+    json_t *one;
+    assert_ok(registry_get(g->reg, g->tenant[0], "a0", &one, &e), e);
+    assert_int_equal(json_array_size(json_object_get(one, "versions")), 2);
+    json_decref(one);
+    assert_ok(registry_get_version(g->reg, g->tenant[0], "a0", 1, &one, &e), e);
+    assert_string_equal(json_string_value(json_object_get(one, "digest")), digest(0));
+    json_decref(one);
+    assert_int_equal(registry_get_version(g->reg, g->tenant[0], "a0", 9, &one, &e), -1);
+    assert_int_equal(e.code, ERR_NOT_FOUND);
+}
+
+static void everything_is_there_after_a_restart(void **state)
+{
+    struct reg_room *g = *state;
+    struct err e = {0};
+    struct target t;
+    add(g, 0, "greet", 1);
+    registry_close(g->reg);
+    auth_close(g->auth);
+    db_close(g->r.db);
+    room_start(&g->r);
+    assert_ok(auth_open(&g->auth, g->r.db, &e), e);
+    assert_ok(registry_open(&g->reg, g->r.db, &e), e);
+    assert_ok(resolve(g, 0, "greet@1", &t, &e), e);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+        T(a_bare_name_is_its_newest_version), T(the_same_digest_is_the_same_version), T(what_cannot_be_resolved_gets_one_answer),
+        T(another_tenants_adapter_is_an_absent_one_to_the_byte), T(removal_names_the_digests_that_nobody_has),
+        T(a_removed_versions_number_is_not_given_again), T(names_that_are_taken_or_bad_are_refused), T(lists_show_the_tenants_own_in_order),
+        T(everything_is_there_after_a_restart),
+#undef T
+    };
+    return cmocka_run_group_tests_name("registry", tests, NULL, NULL);
+}
