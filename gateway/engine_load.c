@@ -200,7 +200,8 @@ static void load_done(void *u, const struct client_reply *r, const struct err *e
     struct engine_load *l = u;
     struct engine *g = l->g;
     struct err refusal = {0};
-    if (e || !r || r->status == 0)
+    bool lost = (e && e->code) || r->status == 0;
+    if (lost)
         err_set(&refusal, e && e->code ? e->code : ERR_ENGINE, "the engine was lost while it loaded an adapter");
     else if (r->status != 200)
         read_refusal(l, r->status, &refusal);
@@ -280,7 +281,7 @@ static void unload_done(void *u, const struct client_reply *r, const struct err 
 {
     struct engine_unload_job *job = u;
     struct engine *g = job->g;
-    bool over = !e && r && (r->status == 200 || r->status == 404);
+    bool over = !(e && e->code) && (r->status == 200 || r->status == 404);
     pthread_mutex_lock(&g->lock);
     job->call = NULL;
     job->busy = false;

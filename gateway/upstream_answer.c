@@ -312,14 +312,14 @@ static void on_done(void *u, const struct client_reply *r, const struct err *e)
     bool gone = x->gone;
     pthread_mutex_unlock(&x->lock);
 
-    bool stream = x->adm.stream && x->status == 200;
+    bool stream = x->adm.stream && x->status == 200, failed = (e && e->code) || r->status == 0;
     if (gone || x->lagged) {
         exchange_drop(x);
     } else if (stream && x->relay.done) {
         pass_whole(x); /* all of it went on; how the connection ended doesn't matter */
-    } else if (e || !r || r->status == 0) {
+    } else if (failed) {
         struct err none = {.code = ERR_ENGINE, .msg = "no answer"};
-        lost(x, e ? e : &none);
+        lost(x, e && e->code ? e : &none);
     } else if (stream) {
         stream_over(x);
     } else if (x->status == 200) {

@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""An engine without a model that speaks schema/ENGINE_API.md and fails on request.
+
+Runs in weft-engine's place (`serve --socket PATH ...`; other arguments are taken and ignored), so that the gateway spawns, watches and kills it
+like the real one. What it does with a request stands in the request's last text, as words like `tokens=5 delay_ms=10 die_after=2`:
+
+    tokens N         length of the answer (4)            delay_ms N    between tokens (0)         first_ms N   before the first (0)
+    status N code W  refuse                              die_after N   the process ends           cut_after N  the connection ends
+    stall_after N    nothing comes any more              no_done 1     the stream ends cleanly without [DONE]
+    error_after N    an error event, then the end        burst N       tokens in one flush (1)    bytes N      of a token's text (6)
+
+GET /fake/log lists what was asked (headers, body, whether the caller left); POST /fake/load {"status":N} sets what loads answer; POST /fake/forget drops all
+digests. Standard library only."""
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+
+HIDDEN, KV, FFN, LAYERS = 576, 192, 1536, 30
+BASE = {
+    "name": "smollm2-135m-instruct", "digest": "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    "also": ["SmolLM2-135M-Instruct"], "layers": LAYERS,
+    "modules": {"q_proj": [HIDDEN, HIDDEN], "k_proj": [KV, HIDDEN], "v_proj": [KV, HIDDEN], "o_proj": [HIDDEN, HIDDEN],
+                "gate_proj": [FFN, HIDDEN], "up_proj": [FFN, HIDDEN], "down_proj": [HIDDEN, FFN]},
+}
+WORDS = {200: "OK", 400: "Bad Request", 404: "Not Found", 422: "Unprocessable", 500: "Oops", 503: "Unavailable"}
+
+
+class Engine:
+    def __init__(self):
+        self.loaded, self.log, self.load_status, self.running = {}, [], 200, 0
+
+    def error(self, status, code, message="as asked"):
+        return status, {"error": {"message": message, "type": "server_error", "param": None, "code": code}}
+
+    def state(self):
+        return {"base": BASE, "precision": "exact", "kernels": "fake", "max_context": 2048, "pid": os.getpid(), "running": self.running, "waiting": 0}
+
+    def load(self, body):
+        if self.load_status != 200:
+            return self.error(self.load_status, {404: "not_found", 503: "no_slot"}.get(self.load_status, "adapter_invalid"))
+        self.loaded[body["lora_name"]] = body["lora_path"]
+        return 200, {"status": "ok"}
+
+    def simple(self, method, path, body):
+        """Routes that answer at once; None: not one of them."""
+        if path in ("/health", "/ready"):
+            return 200, {"status": "ok"}
+        if path == "/weft/v1/state":
+            return 200, self.state()
+        if path == "/v1/load_lora_adapter":
+            return self.load(body)
+        if path == "/v1/unload_lora_adapter":
+            return (200, {}) if self.loaded.pop(body["lora_name"], None) else self.error(404, "adapter_not_loaded")
+        if path.startswith("/weft/v1/receipts/"):
+            return self.error(404, "not_found")
+        if path == "/fake/log":
+            return 200, {"log": self.log, "loaded": sorted(self.loaded), "running": self.running}
+        if path == "/fake/load":
+            self.load_status = body["status"]
+            return 200, {}
+        if path == "/fake/forget":
+            self.loaded.clear()
+            return 200, {}
+        return None
+
+
+def wishes(body):
+    text = body["messages"][-1]["content"] if "messages" in body else body.get("prompt", "")
+    pairs = (w.split("=", 1) for w in str(text).split() if "=" in w)
+    return {k: v for k, v in pairs}
+
+
+class Exchange:
+    def __init__(self, engine, writer):
+        self.engine, self.writer = engine, writer
+
+    async def reply(self, status, value, headers=()):
+        text = json.dumps(value).encode()
+        extra = "".join(f"{k}: {v}\r\n" for k, v in headers)
+        self.writer.write(f"HTTP/1.1 {status} {WORDS.get(status, 'X')}\r\nContent-Type: application/json\r\n{extra}Content-Length: {len(text)}\r\n\r\n".encode() + text)
+        await self.writer.drain()
+
+    async def chunk(self, text):
+        data = text.encode()
+        self.writer.write(f"{len(data):x}\r\n".encode() + data + b"\r\n")
+        await self.writer.drain()
+
+    async def answer(self, path, headers, body):
+        w = wishes(body)
+        model = headers.get("x-weft-model", body["model"])
+        if body["model"] != BASE["name"] and body["model"] not in self.engine.loaded:
+            await self.reply(*self.engine.error(404, "adapter_not_loaded", f"no adapter {body['model']}"))
+        elif "status" in w:
+            status = int(w["status"])
+            await self.reply(*self.engine.error(status, w.get("code"), f"refused for {body['model']}"), headers=[("Retry-After", "7")] if status == 503 else [])
+        elif body.get("stream"):
+            await self.stream(path, model, w, body)
+        else:
+            await self.whole(model, w, body)
+
+    async def trouble(self, w, done):
+        if done == int(w.get("die_after", -1)):
+            os._exit(9)
+        if done == int(w.get("cut_after", -1)):
+            raise ConnectionError
+        if done == int(w.get("stall_after", -1)):
+            await asyncio.sleep(3600)
+
+    async def whole(self, model, w, body):
+        n = int(w.get("tokens", 4))
+        await asyncio.sleep(int(w.get("first_ms", 0)) / 1000)
+        for i in range(n):
+            await self.trouble(w, i)
+            await asyncio.sleep(int(w.get("delay_ms", 0)) / 1000)
+        text = "".join(f"tok{i:<{int(w.get('bytes', 6)) - 3}}" for i in range(n))
+        usage = {"prompt_tokens": 11, "completion_tokens": n, "total_tokens": 11 + n, "prompt_tokens_details": {"cached_tokens": 3}}
+        await self.reply(200, {"id": "x", "object": "chat.completion", "created": 1, "model": model, "usage": usage,
+                               "choices": [{"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": text}}]})
+
+    async def stream(self, path, model, w, body):
+        n, burst = int(w.get("tokens", 4)), int(w.get("burst", 1))
+        await asyncio.sleep(int(w.get("first_ms", 0)) / 1000)
+        await self.trouble(w, 0)
+        self.writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for i in range(0, n, burst):
+            out = f": weft 11 3 {min(i + burst, n)}\n\n"
+            for k in range(i, min(i + burst, n)):
+                delta = {"content": f"tok{k:<{int(w.get('bytes', 6)) - 3}}"}
+                finish = "length" if k == n - 1 else None
+                out += "data: " + json.dumps({"id": "x", "object": "chat.completion.chunk", "created": 1, "model": model,
+                                              "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}) + "\n\n"
+            await self.chunk(out)
+            await self.trouble(w, i + burst)
+            if i + burst == int(w.get("error_after", -1)):
+                await self.chunk('data: {"error":{"message":"not finite","type":"server_error","param":null,"code":"adapter_fault"}}\n\n')
+                self.writer.write(b"0\r\n\r\n")
+                return
+            await asyncio.sleep(int(w.get("delay_ms", 0)) / 1000)
+        if "no_done" not in w:
+            await self.chunk("data: [DONE]\n\n")
+        self.writer.write(b"0\r\n\r\n")
+        await self.writer.drain()
+
+
+async def read_request(reader):
+    head = await reader.readuntil(b"\r\n\r\n")
+    lines = head.decode("latin-1").split("\r\n")
+    method, path, _ = lines[0].split(" ", 2)
+    headers = dict((k.strip().lower(), v.strip()) for k, v in (l.split(":", 1) for l in lines[1:] if ":" in l))
+    raw = await reader.readexactly(int(headers.get("content-length", 0)))
+    return method, path, headers, json.loads(raw) if raw else {}
+
+
+async def generate(engine, exchange, reader, path, headers, body):
+    """Runs the answer beside a watch on the connection: a caller that leaves cancels it, as in the real engine."""
+    note = {"path": path, "headers": headers, "body": body, "left": False, "t": time.time()}
+    engine.log.append(note)
+    engine.running += 1
+    work, left = asyncio.ensure_future(exchange.answer(path, headers, body)), asyncio.ensure_future(reader.read(1))
+    try:
+        await asyncio.wait([work, left], return_when=asyncio.FIRST_COMPLETED)
+        if not work.done():
+            note["left"], note["left_at"] = True, time.time()
+            work.cancel()
+            raise ConnectionError
+        left.cancel()
+        try:
+            await left
+        except asyncio.CancelledError:
+            pass
+        work.result()
+    finally:
+        engine.running -= 1
+
+
+async def serve_one(engine, reader, writer):
+    try:
+        while True:
+            method, path, headers, body = await read_request(reader)
+            exchange = Exchange(engine, writer)
+            at_once = engine.simple(method, path, body)
+            if at_once:
+                await exchange.reply(*at_once)
+            elif path in ("/v1/chat/completions", "/v1/completions"):
+                await generate(engine, exchange, reader, path, headers, body)
+            else:
+                await exchange.reply(*engine.error(404, "not_found"))
+    except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        pass
+    finally:
+        writer.transport.abort()
+
+
+async def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("command")
+    p.add_argument("--socket")
+    p.add_argument("--listen")
+    p.add_argument("--model")
+    args, _ = p.parse_known_args()
+    if args.model and os.path.basename(args.model) == "refused.gguf":
+        sys.exit(3)
+    engine = Engine()
+    stop = asyncio.Event()
+    for s in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(s, stop.set)
+
+    def each(r, w):
+        return serve_one(engine, r, w)
+
+    if args.socket:
+        if os.path.exists(args.socket):
+            os.unlink(args.socket)
+        await asyncio.start_unix_server(each, args.socket, limit=1 << 24)
+    else:
+        host, port = args.listen.rsplit(":", 1)
+        server = await asyncio.start_server(each, host, int(port), limit=1 << 24)
+        print("listening", server.sockets[0].getsockname()[1], flush=True)
+    await stop.wait()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
