@@ -6,7 +6,7 @@
  * accumulators, one FMA per weight in the order of k. */
 #include "kernels/avx512.h"
 #include "kernels/pack.h"
-#include <immintrin.h>
+#include "kernels/vector.h"
 #include <string.h>
 
 #define TILE 8
@@ -63,12 +63,18 @@ static const float *dequantize(const struct weight *w, const char *panel, int k0
     case LAYOUT_F32: return (const float *)panel + (size_t)k0 * PANEL;
     case LAYOUT_BF16: part_bf16(panel + (size_t)k0 * PANEL * 2, count, buffer); break;
     case LAYOUT_Q8:
-        for (int i = 0; i < count; i += GROUP)
-            group_q8((const uint8_t *)panel + (size_t)((k0 + i) / GROUP) * Q8_GROUP_BYTES, buffer + i * PANEL);
+        for (int i = 0; i < count; i += GROUP) {
+            const char *group = panel + (size_t)((k0 + i) / GROUP) * Q8_GROUP_BYTES;
+            prefetch(group + w->panel_bytes, Q8_GROUP_BYTES);
+            group_q8((const uint8_t *)group, buffer + i * PANEL);
+        }
         break;
     default:
-        for (int i = 0; i < count; i += GROUP)
-            group_q4((const uint8_t *)panel + (size_t)((k0 + i) / GROUP) * Q4_GROUP_BYTES, buffer + i * PANEL);
+        for (int i = 0; i < count; i += GROUP) {
+            const char *group = panel + (size_t)((k0 + i) / GROUP) * Q4_GROUP_BYTES;
+            prefetch(group + w->panel_bytes, Q4_GROUP_BYTES);
+            group_q4((const uint8_t *)group, buffer + i * PANEL);
+        }
     }
     return buffer;
 }

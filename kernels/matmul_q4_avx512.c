@@ -6,17 +6,18 @@
  * spills. Bytes per output and group: 20 (4-bit values, two f16 scales). */
 #include "kernels/avx512.h"
 #include "kernels/pack.h"
-#include <immintrin.h>
+#include "kernels/vector.h"
 #include <string.h>
 
 #define TILE 4
-#define AHEAD (2 * Q4_GROUP_BYTES) /* prefetch distance */
 
 struct rows {
     const int8_t *q;
     const float *scale;
     const int32_t *sum;
     int k, groups;
+    size_t ahead; /* bytes from a group to the one to prefetch */
+    int tile, tiles; /* of the item's: each prefetches its part of the groups */
 };
 
 static inline __m512i four(const int8_t *p)
@@ -34,13 +35,12 @@ static inline __attribute__((always_inline)) void tile(const uint8_t *group, con
     for (int r = 0; r < R; r++) y[r][0] = y[r][1] = _mm512_setzero_ps();
     for (int g = 0; g < x->groups; g++, group += Q4_GROUP_BYTES) {
         __m512i dot[TILE][2];
+        if (g % x->tiles == x->tile) prefetch(group + x->ahead, Q4_GROUP_BYTES);
         for (int r = 0; r < R; r++) dot[r][0] = dot[r][1] = _mm512_setzero_si512();
 #pragma GCC unroll 4
         for (int p = 0; p < 4; p++) {
             const uint8_t *q = group + PANEL * 4 + p * PANEL * 4;
             __m512i b0 = _mm512_loadu_si512(q), b1 = _mm512_loadu_si512(q + 64);
-            _mm_prefetch((const char *)q + AHEAD, _MM_HINT_T0);
-            _mm_prefetch((const char *)q + AHEAD + 64, _MM_HINT_T0);
             __m512i w00 = _mm512_and_si512(b0, low), w01 = _mm512_and_si512(b1, low);
             __m512i w10 = _mm512_and_si512(_mm512_srli_epi16(b0, 4), low), w11 = _mm512_and_si512(_mm512_srli_epi16(b1, 4), low);
 #pragma GCC unroll 4
@@ -78,7 +78,8 @@ void panel_q4_avx512(struct kthread *t, const struct weight *w, int panel, const
     const uint8_t *group = (const uint8_t *)w->data + (size_t)panel * w->panel_bytes;
     for (int r = 0; r < rows; r += TILE, acc += TILE * PANEL) {
         size_t row = (size_t)(row0 + r), groups = (size_t)w->k / GROUP;
-        struct rows x = {in->q8 + row * (size_t)w->k, in->q8_scale + row * groups, in->q8_sum + row * groups, w->k, (int)groups};
+        struct rows x = {in->q8 + row * (size_t)w->k, in->q8_scale + row * groups, in->q8_sum + row * groups, w->k, (int)groups,
+                         w->panel_bytes, r / TILE, (rows + TILE - 1) / TILE};
         switch (rows - r) {
         case 1: tile(group, &x, 1, acc); break;
         case 2: tile(group, &x, 2, acc); break;

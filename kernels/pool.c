@@ -9,8 +9,10 @@
  *        \ SPIN_NS passed                     ^
  *         -> [parked] ------------------------+
  *
- * The barrier counts arrivals and bumps a generation. Who waits spins BARRIER_SPINS times, then yields the core between
- * looks: HTTP threads share the cores, and the thread that everybody waits for may be the one without a core.
+ * The barrier counts arrivals and bumps a generation. Who waits spins BARRIER_SPINS times, then sleeps on the generation: HTTP
+ * threads and other processes share the cores, and the thread that everybody waits for may be the one without a core; a
+ * sleeper's core goes to it at once. (Yielding did not do that: the waiter stays runnable, so the other thread is left in its queue.)
+ * While there are fewer free cores than threads every wait ends asleep and spinning is waste, so a sleep halves the spins.
  *
  * Claims: two counters serve all phases in turns. Entering phase c, thread 0 clears the counter of phase c + 1, which is the one
  * of phase c - 1: the barrier between phases makes sure that nobody uses it any more and nobody uses it yet.
@@ -22,7 +24,6 @@
 #include <immintrin.h>
 #include <linux/futex.h>
 #include <pthread.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -32,7 +33,8 @@
 #define LINE 64
 #define SPIN_NS 100000    /* a worker looks for the next run this long before it parks */
 #define SPINS_PER_LOOK 64 /* spins between two looks at the clock */
-#define BARRIER_SPINS 2000
+#define BARRIER_SPINS 2000 /* about 40 us; a thread that has a core comes sooner */
+#define BARRIER_SPINS_MIN 64
 
 struct line_uint {
     _Alignas(LINE) _Atomic unsigned v;
@@ -41,15 +43,16 @@ struct line_uint {
 struct pool {
     struct line_uint number;   /* of the current run; futex */
     struct line_uint parked;   /* workers that sleep or are about to */
-    struct line_uint running;  /* workers still inside fn */
+    struct line_uint running;  /* workers still inside fn; futex */
     struct line_uint arrived;  /* barrier */
-    struct line_uint generation;
+    struct line_uint generation; /* futex */
+    struct line_uint asleep;     /* threads that sleep in a barrier or wait for the end of a run, or are about to */
     struct line_uint claim[2]; /* next unclaimed item, for even and odd phases */
     _Alignas(LINE) void (*fn)(struct kthread *t, void *arg);
     void *arg;
     bool stop;
     int n, started;
-    int barrier_spins;
+    _Atomic int spins; /* before a barrier sleeps: halves when one did, grows back when none does */
     struct kthread thread[POOL_THREADS_MAX];
     pthread_t tid[POOL_THREADS_MAX];
 };
@@ -82,6 +85,30 @@ static void wait_for_run(struct pool *p, unsigned seen)
     atomic_fetch_sub(&p->parked.v, 1);
 }
 
+/* Wait until `word` differs from `value`: spin, then sleep. Sequentially consistent, as above. */
+static void wait_change(struct pool *p, _Atomic unsigned *word, unsigned value)
+{
+    int most = atomic_load_explicit(&p->spins, memory_order_relaxed);
+    for (int spins = 0; spins < most; spins++) {
+        if (atomic_load_explicit(word, memory_order_acquire) != value) {
+            int more = most + BARRIER_SPINS_MIN < BARRIER_SPINS ? most + BARRIER_SPINS_MIN : BARRIER_SPINS;
+            if (more != most) atomic_store_explicit(&p->spins, more, memory_order_relaxed);
+            return;
+        }
+        _mm_pause();
+    }
+    int fewer = most / 2 > BARRIER_SPINS_MIN ? most / 2 : BARRIER_SPINS_MIN;
+    atomic_store_explicit(&p->spins, fewer, memory_order_relaxed);
+    atomic_fetch_add(&p->asleep.v, 1);
+    while (atomic_load(word) == value) futex(word, FUTEX_WAIT, value);
+    atomic_fetch_sub(&p->asleep.v, 1);
+}
+
+static void wake_sleepers(struct pool *p, _Atomic unsigned *word)
+{
+    if (atomic_load(&p->asleep.v)) futex(word, FUTEX_WAKE, POOL_THREADS_MAX);
+}
+
 static void *worker(void *arg)
 {
     struct kthread *t = arg;
@@ -92,7 +119,7 @@ static void *worker(void *arg)
         seen++;
         if (p->stop) return NULL;
         p->fn(t, p->arg);
-        atomic_fetch_sub_explicit(&p->running.v, 1, memory_order_release);
+        if (atomic_fetch_sub(&p->running.v, 1) == 1) wake_sleepers(p, &p->running.v);
     }
 }
 
@@ -109,10 +136,7 @@ void pool_run(struct pool *p, void (*fn)(struct kthread *t, void *arg), void *ar
     p->arg = arg;
     if (p->started) start_run(p);
     fn(&p->thread[0], arg);
-    for (int spins = 0; atomic_load_explicit(&p->running.v, memory_order_acquire) && p->started; spins++) {
-        if (spins < p->barrier_spins) _mm_pause();
-        else sched_yield();
-    }
+    for (unsigned left; p->started && (left = atomic_load(&p->running.v));) wait_change(p, &p->running.v, left);
 }
 
 void pool_barrier(struct kthread *t)
@@ -120,15 +144,13 @@ void pool_barrier(struct kthread *t)
     struct pool *p = t->pool;
     if (t->n == 1) return;
     unsigned generation = atomic_load_explicit(&p->generation.v, memory_order_acquire);
-    if (atomic_fetch_add(&p->arrived.v, 1) == (unsigned)t->n - 1) {
-        atomic_store_explicit(&p->arrived.v, 0, memory_order_relaxed);
-        atomic_store_explicit(&p->generation.v, generation + 1, memory_order_release);
+    if (atomic_fetch_add(&p->arrived.v, 1) != (unsigned)t->n - 1) {
+        wait_change(p, &p->generation.v, generation);
         return;
     }
-    for (int spins = 0; atomic_load_explicit(&p->generation.v, memory_order_acquire) == generation; spins++) {
-        if (spins < p->barrier_spins) _mm_pause();
-        else sched_yield();
-    }
+    atomic_store_explicit(&p->arrived.v, 0, memory_order_relaxed);
+    atomic_store(&p->generation.v, generation + 1);
+    wake_sleepers(p, &p->generation.v);
 }
 
 void pool_claim_begin(struct kthread *t)
@@ -179,7 +201,7 @@ int pool_new(struct pool **out, int threads, struct err *e)
     if (!p) return err_set(e, ERR_NO_MEMORY, "no memory for the compute pool");
     memset(p, 0, sizeof *p);
     p->n = threads;
-    p->barrier_spins = threads > online ? 0 : BARRIER_SPINS;
+    p->spins = BARRIER_SPINS;
     if (init_threads(p, e) || start_workers(p, e)) {
         pool_free(p);
         return -1;

@@ -27,7 +27,7 @@ int pool_threads(const struct pool *p);
 
 void pool_run(struct pool *p, void (*fn)(struct kthread *t, void *arg), void *arg);
 
-/* All threads of the run meet. A full memory barrier among them. Spins, then yields, so that a core taken by another process
+/* All threads of the run meet. A full memory barrier among them. Spins, then sleeps, so that a core taken by another process
  * costs little. */
 void pool_barrier(struct kthread *t);
 
