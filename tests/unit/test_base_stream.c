@@ -197,6 +197,30 @@ static void a_connection_serves_again_after_a_stream(void **state)
     unserve(&t);
 }
 
+static void a_stream_or_request_that_waits_outlives_the_idle_time_out(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    o.idle_timeout_s = 1;
+    struct test_server t = serve(&o);
+    int fd = dial(&t), hanging = dial(&t), idle = dial(&t);
+    struct buf b = big_buf();
+    open_stream(fd, "n=3&every=2300");
+    says(hanging, "GET /hang HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+    says(idle, "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_true(hear(idle, &b, NULL, 4000)); /* an idle connection is closed */
+    buf_reset(&b);
+    assert_true(hear(fd, &b, NULL, 9000));
+    check_events(&b, 3);
+    buf_reset(&b);
+    atomic_store(&let_go, true);
+    assert_true(hear(hanging, &b, NULL, 2000));
+    assert_int_equal(status_of(&b), 200);
+    buf_close(&b);
+    close(fd), close(hanging), close(idle);
+    unserve(&t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -207,6 +231,7 @@ int main(void)
         cmocka_unit_test(a_reader_that_does_not_read_is_cut_at_the_buffer_limit),
         cmocka_unit_test(an_aborted_stream_has_no_end),
         cmocka_unit_test(http_1_0_gets_a_stream_without_chunks),
+        cmocka_unit_test(a_stream_or_request_that_waits_outlives_the_idle_time_out),
         cmocka_unit_test(a_connection_serves_again_after_a_stream),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
