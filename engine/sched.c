@@ -156,7 +156,7 @@ int sched_submit(struct sched *s, const struct gen_request *r, struct gen **out,
     if (rc == 0) {
         *out = g; /* before the step thread can tell of it */
         if (g->adapted) s->pins_pending++;
-        else pthread_cond_broadcast(&s->wake);
+        pthread_cond_broadcast(&s->wake); /* also for one that waits for its adapter: its deadline may be the next */
     }
     pthread_mutex_unlock(&s->lock);
     if (rc) {

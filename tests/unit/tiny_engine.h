@@ -104,16 +104,17 @@ static inline int tiny_pins(struct tiny_engine *t)
 /* Model file and adapters in a fresh folder, loaded; `lo` for the adapters' set; no scheduler yet. */
 static inline void tiny_open(struct tiny_engine *t, enum tiny_type type, enum precision prec, const struct lora_options *lo)
 {
-    char path[96];
+    char path[96], folder[64];
     struct err e = {0};
     struct lora_options o = *lo;
     memset(t, 0, sizeof *t);
-    tiny_folder(t->folder);
-    snprintf(path, sizeof path, "%s/model.gguf", t->folder);
+    tiny_folder(folder);
+    memcpy(t->folder, folder, sizeof folder);
+    snprintf(path, sizeof path, "%s/model.gguf", folder);
     tiny_gguf(path, &(struct tiny){.seed = 77, .type = type});
     if (model_load(&t->m, path, "tiny", prec, 0, &e)) fail_msg("%s", e.msg);
     for (int i = 0; i < ADAPTERS; i++) {
-        snprintf(t->dir[i], sizeof t->dir[i], "%s/a%d", t->folder, i);
+        snprintf(t->dir[i], sizeof t->dir[i], "%s/a%d", folder, i);
         tiny_peft(t->dir[i], &tiny_adapters[i], &t->m->desc, t->digest[i]);
     }
     t->metrics = o.metrics = metrics_new(meter_rows, METERS);
