@@ -33,4 +33,5 @@ extern const struct http_route routes_inference[]; /* chat_api.c: /v1 and /t/{te
 extern const struct http_route routes_adapters[];  /* adapters_api.c: /v1/adapters... and under /t/{tenant} */
 extern const struct http_route routes_usage[];     /* usage_api.c: /v1/usage and under /t/{tenant} */
 extern const struct http_route routes_admin[];     /* admin_api.c: /admin/v1/... (admin listener) */
-extern const struct http_route routes_health[];    /* health.c: /health on both, /ready and /metrics on the admin listener */
+extern const struct http_route routes_health[];    /* health.c: /health, /ready and /metrics of the admin listener */
+extern const struct http_route routes_health_public[]; /* health.c: /health alone */

@@ -1,0 +1,226 @@
+/* admin_api: the routes of the admin listener, and what all JSON handlers here share.
+ *
+ *     head (event thread): key -> principal, or 401/403 before any body is read
+ *     handle (event thread): deferred -> handler (database thread): query, body, answer
+ *
+ * Every handler may block in the database, so none runs on an event thread. Unknown query arguments and body fields are refused by name:
+ * a misspelt one would else be a silent no. Changes carry an actor (key, address, request id) to their audit row. */
+#include "gateway/admin_api.h"
+#include "gateway/auth_store.h"
+#include "gateway/ledger_query.h"
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define QUERY_ARGS_MAX 32
+#define ANSWER_MAX (64u << 20)
+
+int admin_set_who(struct http_request *r, const struct principal *who)
+{
+    struct principal *kept = arena_alloc(r->arena, sizeof *kept);
+    if (!kept) {
+        http_reply_error(r, &(struct err){.code = ERR_NO_MEMORY, .msg = "no memory for a request"});
+        return -1;
+    }
+    *kept = *who;
+    r->user = kept;
+    return 0;
+}
+
+int admin_head(struct http_request *r)
+{
+    struct principal who;
+    struct err e = {0};
+    unsigned scope = strcmp(r->method, "GET") == 0 ? SCOPE_ADMIN_READ : SCOPE_ADMIN;
+    if (auth_check_admin(admin_gateway(r)->auth, http_bearer(r), scope, &who, &e) == 0) return admin_set_who(r, &who);
+    http_reply_error(r, &e);
+    return -1;
+}
+
+void admin_reply(struct http_request *r, int status, json_t *v)
+{
+    struct buf b;
+    buf_init(&b, ANSWER_MAX);
+    if (v && json_dump(v, false, &b) == 0) http_reply(r, status, NULL, b.data, b.len);
+    else http_reply_error(r, &(struct err){.code = ERR_NO_MEMORY, .msg = "no memory for the answer"});
+    buf_close(&b);
+    json_decref(v);
+}
+
+void admin_reply_list(struct http_request *r, json_t *data, const char *id, bool more)
+{
+    size_t n = json_array_size(data);
+    json_t *first = json_object_get(json_array_get(data, 0), id), *last = n ? json_object_get(json_array_get(data, n - 1), id) : NULL;
+    admin_reply(r, 200, json_pack("{ss so sO? sO? sb}", "object", "list", "data", data, "first_id", first, "last_id", last, "has_more", more));
+}
+
+struct deferred {
+    struct http_request *r;
+    void (*work)(struct http_request *r);
+};
+
+static void run_deferred(void *u)
+{
+    struct deferred *d = u;
+    d->work(d->r);
+}
+
+void admin_defer(struct http_request *r, void (*work)(struct http_request *r))
+{
+    struct err e = {0};
+    struct deferred *d = arena_alloc(r->arena, sizeof *d);
+    if (d) *d = (struct deferred){r, work};
+    if (!d) err_set(&e, ERR_NO_MEMORY, "no memory for a request");
+    if (!d || db_defer(admin_gateway(r)->db, run_deferred, d, &e)) http_reply_error(r, &e);
+}
+
+struct known_args {
+    const char *const *names;
+    const char *seen[QUERY_ARGS_MAX];
+    int n;
+    struct err *e;
+};
+
+static void look_at(void *u, const char *name, const char *value)
+{
+    (void)value;
+    struct known_args *k = u;
+    const char *const *p = k->names;
+    while (*p && strcmp(*p, name) != 0) p++;
+    if (!*p) err_field(k->e, ERR_INVALID, name, "There is no query parameter '%.60s' here.", name);
+    bool repeatable = strncmp(name, "group_by", 8) == 0;
+    for (int i = 0; i < k->n && !repeatable; i++)
+        if (strcmp(k->seen[i], name) == 0) err_field(k->e, ERR_INVALID, name, "The query parameter '%.60s' comes twice.", name);
+    if (k->n < QUERY_ARGS_MAX) k->seen[k->n++] = name;
+    else err_set(k->e, ERR_INVALID, "more than %d query parameters", QUERY_ARGS_MAX);
+}
+
+int admin_query_known(const struct http_request *r, const char *const *names, struct err *e)
+{
+    struct err found = {0};
+    struct known_args k = {.names = names, .e = &found};
+    http_query_each(r, look_at, &k);
+    if (!found.code) return 0;
+    return err_field(e, found.code, found.param, "%s", found.msg);
+}
+
+int admin_query_int(const struct http_request *r, const char *name, int64_t min, int64_t max, int64_t *out, struct err *e)
+{
+    const char *text = http_query(r, name);
+    if (!text) return 0;
+    size_t digits = strspn(text, "0123456789");
+    int64_t v = digits >= 1 && digits <= 18 && !text[digits] ? strtoll(text, NULL, 10) : -1;
+    if (v < min || v > max)
+        return err_field(e, ERR_INVALID, name, "'%s' must be a whole number from %lld to %lld, not '%.40s'.", name, (long long)min, (long long)max,
+                         text);
+    *out = v;
+    return 0;
+}
+
+int admin_page(const struct http_request *r, struct admin_page *out, struct err *e)
+{
+    static const char *const names[] = {"after", "limit", NULL};
+    int64_t limit = API_PAGE_DEFAULT;
+    if (admin_query_known(r, names, e) || admin_query_int(r, "limit", 1, API_PAGE_MAX, &limit, e)) return -1;
+    const char *after = http_query(r, "after");
+    *out = (struct admin_page){after ? after : "", (int)limit};
+    return 0;
+}
+
+int admin_body(const struct http_request *r, const char *const *names, json_t **out, struct err *e)
+{
+    json_t *o, *v;
+    const char *field;
+    if (!r->body) return err_set(e, ERR_INVALID_JSON, "The body must be a JSON object; it is empty.");
+    if (json_parse(r->body, r->body_len, &o, e)) return -1;
+    json_object_foreach(o, field, v) {
+        const char *const *p = names;
+        while (*p && strcmp(*p, field) != 0) p++;
+        if (*p) continue;
+        err_field(e, ERR_INVALID, field, "There is no field '%.60s' here.", field);
+        json_decref(o);
+        return -1;
+    }
+    *out = o;
+    return 0;
+}
+
+struct actor admin_actor(const struct http_request *r)
+{
+    return (struct actor){admin_who(r)->key, r->peer, r->id};
+}
+
+/* --- audit, usage, ledger --- */
+
+static void audit_get(struct http_request *r)
+{
+    static const char *const names[] = {"after", "limit", NULL};
+    struct err e = {0};
+    int64_t after = 0, limit = API_PAGE_DEFAULT;
+    bool more;
+    json_t *list = json_array();
+    if (admin_query_known(r, names, &e) || admin_query_int(r, "limit", 1, API_PAGE_MAX, &limit, &e) ||
+        admin_query_int(r, "after", 1, INT64_MAX / 10, &after, &e) || audit_list(admin_gateway(r)->db, after, (int)limit, list, &more, &e)) {
+        json_decref(list);
+        http_reply_error(r, &e);
+        return;
+    }
+    admin_reply_list(r, list, "seq", more);
+}
+
+static void usage_get(struct http_request *r) { usage_answer(r, NULL); }
+
+static void requests_get(struct http_request *r) { usage_answer_requests(r, NULL); }
+
+static void ledger_get(struct http_request *r)
+{
+    static const char *const names[] = {"verify", NULL};
+    struct gateway *g = admin_gateway(r);
+    struct err e = {0};
+    int64_t verify = 0, rows, bad, entries, broken;
+    if (admin_query_known(r, names, &e) || admin_query_int(r, "verify", 0, 1, &verify, &e)) {
+        http_reply_error(r, &e);
+        return;
+    }
+    json_t *o = json_pack("{ss sI si sI sI sb}", "object", "ledger", "open_admissions", (json_int_t)ledger_open_admissions(g->ledger), "queue",
+                          db_queue_len(g->db), "settled", (json_int_t)ledger_settled(g->ledger), "retried", (json_int_t)ledger_retried(g->ledger),
+                          "writable", db_writable(g->db));
+    if (o && verify) {
+        if (ledger_verify(g->ledger, &rows, &bad, &e) || audit_verify(g->db, &entries, &broken, &e)) {
+            json_decref(o);
+            http_reply_error(r, &e);
+            return;
+        }
+        json_object_set_new(o, "verify", json_pack("{sI sI}", "rows", (json_int_t)rows, "bad_buckets", (json_int_t)bad));
+        json_object_set_new(o, "audit", json_pack("{sI sI}", "rows", (json_int_t)entries, "first_bad", (json_int_t)broken));
+    }
+    admin_reply(r, 200, o);
+}
+
+/* --- routes: the event thread only passes the request on to the row's handler --- */
+
+struct handler {
+    void (*work)(struct http_request *r);
+};
+
+static void pass_on(struct http_request *r) { admin_defer(r, ((const struct handler *)r->route->data)->work); }
+
+#define READ(pattern, fn) {"GET", pattern, HTTP_BODY_NONE, 0, admin_head, NULL, pass_on, &(const struct handler){fn}}
+#define CHANGE(method, pattern, fn) {method, pattern, HTTP_BODY_BUFFER, API_BODY_MAX, admin_head, NULL, pass_on, &(const struct handler){fn}}
+
+const struct http_route routes_admin[] = {
+    CHANGE("POST", "/admin/v1/tenants", admin_tenants_post),
+    READ("/admin/v1/tenants", admin_tenants_get),
+    READ("/admin/v1/tenants/{name}", admin_tenant_get),
+    CHANGE("PATCH", "/admin/v1/tenants/{name}", admin_tenant_patch),
+    CHANGE("POST", "/admin/v1/tenants/{name}/keys", admin_keys_post),
+    READ("/admin/v1/tenants/{name}/keys", admin_keys_get),
+    CHANGE("DELETE", "/admin/v1/keys/{id}", admin_key_delete),
+    CHANGE("POST", "/admin/v1/admin-keys", admin_admin_keys_post),
+    READ("/admin/v1/admin-keys", admin_admin_keys_get),
+    READ("/admin/v1/audit", audit_get),
+    READ("/admin/v1/usage", usage_get),
+    READ("/admin/v1/usage/requests", requests_get),
+    READ("/admin/v1/ledger", ledger_get),
+    {0},
+};

@@ -1,0 +1,59 @@
+/* What the JSON handlers of usage, admin and health share: bodies, queries, lists, and leaving the event thread. */
+#pragma once
+#include "base/json.h"
+#include "gateway/db_audit.h"
+#include "gateway/gateway.h"
+
+#define API_BODY_MAX 65536
+#define API_PAGE_DEFAULT 20
+#define API_PAGE_MAX 100
+
+static inline struct gateway *admin_gateway(const struct http_request *r) { return r->server_user; }
+
+/* Checked in the route's head hook, for the handlers behind it. */
+static inline const struct principal *admin_who(const struct http_request *r) { return r->user; }
+
+/* Head hook of admin routes: GET needs SCOPE_ADMIN_READ, everything else SCOPE_ADMIN. */
+int admin_head(struct http_request *r);
+/* Keeps a copy of who in r->user. Returns 0, or -1 when memory was short and it has replied. */
+int admin_set_who(struct http_request *r, const struct principal *who);
+
+/* Takes over v; NULL answers with out of memory. */
+void admin_reply(struct http_request *r, int status, json_t *v);
+/* {"object":"list",...}; takes over data. id: the member that first_id and last_id show. */
+void admin_reply_list(struct http_request *r, json_t *data, const char *id, bool more);
+
+/* Runs work(r) on one of the database's threads; 503 when too many wait. */
+void admin_defer(struct http_request *r, void (*work)(struct http_request *r));
+
+/* Every query argument must be one of `names` (ended by NULL) and come once; ERR_INVALID names the first that isn't. */
+int admin_query_known(const struct http_request *r, const char *const *names, struct err *e);
+/* A decimal number; absent: *out stays. */
+int admin_query_int(const struct http_request *r, const char *name, int64_t min, int64_t max, int64_t *out, struct err *e);
+
+/* `after` and `limit` of a list, and nothing else. */
+struct admin_page {
+    const char *after; /* never NULL */
+    int limit;
+};
+int admin_page(const struct http_request *r, struct admin_page *out, struct err *e);
+
+/* The body as an object with no fields but `names` (ended by NULL). */
+int admin_body(const struct http_request *r, const char *const *names, json_t **out, struct err *e);
+
+struct actor admin_actor(const struct http_request *r);
+
+/* usage_api.c: /v1/usage for one tenant's id, or everybody (NULL, then group_by tenant and ?tenant=NAME are allowed). */
+void usage_answer(struct http_request *r, const char *tenant);
+void usage_answer_requests(struct http_request *r, const char *tenant);
+
+/* Handlers, each on a deferred thread. */
+void admin_tenants_post(struct http_request *r);
+void admin_tenants_get(struct http_request *r);
+void admin_tenant_get(struct http_request *r);
+void admin_tenant_patch(struct http_request *r);
+void admin_keys_post(struct http_request *r);
+void admin_keys_get(struct http_request *r);
+void admin_key_delete(struct http_request *r);
+void admin_admin_keys_post(struct http_request *r);
+void admin_admin_keys_get(struct http_request *r);

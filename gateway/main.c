@@ -1,0 +1,337 @@
+/* weft-gateway: puts the parts together, in an order that each can rely on, and takes them apart again.
+ *
+ *     settings -> database (lock!) -> auth, registry, ledger -> client -> engine -> what a crash left open is closed
+ *       -> upstream, uploads -> admin listener -> public listener -> engine ready: ports file -> wait for SIGTERM or SIGINT
+ *       -> listeners drain -> uploads, upstream -> engine -> client -> ledger -> registry, auth -> database
+ *
+ * The listeners open before the engine has read its model: /health answers, /ready says not yet, requests wait or get 503. Ends are settled
+ * while the listener drains; what a hanging one leaves open is closed by the next start.
+ *
+ * `weft-gateway admin-key [--new] --data DIR` prints the first (or a further) admin key. It takes the same lock as the gateway, so it
+ * never changes the database under a running one.
+ *
+ * Exit codes: 0 asked to stop, 1 failed, 2 bad arguments, 3 the engine refused the model. */
+#include "base/buf.h"
+#include "base/json.h"
+#include "base/log.h"
+#include "gateway/gateway.h"
+#include "gateway/meters.h"
+#include "gateway/settings.h"
+#include "gateway/upload.h"
+#include "gateway/upstream.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#define RECEIPTS_WAIT_MS 5000  /* for the engine, before open admissions are closed without its receipts */
+#define LOOK_MS 200            /* between looks at an engine that is starting */
+#define ADMIN_WORKERS 2
+#define ADMIN_CONNECTIONS 256
+#define ADMIN_DRAIN_MS 1000
+#define IDLE_TIMEOUT_S 120
+#define STREAM_BUFFER_ADMIN (1u << 20)
+#define ENGINE_GRACE_MS 5000
+#define ROUTES_MAX 128
+#define TOKEN_MAX 512
+
+enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_ARGUMENTS = 2, EXIT_MODEL = 3 };
+
+struct program {
+    struct settings set;
+    struct gateway g;
+    struct http_server *public, *admin;
+    char *public_at, *admin_at; /* bound addresses */
+    struct http_route public_routes[ROUTES_MAX], admin_routes[ROUTES_MAX];
+    char engine_path[1024], socket[768], token[TOKEN_MAX];
+};
+
+static int exit_code(const struct err *e)
+{
+    return e->code == ERR_USAGE ? EXIT_ARGUMENTS : e->code == ERR_MODEL ? EXIT_MODEL : EXIT_FAILED;
+}
+
+static int complain(const struct err *e)
+{
+    fprintf(stderr, "weft-gateway: %s\n", e->msg);
+    return exit_code(e);
+}
+
+/* --- settings --- */
+
+static int read_settings(struct settings *s, int argc, char **argv, struct err *e)
+{
+    int rc = conf_load(settings_rows, settings_nrows, s, argc, argv, NULL, 0, NULL, e);
+    if (rc) return rc;
+    int level = log_level_parse(s->log_level);
+    if (level < 0) return err_set(e, ERR_USAGE, "log_level '%s' is not one of debug, info, warn, error", s->log_level);
+    log_init("weft-gateway", (enum log_level)level);
+    if (!*s->data) return err_set(e, ERR_USAGE, "no data folder: set --data or WEFT_DATA");
+    if (*s->ack && strcmp(s->ack, "async") != 0 && strcmp(s->ack, "durable") != 0)
+        return err_set(e, ERR_USAGE, "ack '%s' is not one of async, durable", s->ack);
+    return 0;
+}
+
+static int read_token(const char *path, char out[TOKEN_MAX], struct err *e)
+{
+    out[0] = 0;
+    if (!*path) return 0;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return err_errno(e, "engine_token_file %s", path);
+    ssize_t n = read(fd, out, TOKEN_MAX - 1);
+    close(fd);
+    if (n < 0) return err_errno(e, "engine_token_file %s", path);
+    out[n] = 0;
+    out[strcspn(out, "\r\n")] = 0;
+    return *out ? 0 : err_set(e, ERR_USAGE, "engine_token_file %s is empty", path);
+}
+
+/* weft-engine lies beside this program unless a setting says otherwise. */
+static int find_engine(struct program *p, struct err *e)
+{
+    if (*p->set.engine) {
+        snprintf(p->engine_path, sizeof p->engine_path, "%s", p->set.engine);
+        return 0;
+    }
+    char self[900];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof self - 1);
+    if (n < 0) return err_errno(e, "/proc/self/exe");
+    self[n] = 0;
+    *strrchr(self, '/') = 0;
+    snprintf(p->engine_path, sizeof p->engine_path, "%s/weft-engine", self);
+    return 0;
+}
+
+/* --- opening --- */
+
+static int open_state(struct program *p, struct err *e)
+{
+    struct gateway *g = &p->g;
+    struct db_options o = {.dir = p->set.data, .sync_ms = (int)p->set.sync_ms, .ack_durable = strcmp(p->set.ack, "durable") == 0};
+    if (db_open(&g->db, &o, e)) return -1;
+    snprintf(g->store, sizeof g->store, "%s/blobs", db_dir(g->db));
+    snprintf(g->tmp, sizeof g->tmp, "%s/tmp", db_dir(g->db));
+    if (auth_open(&g->auth, g->db, e) || registry_open(&g->registry, g->db, e) || ledger_open(&g->ledger, g->db, e)) return -1;
+    g->metrics = metrics_new(gateway_meter_rows, GATEWAY_METERS);
+    if (!g->metrics) return err_set(e, ERR_NO_MEMORY, "no memory for the metrics");
+    ledger_set_metrics(g->ledger, g->metrics);
+    return 0;
+}
+
+static int open_engine(struct program *p, struct err *e)
+{
+    const struct settings *s = &p->set;
+    if (!*s->model && !*s->engine_url) return err_set(e, ERR_USAGE, "no model: set --model or WEFT_MODEL (or --engine-url)");
+    if (find_engine(p, e) || read_token(s->engine_token_file, p->token, e)) return -1;
+    snprintf(p->socket, sizeof p->socket, "%s/run/engine.sock", db_dir(p->g.db));
+    struct engine_options o = {
+        .program = p->engine_path, .model = s->model, .base_name = s->base_name, .precision = s->precision, .kernels = s->kernels,
+        .socket = p->socket, .store = p->g.store, .max_slots = (int)s->max_slots, .kv_mb = (int)s->kv_mb, .threads = (int)s->threads,
+        .max_running = (int)s->max_running, .url = s->engine_url, .token = p->token,
+    };
+    if (client_new(&p->g.client, (int)s->max_connections, e)) return -1;
+    return engine_open(&p->g.engine, &o, p->g.client, e);
+}
+
+/* An engine that outlived the last gateway still knows what it produced: it is given a moment to answer. */
+static int recover(struct program *p, struct err *e)
+{
+    struct err waited = {0};
+    int closed;
+    if (ledger_open_admissions(p->g.ledger) == 0) return 0;
+    bool answers = engine_wait(p->g.engine, RECEIPTS_WAIT_MS, &waited) == 0;
+    if (waited.code == ERR_MODEL) {
+        *e = waited;
+        return -1;
+    }
+    return ledger_recover(p->g.ledger, answers ? engine_receipt : NULL, p->g.engine, &closed, e);
+}
+
+static int join(struct http_route *out, const struct http_route *const *tables, struct err *e)
+{
+    int n = 0;
+    for (; *tables; tables++)
+        for (const struct http_route *r = *tables; r->method; r++) {
+            if (n == ROUTES_MAX - 1) return err_set(e, ERR_INTERNAL, "more than %d routes", ROUTES_MAX - 1);
+            out[n++] = *r;
+        }
+    return 0;
+}
+
+static void count_answer(const struct http_request *r, const char *listener, int status)
+{
+    const struct gateway *g = r->server_user;
+    char code[16];
+    snprintf(code, sizeof code, "%d", status);
+    metric_add(g->metrics, GM_HTTP, (const char *[]){listener, r->route ? r->route->pattern : "none", code}, 1);
+}
+
+static void count_public(const struct http_request *r, int status, uint64_t bytes, int64_t us)
+{
+    (void)bytes, (void)us;
+    count_answer(r, "public", status);
+}
+
+static void count_admin(const struct http_request *r, int status, uint64_t bytes, int64_t us)
+{
+    (void)bytes, (void)us;
+    count_answer(r, "admin", status);
+}
+
+static int open_listeners(struct program *p, struct err *e)
+{
+    static const struct http_route *const admin[] = {routes_admin, routes_health, NULL};
+    static const struct http_route *const open[] = {routes_inference, routes_adapters, routes_usage, routes_health_public, NULL};
+    if (join(p->admin_routes, admin, e) || join(p->public_routes, open, e)) return -1;
+    struct http_options o = {
+        .listen = p->set.admin_listen, .routes = p->admin_routes, .workers = ADMIN_WORKERS, .max_connections = ADMIN_CONNECTIONS,
+        .idle_timeout_s = IDLE_TIMEOUT_S, .stream_buffer = STREAM_BUFFER_ADMIN, .user = &p->g, .done = count_admin,
+    };
+    if (http_server_start(&p->admin, &o, &p->admin_at, e)) return -1;
+    o.listen = p->set.listen;
+    o.routes = p->public_routes;
+    o.workers = (int)p->set.http_workers;
+    o.max_connections = (int)p->set.max_connections;
+    o.stream_buffer = (size_t)p->set.stream_buffer;
+    o.done = count_public;
+    return http_server_start(&p->public, &o, &p->public_at, e);
+}
+
+static int open_all(struct program *p, struct err *e)
+{
+    p->g.set = &p->set;
+    if (open_state(p, e) || open_engine(p, e) || recover(p, e)) return -1;
+    if (upstream_open(&p->g.upstream, &p->g, e) || uploads_open(&p->g.uploads, &p->g, e)) return -1;
+    return open_listeners(p, e);
+}
+
+static void close_all(struct program *p)
+{
+    struct gateway *g = &p->g;
+    if (p->public) http_server_quiesce(p->public);
+    if (p->public) http_server_stop(p->public, (int)p->set.drain_ms);
+    if (p->admin) http_server_stop(p->admin, ADMIN_DRAIN_MS);
+    uploads_close(g->uploads);
+    upstream_close(g->upstream);
+    if (g->engine) engine_close(g->engine, p->set.engine_keep, ENGINE_GRACE_MS);
+    if (g->client) client_free(g->client);
+    ledger_close(g->ledger);
+    registry_close(g->registry);
+    auth_close(g->auth);
+    db_close(g->db);
+    metrics_free(g->metrics);
+    free(p->public_at);
+    free(p->admin_at);
+}
+
+/* --- running --- */
+
+static void print_url(FILE *f, const char *name, const char *at)
+{
+    bool is_unix = strncmp(at, "unix:", 5) == 0;
+    fprintf(f, "%s=%s%s\n", name, is_unix ? "" : "http://", at);
+}
+
+/* Renamed into place whole: who waits for the file never reads half of it. */
+static int write_ports(const struct program *p, struct err *e)
+{
+    const char *path = p->set.ports_file;
+    char fresh[4200];
+    if (!*path) return 0;
+    if (snprintf(fresh, sizeof fresh, "%s.new", path) >= (int)sizeof fresh) return err_set(e, ERR_USAGE, "ports_file is too long");
+    FILE *f = fopen(fresh, "we");
+    if (!f) return err_errno(e, "ports_file %s", fresh);
+    print_url(f, "WEFT_URL", p->public_at);
+    print_url(f, "WEFT_ADMIN_URL", p->admin_at);
+    bool failed = ferror(f);
+    if (fclose(f) || failed || rename(fresh, path)) return err_errno(e, "ports_file %s", path);
+    return 0;
+}
+
+static bool asked_to_stop(const sigset_t *signals, int wait_ms)
+{
+    struct timespec t = {.tv_sec = wait_ms / 1000, .tv_nsec = wait_ms % 1000 * 1000000l};
+    int sig = wait_ms < 0 ? sigwaitinfo(signals, NULL) : sigtimedwait(signals, NULL, &t);
+    if (sig > 0) log_info("stopping", LI("signal", sig));
+    return sig > 0;
+}
+
+/* Until asked to stop; -1 when the engine refuses the model at the start. */
+static int serve(struct program *p, const sigset_t *signals, struct err *e)
+{
+    struct err now = {0};
+    while (engine_wait(p->g.engine, 0, &now)) {
+        if (now.code == ERR_MODEL) {
+            *e = now;
+            return -1;
+        }
+        err_clear(&now);
+        if (asked_to_stop(signals, LOOK_MS)) return 0;
+    }
+    if (write_ports(p, e)) return -1;
+    log_info("ready", LS("public", p->public_at), LS("admin", p->admin_at));
+    while (!asked_to_stop(signals, -1)) {}
+    return 0;
+}
+
+static int run(struct program *p, int argc, char **argv, const sigset_t *signals)
+{
+    struct err e = {0};
+    int rc = read_settings(&p->set, argc, argv, &e);
+    if (rc > 0) return EXIT_OK;
+    if (rc == 0) rc = open_all(p, &e);
+    if (rc == 0) {
+        log_info("listening", LS("public", p->public_at), LS("admin", p->admin_at));
+        rc = serve(p, signals, &e);
+    }
+    close_all(p);
+    if (rc == 0) log_info("stopped");
+    return rc ? complain(&e) : EXIT_OK;
+}
+
+/* argv[1] is "admin-key": the first key, or with --new a further one; printed once, on standard output. */
+static int admin_key(int argc, char **argv)
+{
+    struct settings set;
+    struct db *d = NULL;
+    struct err e = {0};
+    char text[KEY_TEXT_LEN];
+    bool more = false;
+    int n = 1;
+    for (int i = 2; i < argc; i++) {
+        if (strcmp(argv[i], "--new") == 0) more = true;
+        else argv[n++] = argv[i];
+    }
+    argv[n] = NULL;
+    int rc = read_settings(&set, n, argv, &e);
+    if (rc > 0) return EXIT_OK;
+    if (rc == 0) rc = db_open(&d, &(struct db_options){.dir = set.data}, &e);
+    if (rc == 0) rc = more ? auth_new_admin_key(d, text, &e) : auth_first_admin_key(d, text, &e);
+    db_close(d);
+    if (rc) return complain(&e);
+    if (*text) puts(text);
+    else fprintf(stderr, "weft-gateway: an admin key exists already; --new makes a further one\n");
+    explicit_bzero(text, sizeof text);
+    return fflush(stdout) == 0 ? EXIT_OK : EXIT_FAILED;
+}
+
+int main(int argc, char **argv)
+{
+    static struct program program;
+    sigset_t signals;
+    umask(0077);
+    signal(SIGPIPE, SIG_IGN);
+    json_start();
+    log_init("weft-gateway", LOG_INFO);
+    if (argc > 1 && strcmp(argv[1], "admin-key") == 0) return admin_key(argc, argv);
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGTERM);
+    sigaddset(&signals, SIGINT);
+    pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread, so only serve() gets them */
+    return run(&program, argc, argv, &signals);
+}
