@@ -56,11 +56,11 @@ static void note_receipt(const struct call *c, enum receipt_state state, const c
 }
 
 /* How it ended: a client that left after the last token was chosen still has a completed request. */
-static void note_end(const struct call *c)
+static void note_end(const struct call *c, bool gone)
 {
     bool cancelled = c->cut;
     for (int i = 0; i < c->nparts; i++)
-        cancelled |= c->gone && c->part[i].finish != FINISH_STOP && c->part[i].finish != FINISH_LENGTH;
+        cancelled |= gone && c->part[i].finish != FINISH_STOP && c->part[i].finish != FINISH_LENGTH;
     if (cancelled)
         note_receipt(c, RECEIPT_CANCELLED, gen_finish_name[FINISH_CANCELLED]);
     else if (c->failed)
@@ -97,7 +97,7 @@ static void answer_whole(struct call *c)
     api_reply_buf(c->r, &whole);
 }
 
-static void end_stream(struct call *c)
+static void end_stream(struct call *c, bool gone)
 {
     struct gen_counts t = total(c);
     buf_reset(&c->out);
@@ -109,21 +109,21 @@ static void end_stream(struct call *c)
         render_stream_done(&c->out);
         c->shown = t;
     }
-    if (c->gone || c->cut || c->out.failed ||
+    if (gone || c->cut || c->out.failed ||
         http_stream_write(c->stream, c->out.data, c->out.len, (uint64_t)c->shown.output))
         http_stream_abort(c->stream);
     else
         http_stream_end(c->stream);
 }
 
-/* Nothing refers to the call any more but this function. */
-static void finish(struct call *c)
+/* Nothing refers to the call any more but this function; on_gone() may still come, and finds nothing to cancel. */
+static void finish(struct call *c, bool gone)
 {
-    note_end(c);
-    if (c->gone) err_set(&c->error, ERR_UNAVAILABLE, "the client is gone");
     struct err why = c->error;
+    note_end(c, gone);
+    if (gone) err_set(&why, ERR_UNAVAILABLE, "the client is gone");
     if (c->stream)
-        end_stream(c);
+        end_stream(c, gone);
     else if (why.code)
         api_refuse(c->r, &why);
     else
@@ -134,8 +134,9 @@ void call_release(struct call *c)
 {
     pthread_mutex_lock(&c->lock);
     int left = --c->outstanding;
+    bool gone = c->gone;
     pthread_mutex_unlock(&c->lock);
-    if (left == 0) finish(c);
+    if (left == 0) finish(c, gone);
 }
 
 /* --- on the way --- */
