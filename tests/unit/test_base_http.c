@@ -386,10 +386,11 @@ static void a_client_that_left_before_its_request_was_read_is_noticed_too(void *
         says(fd, "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n");
         close(fd);
     }
-    nap_ms(50);
+    WAIT_FOR(atomic_load(&live_threads) == 50, 5000);
+    WAIT_FOR(atomic_load(&told_gone) == 50, 1000); /* each, though none was suspended when its client left */
     atomic_store(&let_go, true);
     WAIT_FOR(http_server_in_flight(t.s) == 0, 1000);
-    assert_int_equal(atomic_load(&told_gone), atomic_load(&told_free));
+    assert_int_equal(atomic_load(&told_free), 50);
     unserve(&t);
 }
 
