@@ -128,9 +128,10 @@ static const char *source_word(sqlite3_stmt *st, int column)
 static json_t *row_json(sqlite3_stmt *st)
 {
     int64_t start = sqlite3_column_int64(st, 11), first = sqlite3_column_int64(st, 12), end = sqlite3_column_int64(st, 13);
-    json_t *o = json_pack("{ss ss ss ss ss so sI ss sb ss sI ss}", "object", "usage.request", "id", db_text(st, 0), "api_key_id", db_text(st, 2),
-                          "model", db_text(st, 3), "base", db_text(st, 22), "adapter", *db_text(st, 4) ? text_or_null(st, 4) : json_null(),
-                          "version", (json_int_t)sqlite3_column_int64(st, 5), "endpoint", db_text(st, 6), "stream", sqlite3_column_int(st, 7),
+    bool base = !*db_text(st, 4);
+    json_t *o = json_pack("{ss ss ss ss ss so so ss sb ss sI ss}", "object", "usage.request", "id", db_text(st, 0), "api_key_id", db_text(st, 2),
+                          "model", db_text(st, 3), "base", db_text(st, 22), "adapter", base ? json_null() : text_or_null(st, 4), "version",
+                          base ? json_null() : int_or_null(st, 5), "endpoint", db_text(st, 6), "stream", sqlite3_column_int(st, 7),
                           "state", state_word(st, 8), "http_status", (json_int_t)sqlite3_column_int64(st, 9), "finish_reason", db_text(st, 10));
     json_t *counts = json_pack("{sI sI sI sI ss sI sb ss sI}", "input_tokens", (json_int_t)sqlite3_column_int64(st, 14), "input_cached_tokens",
                                (json_int_t)sqlite3_column_int64(st, 15), "output_tokens", (json_int_t)sqlite3_column_int64(st, 16),

@@ -234,7 +234,7 @@ static void close_all(struct program *p)
 static void print_url(FILE *f, const char *name, const char *at)
 {
     bool is_unix = strncmp(at, "unix:", 5) == 0;
-    fprintf(f, "%s=%s%s\n", name, is_unix ? "" : "http://", at);
+    fprintf(f, "%s='%s%s'\n", name, is_unix ? "" : "http://", at);
 }
 
 /* Renamed into place whole: who waits for the file never reads half of it. */

@@ -1,6 +1,6 @@
 /* usage_api: GET /v1/usage in the shape of OpenAI's usage API, and the list of single requests.
  *
- *     start_time, end_time  Unix seconds; start inclusive, end exclusive; by default the last seven days
+ *     start_time, end_time  Unix seconds; start inclusive, end exclusive; without a start: the last `limit` buckets
  *     bucket_width          1m, 1h, 1d (default)
  *     group_by              model, key (api_key_id), state, adapter, version; comma or repeated; the operator also tenant.
  *                           Minutes and hours are kept by state (and tenant) only: other groups are refused, not ignored.
@@ -15,7 +15,6 @@
 #include <string.h>
 
 #define TIME_MAX 253402300799 /* 9999-12-31 */
-#define DEFAULT_SPAN_S (7 * 86400)
 
 static const struct {
     const char *word;
@@ -66,7 +65,8 @@ static int read_times(const struct http_request *r, struct usage_query *q, struc
     int64_t now = clock_wall_us() / 1000000, page = 0;
     q->end = now;
     if (admin_query_int(r, "end_time", 0, TIME_MAX, &q->end, e)) return -1;
-    q->start = q->end > DEFAULT_SPAN_S ? q->end - DEFAULT_SPAN_S : 0;
+    int64_t last = (q->end + q->width_s - 1) / q->width_s * q->width_s, span = q->limit * q->width_s;
+    q->start = last > span ? last - span : 0; /* so that the first page ends with the bucket of now */
     if (admin_query_int(r, "start_time", 0, TIME_MAX, &q->start, e) || admin_query_int(r, "page", 0, TIME_MAX, &page, e)) return -1;
     if (q->start >= q->end)
         return err_field(e, ERR_INVALID, "start_time", "'start_time' (%lld) must be before 'end_time' (%lld).", (long long)q->start,
