@@ -37,7 +37,7 @@ def until(ask, timeout=WAIT_S, what="it"):
 
 
 class Gateway:
-    def __init__(self, folder, *args, fake=False, model=None, env=None):
+    def __init__(self, folder, *args, fake=False, model=None, env=None, ready=True):
         self.folder = Path(folder)
         self.data = self.folder / "data"
         self.data.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ class Gateway:
         self.log = self.folder / "gateway.log"
         self.process = None
         self.admin_key = self._admin_key()
-        self.start()
+        self.start(ready)
 
     # --- life ---
 
