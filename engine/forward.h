@@ -1,7 +1,7 @@
 /* One forward pass: rows of many sequences and adapters in, logits out.
  *
- * The workspace is taken once, for the largest step; a pass allocates nothing. One pass is one pool_run(). Used by the step
- * thread only. */
+ * The workspace is taken once, for the largest step; a pass allocates nothing. One pass is one pool_run(). Used by the
+ * step thread only. */
 #pragma once
 #include "engine/model.h"
 
@@ -22,8 +22,8 @@ struct forward_batch {
 };
 
 /* max_rank: of any adapter that a batch may hold. */
-int forward_new(struct forward **out, const struct model *m, const struct kernels *k, struct pool *pool, struct kv_cache *kv,
-                int max_rows, int max_logits, int max_rank, struct err *e);
+int forward_new(struct forward **out, const struct model *m, const struct kernels *k, struct pool *pool,
+                struct kv_cache *kv, int max_rows, int max_logits, int max_rank, struct err *e);
 void forward_free(struct forward *f);
 
 /* The logits, [nlogits][vocab] in the order of logit_row, valid until the next pass. */

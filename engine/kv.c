@@ -1,12 +1,13 @@
 /* kv: pages of keys and values, counted.
  *
- * Idea: one block of memory cut into pages of KV_PAGE positions, a stack of free page numbers and a reference count each. A page number
- * means the same position in every layer's part of the block, so one table per sequence serves all layers.
+ * Idea: one block of memory cut into pages of KV_PAGE positions, a stack of free page numbers and a reference count
+ * each. A page number means the same position in every layer's part of the block, so one table per sequence serves all
+ * layers.
  *
  *     free --kv_page_take--> held (1) --kv_page_ref--> held (n) --kv_page_drop x n--> free
  *
- * Guarantees: taking is all or nothing for a sequence's reservation; a page is handed out again only when nobody counts on it. What a page
- * held before is not cleared: attention never reads positions that its sequence has not written.
+ * Guarantees: taking is all or nothing for a sequence's reservation; a page is handed out again only when nobody counts
+ * on it. What a page held before is not cleared: attention never reads positions that its sequence has not written.
  *
  * Refuses to grow: when the pool is empty the scheduler preempts somebody. Step thread only, so no lock. */
 #include "engine/kv.h"
@@ -16,14 +17,18 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TOKENS_EACH 512      /* of a sequence that the automatic size has in mind */
-#define MEMORY_SHARE 4       /* at most 1/4 of the machine's memory unless asked for */
+#define TOKENS_EACH 512 /* of a sequence that the automatic size has in mind */
+#define MEMORY_SHARE 4  /* at most 1/4 of the machine's memory unless asked for */
 #define PAGES_MAX (1 << 24)
 
-int kv_pages_of(int tokens) { return (int)(((int64_t)tokens + KV_PAGE - 1) / KV_PAGE); }
+int kv_pages_of(int tokens)
+{
+    return (int)(((int64_t)tokens + KV_PAGE - 1) / KV_PAGE);
+}
 
 /* Bytes of the pool when the operator named none. */
-static int64_t automatic_bytes(const struct model *m, size_t page_bytes, int max_running) {
+static int64_t automatic_bytes(const struct model *m, size_t page_bytes, int max_running)
+{
     int context = kv_pages_of(m->max_context);
     int each = kv_pages_of(m->max_context < TOKENS_EACH ? m->max_context : TOKENS_EACH);
     int64_t pages = (int64_t)each * max_running;
@@ -33,7 +38,8 @@ static int64_t automatic_bytes(const struct model *m, size_t page_bytes, int max
     return pages * (int64_t)page_bytes;
 }
 
-int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int max_running, struct err *e) {
+int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int max_running, struct err *e)
+{
     memset(p, 0, sizeof *p);
     struct kv_cache *c = &p->cache;
     *c = (struct kv_cache){.prec = m->prec, .layers = m->layers, .kv_heads = m->kv_heads, .head_dim = m->head_dim};
@@ -42,7 +48,8 @@ int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int ma
     if (bytes <= 0) bytes = automatic_bytes(m, all_layers, max_running);
     int64_t pages = bytes / (int64_t)all_layers;
     if (pages < 1)
-        return err_set(e, ERR_USAGE, "a KV pool of %lld bytes holds not one page of %zu bytes", (long long)bytes, all_layers);
+        return err_set(e, ERR_USAGE, "a KV pool of %lld bytes holds not one page of %zu bytes", (long long)bytes,
+                       all_layers);
     c->pages = pages < PAGES_MAX ? (int)pages : PAGES_MAX;
     p->bytes = (size_t)c->pages * all_layers;
     c->base = big_alloc(p->bytes);
@@ -54,19 +61,21 @@ int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int ma
     }
     for (int i = 0; i < c->pages; i++) p->free_page[i] = c->pages - 1 - i;
     p->nfree = c->pages;
-    log_info("kv_pool", LI("pages", c->pages), LI("tokens", (int64_t)c->pages * KV_PAGE), LI("page_bytes", (int64_t)all_layers),
-             LI("bytes", (int64_t)p->bytes), LI("max_context", m->max_context));
+    log_info("kv_pool", LI("pages", c->pages), LI("tokens", (int64_t)c->pages * KV_PAGE),
+             LI("page_bytes", (int64_t)all_layers), LI("bytes", (int64_t)p->bytes), LI("max_context", m->max_context));
     return 0;
 }
 
-void kv_pool_close(struct kv_pool *p) {
+void kv_pool_close(struct kv_pool *p)
+{
     if (p->cache.base) big_free(p->cache.base, p->bytes);
     free(p->free_page);
     free(p->refs);
     memset(p, 0, sizeof *p);
 }
 
-int kv_page_take(struct kv_pool *p) {
+int kv_page_take(struct kv_pool *p)
+{
     if (p->nfree == 0) return -1;
     int page = p->free_page[--p->nfree];
     assert(p->refs[page] == 0);
@@ -74,17 +83,20 @@ int kv_page_take(struct kv_pool *p) {
     return page;
 }
 
-void kv_page_ref(struct kv_pool *p, int page) {
+void kv_page_ref(struct kv_pool *p, int page)
+{
     assert(p->refs[page] > 0);
     p->refs[page]++;
 }
 
-void kv_page_drop(struct kv_pool *p, int page) {
+void kv_page_drop(struct kv_pool *p, int page)
+{
     assert(p->refs[page] > 0);
     if (--p->refs[page] == 0) p->free_page[p->nfree++] = page;
 }
 
-int kv_seq_init(struct kv_seq *s, int max_tokens, struct err *e) {
+int kv_seq_init(struct kv_seq *s, int max_tokens, struct err *e)
+{
     int cap = kv_pages_of(max_tokens);
     int *page = malloc((size_t)(cap ? cap : 1) * sizeof *page);
     if (!page) return err_set(e, ERR_NO_MEMORY, "no memory for a table of %d pages", cap);
@@ -92,13 +104,15 @@ int kv_seq_init(struct kv_seq *s, int max_tokens, struct err *e) {
     return 0;
 }
 
-void kv_seq_close(struct kv_seq *s) {
+void kv_seq_close(struct kv_seq *s)
+{
     assert(s->npages == 0);
     free(s->page);
     *s = (struct kv_seq){0};
 }
 
-bool kv_seq_reserve(struct kv_pool *p, struct kv_seq *s, int tokens) {
+bool kv_seq_reserve(struct kv_pool *p, struct kv_seq *s, int tokens)
+{
     int want = kv_pages_of(tokens);
     assert(want <= s->cap);
     if (want - s->npages > p->nfree) return false;
@@ -106,6 +120,7 @@ bool kv_seq_reserve(struct kv_pool *p, struct kv_seq *s, int tokens) {
     return true;
 }
 
-void kv_seq_release(struct kv_pool *p, struct kv_seq *s) {
+void kv_seq_release(struct kv_pool *p, struct kv_seq *s)
+{
     while (s->npages > 0) kv_page_drop(p, s->page[--s->npages]);
 }

@@ -1,7 +1,7 @@
 /* The pool of KV pages, and the list of pages that a sequence holds.
  *
- * All pages are taken at start; a page belongs to every sequence that counts on it (reference counts, so that prefixes may be shared), and
- * goes back to the pool with the last of them. Used by the step thread only. */
+ * All pages are taken at start; a page belongs to every sequence that counts on it (reference counts, so that prefixes
+ * may be shared), and goes back to the pool with the last of them. Used by the step thread only. */
 #pragma once
 #include "engine/model.h"
 
@@ -18,8 +18,8 @@ struct kv_seq {
     int npages, cap;
 };
 
-/* bytes 0: for max_running sequences of moderate length, one whole context at least, a quarter of the machine's memory at most. Fails
- * with ERR_USAGE when not one page fits. Logs the plan. */
+/* bytes 0: for max_running sequences of moderate length, one whole context at least, a quarter of the machine's memory
+ * at most. Fails with ERR_USAGE when not one page fits. Logs the plan. */
 int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int max_running, struct err *e);
 void kv_pool_close(struct kv_pool *p);
 

@@ -8,20 +8,20 @@
  *         |<---- lora_unload -------------------------+                                                       |
  *         |<--------------------------------------------------------------------------------------------------+
  *
- * Idea: an adapter is its digest, so whatever is resident under a digest is right for everybody and can be shared, dropped and read again.
- * A request holds a pin on a slot; a pinned slot is never changed, so the step reads slots without a lock. Whoever has to wait is a
- * `waiter` on the entry and is called back by the loader.
+ * Idea: an adapter is its digest, so whatever is resident under a digest is right for everybody and can be shared,
+ * dropped and read again. A request holds a pin on a slot; a pinned slot is never changed, so the step reads slots
+ * without a lock. Whoever has to wait is a `waiter` on the entry and is called back by the loader.
  *
- * When all slots are pinned, the loader lets one run dry (`closing`: no new pins) after half of the waiter's time, so that busy adapters
- * can't keep others out for ever.
+ * When all slots are pinned, the loader lets one run dry (`closing`: no new pins) after half of the waiter's time, so
+ * that busy adapters can't keep others out for ever.
  *
- * Guarantees: one read and pack per digest however many ask (single flight); each waiter is called exactly once, never under the lock;
- * at most max_slots resident and max_known remembered.
+ * Guarantees: one read and pack per digest however many ask (single flight); each waiter is called exactly once, never
+ * under the lock; at most max_slots resident and max_known remembered.
  *
- * Any thread. Lock order: this lock is never held while another is taken. */
-#include "engine/lora_impl.h"
+ * Any thread. Lock order: under this lock none is taken but the metrics' and the log's own. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "engine/lora_impl.h"
 #include "engine/meters.h"
 #include <assert.h>
 #include <stdio.h>
@@ -33,26 +33,31 @@ const char *const lora_state_name[] = {"cold", "loading", "resident", "draining"
 /* --- entries --- */
 
 /* A digest is a hash already: its first digits choose the bucket. */
-static unsigned bucket_of(const char *digest) {
+static unsigned bucket_of(const char *digest)
+{
     unsigned h = 0;
     for (int i = 0; i < 8; i++) h = h * 16 + (unsigned)(digest[i] <= '9' ? digest[i] - '0' : digest[i] - 'a' + 10);
     return h % LORA_BUCKETS;
 }
 
-static struct lora_entry *find(const struct lora_set *s, const char *digest) {
+static struct lora_entry *find(const struct lora_set *s, const char *digest)
+{
     if (!sha256_is_hex(digest)) return NULL;
     struct lora_entry *e = s->bucket[bucket_of(digest)];
     while (e && strcmp(e->digest, digest) != 0) e = e->chain;
     return e;
 }
 
-void lora_forget(struct lora_set *s, struct lora_entry *e) {
+void lora_forget(struct lora_set *s, struct lora_entry *e)
+{
     assert(!e->slot && !e->waiters.first);
     struct lora_entry **at = &s->bucket[bucket_of(e->digest)];
     while (*at != e) at = &(*at)->chain;
     *at = e->chain;
-    if (e->prev) e->prev->next = e->next;
-    else s->first = e->next;
+    if (e->prev)
+        e->prev->next = e->next;
+    else
+        s->first = e->next;
     if (e->next) e->next->prev = e->prev;
     s->nknown--;
     free(e->path);
@@ -60,7 +65,8 @@ void lora_forget(struct lora_set *s, struct lora_entry *e) {
 }
 
 /* Make room among the known: the least recently used that is neither resident nor wanted. */
-static bool forget_oldest(struct lora_set *s) {
+static bool forget_oldest(struct lora_set *s)
+{
     struct lora_entry *oldest = NULL;
     for (struct lora_entry *e = s->first; e; e = e->next)
         if (e->state == LORA_COLD && (!oldest || e->last_use_us < oldest->last_use_us)) oldest = e;
@@ -68,7 +74,8 @@ static bool forget_oldest(struct lora_set *s) {
     return oldest != NULL;
 }
 
-static struct lora_entry *add_entry(struct lora_set *s, const char *digest, struct err *err) {
+static struct lora_entry *add_entry(struct lora_set *s, const char *digest, struct err *err)
+{
     if (s->nknown >= s->o.max_known && !forget_oldest(s)) {
         err_set(err, ERR_NO_SLOT, "all %d adapters that may be known are in use", s->o.max_known);
         return NULL;
@@ -89,31 +96,39 @@ static struct lora_entry *add_entry(struct lora_set *s, const char *digest, stru
     return e;
 }
 
-void lora_enqueue(struct lora_set *s, struct lora_entry *e) {
+void lora_enqueue(struct lora_set *s, struct lora_entry *e)
+{
     e->state = LORA_LOADING;
     e->queue = NULL;
-    if (s->queue_last) s->queue_last->queue = e;
-    else s->queue_first = e;
+    if (s->queue_last)
+        s->queue_last->queue = e;
+    else
+        s->queue_first = e;
     s->queue_last = e;
     pthread_cond_broadcast(&s->wake);
 }
 
 /* --- waiters --- */
 
-static void append(struct lora_waiters *l, struct lora_waiter *w) {
+static void append(struct lora_waiters *l, struct lora_waiter *w)
+{
     w->next = NULL;
-    if (l->last) l->last->next = w;
-    else l->first = w;
+    if (l->last)
+        l->last->next = w;
+    else
+        l->first = w;
     l->last = w;
 }
 
-bool lora_has_waiters(const struct lora_entry *e, enum wait_kind kind) {
+bool lora_has_waiters(const struct lora_entry *e, enum wait_kind kind)
+{
     for (const struct lora_waiter *w = e->waiters.first; w; w = w->next)
         if (w->kind == kind) return true;
     return false;
 }
 
-void lora_settle(struct lora_entry *e, enum wait_kind kind, const struct err *err, struct lora_waiters *out) {
+void lora_settle(struct lora_entry *e, enum wait_kind kind, const struct err *err, struct lora_waiters *out)
+{
     struct lora_waiters rest = {0};
     for (struct lora_waiter *w = e->waiters.first, *next; w; w = next) {
         next = w->next;
@@ -131,18 +146,22 @@ void lora_settle(struct lora_entry *e, enum wait_kind kind, const struct err *er
     e->waiters = rest;
 }
 
-void lora_fire(struct lora_waiters *l, bool cold) {
+void lora_fire(struct lora_waiters *l, bool cold)
+{
     for (struct lora_waiter *w = l->first, *next; w; w = next) {
         next = w->next;
         const struct err *err = w->err.code ? &w->err : NULL;
-        if (w->kind == WAIT_PIN) w->got(w->u, w->slot, cold, err);
-        else w->done(w->u, err);
+        if (w->kind == WAIT_PIN)
+            w->got(w->u, w->slot, cold, err);
+        else
+            w->done(w->u, err);
         free(w);
     }
     *l = (struct lora_waiters){0};
 }
 
-static struct lora_waiter *waiter_new(const struct lora_set *s, enum wait_kind kind, void *u) {
+static struct lora_waiter *waiter_new(const struct lora_set *s, enum wait_kind kind, void *u)
+{
     struct lora_waiter *w = calloc(1, sizeof *w);
     if (!w) return NULL;
     w->kind = kind;
@@ -153,7 +172,8 @@ static struct lora_waiter *waiter_new(const struct lora_set *s, enum wait_kind k
 
 /* --- slots --- */
 
-void lora_note_slots(struct lora_set *s) {
+void lora_note_slots(struct lora_set *s)
+{
     if (!s->o.metrics) return;
     int resident = 0, pinned = 0;
     for (int i = 0; i < s->o.max_slots; i++) {
@@ -165,7 +185,8 @@ void lora_note_slots(struct lora_set *s) {
     metric_set(s->o.metrics, M_SLOTS, (const char *[]){"free"}, s->o.max_slots - resident);
 }
 
-static void empty_slot(struct lora_set *s, struct slot *slot) {
+static void empty_slot(struct lora_set *s, struct slot *slot)
+{
     assert(slot->pins == 0);
     big_free(slot->block, slot->block_bytes);
     free(slot->pub.mod);
@@ -175,27 +196,34 @@ static void empty_slot(struct lora_set *s, struct slot *slot) {
     lora_note_slots(s);
 }
 
-void lora_evict(struct lora_set *s, struct slot *slot) {
+void lora_evict(struct lora_set *s, struct slot *slot)
+{
     struct lora_entry *e = slot->owner;
     empty_slot(s, slot);
-    if (e->waiters.first) lora_enqueue(s, e);
-    else e->state = LORA_COLD;
+    if (e->waiters.first)
+        lora_enqueue(s, e);
+    else
+        e->state = LORA_COLD;
     if (s->o.metrics) metric_add(s->o.metrics, M_EVICTIONS, NULL, 1);
     log_info("adapter_evicted", LS("digest", e->digest));
 }
 
-void lora_drained(struct lora_set *s, struct lora_entry *e, struct lora_waiters *out) {
+void lora_drained(struct lora_set *s, struct lora_entry *e, struct lora_waiters *out)
+{
     empty_slot(s, e->slot);
     lora_settle(e, WAIT_UNLOAD, NULL, out);
     log_info("adapter_unloaded", LS("digest", e->digest));
     pthread_cond_broadcast(&s->wake);
-    if (e->waiters.first) lora_enqueue(s, e); /* asked for again while it drained */
-    else lora_forget(s, e);
+    if (e->waiters.first)
+        lora_enqueue(s, e); /* asked for again while it drained */
+    else
+        lora_forget(s, e);
 }
 
 /* --- what others call --- */
 
-static int take_path(struct lora_entry *e, const char *path, struct err *err) {
+static int take_path(struct lora_entry *e, const char *path, struct err *err)
+{
     if (e->path && strcmp(e->path, path) == 0) return 0;
     char *copy = strdup(path);
     if (!copy) return err_set(err, ERR_NO_MEMORY, "no memory for a path");
@@ -204,7 +232,8 @@ static int take_path(struct lora_entry *e, const char *path, struct err *err) {
     return 0;
 }
 
-static int load_locked(struct lora_set *s, const char *digest, const char *path, struct lora_waiter *w, struct err *err) {
+static int load_locked(struct lora_set *s, const char *digest, const char *path, struct lora_waiter *w, struct err *err)
+{
     if (s->stop) return err_set(err, ERR_UNAVAILABLE, "the engine is stopping");
     struct lora_entry *e = find(s, digest);
     if (!e && !(e = add_entry(s, digest, err))) return -1;
@@ -219,13 +248,18 @@ static int load_locked(struct lora_set *s, const char *digest, const char *path,
     return 1;
 }
 
-void lora_load(struct lora_set *s, const char *digest, const char *path, void (*done)(void *u, const struct err *e), void *u) {
+void lora_load(struct lora_set *s, const char *digest, const char *path, void (*done)(void *u, const struct err *e),
+               void *u)
+{
     struct err err = {0};
     struct lora_waiter *w = NULL;
     int rc = -1; /* 1: w waits; 0: resident already */
-    if (!sha256_is_hex(digest)) err_field(&err, ERR_INVALID, "lora_name", "lora_name must be an adapter's digest, 64 lower-case hex digits");
-    else if (path[0] != '/') err_field(&err, ERR_INVALID, "lora_path", "lora_path must be absolute");
-    else if (!(w = waiter_new(s, WAIT_LOAD, u))) err_set(&err, ERR_NO_MEMORY, "no memory to wait for an adapter");
+    if (!sha256_is_hex(digest))
+        err_field(&err, ERR_INVALID, "lora_name", "lora_name must be an adapter's digest, 64 lower-case hex digits");
+    else if (path[0] != '/')
+        err_field(&err, ERR_INVALID, "lora_path", "lora_path must be absolute");
+    else if (!(w = waiter_new(s, WAIT_LOAD, u)))
+        err_set(&err, ERR_NO_MEMORY, "no memory to wait for an adapter");
     else {
         w->done = done;
         pthread_mutex_lock(&s->lock);
@@ -238,7 +272,8 @@ void lora_load(struct lora_set *s, const char *digest, const char *path, void (*
 }
 
 static int unload_locked(struct lora_set *s, const char *digest, struct lora_waiter *w, struct lora_waiters *fire,
-                         struct err *err) {
+                         struct err *err)
+{
     struct lora_entry *e = find(s, digest);
     if (!e) return err_set(err, ERR_ADAPTER_NOT_LOADED, "no adapter %.80s is loaded", digest);
     append(&e->waiters, w);
@@ -254,14 +289,15 @@ static int unload_locked(struct lora_set *s, const char *digest, struct lora_wai
         lora_settle(e, WAIT_PIN, &gone, fire);
         if (e->slot->pins == 0) lora_drained(s, e, fire);
         break;
-    case LORA_LOADING:  /* the loader sees the waiter when it is done */
+    case LORA_LOADING: /* the loader sees the waiter when it is done */
     case LORA_DRAINING:
         break;
     }
     return 0;
 }
 
-void lora_unload(struct lora_set *s, const char *digest, void (*done)(void *u, const struct err *e), void *u) {
+void lora_unload(struct lora_set *s, const char *digest, void (*done)(void *u, const struct err *e), void *u)
+{
     struct err err = {0};
     struct lora_waiters fire = {0};
     struct lora_waiter *w = waiter_new(s, WAIT_UNLOAD, u);
@@ -282,10 +318,13 @@ void lora_unload(struct lora_set *s, const char *digest, void (*done)(void *u, c
 }
 
 /* 0: *slot is pinned; 1: w waits; -1. */
-static int pin_locked(struct lora_set *s, const char *digest, struct lora_waiter *w, struct lora_slot **slot, struct err *err) {
+static int pin_locked(struct lora_set *s, const char *digest, struct lora_waiter *w, struct lora_slot **slot,
+                      struct err *err)
+{
     if (s->stop) return err_set(err, ERR_UNAVAILABLE, "the engine is stopping");
     struct lora_entry *e = find(s, digest);
-    if (!e || e->state == LORA_DRAINING) return err_set(err, ERR_ADAPTER_NOT_LOADED, "no adapter %.80s is loaded", digest);
+    if (!e || e->state == LORA_DRAINING)
+        return err_set(err, ERR_ADAPTER_NOT_LOADED, "no adapter %.80s is loaded", digest);
     e->last_use_us = clock_mono_us();
     if (e->state == LORA_RESIDENT && !e->slot->closing) {
         e->slot->pins++;
@@ -298,8 +337,9 @@ static int pin_locked(struct lora_set *s, const char *digest, struct lora_waiter
     return 1;
 }
 
-void lora_pin(struct lora_set *s, const char *digest, void (*got)(void *u, struct lora_slot *slot, bool cold, const struct err *e),
-              void *u) {
+void lora_pin(struct lora_set *s, const char *digest,
+              void (*got)(void *u, struct lora_slot *slot, bool cold, const struct err *e), void *u)
+{
     struct err err = {0};
     struct lora_slot *slot = NULL;
     int rc = -1;
@@ -317,7 +357,8 @@ void lora_pin(struct lora_set *s, const char *digest, void (*got)(void *u, struc
     got(u, slot, false, rc ? &err : NULL);
 }
 
-void lora_unpin(struct lora_set *s, struct lora_slot *pub) {
+void lora_unpin(struct lora_set *s, struct lora_slot *pub)
+{
     struct slot *slot = (struct slot *)pub;
     struct lora_waiters fire = {0};
     pthread_mutex_lock(&s->lock);
@@ -325,20 +366,26 @@ void lora_unpin(struct lora_set *s, struct lora_slot *pub) {
     slot->pins--;
     slot->owner->last_use_us = clock_mono_us();
     if (slot->pins == 0) {
-        if (slot->owner->state == LORA_DRAINING) lora_drained(s, slot->owner, &fire);
-        else pthread_cond_broadcast(&s->wake);
+        if (slot->owner->state == LORA_DRAINING)
+            lora_drained(s, slot->owner, &fire);
+        else
+            pthread_cond_broadcast(&s->wake);
     }
     lora_note_slots(s);
     pthread_mutex_unlock(&s->lock);
     lora_fire(&fire, false);
 }
 
-int lora_list(struct lora_set *s, struct lora_info *out, int max) {
+int lora_list(struct lora_set *s, struct lora_info *out, int max)
+{
     int n = 0;
     pthread_mutex_lock(&s->lock);
     for (const struct lora_entry *e = s->first; e && n < max; e = e->next) {
         struct lora_info *i = &out[n++];
-        *i = (struct lora_info){.state = e->state, .rank = e->rank, .pins = e->slot ? e->slot->pins : 0, .bytes = e->bytes,
+        *i = (struct lora_info){.state = e->state,
+                                .rank = e->rank,
+                                .pins = e->slot ? e->slot->pins : 0,
+                                .bytes = e->bytes,
                                 .loaded_at = e->loaded_at};
         memcpy(i->digest, e->digest, sizeof i->digest);
     }
@@ -346,7 +393,8 @@ int lora_list(struct lora_set *s, struct lora_info *out, int max) {
     return n;
 }
 
-bool lora_known(struct lora_set *s, const char *digest) {
+bool lora_known(struct lora_set *s, const char *digest)
+{
     pthread_mutex_lock(&s->lock);
     const struct lora_entry *e = find(s, digest);
     bool known = e && e->state != LORA_DRAINING;
@@ -354,7 +402,8 @@ bool lora_known(struct lora_set *s, const char *digest) {
     return known;
 }
 
-char *lora_path_of(struct lora_set *s, const char *digest) {
+char *lora_path_of(struct lora_set *s, const char *digest)
+{
     pthread_mutex_lock(&s->lock);
     const struct lora_entry *e = find(s, digest);
     char *path = e && e->path ? strdup(e->path) : NULL;
@@ -362,12 +411,19 @@ char *lora_path_of(struct lora_set *s, const char *digest) {
     return path;
 }
 
-int lora_max_slots(const struct lora_set *s) { return s->o.max_slots; }
-int lora_max_rank(const struct lora_set *s) { return s->o.max_rank; }
+int lora_max_slots(const struct lora_set *s)
+{
+    return s->o.max_slots;
+}
+int lora_max_rank(const struct lora_set *s)
+{
+    return s->o.max_rank;
+}
 
 /* --- whole --- */
 
-static int init_sync(struct lora_set *s) {
+static int init_sync(struct lora_set *s)
+{
     pthread_condattr_t a;
     if (pthread_condattr_init(&a)) return -1;
     int rc = pthread_condattr_setclock(&a, CLOCK_MONOTONIC) || pthread_cond_init(&s->wake, &a);
@@ -375,10 +431,11 @@ static int init_sync(struct lora_set *s) {
     return rc || pthread_mutex_init(&s->lock, NULL) ? -1 : 0;
 }
 
-int lora_set_new(struct lora_set **out, const struct model *m, const struct lora_options *o, struct err *e) {
+int lora_set_new(struct lora_set **out, const struct model *m, const struct lora_options *o, struct err *e)
+{
     if (o->max_slots < 1 || o->max_known < 1 || o->max_rank < 1 || o->max_rank > PEFT_RANK_MAX || o->wait_ms < 0)
-        return err_set(e, ERR_USAGE, "adapter limits out of range: %d slots, %d known, rank %d, wait %d ms", o->max_slots,
-                       o->max_known, o->max_rank, o->wait_ms);
+        return err_set(e, ERR_USAGE, "adapter limits out of range: %d slots, %d known, rank %d, wait %d ms",
+                       o->max_slots, o->max_known, o->max_rank, o->wait_ms);
     struct lora_set *s = calloc(1, sizeof *s);
     if (!s || init_sync(s)) {
         free(s);
@@ -401,7 +458,8 @@ int lora_set_new(struct lora_set **out, const struct model *m, const struct lora
     return 0;
 }
 
-static void settle_all(struct lora_set *s, struct lora_waiters *fire) {
+static void settle_all(struct lora_set *s, struct lora_waiters *fire)
+{
     struct err stopping = {0};
     err_set(&stopping, ERR_UNAVAILABLE, "the engine is stopping");
     for (struct lora_entry *e = s->first; e; e = e->next) {
@@ -411,7 +469,8 @@ static void settle_all(struct lora_set *s, struct lora_waiters *fire) {
     }
 }
 
-void lora_set_free(struct lora_set *s) {
+void lora_set_free(struct lora_set *s)
+{
     if (!s) return;
     struct lora_waiters fire = {0};
     pthread_mutex_lock(&s->lock);

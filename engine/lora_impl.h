@@ -1,7 +1,7 @@
 /* What lora*.c share. Private: others use lora.h.
  *
- * One lock guards every field below but those said otherwise. No callback runs under it: whoever settles waiters moves them to a list of
- * their own (lora_settle) and calls lora_fire() after unlocking. */
+ * One lock guards every field below but those said otherwise. No callback runs under it: whoever settles waiters moves
+ * them to a list of their own (lora_settle) and calls lora_fire() after unlocking. */
 #pragma once
 #include "engine/lora.h"
 #include <pthread.h>
@@ -14,8 +14,8 @@ enum wait_kind { WAIT_LOAD, WAIT_PIN, WAIT_UNLOAD };
 struct lora_waiter {
     struct lora_waiter *next;
     enum wait_kind kind;
-    int64_t until_us; /* monotonic: no longer for a slot */
-    void (*done)(void *u, const struct err *e); /* WAIT_LOAD, WAIT_UNLOAD */
+    int64_t until_us;                                                             /* monotonic: no longer for a slot */
+    void (*done)(void *u, const struct err *e);                                   /* WAIT_LOAD, WAIT_UNLOAD */
     void (*got)(void *u, struct lora_slot *slot, bool cold, const struct err *e); /* WAIT_PIN */
     void *u;
     struct lora_slot *slot; /* result of WAIT_PIN */
@@ -43,9 +43,9 @@ struct lora_entry {
 
 /* A place for a packed adapter. `pub` is immutable while the slot is pinned. */
 struct slot {
-    struct lora_slot pub; /* first: a lora_slot is a slot */
+    struct lora_slot pub;     /* first: a lora_slot is a slot */
     struct lora_entry *owner; /* NULL: free, or being filled by the loader */
-    bool closing; /* no new pins: the loader waits for it */
+    bool closing;             /* no new pins: the loader waits for it */
     int pins;
     void *block;
     size_t block_bytes;
@@ -67,10 +67,12 @@ struct lora_set {
 /* --- lora.c; all with the lock held --- */
 void lora_enqueue(struct lora_set *s, struct lora_entry *e); /* state becomes LOADING */
 void lora_forget(struct lora_set *s, struct lora_entry *e);  /* it has neither slot nor waiters */
-/* Move the entry's waiters of kind to `out` with the outcome `err` (NULL: well). WAIT_PIN that goes well takes a pin. */
+/* Move the entry's waiters of kind to `out` with the outcome `err` (NULL: well). WAIT_PIN that goes well takes a pin.
+ */
 void lora_settle(struct lora_entry *e, enum wait_kind kind, const struct err *err, struct lora_waiters *out);
 bool lora_has_waiters(const struct lora_entry *e, enum wait_kind kind);
-void lora_evict(struct lora_set *s, struct slot *slot); /* unpinned: its entry is COLD then, or queued when somebody waits */
+void lora_evict(struct lora_set *s,
+                struct slot *slot); /* unpinned: its entry is COLD then, or queued when somebody waits */
 /* A resident entry whose unload was asked and that has no pins: frees its slot, settles, forgets or queues it again. */
 void lora_drained(struct lora_set *s, struct lora_entry *e, struct lora_waiters *out);
 void lora_note_slots(struct lora_set *s); /* the gauges */

@@ -3,11 +3,12 @@
  *     queue -> folder inside the store? -> adapter_open (checks everything, hashes the content) -> digest as asked?
  *           -> a slot: free, or the least recently used unpinned one, or wait -> pack -> publish, call the waiters
  *
- * Verification comes before a slot is sought, so a broken adapter never drives out a good one. All of it happens here, on one thread, so
- * the step never touches a disk and two loads never compete for the same slot.
+ * Verification comes before a slot is sought, so a broken adapter never drives out a good one. All of it happens here,
+ * on one thread, so the step never touches a disk and two loads never compete for the same slot.
  *
- * While no slot is free, each waiter waits for its own time and then gets ERR_NO_SLOT; from half of the first one's time on, the slot
- * with the fewest pins takes no new ones (`closing`). When nobody waits any more the load is given up and the slot opened again.
+ * While no slot is free, each waiter waits for its own time and then gets ERR_NO_SLOT; from half of the first one's
+ * time on, the slot with the fewest pins takes no new ones (`closing`). When nobody waits any more the load is given up
+ * and the slot opened again.
  *
  * This thread alone takes slots; the lock is held except while it reads and packs. */
 #include "base/clock.h"
@@ -23,7 +24,8 @@
 
 /* --- a folder that may be read --- */
 
-static int check_inside(const char *store, const char *real, const char *path, struct err *e) {
+static int check_inside(const char *store, const char *real, const char *path, struct err *e)
+{
     if (!store) return 0;
     char root[PATH_MAX];
     if (!realpath(store, root)) return err_errno(e, "the store %s", store);
@@ -32,7 +34,8 @@ static int check_inside(const char *store, const char *real, const char *path, s
     return err_field(e, ERR_INVALID, "lora_path", "the folder %s is not inside the store", path);
 }
 
-static int check_folder(const char *store, const char *path, char real[PATH_MAX], struct err *e) {
+static int check_folder(const char *store, const char *path, char real[PATH_MAX], struct err *e)
+{
     struct stat st;
     if (!realpath(path, real) || stat(real, &st))
         return errno == ENOENT || errno == ENOTDIR ? err_set(e, ERR_NOT_FOUND, "there is no folder %s", path)
@@ -41,7 +44,8 @@ static int check_folder(const char *store, const char *path, char real[PATH_MAX]
     return check_inside(store, real, path, e);
 }
 
-int lora_open_folder(struct lora_set *s, const char *digest, const char *path, struct adapter **out, struct err *e) {
+int lora_open_folder(struct lora_set *s, const char *digest, const char *path, struct adapter **out, struct err *e)
+{
     char real[PATH_MAX];
     if (check_folder(s->o.store, path, real, e)) return -1;
     const struct adapter_limits limits = {.max_rank = s->o.max_rank};
@@ -60,16 +64,19 @@ int lora_open_folder(struct lora_set *s, const char *digest, const char *path, s
 
 static const enum tensor_type type_of[] = {[ST_F32] = T_F32, [ST_F16] = T_F16, [ST_BF16] = T_BF16};
 
-static size_t packed_bytes(const struct model *m, const struct adapter *a, enum lora_type type) {
+static size_t packed_bytes(const struct model *m, const struct adapter *a, enum lora_type type)
+{
     size_t sum = 0;
     for (int i = 0; i < a->layers * LORA_MODULES; i++)
-        if (a->part[i].a) sum += lora_mod_bytes(type, a->part[i].r, m->desc.out[i % LORA_MODULES], m->desc.in[i % LORA_MODULES]);
+        if (a->part[i].a)
+            sum += lora_mod_bytes(type, a->part[i].r, m->desc.out[i % LORA_MODULES], m->desc.in[i % LORA_MODULES]);
     return sum;
 }
 
 /* Pack one module. A and B of different types meet in float32. */
-static int pack_module(struct lora_mod *mod, enum lora_type type, char *dst, const struct adapter_part *p, int out, int in,
-                       struct err *e) {
+static int pack_module(struct lora_mod *mod, enum lora_type type, char *dst, const struct adapter_part *p, int out,
+                       int in, struct err *e)
+{
     if (p->a->dtype == p->b->dtype) {
         lora_mod_pack(mod, type, dst, p->r, out, in, p->scale, type_of[p->a->dtype], p->a->data, p->b->data, NULL);
         return 0;
@@ -84,9 +91,11 @@ static int pack_module(struct lora_mod *mod, enum lora_type type, char *dst, con
     return 0;
 }
 
-/* All modules, one behind the other. Rows of B are in Hugging Face's order, as the base's are after loading: no reordering. */
-static int pack_modules(const struct model *m, const struct adapter *a, enum lora_type type, char *block, struct lora_mod *mod,
-                        struct err *e) {
+/* All modules, one behind the other. Rows of B are in Hugging Face's order, as the base's are after loading: no
+ * reordering. */
+static int pack_modules(const struct model *m, const struct adapter *a, enum lora_type type, char *block,
+                        struct lora_mod *mod, struct err *e)
+{
     for (int i = 0; i < a->layers * LORA_MODULES; i++) {
         const struct adapter_part *p = &a->part[i];
         int in = m->desc.in[i % LORA_MODULES], out = m->desc.out[i % LORA_MODULES];
@@ -97,7 +106,8 @@ static int pack_modules(const struct model *m, const struct adapter *a, enum lor
     return 0;
 }
 
-static int pack(const struct model *m, const struct adapter *a, struct slot *slot, struct err *e) {
+static int pack(const struct model *m, const struct adapter *a, struct slot *slot, struct err *e)
+{
     enum lora_type type = m->prec == PREC_EXACT ? LORA_F32 : LORA_BF16;
     size_t bytes = packed_bytes(m, a, type);
     char *block = big_alloc(bytes);
@@ -117,7 +127,8 @@ static int pack(const struct model *m, const struct adapter *a, struct slot *slo
 
 /* --- a slot, with the lock held --- */
 
-static struct slot *free_slot(struct lora_set *s) {
+static struct slot *free_slot(struct lora_set *s)
+{
     struct slot *oldest = NULL;
     for (int i = 0; i < s->o.max_slots; i++) {
         struct slot *p = &s->slot[i];
@@ -128,7 +139,8 @@ static struct slot *free_slot(struct lora_set *s) {
     return oldest;
 }
 
-static void close_one(struct lora_set *s) {
+static void close_one(struct lora_set *s)
+{
     struct slot *least = NULL;
     for (int i = 0; i < s->o.max_slots; i++) {
         if (s->slot[i].closing) return;
@@ -138,7 +150,8 @@ static void close_one(struct lora_set *s) {
 }
 
 /* Those who were put off by a closing slot get it after all. */
-static void reopen(struct lora_set *s, struct lora_waiters *fire) {
+static void reopen(struct lora_set *s, struct lora_waiters *fire)
+{
     for (int i = 0; i < s->o.max_slots; i++) {
         struct slot *p = &s->slot[i];
         if (!p->closing) continue;
@@ -151,7 +164,8 @@ static void reopen(struct lora_set *s, struct lora_waiters *fire) {
 }
 
 /* Waiters whose time is over are settled. Returns when the next one's is, or -1 when nobody waits for a slot. */
-static int64_t expire(struct lora_set *s, struct lora_entry *e, int64_t now, struct lora_waiters *fire) {
+static int64_t expire(struct lora_set *s, struct lora_entry *e, int64_t now, struct lora_waiters *fire)
+{
     int64_t next = -1;
     struct lora_waiters rest = {0};
     for (struct lora_waiter *w = e->waiters.first, *after; w; w = after) {
@@ -159,30 +173,37 @@ static int64_t expire(struct lora_set *s, struct lora_entry *e, int64_t now, str
         w->next = NULL;
         bool over = w->kind != WAIT_UNLOAD && w->until_us <= now;
         struct lora_waiters *to = over ? fire : &rest;
-        if (over) err_set(&w->err, ERR_NO_SLOT, "no adapter slot came free within %d ms", s->o.wait_ms);
-        else if (w->kind != WAIT_UNLOAD && (next < 0 || w->until_us < next)) next = w->until_us;
-        if (to->last) to->last->next = w;
-        else to->first = w;
+        if (over)
+            err_set(&w->err, ERR_NO_SLOT, "no adapter slot came free within %d ms", s->o.wait_ms);
+        else if (w->kind != WAIT_UNLOAD && (next < 0 || w->until_us < next))
+            next = w->until_us;
+        if (to->last)
+            to->last->next = w;
+        else
+            to->first = w;
         to->last = w;
     }
     e->waiters = rest;
     return next;
 }
 
-static void sleep_until(struct lora_set *s, int64_t us) {
+static void sleep_until(struct lora_set *s, int64_t us)
+{
     struct timespec ts = {.tv_sec = us / 1000000, .tv_nsec = us % 1000000 * 1000};
     pthread_cond_timedwait(&s->wake, &s->lock, &ts);
 }
 
 /* Calls back without the lock in between. */
-static void fire_unlocked(struct lora_set *s, struct lora_waiters *fire, bool cold) {
+static void fire_unlocked(struct lora_set *s, struct lora_waiters *fire, bool cold)
+{
     if (!fire->first) return;
     pthread_mutex_unlock(&s->lock);
     lora_fire(fire, cold);
     pthread_mutex_lock(&s->lock);
 }
 
-static struct slot *wait_for_slot(struct lora_set *s, struct lora_entry *e) {
+static struct slot *wait_for_slot(struct lora_set *s, struct lora_entry *e)
+{
     struct lora_waiters fire = {0};
     struct slot *slot = NULL;
     int64_t half_us = (int64_t)s->o.wait_ms * 1000 / 2;
@@ -193,8 +214,10 @@ static struct slot *wait_for_slot(struct lora_set *s, struct lora_entry *e) {
             if (lora_has_waiters(e, WAIT_PIN) || lora_has_waiters(e, WAIT_LOAD)) continue; /* came in the meantime */
             break;
         }
-        if (now >= next - half_us) close_one(s);
-        else next -= half_us;
+        if (now >= next - half_us)
+            close_one(s);
+        else
+            next -= half_us;
         sleep_until(s, next);
     }
     reopen(s, &fire);
@@ -204,18 +227,20 @@ static struct slot *wait_for_slot(struct lora_set *s, struct lora_entry *e) {
 
 /* --- one load --- */
 
-static void note_load(struct lora_set *s, const struct err *e, int64_t took_us) {
+static void note_load(struct lora_set *s, const struct err *e, int64_t took_us)
+{
     if (!s->o.metrics) return;
-    const char *outcome = !e->code                    ? "ok"
-                          : e->code == ERR_NO_SLOT    ? "no_slot"
-                          : e->code == ERR_NOT_FOUND  ? "not_found"
-                                                      : "invalid";
+    const char *outcome = !e->code                   ? "ok"
+                          : e->code == ERR_NO_SLOT   ? "no_slot"
+                          : e->code == ERR_NOT_FOUND ? "not_found"
+                                                     : "invalid";
     metric_add(s->o.metrics, M_LOADS, (const char *[]){outcome}, 1);
     if (!e->code) metric_observe(s->o.metrics, M_LOAD_SECONDS, NULL, (double)took_us / 1e6);
 }
 
 /* The lock is held. */
-static void publish(struct lora_set *s, struct lora_entry *e, struct slot *slot, struct lora_waiters *fire) {
+static void publish(struct lora_set *s, struct lora_entry *e, struct slot *slot, struct lora_waiters *fire)
+{
     memcpy(slot->pub.digest, e->digest, sizeof slot->pub.digest);
     slot->owner = e;
     e->slot = slot;
@@ -227,14 +252,17 @@ static void publish(struct lora_set *s, struct lora_entry *e, struct slot *slot,
     lora_settle(e, WAIT_PIN, NULL, fire);
     lora_settle(e, WAIT_LOAD, NULL, fire);
     lora_note_slots(s);
-    log_info("adapter_loaded", LS("digest", e->digest), LI("slot", slot->pub.id), LI("rank", e->rank), LI("bytes", (int64_t)e->bytes));
+    log_info("adapter_loaded", LS("digest", e->digest), LI("slot", slot->pub.id), LI("rank", e->rank),
+             LI("bytes", (int64_t)e->bytes));
     if (!lora_has_waiters(e, WAIT_UNLOAD)) return;
     e->state = LORA_DRAINING;
     if (slot->pins == 0) lora_drained(s, e, fire);
 }
 
-/* The lock is held. What can't be loaded is forgotten, so that the next request hears that it isn't there; for want of a slot it stays known. */
-static void fail(struct lora_set *s, struct lora_entry *e, const struct err *err, struct lora_waiters *fire) {
+/* The lock is held. What can't be loaded is forgotten, so that the next request hears that it isn't there; for want of
+ * a slot it stays known. */
+static void fail(struct lora_set *s, struct lora_entry *e, const struct err *err, struct lora_waiters *fire)
+{
     log_warn("adapter_refused", LS("digest", e->digest), LS("reason", err->msg));
     if (err->code == ERR_NO_SLOT && (lora_has_waiters(e, WAIT_PIN) || lora_has_waiters(e, WAIT_LOAD))) {
         lora_enqueue(s, e); /* they came when the others' time was over: theirs is not */
@@ -249,7 +277,8 @@ static void fail(struct lora_set *s, struct lora_entry *e, const struct err *err
 }
 
 /* Between slot and publication the adapter's memory is filled without the lock: nobody else takes slots. */
-static int fill(struct lora_set *s, struct lora_entry *e, const struct adapter *a, struct slot **out, struct err *err) {
+static int fill(struct lora_set *s, struct lora_entry *e, const struct adapter *a, struct slot **out, struct err *err)
+{
     struct slot *slot = wait_for_slot(s, e);
     if (!slot)
         return err_set(err, s->stop ? ERR_UNAVAILABLE : ERR_NO_SLOT,
@@ -262,7 +291,8 @@ static int fill(struct lora_set *s, struct lora_entry *e, const struct adapter *
 }
 
 /* Called and returns with the lock held. */
-static void load_one(struct lora_set *s, struct lora_entry *e) {
+static void load_one(struct lora_set *s, struct lora_entry *e)
+{
     struct err err = {0};
     struct lora_waiters fire = {0};
     struct adapter *a = NULL;
@@ -273,8 +303,10 @@ static void load_one(struct lora_set *s, struct lora_entry *e) {
     pthread_mutex_unlock(&s->lock);
     int rc = lora_open_folder(s, e->digest, path, &a, &err);
     pthread_mutex_lock(&s->lock);
-    if (rc == 0 && fill(s, e, a, &slot, &err) == 0) publish(s, e, slot, &fire);
-    else fail(s, e, &err, &fire);
+    if (rc == 0 && fill(s, e, a, &slot, &err) == 0)
+        publish(s, e, slot, &fire);
+    else
+        fail(s, e, &err, &fire);
     note_load(s, &err, clock_mono_us() - t0);
     pthread_mutex_unlock(&s->lock);
     adapter_close(a);
@@ -282,7 +314,8 @@ static void load_one(struct lora_set *s, struct lora_entry *e) {
     pthread_mutex_lock(&s->lock);
 }
 
-void *lora_loader(void *set) {
+void *lora_loader(void *set)
+{
     struct lora_set *s = set;
     pthread_setname_np(pthread_self(), "loader");
     pthread_mutex_lock(&s->lock);

@@ -1,12 +1,13 @@
 /* lora_selftest: does the fused path compute what the adapter's file says?
  *
- * Idea: the adapter is pinned as a request would pin it and its file is opened a second time. For the first and the last layer in which a
- * module is adapted, seeded rows go through the kernels' normalization and fused product, with the slot's packed memory; beside it
- * y = W x + s B (A x) is computed in double from the base's dequantized rows and the file's own tensors. What differs is the packing, the
- * layout, the scale, the order of rows, or the kernel: all that can go wrong between the file and an answer.
+ * Idea: the adapter is pinned as a request would pin it and its file is opened a second time. For the first and the
+ * last layer in which a module is adapted, seeded rows go through the kernels' normalization and fused product, with
+ * the slot's packed memory; beside it y = W x + s B (A x) is computed in double from the base's dequantized rows and
+ * the file's own tensors. What differs is the packing, the layout, the scale, the order of rows, or the kernel: all
+ * that can go wrong between the file and an answer.
  *
- * The error of a module is the largest of its rows' ||y - ref|| / ||ref||. In EXACT about 1e-6 is expected; in FAST what rounding costs: up
- * to some percent on a 4-bit base. The model is never merged: memory is a few rows.
+ * The error of a module is the largest of its rows' ||y - ref|| / ||ref||. In EXACT about 1e-6 is expected; in FAST
+ * what rounding costs: up to some percent on a 4-bit base. The model is never merged: memory is a few rows.
  *
  * Blocking; the caller's thread, with a pool of its own, so the step is not disturbed. */
 #include "engine/lora_impl.h"
@@ -27,7 +28,8 @@ struct pinned {
     struct err err;
 };
 
-static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e) {
+static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e)
+{
     struct pinned *p = u;
     (void)cold;
     pthread_mutex_lock(&p->lock);
@@ -38,7 +40,8 @@ static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err 
     pthread_mutex_unlock(&p->lock);
 }
 
-static struct lora_slot *pin_and_wait(struct lora_set *s, const char *digest, struct err *e) {
+static struct lora_slot *pin_and_wait(struct lora_set *s, const char *digest, struct err *e)
+{
     struct pinned p = {.lock = PTHREAD_MUTEX_INITIALIZER, .done = PTHREAD_COND_INITIALIZER};
     lora_pin(s, digest, on_pin, &p);
     pthread_mutex_lock(&p.lock);
@@ -63,20 +66,28 @@ struct bench {
     int layer, module;
 };
 
-static void fused(struct kthread *t, void *arg) {
+static void fused(struct kthread *t, void *arg)
+{
     struct bench *b = arg;
     const struct weight *w = &b->m->layer[b->layer].module[b->module];
     const struct lora_seg seg = {.row0 = 0, .rows = ROWS, .mod = b->slot->mod};
     const struct lora_batch batch = {.nseg = 1, .seg = &seg, .modules = LORA_MODULES};
     b->k->rmsnorm(t, b->in, NULL, ROWS, w->k, b->ones, b->m->norm_eps, &b->act);
     pool_barrier(t);
-    struct mm mm = {.in = &b->act, .rows = ROWS, .nout = 1, .lora = &batch, .layer = b->layer, .shrink = b->shrink,
+    struct mm mm = {.in = &b->act,
+                    .rows = ROWS,
+                    .nout = 1,
+                    .lora = &batch,
+                    .layer = b->layer,
+                    .shrink = b->shrink,
                     .shrink_ld = lora_rank_pad(b->slot->max_rank)};
-    mm.out[0] = (struct mm_out){.w = w, .y = b->y, .ldy = w->n, .bias = b->m->layer[b->layer].bias[b->module], .module = b->module};
+    mm.out[0] = (struct mm_out){
+        .w = w, .y = b->y, .ldy = w->n, .bias = b->m->layer[b->layer].bias[b->module], .module = b->module};
     b->k->matmul(t, &mm);
 }
 
-static void normalize(const struct bench *b, int k) {
+static void normalize(const struct bench *b, int k)
+{
     for (int r = 0; r < ROWS; r++) {
         double sum = 0;
         for (int i = 0; i < k; i++) sum += (double)b->in[r * k + i] * b->in[r * k + i];
@@ -85,7 +96,8 @@ static void normalize(const struct bench *b, int k) {
     }
 }
 
-static void plain_base(const struct bench *b, const struct weight *w) {
+static void plain_base(const struct bench *b, const struct weight *w)
+{
     const float *bias = b->m->layer[b->layer].bias[b->module];
     for (int o = 0; o < w->n; o++) {
         weight_row(w, o, b->row);
@@ -97,7 +109,8 @@ static void plain_base(const struct bench *b, const struct weight *w) {
     }
 }
 
-static void plain_adapter(const struct bench *b, const struct weight *w, const struct adapter_part *p) {
+static void plain_adapter(const struct bench *b, const struct weight *w, const struct adapter_part *p)
+{
     for (int r = 0; r < ROWS; r++)
         for (int j = 0; j < p->r; j++) {
             double v = 0;
@@ -107,7 +120,8 @@ static void plain_adapter(const struct bench *b, const struct weight *w, const s
         }
 }
 
-static double largest_error(const struct bench *b, int n) {
+static double largest_error(const struct bench *b, int n)
+{
     double worst = 0;
     for (int r = 0; r < ROWS; r++) {
         double diff = 0, norm = 0;
@@ -122,7 +136,8 @@ static double largest_error(const struct bench *b, int n) {
     return worst;
 }
 
-static void seed_rows(struct bench *b, int k) {
+static void seed_rows(struct bench *b, int k)
+{
     uint64_t state = SEED + (uint64_t)(b->layer * LORA_MODULES + b->module);
     for (int i = 0; i < ROWS * k; i++) {
         state = state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX */
@@ -130,7 +145,8 @@ static void seed_rows(struct bench *b, int k) {
     }
 }
 
-static double error_of(struct bench *b, const struct adapter_part *p) {
+static double error_of(struct bench *b, const struct adapter_part *p)
+{
     const struct weight *w = &b->m->layer[b->layer].module[b->module];
     seed_rows(b, w->k);
     normalize(b, w->k);
@@ -142,7 +158,8 @@ static double error_of(struct bench *b, const struct adapter_part *p) {
 
 /* --- whole --- */
 
-static int bench_init(struct bench *b, const struct model *m, const struct lora_slot *slot, struct err *e) {
+static int bench_init(struct bench *b, const struct model *m, const struct lora_slot *slot, struct err *e)
+{
     int k = 0, n = 0;
     for (int i = 0; i < LORA_MODULES; i++) {
         if (m->desc.in[i] > k) k = m->desc.in[i];
@@ -164,7 +181,8 @@ static int bench_init(struct bench *b, const struct model *m, const struct lora_
     return pool_new(&b->pool, 1, e);
 }
 
-static void bench_close(struct bench *b) {
+static void bench_close(struct bench *b)
+{
     if (b->pool) pool_free(b->pool);
     act_close(&b->act);
     free(b->in);
@@ -177,7 +195,8 @@ static void bench_close(struct bench *b) {
 }
 
 /* The first and the last layer in which the module is adapted; -1 where none. */
-static void layers_of(const struct adapter *a, int module, int layer[2]) {
+static void layers_of(const struct adapter *a, int module, int layer[2])
+{
     layer[0] = layer[1] = -1;
     for (int l = 0; l < a->layers; l++) {
         if (!a->part[l * LORA_MODULES + module].a) continue;
@@ -186,7 +205,8 @@ static void layers_of(const struct adapter *a, int module, int layer[2]) {
     }
 }
 
-static void measure(struct bench *b, const struct adapter *a, double err_of[LORA_MODULES]) {
+static void measure(struct bench *b, const struct adapter *a, double err_of[LORA_MODULES])
+{
     for (b->module = 0; b->module < LORA_MODULES; b->module++) {
         int layer[2];
         layers_of(a, b->module, layer);
@@ -199,7 +219,8 @@ static void measure(struct bench *b, const struct adapter *a, double err_of[LORA
     }
 }
 
-int lora_selftest(struct lora_set *s, const char *digest, double err_of[LORA_MODULES], struct err *e) {
+int lora_selftest(struct lora_set *s, const char *digest, double err_of[LORA_MODULES], struct err *e)
+{
     struct lora_slot *slot = pin_and_wait(s, digest, e);
     if (!slot) return -1;
     struct adapter *a = NULL;

@@ -1,7 +1,7 @@
 /* meters: the engine's metrics as rows.
  *
- * schema/engine_metrics.def is read three times: as the enum of meters.h, as this table, and by whoever documents them. Nothing here
- * runs. */
+ * schema/engine_metrics.def is read three times: as the enum of meters.h, as this table, and by whoever documents them.
+ * Nothing here runs. */
 #include "engine/meters.h"
 
 #define METRIC_KIND_COUNTER METRIC_COUNTER

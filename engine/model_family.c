@@ -1,13 +1,13 @@
 /* model_family: the table of architectures, and metadata checked into a shape.
  *
- * Idea: an architecture is a row; what distinguishes it is a column that the loader and the forward pass read. One row added is a family
- * served. The numbers come from keys "ARCH.name"; each is one row of the table `numbers` with its range, so a file with an absurd value is
- * refused by the key's name before anything is allocated from it.
+ * Idea: an architecture is a row; what distinguishes it is a column that the loader and the forward pass read. One row
+ * added is a family served. The numbers come from keys "ARCH.name"; each is one row of the table `numbers` with its
+ * range, so a file with an absurd value is refused by the key's name before anything is allocated from it.
  *
- * Guaranteed after family_shape(): every product of two numbers of the shape fits an int, the dimensions that the kernels need in
- * multiples are so, and no setting that would change the result was passed over: mixtures of experts, partial rotation, rope scaling other
- * than linear and unequal key and value sizes are refused; a sliding window bounds the context instead, since within the window it has no
- * effect.
+ * Guaranteed after family_shape(): every product of two numbers of the shape fits an int, the dimensions that the
+ * kernels need in multiples are so, and no setting that would change the result was passed over: mixtures of experts,
+ * partial rotation, rope scaling other than linear and unequal key and value sizes are refused; a sliding window bounds
+ * the context instead, since within the window it has no effect.
  *
  * Called at load only. */
 #include "engine/model_family.h"
@@ -35,15 +35,14 @@ static const struct number {
     int multiple; /* of which the value has to be */
 } numbers[] = {
 #define FIELD(f) offsetof(struct model, f)
-    {"block_count", FIELD(layers), 1, LAYERS_MAX, 1},
-    {"embedding_length", FIELD(hidden), 32, HIDDEN_MAX, 32},
-    {"feed_forward_length", FIELD(mlp), 32, MLP_MAX, 32},
-    {"attention.head_count", FIELD(heads), 1, HEADS_MAX, 1},
+    {"block_count", FIELD(layers), 1, LAYERS_MAX, 1},          {"embedding_length", FIELD(hidden), 32, HIDDEN_MAX, 32},
+    {"feed_forward_length", FIELD(mlp), 32, MLP_MAX, 32},      {"attention.head_count", FIELD(heads), 1, HEADS_MAX, 1},
     {"context_length", FIELD(max_context), 1, CONTEXT_MAX, 1},
 #undef FIELD
 };
 
-const struct family *family_of(const struct gguf *g, struct err *e) {
+const struct family *family_of(const struct gguf *g, struct err *e)
+{
     struct gguf_str arch;
     if (gguf_string(g, "general.architecture", &arch, e)) return NULL;
     char known[256] = "";
@@ -53,17 +52,19 @@ const struct family *family_of(const struct gguf *g, struct err *e) {
         size_t n = strlen(known);
         snprintf(known + n, sizeof known - n, "%s%s", n ? ", " : "", f->arch);
     }
-    err_set(e, ERR_MODEL, "the architecture \"%.*s\" is not served (served: %s)", (int)(arch.len < 64 ? arch.len : 64), arch.s,
-            known);
+    err_set(e, ERR_MODEL, "the architecture \"%.*s\" is not served (served: %s)", (int)(arch.len < 64 ? arch.len : 64),
+            arch.s, known);
     return NULL;
 }
 
-static const char *key_of(const struct family *f, const char *name, char key[KEY_MAX]) {
+static const char *key_of(const struct family *f, const char *name, char key[KEY_MAX])
+{
     snprintf(key, KEY_MAX, "%s.%s", f->arch, name);
     return key;
 }
 
-static int in_range(const char *key, uint64_t v, int min, int max, int multiple, struct err *e) {
+static int in_range(const char *key, uint64_t v, int min, int max, int multiple, struct err *e)
+{
     if (v < (uint64_t)min || v > (uint64_t)max)
         return err_set(e, ERR_MODEL, "%s is %llu: %d to %d is served", key, (unsigned long long)v, min, max);
     if (v % (uint64_t)multiple)
@@ -73,7 +74,8 @@ static int in_range(const char *key, uint64_t v, int min, int max, int multiple,
 
 /* An int that may be absent: *out keeps its preset value then. */
 static int optional_int(const struct family *f, const struct gguf *g, const char *name, int min, int max, int *out,
-                        struct err *e) {
+                        struct err *e)
+{
     char key[KEY_MAX];
     uint64_t v;
     if (!gguf_has(g, key_of(f, name, key))) return 0;
@@ -82,13 +84,15 @@ static int optional_int(const struct family *f, const struct gguf *g, const char
     return 0;
 }
 
-static int optional_float(const struct family *f, const struct gguf *g, const char *name, double *out, struct err *e) {
+static int optional_float(const struct family *f, const struct gguf *g, const char *name, double *out, struct err *e)
+{
     char key[KEY_MAX];
     if (!gguf_has(g, key_of(f, name, key))) return 0;
     return gguf_f64(g, key, out, e);
 }
 
-static int read_numbers(const struct family *f, const struct gguf *g, struct model *m, struct err *e) {
+static int read_numbers(const struct family *f, const struct gguf *g, struct model *m, struct err *e)
+{
     char key[KEY_MAX];
     for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
         const struct number *n = &numbers[i];
@@ -105,7 +109,8 @@ static int read_numbers(const struct family *f, const struct gguf *g, struct mod
     return 0;
 }
 
-static int read_heads(const struct family *f, const struct gguf *g, struct model *m, struct err *e) {
+static int read_heads(const struct family *f, const struct gguf *g, struct model *m, struct err *e)
+{
     m->kv_heads = m->heads;
     m->head_dim = m->hidden / m->heads;
     if (optional_int(f, g, "attention.head_count_kv", 1, HEADS_MAX, &m->kv_heads, e)) return -1;
@@ -126,9 +131,13 @@ static int read_heads(const struct family *f, const struct gguf *g, struct model
     return 0;
 }
 
-static bool same(struct gguf_str s, const char *word) { return s.len == strlen(word) && memcmp(s.s, word, s.len) == 0; }
+static bool same(struct gguf_str s, const char *word)
+{
+    return s.len == strlen(word) && memcmp(s.s, word, s.len) == 0;
+}
 
-static int read_rope(const struct family *f, const struct gguf *g, struct rope_spec *r, struct err *e) {
+static int read_rope(const struct family *f, const struct gguf *g, struct rope_spec *r, struct err *e)
+{
     char key[KEY_MAX];
     *r = (struct rope_spec){.base = 10000, .factor = 1};
     struct gguf_str type = {"none", 4};
@@ -146,14 +155,16 @@ static int read_rope(const struct family *f, const struct gguf *g, struct rope_s
     return 0;
 }
 
-static int refuse_experts(const struct family *f, const struct gguf *g, struct err *e) {
+static int refuse_experts(const struct family *f, const struct gguf *g, struct err *e)
+{
     int experts = 0;
     if (optional_int(f, g, "expert_count", 0, 1 << 20, &experts, e)) return -1;
     if (experts > 0) return err_set(e, ERR_MODEL, "mixtures of experts (%d here) are not served", experts);
     return 0;
 }
 
-static int read_context(const struct family *f, const struct gguf *g, int asked, struct model *m, struct err *e) {
+static int read_context(const struct family *f, const struct gguf *g, int asked, struct model *m, struct err *e)
+{
     int window = 0;
     if (optional_int(f, g, "attention.sliding_window", 0, CONTEXT_MAX, &window, e)) return -1;
     if (window > 0 && window < m->max_context) m->max_context = window;
@@ -163,11 +174,13 @@ static int read_context(const struct family *f, const struct gguf *g, int asked,
     return 0;
 }
 
-static int read_vocab(const struct family *f, const struct gguf *g, struct model *m, struct err *e) {
+static int read_vocab(const struct family *f, const struct gguf *g, struct model *m, struct err *e)
+{
     const struct gguf_tensor *t = gguf_find(g, "token_embd.weight");
     if (!t) return err_set(e, ERR_MODEL, "the tensor token_embd.weight is missing");
     if (t->ndim != 2 || t->dim[1] < 1 || t->dim[1] > VOCAB_MAX)
-        return err_set(e, ERR_MODEL, "token_embd.weight has an odd shape: a matrix of at most %d rows is needed", VOCAB_MAX);
+        return err_set(e, ERR_MODEL, "token_embd.weight has an odd shape: a matrix of at most %d rows is needed",
+                       VOCAB_MAX);
     m->vocab = (int)t->dim[1];
     int stated = m->vocab;
     if (optional_int(f, g, "vocab_size", 1, VOCAB_MAX, &stated, e)) return -1;
@@ -177,7 +190,8 @@ static int read_vocab(const struct family *f, const struct gguf *g, struct model
 }
 
 int family_shape(const struct family *f, const struct gguf *g, int max_context, struct model *m, struct rope_spec *r,
-                 struct err *e) {
+                 struct err *e)
+{
     if (read_numbers(f, g, m, e) || read_heads(f, g, m, e) || read_rope(f, g, r, e)) return -1;
     if (refuse_experts(f, g, e) || read_vocab(f, g, m, e)) return -1;
     return read_context(f, g, max_context, m, e);

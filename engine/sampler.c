@@ -2,21 +2,23 @@
  *
  * Greedy is a maximum. With a temperature, weights w = exp((x - max) / T) are made for the whole vocabulary, then
  *
- *     no filter                 draw by inversion: sums of blocks, the block that holds the point, the token in it
- *     min_p, top_k, top_p       candidates -> a heap -> the best are popped until top_k of them, or top_p of their mass, is out -> draw
+ *     no filter             draw by inversion: sums of blocks, the block that holds the point, the token in it
+ *     min_p, top_k, top_p   candidates -> a heap -> the best are popped until top_k of them, or top_p of their
+ *                           mass, is out -> draw among these
  *
- * in that order: min_p keeps w >= min_p * max w, top_k the k best of those, top_p the smallest head of these that holds top_p of their
- * mass (the token that crosses the line is in). A heap costs one pass plus log n for each token that is kept, so nothing is sorted that
- * is not used. For top_p alone, tokens lighter than (1 - top_p) / vocab of the mass can't be in the head and are not made candidates.
+ * in that order: min_p keeps w >= min_p * max w, top_k the k best of those, top_p the smallest head of these that holds
+ * top_p of their mass (the token that crosses the line is in). A heap costs one pass plus log n for each token that is
+ * kept, so nothing is sorted that is not used. For top_p alone, tokens lighter than (1 - top_p) / vocab of the mass
+ * can't be in the head and are not made candidates.
  *
- * The random number is splitmix64's output function over (seed, index): no state, so a token's draw is the same alone, in a batch, or after
- * a preemption. Source: Steele, Lea and Flood 2014.
+ * The random number is splitmix64's output function over (seed, index): no state, so a token's draw is the same alone,
+ * in a batch, or after a preemption. Source: Steele, Lea and Flood 2014.
  *
- * Guarantees: equal input gives equal output on every thread; sums have a fixed order; among equal weights the smaller id comes first; a
- * NaN or an infinity anywhere in the row is found before anything is chosen.
+ * Guarantees: equal input gives equal output on every thread; sums have a fixed order; among equal weights the smaller
+ * id comes first; a NaN or an infinity anywhere in the row is found before anything is chosen.
  *
- * The loops over the vocabulary are written in lanes of four with the compiler's vector types, because without -ffast-math it may not
- * reorder a sum itself. One sampler per thread. */
+ * The loops over the vocabulary are written in lanes of four with the compiler's vector types, because without
+ * -ffast-math it may not reorder a sum itself. One sampler per thread. */
 #include "engine/sampler.h"
 #include <math.h>
 #include <stdlib.h>
@@ -25,7 +27,7 @@
 #define GREEDY_BELOW 1e-5f /* a temperature under this would overflow the quotient: it means the maximum */
 #define BLOCK 256          /* weights per partial sum */
 #define LANES 4
-#define STREAMS 4          /* independent accumulators, to hide latency */
+#define STREAMS 4 /* independent accumulators, to hide latency */
 
 typedef float f4 __attribute__((vector_size(16)));
 typedef int32_t i4 __attribute__((vector_size(16)));
@@ -37,12 +39,13 @@ struct cand {
 
 struct sampler {
     int vocab;
-    float *w;      /* [vocab] weights; before, logits with the banned ones masked */
-    float *sum;    /* [vocab / BLOCK + 1] */
+    float *w;   /* [vocab] weights; before, logits with the banned ones masked */
+    float *sum; /* [vocab / BLOCK + 1] */
     struct cand *cand;
 };
 
-struct sampler *sampler_new(int vocab) {
+struct sampler *sampler_new(int vocab)
+{
     struct sampler *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     s->vocab = vocab;
@@ -54,7 +57,8 @@ struct sampler *sampler_new(int vocab) {
     return NULL;
 }
 
-void sampler_free(struct sampler *s) {
+void sampler_free(struct sampler *s)
+{
     if (!s) return;
     free(s->w);
     free(s->sum);
@@ -64,18 +68,27 @@ void sampler_free(struct sampler *s) {
 
 /* --- lanes --- */
 
-static f4 load4(const float *p) {
+static f4 load4(const float *p)
+{
     f4 v;
     memcpy(&v, p, sizeof v);
     return v;
 }
 
-static f4 all4(float x) { return (f4){x, x, x, x}; }
+static f4 all4(float x)
+{
+    return (f4){x, x, x, x};
+}
 
-static f4 pick4(i4 mask, f4 a, f4 b) { return (f4)((mask & (i4)a) | (~mask & (i4)b)); }
+static f4 pick4(i4 mask, f4 a, f4 b)
+{
+    return (f4)((mask & (i4)a) | (~mask & (i4)b));
+}
 
-/* exp(x) for x <= 0 within 2 units in the last place; 0 below -87. Cody and Waite's reduction and a polynomial of degree 6. */
-static f4 exp4(f4 x) {
+/* exp(x) for x <= 0 within 2 units in the last place; 0 below -87. Cody and Waite's reduction and a polynomial of
+ * degree 6. */
+static f4 exp4(f4 x)
+{
     const f4 magic = all4(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
     i4 tiny = ~(x >= all4(-87.0f));
     x = pick4(tiny, all4(-87.0f), x);
@@ -92,10 +105,14 @@ static f4 exp4(f4 x) {
     return pick4(tiny, all4(0), p * (f4)two_n);
 }
 
-static float exp1(float x) { return exp4(all4(x))[0]; }
+static float exp1(float x)
+{
+    return exp4(all4(x))[0];
+}
 
 /* The largest of x[0..n), and whether all of them are finite (x * 0 is NaN for what is not). */
-static float row_max(const float *x, int n, bool *finite) {
+static float row_max(const float *x, int n, bool *finite)
+{
     f4 max[STREAMS], zero[STREAMS];
     for (int j = 0; j < STREAMS; j++) {
         max[j] = all4(-INFINITY);
@@ -122,14 +139,16 @@ static float row_max(const float *x, int n, bool *finite) {
     return best;
 }
 
-static int32_t first_equal(const float *x, int n, float v) {
+static int32_t first_equal(const float *x, int n, float v)
+{
     for (int i = 0; i < n; i++)
         if (x[i] == v) return i;
     return 0;
 }
 
 /* out[i] = exp((x[i] - max) * inv_t) for one block (out may be NULL); returns the block's sum. */
-static float exp_block(const float *x, int n, float max, float inv_t, float *out) {
+static float exp_block(const float *x, int n, float max, float inv_t, float *out)
+{
     f4 sum[STREAMS] = {0};
     int i = 0;
     for (; i + STREAMS * LANES <= n; i += STREAMS * LANES)
@@ -149,7 +168,8 @@ static float exp_block(const float *x, int n, float max, float inv_t, float *out
 }
 
 /* Weights of the whole row in w (may be x itself, or NULL) and the sums of its blocks; returns the mass. */
-static double exp_row(const float *x, int n, float max, float inv_t, float *w, float *sums) {
+static double exp_row(const float *x, int n, float max, float inv_t, float *w, float *sums)
+{
     double mass = 0;
     for (int b = 0; b * BLOCK < n; b++) {
         int len = n - b * BLOCK < BLOCK ? n - b * BLOCK : BLOCK;
@@ -162,9 +182,13 @@ static double exp_row(const float *x, int n, float max, float inv_t, float *w, f
 
 /* --- candidates: a heap with the best on top --- */
 
-static bool better(struct cand a, struct cand b) { return a.w > b.w || (a.w == b.w && a.id < b.id); }
+static bool better(struct cand a, struct cand b)
+{
+    return a.w > b.w || (a.w == b.w && a.id < b.id);
+}
 
-static void sift_down(struct cand *h, int n, int i) {
+static void sift_down(struct cand *h, int n, int i)
+{
     struct cand c = h[i];
     for (int child; (child = 2 * i + 1) < n; i = child) {
         if (child + 1 < n && better(h[child + 1], h[child])) child++;
@@ -174,12 +198,14 @@ static void sift_down(struct cand *h, int n, int i) {
     h[i] = c;
 }
 
-static void heapify(struct cand *h, int n) {
+static void heapify(struct cand *h, int n)
+{
     for (int i = n / 2 - 1; i >= 0; i--) sift_down(h, n, i);
 }
 
 /* Take the best out: it stands at h[n - 1] then, so what was popped lies behind the heap, best last. */
-static struct cand pop(struct cand *h, int n) {
+static struct cand pop(struct cand *h, int n)
+{
     struct cand top = h[0];
     h[0] = h[n - 1];
     h[n - 1] = top;
@@ -187,7 +213,8 @@ static struct cand pop(struct cand *h, int n) {
     return top;
 }
 
-static int gather(struct sampler *s, float least) {
+static int gather(struct sampler *s, float least)
+{
     int n = 0;
     for (int i = 0; i < s->vocab; i++)
         if (s->w[i] >= least && s->w[i] > 0) s->cand[n++] = (struct cand){s->w[i], i};
@@ -196,7 +223,8 @@ static int gather(struct sampler *s, float least) {
 
 /* --- drawing --- */
 
-static uint64_t mix(uint64_t z) {
+static uint64_t mix(uint64_t z)
+{
     z += 0x9E3779B97F4A7C15u;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
@@ -204,9 +232,13 @@ static uint64_t mix(uint64_t z) {
 }
 
 /* Uniform in [0, 1), 53 bits. */
-static double uniform(uint64_t seed, uint64_t index) { return (double)(mix(mix(seed) ^ mix(~index)) >> 11) * 0x1p-53; }
+static double uniform(uint64_t seed, uint64_t index)
+{
+    return (double)(mix(mix(seed) ^ mix(~index)) >> 11) * 0x1p-53;
+}
 
-static int32_t draw_all(const struct sampler *s, double mass, double u) {
+static int32_t draw_all(const struct sampler *s, double mass, double u)
+{
     double point = u * mass;
     int blocks = (s->vocab + BLOCK - 1) / BLOCK, b = 0;
     while (b < blocks - 1 && point >= s->sum[b]) point -= s->sum[b++];
@@ -222,8 +254,10 @@ static int32_t draw_all(const struct sampler *s, double mass, double u) {
     return last;
 }
 
-/* Pop until top_k are out or top_p of the mass is; `mass`: of all candidates when top_k is off. Returns how many are kept. */
-static int keep_best(struct cand *h, int n, const struct sample_params *p, double mass) {
+/* Pop until top_k are out or top_p of the mass is; `mass`: of all candidates when top_k is off. Returns how many are
+ * kept. */
+static int keep_best(struct cand *h, int n, const struct sample_params *p, double mass)
+{
     int k = p->top_k > 0 && p->top_k < n ? p->top_k : n, out = 0;
     bool by_k = k < n;
     double sum = 0;
@@ -240,7 +274,8 @@ static int keep_best(struct cand *h, int n, const struct sample_params *p, doubl
     return out;
 }
 
-static int32_t draw_best(struct sampler *s, const struct sample_params *p, double mass, double u) {
+static int32_t draw_best(struct sampler *s, const struct sample_params *p, double mass, double u)
+{
     float least = p->min_p > 0 ? p->min_p : 0; /* the best weight is 1 */
     if (p->min_p <= 0 && p->top_k <= 0) least = (float)((1.0 - (double)p->top_p) * mass / s->vocab * 0.999);
     int n = gather(s, least < 1 ? least : 1);
@@ -261,7 +296,8 @@ static int32_t draw_best(struct sampler *s, const struct sample_params *p, doubl
     return best[-(kept - 1)].id;
 }
 
-static int32_t choose(struct sampler *s, const float *x, float max, const struct sample_params *p, uint64_t index) {
+static int32_t choose(struct sampler *s, const float *x, float max, const struct sample_params *p, uint64_t index)
+{
     if (!(p->temperature >= GREEDY_BELOW)) return first_equal(x, s->vocab, max);
     double mass = exp_row(x, s->vocab, max, 1.0f / p->temperature, s->w, s->sum);
     double u = uniform(p->seed, index);
@@ -271,13 +307,15 @@ static int32_t choose(struct sampler *s, const float *x, float max, const struct
 
 /* --- log-probabilities --- */
 
-static void note_top(struct sample *out, int want, int32_t id, float logit) {
+static void note_top(struct sample *out, int want, int32_t id, float logit)
+{
     int i = out->ntop < want ? out->ntop++ : want - 1;
     for (; i > 0 && out->top[i - 1].logprob < logit; i--) out->top[i] = out->top[i - 1];
     out->top[i] = (struct token_logprob){id, logit};
 }
 
-static void logprobs(const struct sampler *s, const float *x, float max, int want, struct sample *out) {
+static void logprobs(const struct sampler *s, const float *x, float max, int want, struct sample *out)
+{
     float norm = max + (float)log(exp_row(x, s->vocab, max, 1, NULL, NULL));
     out->logprob = x[out->id] - norm;
     out->ntop = 0;
@@ -287,8 +325,9 @@ static void logprobs(const struct sampler *s, const float *x, float max, int wan
     for (int i = 0; i < out->ntop; i++) out->top[i].logprob -= norm;
 }
 
-int sample_token(struct sampler *s, const float *logits, const struct sample_params *p, uint64_t index, const int32_t *banned,
-                 int nbanned, struct sample *out) {
+int sample_token(struct sampler *s, const float *logits, const struct sample_params *p, uint64_t index,
+                 const int32_t *banned, int nbanned, struct sample *out)
+{
     bool finite, ignored;
     float max = row_max(logits, s->vocab, &finite), allowed_max = max;
     const float *x = logits;

@@ -1,17 +1,18 @@
 /* sched: the scheduler's doors: start, submit, cancel, stop.
  *
- * A submitted request is checked, copied and put into its tenant's queue; its adapter's pin is asked for at once, so that a cold adapter
- * loads while the request waits. From there on it belongs to the step thread (sched_step.c), which tells its events.
+ * A submitted request is checked, copied and put into its tenant's queue; its adapter's pin is asked for at once, so
+ * that a cold adapter loads while the request waits. From there on it belongs to the step thread (sched_step.c), which
+ * tells its events.
  *
- * Two threads may hold a request at a time: the step thread, and the loader while the pin is on its way. So a request that ends before its
- * pin came is left (`ended`) for the pin's answer to free; nothing else is ever shared.
+ * Two threads may hold a request at a time: the step thread, and the loader while the pin is on its way. So a request
+ * that ends before its pin came is left (`ended`) for the pin's answer to free; nothing else is ever shared.
  *
- * Lock order: the scheduler's lock is a leaf but for the metrics' own. lora_pin() and lora_unpin() are called without it, because they call
- * back into on_pin(), which takes it. */
-#include "engine/sched_impl.h"
+ * Lock order: the scheduler's lock is a leaf but for the metrics' own. lora_pin() and lora_unpin() are called without
+ * it, because they call back into on_pin(), which takes it. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/meters.h"
+#include "engine/sched_impl.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,21 +20,25 @@
 
 /* --- start and stop --- */
 
-static int init_sync(struct sched *s, struct err *e) {
+static int init_sync(struct sched *s, struct err *e)
+{
     pthread_condattr_t a;
     if (pthread_condattr_init(&a)) return err_set(e, ERR_NO_MEMORY, "no memory for a condition");
-    int rc = pthread_condattr_setclock(&a, CLOCK_MONOTONIC) || pthread_cond_init(&s->wake, &a) || pthread_mutex_init(&s->lock, NULL);
+    int rc = pthread_condattr_setclock(&a, CLOCK_MONOTONIC) || pthread_cond_init(&s->wake, &a) ||
+             pthread_mutex_init(&s->lock, NULL);
     pthread_condattr_destroy(&a);
     s->sync_ready = rc == 0;
     return rc ? err_set(e, ERR_NO_MEMORY, "no memory for a lock") : 0;
 }
 
-static void find_ends(struct sched *s) {
+static void find_ends(struct sched *s)
+{
     for (int id = 0; id < s->m->vocab && s->nends < SCHED_ENDS_MAX; id++)
         if (tokenizer_is_end(s->m->tok, id)) s->ends[s->nends++] = id;
 }
 
-static int init_compute(struct sched *s, struct err *e) {
+static int init_compute(struct sched *s, struct err *e)
+{
     const struct sched_options *o = &s->o;
     s->kernels = kernels_pick(o->kernels, s->m->prec);
     if (!s->kernels) return err_set(e, ERR_USAGE, "the kernels \"%s\" can't run on this processor", o->kernels);
@@ -42,11 +47,13 @@ static int init_compute(struct sched *s, struct err *e) {
         if (!(s->sampler[i] = sampler_new(s->m->vocab))) return err_set(e, ERR_NO_MEMORY, "no memory for sampling");
     if (kv_pool_init(&s->kv, s->m, o->kv_bytes, o->max_running, e)) return -1;
     int rank = s->loras ? lora_max_rank(s->loras) : 1;
-    if (forward_new(&s->forward, s->m, s->kernels, s->pool, &s->kv.cache, o->step_tokens, o->max_running, rank, e)) return -1;
+    if (forward_new(&s->forward, s->m, s->kernels, s->pool, &s->kv.cache, o->step_tokens, o->max_running, rank, e))
+        return -1;
     return plan_init(&s->plan, o, e);
 }
 
-static void free_all(struct sched *s) {
+static void free_all(struct sched *s)
+{
     plan_close(&s->plan);
     forward_free(s->forward);
     kv_pool_close(&s->kv);
@@ -62,15 +69,18 @@ static void free_all(struct sched *s) {
     free(s);
 }
 
-static int check_options(const struct sched_options *o, struct err *e) {
-    if (o->max_running < 1 || o->max_running > 1024 || o->max_waiting < 1 || o->step_tokens < 1 || o->step_tokens > 8192)
-        return err_set(e, ERR_USAGE, "scheduler limits out of range: %d running, %d waiting, %d rows a step", o->max_running,
-                       o->max_waiting, o->step_tokens);
+static int check_options(const struct sched_options *o, struct err *e)
+{
+    if (o->max_running < 1 || o->max_running > 1024 || o->max_waiting < 1 || o->step_tokens < 1 ||
+        o->step_tokens > 8192)
+        return err_set(e, ERR_USAGE, "scheduler limits out of range: %d running, %d waiting, %d rows a step",
+                       o->max_running, o->max_waiting, o->step_tokens);
     return 0;
 }
 
 int sched_new(struct sched **out, const struct model *m, struct lora_set *loras, const struct sched_options *o,
-              struct metrics *metrics, struct err *e) {
+              struct metrics *metrics, struct err *e)
+{
     if (check_options(o, e)) return -1;
     struct sched *s = calloc(1, sizeof *s);
     if (!s) return err_set(e, ERR_NO_MEMORY, "no memory for the scheduler");
@@ -79,7 +89,8 @@ int sched_new(struct sched **out, const struct model *m, struct lora_set *loras,
     s->o = *o;
     s->metrics = metrics;
     s->next_deadline_us = INT64_MAX;
-    if (s->o.step_tokens < s->o.max_running) s->o.step_tokens = s->o.max_running; /* every sequence decodes in every step */
+    if (s->o.step_tokens < s->o.max_running)
+        s->o.step_tokens = s->o.max_running; /* every sequence decodes in every step */
     find_ends(s);
     if (init_sync(s, e) || init_compute(s, e)) goto fail;
     if (pthread_create(&s->thread, NULL, sched_thread, s)) {
@@ -88,8 +99,8 @@ int sched_new(struct sched **out, const struct model *m, struct lora_set *loras,
     }
     s->started = true;
     log_info("scheduler_started", LS("kernels", s->kernels->name), LI("threads", pool_threads(s->pool)),
-             LI("max_running", s->o.max_running), LI("max_waiting", s->o.max_waiting), LI("step_tokens", s->o.step_tokens),
-             LI("workspace_bytes", (int64_t)forward_bytes(s->forward)));
+             LI("max_running", s->o.max_running), LI("max_waiting", s->o.max_waiting),
+             LI("step_tokens", s->o.step_tokens), LI("workspace_bytes", (int64_t)forward_bytes(s->forward)));
     *out = s;
     return 0;
 fail:
@@ -97,7 +108,8 @@ fail:
     return -1;
 }
 
-void sched_free(struct sched *s) {
+void sched_free(struct sched *s)
+{
     if (!s) return;
     pthread_mutex_lock(&s->lock);
     s->stop = true;
@@ -107,7 +119,8 @@ void sched_free(struct sched *s) {
     free_all(s);
 }
 
-bool sched_alive(struct sched *s) {
+bool sched_alive(struct sched *s)
+{
     int64_t since = atomic_load(&s->busy_since_us);
     return since == 0 || clock_mono_us() - since < HUNG_US;
 }
@@ -115,7 +128,8 @@ bool sched_alive(struct sched *s) {
 /* --- submit --- */
 
 /* The request was over before its pin came: this thread is the last that knows it. */
-static void drop_late_pin(struct sched *s, struct gen *g, struct lora_slot *slot) {
+static void drop_late_pin(struct sched *s, struct gen *g, struct lora_slot *slot)
+{
     if (slot) lora_unpin(s->loras, slot);
     gen_free(g);
     pthread_mutex_lock(&s->lock);
@@ -124,7 +138,8 @@ static void drop_late_pin(struct sched *s, struct gen *g, struct lora_slot *slot
     pthread_mutex_unlock(&s->lock);
 }
 
-static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e) {
+static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e)
+{
     struct gen *g = u;
     struct sched *s = g->s;
     if (cold && slot) note_add(s, M_COLD, NULL, 1);
@@ -139,14 +154,17 @@ static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err 
     g->slot = slot;
     g->cold = cold;
     if (g->place == PLACE_PINNING) {
-        if (slot) queue_move(g, PLACE_READY);
-        else queue_fail(g, e->code, e->msg);
+        if (slot)
+            queue_move(g, PLACE_READY);
+        else
+            queue_fail(g, e->code, e->msg);
     }
     pthread_cond_broadcast(&s->wake);
     pthread_mutex_unlock(&s->lock);
 }
 
-int sched_submit(struct sched *s, const struct gen_request *r, struct gen **out, struct err *e) {
+int sched_submit(struct sched *s, const struct gen_request *r, struct gen **out, struct err *e)
+{
     struct gen *g;
     if (r->digest && (!s->loras || !lora_known(s->loras, r->digest)))
         return err_set(e, ERR_ADAPTER_NOT_LOADED, "no adapter %.80s is loaded", r->digest);
@@ -167,7 +185,8 @@ int sched_submit(struct sched *s, const struct gen_request *r, struct gen **out,
     return 0;
 }
 
-void sched_cancel(struct sched *s, struct gen *g) {
+void sched_cancel(struct sched *s, struct gen *g)
+{
     pthread_mutex_lock(&s->lock);
     if (!g->cancel_asked) {
         g->cancel_asked = true;

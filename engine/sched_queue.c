@@ -6,16 +6,17 @@
  *                                    v pin failed, deadline, stop
  *                                  FAILED --gen_end--> (freed)
  *
- * Idea (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024): each tenant has a counter of the tokens that it was served,
- * prompt tokens at admission and generated ones as they come, divided by its weight. The ready request of the tenant with the smallest
- * counter is next. A tenant that comes back from having no requests is lifted to the smallest counter of those that have some, so that
- * nobody saves up turns by staying away; its own counter is remembered, so that nobody loses debt by leaving for a moment.
+ * Idea (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024): each tenant has a counter of the tokens
+ * that it was served, prompt tokens at admission and generated ones as they come, divided by its weight. The ready
+ * request of the tenant with the smallest counter is next. A tenant that comes back from having no requests is lifted
+ * to the smallest counter of those that have some, so that nobody saves up turns by staying away; its own counter is
+ * remembered, so that nobody loses debt by leaving for a moment.
  *
  * Within a tenant requests go in the order of submission, but one whose adapter is not resident yet holds up no other.
  *
  * Every function here is called with the scheduler's lock held, by any thread. */
-#include "engine/sched_impl.h"
 #include "base/clock.h"
+#include "engine/sched_impl.h"
 #include <assert.h>
 #include <math.h>
 #include <stdio.h>
@@ -27,69 +28,98 @@
 
 /* --- lists --- */
 
-static void list_unlink(struct gen_list *l, struct gen *g) {
-    if (g->prev) g->prev->next = g->next;
-    else l->first = g->next;
-    if (g->next) g->next->prev = g->prev;
-    else l->last = g->prev;
+static void list_unlink(struct gen_list *l, struct gen *g)
+{
+    if (g->prev)
+        g->prev->next = g->next;
+    else
+        l->first = g->next;
+    if (g->next)
+        g->next->prev = g->prev;
+    else
+        l->last = g->prev;
     g->prev = g->next = NULL;
     l->n--;
 }
 
-static void list_insert_after(struct gen_list *l, struct gen *at, struct gen *g) {
+static void list_insert_after(struct gen_list *l, struct gen *at, struct gen *g)
+{
     g->prev = at;
     g->next = at ? at->next : l->first;
-    if (g->next) g->next->prev = g;
-    else l->last = g;
-    if (at) at->next = g;
-    else l->first = g;
+    if (g->next)
+        g->next->prev = g;
+    else
+        l->last = g;
+    if (at)
+        at->next = g;
+    else
+        l->first = g;
     l->n++;
 }
 
-/* The waiting by submission, the running by first admission: newcomers belong at the end, so the search starts there. */
-static uint64_t rank_of(const struct gen *g, enum gen_place place) {
+/* The waiting by submission, the running by first admission: newcomers belong at the end, so the search starts there.
+ */
+static uint64_t rank_of(const struct gen *g, enum gen_place place)
+{
     return place == PLACE_RUNNING || place == PLACE_PREEMPTED ? g->stamp : g->number;
 }
 
-static struct gen_list *list_of(const struct gen *g, enum gen_place place) {
+static struct gen_list *list_of(const struct gen *g, enum gen_place place)
+{
     switch (place) {
-    case PLACE_PINNING: return &g->tenant->pinning;
-    case PLACE_READY: return &g->tenant->ready;
-    case PLACE_PREEMPTED: return &g->s->preempted;
-    case PLACE_RUNNING: return &g->s->running;
-    case PLACE_FAILED: return &g->s->failed;
-    case PLACE_NONE: break;
+    case PLACE_PINNING:
+        return &g->tenant->pinning;
+    case PLACE_READY:
+        return &g->tenant->ready;
+    case PLACE_PREEMPTED:
+        return &g->s->preempted;
+    case PLACE_RUNNING:
+        return &g->s->running;
+    case PLACE_FAILED:
+        return &g->s->failed;
+    case PLACE_NONE:
+        break;
     }
     return NULL;
 }
 
 /* --- tenants --- */
 
-static void tenants_unlink(struct tenant_list *l, struct tenant *t) {
-    if (t->prev) t->prev->next = t->next;
-    else l->first = t->next;
-    if (t->next) t->next->prev = t->prev;
-    else l->last = t->prev;
+static void tenants_unlink(struct tenant_list *l, struct tenant *t)
+{
+    if (t->prev)
+        t->prev->next = t->next;
+    else
+        l->first = t->next;
+    if (t->next)
+        t->next->prev = t->prev;
+    else
+        l->last = t->prev;
     t->prev = t->next = NULL;
     l->n--;
 }
 
-static void tenants_append(struct tenant_list *l, struct tenant *t) {
+static void tenants_append(struct tenant_list *l, struct tenant *t)
+{
     t->prev = l->last;
     t->next = NULL;
-    if (l->last) l->last->next = t;
-    else l->first = t;
+    if (l->last)
+        l->last->next = t;
+    else
+        l->first = t;
     l->last = t;
     l->n++;
 }
 
-static unsigned bucket_of(const char *tag) { /* FNV-1a */
+static unsigned bucket_of(const char *tag)
+{ /* FNV-1a */
     uint32_t h = 2166136261u;
     for (; *tag; tag++) h = (h ^ (unsigned char)*tag) * 16777619u;
     return h % SCHED_BUCKETS;
 }
 
-static void forget_tenant(struct sched *s, struct tenant *t) {
+static void forget_tenant(struct sched *s, struct tenant *t)
+{
     struct tenant **at = &s->bucket[bucket_of(t->tag)];
     while (*at != t) at = &(*at)->chain;
     *at = t->chain;
@@ -97,7 +127,8 @@ static void forget_tenant(struct sched *s, struct tenant *t) {
     free(t);
 }
 
-static struct tenant *tenant_of(struct sched *s, const char *tag, struct err *e) {
+static struct tenant *tenant_of(struct sched *s, const char *tag, struct err *e)
+{
     char cut[SCHED_TAG_MAX];
     snprintf(cut, sizeof cut, "%s", tag ? tag : "");
     struct tenant **at = &s->bucket[bucket_of(cut)];
@@ -115,7 +146,8 @@ static struct tenant *tenant_of(struct sched *s, const char *tag, struct err *e)
     return t;
 }
 
-static void activate(struct sched *s, struct tenant *t) {
+static void activate(struct sched *s, struct tenant *t)
+{
     if (t->active) return;
     double floor = s->last_counter;
     if (s->active.first) {
@@ -129,7 +161,8 @@ static void activate(struct sched *s, struct tenant *t) {
     t->active = true;
 }
 
-static void deactivate_if_empty(struct sched *s, struct tenant *t) {
+static void deactivate_if_empty(struct sched *s, struct tenant *t)
+{
     if (!t->active || t->waiting || t->running) return;
     s->last_counter = t->counter;
     tenants_unlink(&s->active, t);
@@ -140,7 +173,8 @@ static void deactivate_if_empty(struct sched *s, struct tenant *t) {
 
 /* --- places --- */
 
-static void count(struct gen *g, enum gen_place place, int by) {
+static void count(struct gen *g, enum gen_place place, int by)
+{
     struct sched *s = g->s;
     switch (place) {
     case PLACE_PINNING:
@@ -148,20 +182,27 @@ static void count(struct gen *g, enum gen_place place, int by) {
         s->waiting += by;
         g->tenant->waiting += by;
         break;
-    case PLACE_PREEMPTED: g->tenant->waiting += by; break;
-    case PLACE_RUNNING: g->tenant->running += by; break;
+    case PLACE_PREEMPTED:
+        g->tenant->waiting += by;
+        break;
+    case PLACE_RUNNING:
+        g->tenant->running += by;
+        break;
     case PLACE_FAILED:
-    case PLACE_NONE: break;
+    case PLACE_NONE:
+        break;
     }
 }
 
 /* Idle tenants may be forgotten, so a request that is over refers to none. */
-static void leave_tenant(struct gen *g) {
+static void leave_tenant(struct gen *g)
+{
     if (g->tenant) deactivate_if_empty(g->s, g->tenant);
     g->tenant = NULL;
 }
 
-void queue_move(struct gen *g, enum gen_place to) {
+void queue_move(struct gen *g, enum gen_place to)
+{
     struct gen_list *from = list_of(g, g->place), *l = list_of(g, to);
     if (from) list_unlink(from, g);
     count(g, g->place, -1);
@@ -175,7 +216,8 @@ void queue_move(struct gen *g, enum gen_place to) {
     list_insert_after(l, at, g);
 }
 
-int queue_enter(struct sched *s, struct gen *g, const char *tag, double weight, struct err *e) {
+int queue_enter(struct sched *s, struct gen *g, const char *tag, double weight, struct err *e)
+{
     if (s->stop) return err_set(e, ERR_UNAVAILABLE, "the engine is stopping");
     if (s->waiting >= s->o.max_waiting)
         return err_set(e, ERR_QUEUE_FULL, "%d requests wait already: try again later", s->waiting);
@@ -191,15 +233,20 @@ int queue_enter(struct sched *s, struct gen *g, const char *tag, double weight, 
     return 0;
 }
 
-void queue_fail(struct gen *g, enum err_code code, const char *msg) {
+void queue_fail(struct gen *g, enum err_code code, const char *msg)
+{
     if (g->place == PLACE_FAILED || g->place == PLACE_NONE) return;
     err_set(&g->err, code, "%s", msg);
     queue_move(g, PLACE_FAILED);
 }
 
-void queue_charge(struct gen *g, double tokens) { g->tenant->counter += tokens / g->tenant->weight; }
+void queue_charge(struct gen *g, double tokens)
+{
+    g->tenant->counter += tokens / g->tenant->weight;
+}
 
-struct gen *queue_next(struct sched *s) {
+struct gen *queue_next(struct sched *s)
+{
     struct tenant *best = NULL;
     for (struct tenant *t = s->active.first; t; t = t->next) {
         if (!t->ready.first) continue;
@@ -212,16 +259,20 @@ struct gen *queue_next(struct sched *s) {
 
 /* --- deadlines --- */
 
-static void fail_late_of(struct sched *s, struct gen_list *l, int64_t now_us) {
+static void fail_late_of(struct sched *s, struct gen_list *l, int64_t now_us)
+{
     for (struct gen *g = l->first, *next; g; g = next) {
         next = g->next;
         if (!g->deadline_us || g->first_us) continue;
-        if (g->deadline_us <= now_us) queue_fail(g, ERR_DEADLINE, "the request could not be served before its deadline");
-        else if (g->deadline_us < s->next_deadline_us) s->next_deadline_us = g->deadline_us;
+        if (g->deadline_us <= now_us)
+            queue_fail(g, ERR_DEADLINE, "the request could not be served before its deadline");
+        else if (g->deadline_us < s->next_deadline_us)
+            s->next_deadline_us = g->deadline_us;
     }
 }
 
-void queue_fail_late(struct sched *s, int64_t now_us) {
+void queue_fail_late(struct sched *s, int64_t now_us)
+{
     if (now_us < s->next_deadline_us) return;
     s->next_deadline_us = INT64_MAX;
     for (struct tenant *t = s->active.first, *next; t; t = next) {
@@ -233,7 +284,8 @@ void queue_fail_late(struct sched *s, int64_t now_us) {
     fail_late_of(s, &s->running, now_us);
 }
 
-void queue_free(struct sched *s) {
+void queue_free(struct sched *s)
+{
     while (s->active.first) forget_tenant(s, s->active.first);
     while (s->idle.first) forget_tenant(s, s->idle.first);
 }

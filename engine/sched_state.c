@@ -1,11 +1,12 @@
 /* sched_state: what can be seen of the scheduler from outside: the snapshot for /weft/v1/state and the metrics.
  *
- * The snapshot is taken under the lock and sorted outside of it where that costs something. The label of vllm:lora_requests_info lists
- * digests, so it is made only when the place of an adapted request changed, and not more often than LABEL_EVERY_US while steps run. */
-#include "engine/sched_impl.h"
+ * The snapshot is taken under the lock and sorted outside of it where that costs something. The label of
+ * vllm:lora_requests_info lists digests, so it is made only when the place of an adapted request changed, and not more
+ * often than LABEL_EVERY_US while steps run. */
 #include "base/buf.h"
 #include "base/clock.h"
 #include "engine/meters.h"
+#include "engine/sched_impl.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,15 +17,18 @@
 
 /* --- metrics --- */
 
-void note_add(struct sched *s, size_t row, const char *label, double v) {
+void note_add(struct sched *s, size_t row, const char *label, double v)
+{
     if (s->metrics) metric_add(s->metrics, row, label ? (const char *[]){label} : NULL, v);
 }
 
-void note_time(struct sched *s, size_t row, int64_t us) {
+void note_time(struct sched *s, size_t row, int64_t us)
+{
     if (s->metrics) metric_observe(s->metrics, row, NULL, (double)us / 1e6);
 }
 
-void note_step(struct sched *s, int64_t took_us) {
+void note_step(struct sched *s, int64_t took_us)
+{
     const struct plan *p = &s->plan;
     char adapters[16];
     snprintf(adapters, sizeof adapters, "%d", p->adapters);
@@ -41,7 +45,8 @@ void note_step(struct sched *s, int64_t took_us) {
     note_add(s, M_GEN_TOKENS, NULL, p->nlogits);
 }
 
-void note_gauges(struct sched *s) {
+void note_gauges(struct sched *s)
+{
     s->pages_used = s->kv.cache.pages - s->kv.nfree;
     if (!s->metrics) return;
     metric_set(s->metrics, M_RUNNING, NULL, s->running.n);
@@ -51,17 +56,21 @@ void note_gauges(struct sched *s) {
 
 /* --- the adapters' label --- */
 
-static void add_digest(struct buf *b, const struct gen *g) {
+static void add_digest(struct buf *b, const struct gen *g)
+{
     if (!g->adapted || (b->len && strstr(b->data, g->digest))) return;
     if (b->len) buf_addc(b, ',');
     buf_adds(b, g->digest);
 }
 
-static void add_digests(struct buf *b, const struct gen_list *l, int *left) {
-    for (const struct gen *g = l->first; g && *left > 0 && b->len + SHA256_HEX < LABEL_BYTES; g = g->next, --*left) add_digest(b, g);
+static void add_digests(struct buf *b, const struct gen_list *l, int *left)
+{
+    for (const struct gen *g = l->first; g && *left > 0 && b->len + SHA256_HEX < LABEL_BYTES; g = g->next, --*left)
+        add_digest(b, g);
 }
 
-static void list_adapters(struct sched *s, struct buf *running, struct buf *waiting) {
+static void list_adapters(struct sched *s, struct buf *running, struct buf *waiting)
+{
     int left = LABEL_SCAN;
     add_digests(running, &s->running, &left);
     add_digests(waiting, &s->preempted, &left);
@@ -71,7 +80,8 @@ static void list_adapters(struct sched *s, struct buf *running, struct buf *wait
     }
 }
 
-static bool replace(char **old, struct buf *b) {
+static bool replace(char **old, struct buf *b)
+{
     if (*old && strcmp(*old, b->data) == 0) return false;
     char *s = buf_take(b);
     if (!s) return false;
@@ -80,7 +90,8 @@ static bool replace(char **old, struct buf *b) {
     return true;
 }
 
-void note_adapters(struct sched *s, bool now) {
+void note_adapters(struct sched *s, bool now)
+{
     int64_t t = clock_mono_us();
     if (!now && t - s->lora_noted_us < LABEL_EVERY_US) return;
     struct buf running, waiting;
@@ -97,7 +108,8 @@ void note_adapters(struct sched *s, bool now) {
         char max[16];
         snprintf(max, sizeof max, "%d", s->loras ? lora_max_slots(s->loras) : 0);
         if ((a || b) && s->lora_running && s->lora_waiting)
-            metric_set(s->metrics, M_LORA_INFO, (const char *[]){max, s->lora_running, s->lora_waiting}, (double)clock_wall_us() / 1e6);
+            metric_set(s->metrics, M_LORA_INFO, (const char *[]){max, s->lora_running, s->lora_waiting},
+                       (double)clock_wall_us() / 1e6);
     }
     buf_close(&running);
     buf_close(&waiting);
@@ -105,7 +117,8 @@ void note_adapters(struct sched *s, bool now) {
 
 /* --- the snapshot --- */
 
-static void add_tenant(struct sched_state *out, const struct tenant *t) {
+static void add_tenant(struct sched_state *out, const struct tenant *t)
+{
     int max = (int)(sizeof out->tenant / sizeof *out->tenant), all = t->waiting + t->running, i = out->ntenant;
     if (i == max) {
         if (out->tenant[max - 1].waiting + out->tenant[max - 1].running >= all) return;
@@ -113,18 +126,21 @@ static void add_tenant(struct sched_state *out, const struct tenant *t) {
     } else {
         out->ntenant++;
     }
-    for (; i > 0 && out->tenant[i - 1].waiting + out->tenant[i - 1].running < all; i--) out->tenant[i] = out->tenant[i - 1];
+    for (; i > 0 && out->tenant[i - 1].waiting + out->tenant[i - 1].running < all; i--)
+        out->tenant[i] = out->tenant[i - 1];
     snprintf(out->tenant[i].tag, sizeof out->tenant[i].tag, "%s", t->tag);
     out->tenant[i].waiting = t->waiting;
     out->tenant[i].running = t->running;
 }
 
-static int by_value(const void *x, const void *y) {
+static int by_value(const void *x, const void *y)
+{
     int64_t a = *(const int64_t *)x, b = *(const int64_t *)y;
     return a < b ? -1 : a > b;
 }
 
-void sched_get_state(struct sched *s, struct sched_state *out) {
+void sched_get_state(struct sched *s, struct sched_state *out)
+{
     int64_t times[SCHED_TIMES];
     memset(out, 0, sizeof *out);
     pthread_mutex_lock(&s->lock);

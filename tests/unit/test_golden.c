@@ -1,11 +1,13 @@
-/* Tests of the whole numeric path against PEFT: tests/golden/demo.json holds what transformers and PEFT, in float32 on the same dequantized
- * weights, chose for 48 prompts with three adapters and without, and the five best log-probabilities of each step.
+/* Tests of the whole numeric path against PEFT: tests/golden/demo.json holds what transformers and PEFT, in float32 on
+ * the same dequantized weights, chose for 48 prompts with three adapters and without, and the five best
+ * log-probabilities of each step.
  *
- * Teacher forcing: prompt and golden answer go through in one pass, and each row's best token is compared with the next golden one. So one
- * disagreement costs one token, and EXACT agreeing everywhere means that greedy answers are equal. Then all prompts run at once through
- * the scheduler, adapters mixed, and the answers themselves are compared.
+ * Teacher forcing: prompt and golden answer go through in one pass, and each row's best token is compared with the next
+ * golden one. So one disagreement costs one token, and EXACT agreeing everywhere means that greedy answers are equal.
+ * Then all prompts run at once through the scheduler, adapters mixed, and the answers themselves are compared.
  *
- * Needs the real model: run by ops/test, which fetches it and sets WEFT_MODEL. Under ASan every eighth case is taken. */
+ * Needs the real model: run by ops/test, which fetches it and sets WEFT_MODEL. Under ASan every eighth case is taken.
+ */
 #include "base/log.h"
 #include "engine/forward.h"
 #include "engine/kv.h"
@@ -49,12 +51,14 @@ static int ncases;
 
 /* --- the golden file --- */
 
-static int read_ids(const json_t *a, int32_t *out) {
+static int read_ids(const json_t *a, int32_t *out)
+{
     for (size_t i = 0; i < json_array_size(a); i++) out[i] = (int32_t)json_integer_value(json_array_get(a, i));
     return (int)json_array_size(a);
 }
 
-static void read_case(const json_t *j, struct golden *g) {
+static void read_case(const json_t *j, struct golden *g)
+{
     const char *name = json_string_value(json_object_get(j, "adapter"));
     g->adapter = -1;
     for (int i = 0; name && i < ADAPTERS; i++)
@@ -74,7 +78,8 @@ static void read_case(const json_t *j, struct golden *g) {
         }
 }
 
-static int read_golden(void **state) {
+static int read_golden(void **state)
+{
     (void)state;
     json_error_t why;
     json_t *j = json_load_file("tests/golden/demo.json", 0, &why);
@@ -99,7 +104,8 @@ struct engine {
     struct lora_slot *slot[ADAPTERS];
 };
 
-static void engine_close(struct engine *e) {
+static void engine_close(struct engine *e)
+{
     lora_set_free(e->loras);
     model_free(e->m);
 }
@@ -112,7 +118,8 @@ struct waited {
     struct lora_slot *slot;
 };
 
-static void arrived(struct waited *w, struct lora_slot *slot, const struct err *e) {
+static void arrived(struct waited *w, struct lora_slot *slot, const struct err *e)
+{
     pthread_mutex_lock(&w->lock);
     w->slot = slot;
     if (e) w->err = *e;
@@ -121,13 +128,18 @@ static void arrived(struct waited *w, struct lora_slot *slot, const struct err *
     pthread_mutex_unlock(&w->lock);
 }
 
-static void on_load(void *u, const struct err *e) { arrived(u, NULL, e); }
-static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e) {
+static void on_load(void *u, const struct err *e)
+{
+    arrived(u, NULL, e);
+}
+static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e)
+{
     (void)cold;
     arrived(u, slot, e);
 }
 
-static struct lora_slot *await(struct waited *w) {
+static struct lora_slot *await(struct waited *w)
+{
     pthread_mutex_lock(&w->lock);
     while (!w->came) pthread_cond_wait(&w->cond, &w->lock);
     pthread_mutex_unlock(&w->lock);
@@ -136,7 +148,8 @@ static struct lora_slot *await(struct waited *w) {
     return w->slot;
 }
 
-static void load_adapter(struct engine *e, int i) {
+static void load_adapter(struct engine *e, int i)
+{
     char rel[64], *dir;
     struct err err = {0};
     struct adapter *a;
@@ -154,7 +167,8 @@ static void load_adapter(struct engine *e, int i) {
     free(dir);
 }
 
-static void engine_open(struct engine *e, enum precision prec) {
+static void engine_open(struct engine *e, enum precision prec)
+{
     const char *path = getenv("WEFT_MODEL");
     struct err err = {0};
     memset(e, 0, sizeof *e);
@@ -165,7 +179,8 @@ static void engine_open(struct engine *e, enum precision prec) {
     for (int i = 0; i < ADAPTERS; i++) load_adapter(e, i);
 }
 
-static void unpin_all(struct engine *e) {
+static void unpin_all(struct engine *e)
+{
     for (int i = 0; i < ADAPTERS; i++) lora_unpin(e->loras, e->slot[i]);
 }
 
@@ -176,7 +191,8 @@ struct score {
     double kl, worst; /* sum over steps; largest difference of a log-probability among the five */
 };
 
-static void score_row(const struct golden *g, int t, const float *logits, int vocab, struct score *s) {
+static void score_row(const struct golden *g, int t, const float *logits, int vocab, struct score *s)
+{
     int best = 0;
     double max, sum = 0, kl = 0;
     for (int i = 1; i < vocab; i++)
@@ -199,7 +215,8 @@ struct runner {
     struct forward *f;
 };
 
-static void run_case(struct engine *e, struct runner *r, const struct golden *g, struct score *s) {
+static void run_case(struct engine *e, struct runner *r, const struct golden *g, struct score *s)
+{
     struct err err = {0};
     struct kv_seq seq;
     int rows = g->nprompt + g->ntokens - 1, wanted[ANSWER_MAX];
@@ -208,7 +225,8 @@ static void run_case(struct engine *e, struct runner *r, const struct golden *g,
     for (int t = 0; t < g->ntokens; t++) wanted[t] = g->nprompt - 1 + t;
     const struct attn_seq at = {.rows = rows, .page = seq.page};
     struct lora_seg seg = {.rows = rows};
-    struct forward_batch b = {.rows = rows, .token = g->ids, .nseq = 1, .seq = &at, .nlogits = g->ntokens, .logit_row = wanted};
+    struct forward_batch b = {
+        .rows = rows, .token = g->ids, .nseq = 1, .seq = &at, .nlogits = g->ntokens, .logit_row = wanted};
     if (g->adapter >= 0) {
         seg.mod = e->slot[g->adapter]->mod;
         b.lora = (struct lora_batch){.nseg = 1, .seg = &seg, .modules = LORA_MODULES};
@@ -220,7 +238,8 @@ static void run_case(struct engine *e, struct runner *r, const struct golden *g,
     kv_seq_close(&seq);
 }
 
-static struct score teacher_force(enum precision prec) {
+static struct score teacher_force(enum precision prec)
+{
     struct engine e;
     struct runner r = {0};
     struct score s = {0};
@@ -234,11 +253,12 @@ static struct score teacher_force(enum precision prec) {
         struct score before = s;
         run_case(&e, &r, &cases[i], &s);
         if (s.agree - before.agree < s.tokens - before.tokens)
-            printf("  case %d: %d of %d agree (smallest gap %.5f)\n", i * EVERY, s.agree - before.agree, s.tokens - before.tokens,
-                   (double)cases[i].gap);
+            printf("  case %d: %d of %d agree (smallest gap %.5f)\n", i * EVERY, s.agree - before.agree,
+                   s.tokens - before.tokens, (double)cases[i].gap);
     }
     printf("%s, %s: %d of %d tokens agree (%.2f %%), KL over the five best %.2e, largest difference %.2e\n",
-           prec == PREC_EXACT ? "exact" : "fast", k->name, s.agree, s.tokens, 100.0 * s.agree / s.tokens, s.kl / s.tokens, s.worst);
+           prec == PREC_EXACT ? "exact" : "fast", k->name, s.agree, s.tokens, 100.0 * s.agree / s.tokens,
+           s.kl / s.tokens, s.worst);
     forward_free(r.f);
     kv_pool_close(&r.kv);
     pool_free(r.pool);
@@ -247,14 +267,16 @@ static struct score teacher_force(enum precision prec) {
     return s;
 }
 
-static void test_exact_agrees_with_peft_on_every_token(void **state) {
+static void test_exact_agrees_with_peft_on_every_token(void **state)
+{
     (void)state;
     struct score s = teacher_force(PREC_EXACT);
     assert_int_equal(s.agree, s.tokens);
     assert_true(fabs(s.kl / s.tokens) < 1e-5);
 }
 
-static void test_fast_agrees_with_peft_on_97_percent_of_tokens(void **state) {
+static void test_fast_agrees_with_peft_on_97_percent_of_tokens(void **state)
+{
     (void)state;
     struct score s = teacher_force(PREC_FAST);
     assert_true(s.agree * 100 >= s.tokens * 97);
@@ -271,7 +293,8 @@ struct answer {
     enum gen_finish finish;
 };
 
-static void on_event(void *u, const struct gen_event *ev) {
+static void on_event(void *u, const struct gen_event *ev)
+{
     struct answer *a = u;
     if (ev->kind == GEN_TOKEN) {
         a->ids[a->n++] = ev->sample->id;
@@ -283,17 +306,24 @@ static void on_event(void *u, const struct gen_event *ev) {
     pthread_mutex_unlock(a->lock);
 }
 
-static void submit_case(struct engine *e, struct sched *s, const struct golden *g, struct answer *a) {
+static void submit_case(struct engine *e, struct sched *s, const struct golden *g, struct answer *a)
+{
     struct err err = {0};
     struct gen *gen;
-    const struct gen_request r = {.prompt = g->ids, .nprompt = g->nprompt, .weight = 1, .on_event = on_event, .user = a,
-                                  .tenant = "golden", .digest = g->adapter >= 0 ? e->digest[g->adapter] : NULL,
+    const struct gen_request r = {.prompt = g->ids,
+                                  .nprompt = g->nprompt,
+                                  .weight = 1,
+                                  .on_event = on_event,
+                                  .user = a,
+                                  .tenant = "golden",
+                                  .digest = g->adapter >= 0 ? e->digest[g->adapter] : NULL,
                                   .p = {.max_tokens = ANSWER_MAX, .sample = {.top_p = 1, .logprobs = -1}}};
     if (sched_submit(s, &r, &gen, &err)) fail_msg("%s", err.msg);
 }
 
 /* Returns how many answers are equal. */
-static int crowd(enum precision prec) {
+static int crowd(enum precision prec)
+{
     static struct answer a[CASES];
     struct engine e;
     struct sched *s;
@@ -304,7 +334,8 @@ static int crowd(enum precision prec) {
     struct timespec t0, t1;
     engine_open(&e, prec);
     unpin_all(&e);
-    const struct sched_options o = {.max_running = 16, .max_waiting = 64, .step_tokens = 128, .kernels = getenv("WEFT_KERNELS")};
+    const struct sched_options o = {
+        .max_running = 16, .max_waiting = 64, .step_tokens = 128, .kernels = getenv("WEFT_KERNELS")};
     if (sched_new(&s, e.m, e.loras, &o, NULL, &err)) fail_msg("%s", err.msg);
     clock_gettime(CLOCK_MONOTONIC, &t0);
     for (int i = 0; i < ncases; i++) {
@@ -318,29 +349,33 @@ static int crowd(enum precision prec) {
     sched_free(s);
     for (int i = 0; i < ncases; i++) {
         const struct golden *g = &cases[i];
-        bool same = a[i].n == g->ntokens && memcmp(a[i].ids, g->ids + g->nprompt, (size_t)a[i].n * sizeof *a[i].ids) == 0;
+        bool same =
+            a[i].n == g->ntokens && memcmp(a[i].ids, g->ids + g->nprompt, (size_t)a[i].n * sizeof *a[i].ids) == 0;
         equal += same;
         tokens += a[i].n;
     }
     double sec = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) / 1e9;
-    printf("%s: %d of %d answers equal; %d tokens in %.2f s (%.0f/s with prompts)\n", prec == PREC_EXACT ? "exact" : "fast", equal,
-           ncases, tokens, sec, tokens / sec);
+    printf("%s: %d of %d answers equal; %d tokens in %.2f s (%.0f/s with prompts)\n",
+           prec == PREC_EXACT ? "exact" : "fast", equal, ncases, tokens, sec, tokens / sec);
     engine_close(&e);
     return equal;
 }
 
-static void test_exact_answers_in_a_mixed_crowd_equal_pefts(void **state) {
+static void test_exact_answers_in_a_mixed_crowd_equal_pefts(void **state)
+{
     (void)state;
     assert_int_equal(crowd(PREC_EXACT), ncases);
 }
 
-static void test_fast_answers_in_a_mixed_crowd_mostly_equal_pefts(void **state) {
+static void test_fast_answers_in_a_mixed_crowd_mostly_equal_pefts(void **state)
+{
     (void)state;
     int equal = crowd(PREC_FAST); /* one token that differs changes the rest of a greedy answer: no sharp bound here */
     assert_true(equal * 2 >= ncases);
 }
 
-int main(void) {
+int main(void)
+{
     log_init("test", LOG_WARN);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exact_agrees_with_peft_on_every_token),

@@ -4,7 +4,11 @@
 
 static struct tiny_engine t;
 
-static void open_with(int slots, int wait_ms) { tiny_open(&t, TINY_F32, PREC_EXACT, &(struct lora_options){.max_slots = slots, .max_known = 16, .wait_ms = wait_ms, .max_rank = 64}); }
+static void open_with(int slots, int wait_ms)
+{
+    tiny_open(&t, TINY_F32, PREC_EXACT,
+              &(struct lora_options){.max_slots = slots, .max_known = 16, .wait_ms = wait_ms, .max_rank = 64});
+}
 
 static enum lora_state state_of(int i)
 {
@@ -12,7 +16,7 @@ static enum lora_state state_of(int i)
     int n = lora_list(t.loras, info, 64);
     for (int j = 0; j < n; j++)
         if (strcmp(info[j].digest, t.digest[i]) == 0) return info[j].state;
-    return (enum lora_state)-1;
+    return (enum lora_state) - 1;
 }
 
 static void unpin(struct outcome *o)
@@ -185,8 +189,10 @@ static void test_what_is_not_the_adapter_asked_for_is_refused(void **state)
         struct outcome o = {0};
         lora_load(t.loras, row[i].digest, row[i].path, tiny_on_done, &o);
         tiny_await(&o.came, 1);
-        if (row[i].code) assert_int_equal(o.err.code, row[i].code);
-        else assert_int_not_equal(o.err.code, ERR_NONE);
+        if (row[i].code)
+            assert_int_equal(o.err.code, row[i].code);
+        else
+            assert_int_not_equal(o.err.code, ERR_NONE);
         assert_false(lora_known(t.loras, row[i].digest));
     }
     assert_int_equal(tiny_load(&t, 0), ERR_NONE);
@@ -203,7 +209,11 @@ static void test_a_folder_outside_the_store_is_refused_also_through_a_link(void 
     snprintf(store, sizeof store, "%s/a7", t.folder);
     snprintf(link, sizeof link, "%s/link", store);
     assert_int_equal(symlink(t.dir[0], link), 0);
-    assert_int_equal(lora_set_new(&t.loras, t.m, &(struct lora_options){.store = store, .max_slots = 2, .max_known = 4, .wait_ms = 100, .max_rank = 64}, &e), 0);
+    assert_int_equal(
+        lora_set_new(
+            &t.loras, t.m,
+            &(struct lora_options){.store = store, .max_slots = 2, .max_known = 4, .wait_ms = 100, .max_rank = 64}, &e),
+        0);
     assert_int_equal(tiny_load(&t, 0), ERR_INVALID);
     struct outcome o = {0};
     lora_load(t.loras, t.digest[0], link, tiny_on_done, &o);
@@ -213,7 +223,12 @@ static void test_a_folder_outside_the_store_is_refused_also_through_a_link(void 
     assert_int_equal(tiny_load(&t, 7), ERR_INVALID); /* the store itself is no version in it */
     unlink(link);
     lora_set_free(t.loras);
-    assert_int_equal(lora_set_new(&t.loras, t.m, &(struct lora_options){.store = t.folder, .max_slots = 2, .max_known = 4, .wait_ms = 100, .max_rank = 64}, &e), 0);
+    assert_int_equal(
+        lora_set_new(
+            &t.loras, t.m,
+            &(struct lora_options){.store = t.folder, .max_slots = 2, .max_known = 4, .wait_ms = 100, .max_rank = 64},
+            &e),
+        0);
     assert_int_equal(tiny_load(&t, 0), ERR_NONE);
     tiny_close(&t);
 }
@@ -224,7 +239,10 @@ static void test_a_rank_beyond_the_limit_is_refused(void **state)
     struct err e = {0};
     open_with(2, 1000);
     lora_set_free(t.loras);
-    assert_int_equal(lora_set_new(&t.loras, t.m, &(struct lora_options){.max_slots = 2, .max_known = 4, .wait_ms = 100, .max_rank = 8}, &e), 0);
+    assert_int_equal(lora_set_new(&t.loras, t.m,
+                                  &(struct lora_options){.max_slots = 2, .max_known = 4, .wait_ms = 100, .max_rank = 8},
+                                  &e),
+                     0);
     assert_int_equal(tiny_load(&t, 2), ERR_ADAPTER_INVALID);
     assert_int_equal(tiny_load(&t, 1), ERR_NONE);
     tiny_close(&t);
@@ -237,7 +255,10 @@ static void test_no_more_are_remembered_than_allowed(void **state)
     struct lora_info info[16];
     open_with(2, 1000);
     lora_set_free(t.loras);
-    assert_int_equal(lora_set_new(&t.loras, t.m, &(struct lora_options){.max_slots = 2, .max_known = 3, .wait_ms = 100, .max_rank = 64}, &e), 0);
+    assert_int_equal(
+        lora_set_new(&t.loras, t.m,
+                     &(struct lora_options){.max_slots = 2, .max_known = 3, .wait_ms = 100, .max_rank = 64}, &e),
+        0);
     for (int i = 0; i < 6; i++) assert_int_equal(tiny_load(&t, i), ERR_NONE);
     assert_int_equal(lora_list(t.loras, info, 16), 3);
     assert_true(lora_known(t.loras, t.digest[5]));
@@ -252,10 +273,14 @@ static void test_a_slot_holds_what_the_file_says(void **state)
         enum tiny_type type;
         enum precision prec;
         double within;
-    } row[] = {{TINY_F32, PREC_EXACT, 1e-5}, {TINY_Q4_1, PREC_EXACT, 1e-5}, {TINY_F32, PREC_FAST, 0.02}, {TINY_Q8_0, PREC_FAST, 0.05},
+    } row[] = {{TINY_F32, PREC_EXACT, 1e-5},
+               {TINY_Q4_1, PREC_EXACT, 1e-5},
+               {TINY_F32, PREC_FAST, 0.02},
+               {TINY_Q8_0, PREC_FAST, 0.05},
                {TINY_Q4_1, PREC_FAST, 0.05}};
     for (size_t r = 0; r < sizeof row / sizeof *row; r++) {
-        tiny_open(&t, row[r].type, row[r].prec, &(struct lora_options){.max_slots = 2, .max_known = 16, .wait_ms = 1000, .max_rank = 64});
+        tiny_open(&t, row[r].type, row[r].prec,
+                  &(struct lora_options){.max_slots = 2, .max_known = 16, .wait_ms = 1000, .max_rank = 64});
         for (int i = 0; i < ADAPTERS; i++) {
             double worst[LORA_MODULES];
             struct err e = {0};
@@ -264,7 +289,8 @@ static void test_a_slot_holds_what_the_file_says(void **state)
             for (int m = 0; m < LORA_MODULES; m++) {
                 bool adapted = tiny_adapters[i].modules >> m & 1;
                 assert_int_equal(worst[m] >= 0, adapted);
-                if (adapted && !(worst[m] < row[r].within)) fail_msg("row %zu, adapter %d, %s: %g", r, i, lora_module_name[m], worst[m]);
+                if (adapted && !(worst[m] < row[r].within))
+                    fail_msg("row %zu, adapter %d, %s: %g", r, i, lora_module_name[m], worst[m]);
             }
         }
         assert_int_equal(tiny_pins(&t), 0);

@@ -1,5 +1,6 @@
-/* Tests of loading and of the forward pass: a tiny model is written as converters write it, loaded, run, and compared with a plain forward
- * pass in double that is written here, from the weights in Hugging Face's order. What the loader must refuse is a table. */
+/* Tests of loading and of the forward pass: a tiny model is written as converters write it, loaded, run, and compared
+ * with a plain forward pass in double that is written here, from the weights in Hugging Face's order. What the loader
+ * must refuse is a table. */
 #include "base/log.h"
 #include "engine/forward.h"
 #include "engine/kv.h"
@@ -56,7 +57,8 @@ static void linear(const struct plain *p, int module, int layer, const double *x
     for (int j = 0; j < p->a->rank; j++) {
         double s = 0;
         for (int i = 0; i < k; i++) s += (double)tiny_a(p->a, module, layer, (int64_t)j * k + i) * x[i];
-        for (int o = 0; o < n; o++) y[o] += p->a->alpha / p->a->rank * s * (double)tiny_b(p->a, module, layer, (int64_t)o * p->a->rank + j);
+        for (int o = 0; o < n; o++)
+            y[o] += p->a->alpha / p->a->rank * s * (double)tiny_b(p->a, module, layer, (int64_t)o * p->a->rank + j);
     }
 }
 
@@ -64,7 +66,8 @@ static void norm(const struct plain *p, int tensor, int layer, const double *x, 
 {
     double sum = 0;
     for (int i = 0; i < 64; i++) sum += x[i] * x[i];
-    for (int i = 0; i < 64; i++) y[i] = x[i] / sqrt(sum / 64 + 1e-5) * (double)tiny_weight(p->t->seed, tensor, layer, 0, i);
+    for (int i = 0; i < 64; i++)
+        y[i] = x[i] / sqrt(sum / 64 + 1e-5) * (double)tiny_weight(p->t->seed, tensor, layer, 0, i);
 }
 
 static void rotate(const struct plain *p, double *head, int pos)
@@ -118,7 +121,8 @@ static void plain_row(struct plain *p, int row, int token, double logits[TINY_VO
     norm(p, TINY_OUT_NORM, 0, x, h);
     for (int o = 0; o < TINY_VOCAB; o++) {
         logits[o] = 0;
-        for (int i = 0; i < 64; i++) logits[o] += (double)tiny_weight(p->t->seed, p->t->untied ? TINY_OUTPUT : TINY_EMBED, 0, o, i) * h[i];
+        for (int i = 0; i < 64; i++)
+            logits[o] += (double)tiny_weight(p->t->seed, p->t->untied ? TINY_OUTPUT : TINY_EMBED, 0, o, i) * h[i];
     }
 }
 
@@ -130,7 +134,8 @@ struct outcome {
     float logits[ROWS][TINY_VOCAB];
 };
 
-static void run(const struct model *m, const char *kernels, int threads, const struct lora_mod *mod, int rank, struct outcome *out)
+static void run(const struct model *m, const char *kernels, int threads, const struct lora_mod *mod, int rank,
+                struct outcome *out)
 {
     struct err e = {0};
     struct pool *pool;
@@ -147,8 +152,14 @@ static void run(const struct model *m, const char *kernels, int threads, const s
     for (int i = 0; i < ROWS; i++) all[i] = i;
     const struct attn_seq at = {.rows = ROWS, .page = seq.page};
     const struct lora_seg seg = {.rows = ROWS, .mod = mod};
-    const struct forward_batch b = {.rows = ROWS, .token = tokens, .nseq = 1, .seq = &at, .nlogits = ROWS, .logit_row = all,
-                                    .max_rank = rank, .lora = {.nseg = mod != NULL, .seg = &seg, .modules = LORA_MODULES}};
+    const struct forward_batch b = {.rows = ROWS,
+                                    .token = tokens,
+                                    .nseq = 1,
+                                    .seq = &at,
+                                    .nlogits = ROWS,
+                                    .logit_row = all,
+                                    .max_rank = rank,
+                                    .lora = {.nseg = mod != NULL, .seg = &seg, .modules = LORA_MODULES}};
     memcpy(out->logits, forward_run(f, &b), sizeof out->logits);
     forward_free(f);
     kv_seq_release(&kv, &seq);
@@ -255,7 +266,8 @@ static void test_quantized_files_load_in_their_own_layout(void **state)
         assert_int_equal(m->layer[1].module[LM_Q].layout, row[i].layout);
         for (int r = 0; r < Q; r++) {
             weight_row(&m->layer[1].module[LM_Q], r, w);
-            for (int c = 0; c < 64; c++) assert_true(fabs((double)w[c] - (double)tiny_weight(8, LM_Q, 1, r, c)) < row[i].within);
+            for (int c = 0; c < 64; c++)
+                assert_true(fabs((double)w[c] - (double)tiny_weight(8, LM_Q, 1, r, c)) < row[i].within);
         }
         model_free(m);
     }
@@ -284,8 +296,12 @@ static void test_names_come_from_the_file_without_its_type(void **state)
     (void)state;
     static const struct {
         const char *file, *name;
-    } row[] = {{"SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct"}, {"Llama-3.2-1B-f16.gguf", "llama-3.2-1b"},
-               {"mistral-7b-v0.3.gguf", "mistral-7b-v0.3"}, {"A.gguf", "a"}, {"x-IQ4_NL.gguf", "x"}, {"plain", "plain"}};
+    } row[] = {{"SmolLM2-135M-Instruct.Q4_1.gguf", "smollm2-135m-instruct"},
+               {"Llama-3.2-1B-f16.gguf", "llama-3.2-1b"},
+               {"mistral-7b-v0.3.gguf", "mistral-7b-v0.3"},
+               {"A.gguf", "a"},
+               {"x-IQ4_NL.gguf", "x"},
+               {"plain", "plain"}};
     tiny_gguf(file, &(struct tiny){.seed = 9});
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         char path[160];

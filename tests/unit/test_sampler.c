@@ -1,5 +1,6 @@
-/* Tests of engine/sampler: distributions against a reference in double by chi-square on fixed seeds, membership of top-k and top-p sets
- * against a full sort, ties, log-probabilities, and what must not depend on anything but seed and index. */
+/* Tests of engine/sampler: distributions against a reference in double by chi-square on fixed seeds, membership of
+ * top-k and top-p sets against a full sort, ties, log-probabilities, and what must not depend on anything but seed and
+ * index. */
 #include "engine/sampler.h"
 #include <math.h>
 #include <setjmp.h>

@@ -1,5 +1,5 @@
-/* Tests of engine/sched with the real forward pass on a tiny model: what a request is answered must not depend on who else is there, and
- * whatever happens pages, pins and rows are back to zero afterwards. */
+/* Tests of engine/sched with the real forward pass on a tiny model: what a request is answered must not depend on who
+ * else is there, and whatever happens pages, pins and rows are back to zero afterwards. */
 #include "base/log.h"
 #include "tests/unit/tiny_engine.h"
 
@@ -23,11 +23,16 @@ static void load_all(void)
 #define CROWD 27
 static struct ask crowd_ask(int i)
 {
-    struct ask a = {.adapter = i % 9 - 1, .seed = 500 + (uint64_t)i, .n = 1 + i * 37 % 90, .max = 8 + i % 3 * 8,
+    struct ask a = {.adapter = i % 9 - 1,
+                    .seed = 500 + (uint64_t)i,
+                    .n = 1 + i * 37 % 90,
+                    .max = 8 + i % 3 * 8,
                     .tenant = i % 2 ? "odd" : "even"};
     if (i % 3 == 2)
-        a.p = (struct gen_params){.max_tokens = a.max, .ignore_eos = true,
-                                  .sample = {.temperature = 1, .top_p = 0.9f, .top_k = 50, .seed = (uint64_t)i, .logprobs = 2}};
+        a.p = (struct gen_params){
+            .max_tokens = a.max,
+            .ignore_eos = true,
+            .sample = {.temperature = 1, .top_p = 0.9f, .top_k = 50, .seed = (uint64_t)i, .logprobs = 2}};
     return a;
 }
 
@@ -78,7 +83,10 @@ static void test_an_answer_is_the_same_alone_and_in_a_mixed_crowd(void **state)
         enum tiny_type type;
         enum precision prec;
         const char *kernels;
-    } row[] = {{TINY_F32, PREC_EXACT, NULL}, {TINY_F32, PREC_FAST, NULL}, {TINY_Q8_0, PREC_FAST, NULL}, {TINY_Q4_1, PREC_FAST, NULL},
+    } row[] = {{TINY_F32, PREC_EXACT, NULL},
+               {TINY_F32, PREC_FAST, NULL},
+               {TINY_Q8_0, PREC_FAST, NULL},
+               {TINY_Q4_1, PREC_FAST, NULL},
                {TINY_Q4_1, PREC_FAST, "plain"}};
     for (size_t r = 0; r < sizeof row / sizeof *row; r++) {
         struct sched_options o = roomy;
@@ -104,7 +112,8 @@ static void test_a_prompt_in_chunks_is_the_same_as_whole(void **state)
     ask_alone();
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         tiny_stop(&t);
-        tiny_start(&t, &(struct sched_options){.max_running = 2, .max_waiting = 64, .step_tokens = rows[i], .threads = 1 + (int)i % 2});
+        tiny_start(&t, &(struct sched_options){
+                           .max_running = 2, .max_waiting = 64, .step_tokens = rows[i], .threads = 1 + (int)i % 2});
         ask_together();
         assert_same_answers();
     }
@@ -120,7 +129,8 @@ static void test_a_preempted_sequence_gives_the_same_answer(void **state)
     ask_alone();
     tiny_stop(&t);
     struct sched_options o = roomy;
-    o.kv_bytes = (int64_t)kv_page_bytes(PREC_EXACT, tiny_dim.kv_heads, tiny_dim.head_dim) * tiny_dim.layers * 16; /* pages */
+    o.kv_bytes =
+        (int64_t)kv_page_bytes(PREC_EXACT, tiny_dim.kv_heads, tiny_dim.head_dim) * tiny_dim.layers * 16; /* pages */
     tiny_start(&t, &o);
     for (int round = 0; round < 3; round++) {
         ask_together();
@@ -141,7 +151,8 @@ static void test_fewer_slots_than_adapters_only_make_requests_wait(void **state)
     load_all();
     ask_alone();
     tiny_close(&t);
-    tiny_open(&t, TINY_F32, PREC_EXACT, &(struct lora_options){.max_slots = 2, .max_known = 16, .wait_ms = 20000, .max_rank = 64});
+    tiny_open(&t, TINY_F32, PREC_EXACT,
+              &(struct lora_options){.max_slots = 2, .max_known = 16, .wait_ms = 20000, .max_rank = 64});
     tiny_start(&t, &roomy);
     load_all();
     ask_together();
@@ -193,7 +204,8 @@ static void test_a_request_that_waits_past_its_deadline_ends(void **state)
     o.max_running = 1;
     open_exact(&o);
     assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = -1, .n = 4, .max = 240}, &first), ERR_NONE);
-    assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = -1, .n = 4, .max = 4, .deadline_ms = 1}, &late), ERR_NONE);
+    assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = -1, .n = 4, .max = 4, .deadline_ms = 1}, &late),
+                     ERR_NONE);
     tiny_finish(&late);
     assert_int_equal(late.finish, FINISH_ERROR);
     assert_int_equal(late.err.code, ERR_DEADLINE);
@@ -210,7 +222,8 @@ static void test_a_deadline_passes_also_while_the_adapter_is_awaited(void **stat
 {
     (void)state;
     static struct reply r;
-    tiny_open(&t, TINY_F32, PREC_EXACT, &(struct lora_options){.max_slots = 1, .max_known = 16, .wait_ms = 400, .max_rank = 64});
+    tiny_open(&t, TINY_F32, PREC_EXACT,
+              &(struct lora_options){.max_slots = 1, .max_known = 16, .wait_ms = 400, .max_rank = 64});
     tiny_start(&t, &roomy);
     assert_int_equal(tiny_load(&t, 1), ERR_NONE);
     assert_int_equal(tiny_load(&t, 0), ERR_NONE);
@@ -239,8 +252,10 @@ static void test_a_full_queue_refuses(void **state)
     int refused = 0, taken = 0;
     for (int i = 0; i < 12; i++) {
         enum err_code code = tiny_submit(&t, &(struct ask){.adapter = -1, .n = 4, .max = 100}, &crowd[taken]);
-        if (code == ERR_NONE) taken++;
-        else assert_int_equal(code, ERR_QUEUE_FULL), refused++;
+        if (code == ERR_NONE)
+            taken++;
+        else
+            assert_int_equal(code, ERR_QUEUE_FULL), refused++;
     }
     assert_in_range(taken, 3, 11);
     assert_int_equal(taken + refused, 12);
@@ -262,9 +277,13 @@ static int share_of(double weight_a, double weight_b)
     before = tiny_done_count;
     assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = -1, .n = 4, .max = 250}, &blocker), ERR_NONE);
     for (int i = 0; i < 24; i++)
-        assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = -1, .n = 10, .max = 10, .tenant = "a", .weight = weight_a}, &a[i]), ERR_NONE);
+        assert_int_equal(
+            tiny_submit(&t, &(struct ask){.adapter = -1, .n = 10, .max = 10, .tenant = "a", .weight = weight_a}, &a[i]),
+            ERR_NONE);
     for (int i = 0; i < 8; i++)
-        assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = -1, .n = 10, .max = 10, .tenant = "b", .weight = weight_b}, &b[i]), ERR_NONE);
+        assert_int_equal(
+            tiny_submit(&t, &(struct ask){.adapter = -1, .n = 10, .max = 10, .tenant = "b", .weight = weight_b}, &b[i]),
+            ERR_NONE);
     for (int i = 0; i < 24; i++) tiny_finish(&a[i]);
     for (int i = 0; i < 8; i++) {
         tiny_finish(&b[i]);
@@ -291,10 +310,13 @@ static void test_leaving_and_coming_back_forgets_no_debt(void **state)
     o.max_running = 1;
     open_exact(&o);
     tiny_ask(&t, &(struct ask){.adapter = -1, .n = 100, .max = 100, .tenant = "greedy"}, &greedy);
-    assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = -1, .n = 4, .max = 250, .tenant = "blocker"}, &blocker), ERR_NONE);
-    assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = -1, .n = 4, .max = 4, .tenant = "greedy"}, &back), ERR_NONE);
+    assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = -1, .n = 4, .max = 250, .tenant = "blocker"}, &blocker),
+                     ERR_NONE);
+    assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = -1, .n = 4, .max = 4, .tenant = "greedy"}, &back),
+                     ERR_NONE);
     for (int i = 0; i < 4; i++)
-        assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = -1, .n = 4, .max = 4, .tenant = "modest"}, &modest[i]), ERR_NONE);
+        assert_int_equal(
+            tiny_submit(&t, &(struct ask){.adapter = -1, .n = 4, .max = 4, .tenant = "modest"}, &modest[i]), ERR_NONE);
     for (int i = 0; i < 4; i++) tiny_finish(&modest[i]);
     tiny_finish(&back);
     tiny_finish(&blocker);
@@ -343,7 +365,8 @@ static void test_stop_ids_and_stop_strings_end_an_answer(void **state)
 {
     (void)state;
     static struct reply r, s;
-    struct gen_params p = {.max_tokens = 100, .ignore_eos = true, .sample = {.temperature = 5, .top_p = 1, .seed = 4, .logprobs = -1}};
+    struct gen_params p = {
+        .max_tokens = 100, .ignore_eos = true, .sample = {.temperature = 5, .top_p = 1, .seed = 4, .logprobs = -1}};
     open_exact(&roomy);
     tiny_ask(&t, &(struct ask){.adapter = -1, .n = 9, .p = p}, &r);
     assert_int_equal(r.n, 100);
@@ -362,7 +385,9 @@ static void test_stop_ids_and_stop_strings_end_an_answer(void **state)
     assert_int_not_equal(s.ids[first], r.ids[first]);
 
     size_t from = 0; /* three bytes of ASCII somewhere in the text */
-    while (from + 3 < r.len && !(r.text[from] > 32 && r.text[from + 1] > 32 && r.text[from + 2] > 32 && r.text[from] < 127)) from++;
+    while (from + 3 < r.len &&
+           !(r.text[from] > 32 && r.text[from + 1] > 32 && r.text[from + 2] > 32 && r.text[from] < 127))
+        from++;
     assert_true(from + 3 < r.len);
     char word[4] = {r.text[from], r.text[from + 1], r.text[from + 2]};
     size_t begins = (size_t)(strstr(r.text, word) - r.text);
@@ -401,7 +426,8 @@ static void test_an_adapter_that_makes_nan_harms_only_its_own_request(void **sta
 {
     (void)state;
     struct sched_options o = roomy;
-    o.kv_bytes = (int64_t)kv_page_bytes(PREC_EXACT, tiny_dim.kv_heads, tiny_dim.head_dim) * tiny_dim.layers * 40; /* pages: they go round */
+    o.kv_bytes = (int64_t)kv_page_bytes(PREC_EXACT, tiny_dim.kv_heads, tiny_dim.head_dim) * tiny_dim.layers *
+                 40; /* pages: they go round */
     static const enum precision precisions[] = {PREC_EXACT, PREC_FAST};
     for (int k = 0; k < 2; k++) {
         tiny_open(&t, TINY_Q4_1, precisions[k], &many_slots);
@@ -496,8 +522,18 @@ static void test_what_can_not_be_served_is_refused_at_once(void **state)
         {.prompt = good, .nprompt = 1, .p.max_tokens = 1, .digest = unknown},
         {.prompt = good, .nprompt = 1, .p.max_tokens = 1, .digest = "not a digest"},
     };
-    const enum err_code code[] = {ERR_CONTEXT_LENGTH, ERR_CONTEXT_LENGTH, ERR_CONTEXT_LENGTH, ERR_INVALID, ERR_INVALID, ERR_INVALID,
-                                  ERR_INVALID, ERR_INVALID, ERR_INVALID, ERR_INVALID, ERR_ADAPTER_NOT_LOADED, ERR_ADAPTER_NOT_LOADED};
+    const enum err_code code[] = {ERR_CONTEXT_LENGTH,
+                                  ERR_CONTEXT_LENGTH,
+                                  ERR_CONTEXT_LENGTH,
+                                  ERR_INVALID,
+                                  ERR_INVALID,
+                                  ERR_INVALID,
+                                  ERR_INVALID,
+                                  ERR_INVALID,
+                                  ERR_INVALID,
+                                  ERR_INVALID,
+                                  ERR_ADAPTER_NOT_LOADED,
+                                  ERR_ADAPTER_NOT_LOADED};
     o.kv_bytes = (int64_t)kv_page_bytes(PREC_EXACT, tiny_dim.kv_heads, tiny_dim.head_dim) * tiny_dim.layers * 8;
     open_exact(&o);
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
@@ -515,7 +551,8 @@ static void test_what_can_not_be_served_is_refused_at_once(void **state)
 static void test_stopping_tells_every_request(void **state)
 {
     (void)state;
-    tiny_open(&t, TINY_F32, PREC_EXACT, &(struct lora_options){.max_slots = 2, .max_known = 16, .wait_ms = 300, .max_rank = 64});
+    tiny_open(&t, TINY_F32, PREC_EXACT,
+              &(struct lora_options){.max_slots = 2, .max_known = 16, .wait_ms = 300, .max_rank = 64});
     tiny_start(&t, &(struct sched_options){.max_running = 4, .max_waiting = 64, .step_tokens = 16});
     load_all();
     for (int i = 0; i < CROWD; i++) {
@@ -542,7 +579,9 @@ static void test_the_state_tells_who_waits(void **state)
     struct sched_state st;
     open_exact(&(struct sched_options){.max_running = 1, .max_waiting = 64, .step_tokens = 16});
     for (int i = 0; i < 6; i++)
-        assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = -1, .n = 5, .max = 200, .tenant = i < 4 ? "x" : "y"}, &r[i]), ERR_NONE);
+        assert_int_equal(
+            tiny_submit(&t, &(struct ask){.adapter = -1, .n = 5, .max = 200, .tenant = i < 4 ? "x" : "y"}, &r[i]),
+            ERR_NONE);
     tiny_await(&r[0].n, 1);
     sched_get_state(t.s, &st);
     assert_true(sched_alive(t.s));

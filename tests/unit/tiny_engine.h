@@ -1,5 +1,5 @@
-/* An engine without its HTTP face, for tests: the tiny model, adapters on disk, the set of adapters, the scheduler; and replies that
- * collect what the scheduler tells. All waits end after WAIT_S seconds with a failure. */
+/* An engine without its HTTP face, for tests: the tiny model, adapters on disk, the set of adapters, the scheduler; and
+ * replies that collect what the scheduler tells. All waits end after WAIT_S seconds with a failure. */
 #pragma once
 #include "base/clock.h"
 #include "engine/lora.h"
@@ -25,8 +25,8 @@ struct tiny_engine {
 
 /* Ranks and modules of the adapters a0 .. a7 that every folder holds. */
 static const struct tiny_adapter tiny_adapters[ADAPTERS] = {
-    {101, 1, 2, 0x7F}, {102, 4, 8, 0x7F}, {103, 16, 32, 0x05}, {104, 8, 8, 0x70},
-    {105, 3, 6, 0x0F}, {106, 24, 24, 0x7F}, {107, 4, 4, 0x08}, {108, 12, 24, 0x05},
+    {101, 1, 2, 0x7F}, {102, 4, 8, 0x7F},   {103, 16, 32, 0x05}, {104, 8, 8, 0x70},
+    {105, 3, 6, 0x0F}, {106, 24, 24, 0x7F}, {107, 4, 4, 0x08},   {108, 12, 24, 0x05},
 };
 
 static pthread_mutex_t tiny_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -64,8 +64,14 @@ static inline void tiny_came(struct outcome *o, struct lora_slot *slot, bool col
     pthread_cond_broadcast(&tiny_cond);
     pthread_mutex_unlock(&tiny_lock);
 }
-static inline void tiny_on_done(void *u, const struct err *e) { tiny_came(u, NULL, false, e); }
-static inline void tiny_on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e) { tiny_came(u, slot, cold, e); }
+static inline void tiny_on_done(void *u, const struct err *e)
+{
+    tiny_came(u, NULL, false, e);
+}
+static inline void tiny_on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e)
+{
+    tiny_came(u, slot, cold, e);
+}
 
 static inline enum err_code tiny_load(struct tiny_engine *t, int i)
 {
@@ -102,7 +108,8 @@ static inline int tiny_pins(struct tiny_engine *t)
 /* --- the engine --- */
 
 /* Model file and adapters in a fresh folder, loaded; `lo` for the adapters' set; no scheduler yet. */
-static inline void tiny_open(struct tiny_engine *t, enum tiny_type type, enum precision prec, const struct lora_options *lo)
+static inline void tiny_open(struct tiny_engine *t, enum tiny_type type, enum precision prec,
+                             const struct lora_options *lo)
 {
     char path[96], folder[64];
     struct err e = {0};
@@ -206,9 +213,15 @@ static inline enum err_code tiny_submit(struct tiny_engine *t, const struct ask 
     int32_t prompt[512];
     struct err e = {0};
     for (int i = 0; i < a->n; i++) prompt[i] = (int32_t)((tiny_uniform(a->seed, 90, 0, i) + 1) / 2 * 256);
-    struct gen_request q = {.prompt = prompt, .nprompt = a->n, .digest = a->adapter >= 0 ? t->digest[a->adapter] : NULL,
-                            .tenant = a->tenant ? a->tenant : "", .weight = a->weight > 0 ? a->weight : 1,
-                            .deadline_ms = a->deadline_ms, .p = a->p, .on_event = tiny_on_event, .user = r};
+    struct gen_request q = {.prompt = prompt,
+                            .nprompt = a->n,
+                            .digest = a->adapter >= 0 ? t->digest[a->adapter] : NULL,
+                            .tenant = a->tenant ? a->tenant : "",
+                            .weight = a->weight > 0 ? a->weight : 1,
+                            .deadline_ms = a->deadline_ms,
+                            .p = a->p,
+                            .on_event = tiny_on_event,
+                            .user = r};
     if (!q.p.max_tokens) {
         q.p.max_tokens = a->max;
         q.p.ignore_eos = true;

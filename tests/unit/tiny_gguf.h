@@ -1,8 +1,9 @@
 /* A tiny model for tests, written as a GGUF file, and adapters for it, written as PEFT folders.
  *
- * Every weight is a function of (seed, tensor, layer, row, column) in Hugging Face's row order, so that a test may compute with it beside
- * the engine and nothing has to be kept. The writer does what converters do: it shuffles the rows of q and k of the llama architecture, and
- * quantizes. The vocabulary is byte-level: 256 bytes, 40 unused words, and four special tokens at the end. */
+ * Every weight is a function of (seed, tensor, layer, row, column) in Hugging Face's row order, so that a test may
+ * compute with it beside the engine and nothing has to be kept. The writer does what converters do: it shuffles the
+ * rows of q and k of the llama architecture, and quantizes. The vocabulary is byte-level: 256 bytes, 40 unused words,
+ * and four special tokens at the end. */
 #pragma once
 #include "adapters/adapter.h"
 #include "kernels/weight.h"
@@ -30,14 +31,14 @@ enum tiny_type { TINY_F32 = 0, TINY_Q4_1 = 3, TINY_Q8_0 = 8 }; /* ggml's numbers
 struct tiny {
     const char *arch; /* NULL: "llama" */
     enum tiny_type type;
-    bool untied, freqs;     /* an output.weight; a rope_freqs.weight */
+    bool untied, freqs; /* an output.weight; a rope_freqs.weight */
     uint64_t seed;
-    const char *drop;       /* a tensor to leave out */
-    const char *extra;      /* a tensor of one value to add */
-    const char *bad_shape;  /* a tensor whose last dimension is halved */
-    const char *key;        /* a metadata key after "ARCH." to add or change, with the value */
+    const char *drop;      /* a tensor to leave out */
+    const char *extra;     /* a tensor of one value to add */
+    const char *bad_shape; /* a tensor whose last dimension is halved */
+    const char *key;       /* a metadata key after "ARCH." to add or change, with the value */
     double value;
-    const char *scaling;    /* rope.scaling.type */
+    const char *scaling; /* rope.scaling.type */
 };
 
 static const struct {
@@ -45,11 +46,21 @@ static const struct {
 } tiny_dim = {2, 64, 4, 2, 16, 96, 256};
 
 /* Numbers of tensors, for tiny_weight(): modules as enum lora_module, then these. */
-enum { TINY_EMBED = 10, TINY_OUTPUT, TINY_ATTN_NORM, TINY_FFN_NORM, TINY_OUT_NORM, TINY_BIAS = 20, TINY_A = 30, TINY_B = 40 };
+enum {
+    TINY_EMBED = 10,
+    TINY_OUTPUT,
+    TINY_ATTN_NORM,
+    TINY_FFN_NORM,
+    TINY_OUT_NORM,
+    TINY_BIAS = 20,
+    TINY_A = 30,
+    TINY_B = 40
+};
 
 static inline double tiny_uniform(uint64_t seed, int tensor, int layer, int64_t i) /* -1 .. 1 */
 {
-    uint64_t z = seed * 0x9E3779B97F4A7C15u + (uint64_t)tensor * 0xD1B54A32D192ED03u + (uint64_t)layer * 0x8CB92BA72F3D8DD7u + (uint64_t)i;
+    uint64_t z = seed * 0x9E3779B97F4A7C15u + (uint64_t)tensor * 0xD1B54A32D192ED03u +
+                 (uint64_t)layer * 0x8CB92BA72F3D8DD7u + (uint64_t)i;
     for (int k = 0; k < 2; k++) {
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
         z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
@@ -62,18 +73,21 @@ static inline void tiny_shape(int module, int *n, int *k)
 {
     int q = tiny_dim.heads * tiny_dim.head_dim, kv = tiny_dim.kv_heads * tiny_dim.head_dim;
     const int out[] = {q, kv, kv, tiny_dim.hidden, tiny_dim.mlp, tiny_dim.mlp, tiny_dim.hidden};
-    const int in[] = {tiny_dim.hidden, tiny_dim.hidden, tiny_dim.hidden, q, tiny_dim.hidden, tiny_dim.hidden, tiny_dim.mlp};
+    const int in[] = {tiny_dim.hidden, tiny_dim.hidden, tiny_dim.hidden, q,
+                      tiny_dim.hidden, tiny_dim.hidden, tiny_dim.mlp};
     *n = module >= LORA_MODULES ? TINY_VOCAB : out[module];
     *k = module >= LORA_MODULES ? tiny_dim.hidden : in[module];
 }
 
 static inline float tiny_weight(uint64_t seed, int tensor, int layer, int row, int col)
 {
-    if (tensor >= TINY_ATTN_NORM && tensor <= TINY_OUT_NORM) return (float)(1 + 0.3 * tiny_uniform(seed, tensor, layer, col));
+    if (tensor >= TINY_ATTN_NORM && tensor <= TINY_OUT_NORM)
+        return (float)(1 + 0.3 * tiny_uniform(seed, tensor, layer, col));
     if (tensor >= TINY_BIAS) return (float)(0.5 * tiny_uniform(seed, tensor, layer, col));
     int n, k;
     tiny_shape(tensor, &n, &k);
-    return (float)(tiny_uniform(seed, tensor, layer, (int64_t)row * k + col) * (tensor == TINY_EMBED ? 1.0 : 3.0 / sqrt(k)));
+    return (float)(tiny_uniform(seed, tensor, layer, (int64_t)row * k + col) *
+                   (tensor == TINY_EMBED ? 1.0 : 3.0 / sqrt(k)));
 }
 
 /* --- the file --- */
@@ -94,8 +108,14 @@ static inline void tiny_put(struct tiny_bytes *f, const void *p, size_t n)
     f->n += n;
 }
 
-static inline void tiny_put32(struct tiny_bytes *f, uint32_t v) { tiny_put(f, &v, 4); }
-static inline void tiny_put64(struct tiny_bytes *f, uint64_t v) { tiny_put(f, &v, 8); }
+static inline void tiny_put32(struct tiny_bytes *f, uint32_t v)
+{
+    tiny_put(f, &v, 4);
+}
+static inline void tiny_put64(struct tiny_bytes *f, uint64_t v)
+{
+    tiny_put(f, &v, 8);
+}
 static inline void tiny_puts(struct tiny_bytes *f, const char *s)
 {
     tiny_put64(f, strlen(s));
@@ -114,7 +134,9 @@ static inline uint16_t tiny_half(float x) /* of a positive normal number, rounde
 
 static inline float tiny_of_half(uint16_t h)
 {
-    uint32_t b = h ? ((uint32_t)(h & 0x8000) << 16 | ((uint32_t)(h >> 10 & 0x1F) + 127 - 15) << 23 | (uint32_t)(h & 0x3FF) << 13) : 0;
+    uint32_t b =
+        h ? ((uint32_t)(h & 0x8000) << 16 | ((uint32_t)(h >> 10 & 0x1F) + 127 - 15) << 23 | (uint32_t)(h & 0x3FF) << 13)
+          : 0;
     float x;
     memcpy(&x, &b, 4);
     return x;
@@ -165,16 +187,19 @@ static inline void tiny_put_data(struct tiny_bytes *f, const struct tiny *t, con
     for (int r = 0; r < (at->n ? at->n : 1); r++) {
         int hf = at->n ? tiny_row(t, at->tensor, r) : 0;
         for (int c = 0; c < at->k; c++) {
-            int col = !at->n && at->tensor >= TINY_BIAS && at->tensor < TINY_A ? tiny_row(t, at->tensor - TINY_BIAS, c) : c;
+            int col =
+                !at->n && at->tensor >= TINY_BIAS && at->tensor < TINY_A ? tiny_row(t, at->tensor - TINY_BIAS, c) : c;
             row[c] = at->tensor < 0 ? 1 + (float)c : tiny_weight(t->seed, at->tensor, at->layer, hf, col);
         }
-        if (!at->n || t->type == TINY_F32) tiny_put(f, row, (size_t)at->k * 4);
+        if (!at->n || t->type == TINY_F32)
+            tiny_put(f, row, (size_t)at->k * 4);
         else
             for (int c = 0; c < at->k; c += 32) tiny_put_block(f, t->type, row + c);
     }
 }
 
-static inline void tiny_add(const struct tiny *t, struct tiny_tensor *list, int *n, const char *name, int tensor, int layer)
+static inline void tiny_add(const struct tiny *t, struct tiny_tensor *list, int *n, const char *name, int tensor,
+                            int layer)
 {
     struct tiny_tensor *at = &list[*n];
     *at = (struct tiny_tensor){.tensor = tensor, .layer = layer, .k = tiny_dim.hidden};
@@ -186,8 +211,10 @@ static inline void tiny_add(const struct tiny *t, struct tiny_tensor *list, int 
     }
     if (tensor < 0) at->k = strcmp(name, "rope_freqs.weight") == 0 ? tiny_dim.head_dim / 2 : 1;
     if (t->bad_shape && strcmp(name, t->bad_shape) == 0) {
-        if (at->n) at->n /= 2;
-        else at->k /= 2;
+        if (at->n)
+            at->n /= 2;
+        else
+            at->k /= 2;
     }
     if (!t->drop || strcmp(name, t->drop) != 0) (*n)++;
 }
@@ -224,8 +251,10 @@ static inline void tiny_put_key(struct tiny_bytes *f, int *keys, const char *arc
     tiny_puts(f, name);
     tiny_put32(f, (uint32_t)kind);
     float x = (float)v;
-    if (kind == 6) tiny_put(f, &x, 4);
-    else tiny_put32(f, (uint32_t)v);
+    if (kind == 6)
+        tiny_put(f, &x, 4);
+    else
+        tiny_put32(f, (uint32_t)v);
     ++*keys;
 }
 
@@ -241,8 +270,10 @@ static inline void tiny_put_string_key(struct tiny_bytes *f, int *keys, const ch
 static inline void tiny_token_text(int id, char out[32])
 {
     static const char *const special[] = {"<|endoftext|>", "<|im_start|>", "<|im_end|>", "<spare>"};
-    if (id >= TINY_END) snprintf(out, 32, "%s", special[id - TINY_END]);
-    else if (id >= 256) snprintf(out, 32, id > 256 ? "word%d" : "wo", id);
+    if (id >= TINY_END)
+        snprintf(out, 32, "%s", special[id - TINY_END]);
+    else if (id >= 256)
+        snprintf(out, 32, id > 256 ? "word%d" : "wo", id);
     else {
         bool plain = (id >= 33 && id <= 126) || (id >= 161 && id <= 172) || id >= 174;
         int cp = id;
@@ -250,8 +281,10 @@ static inline void tiny_token_text(int id, char out[32])
             cp = 256;
             for (int b = 0; b < id; b++) cp += !((b >= 33 && b <= 126) || (b >= 161 && b <= 172) || b >= 174);
         }
-        if (cp < 128) snprintf(out, 32, "%c", cp);
-        else snprintf(out, 32, "%c%c", 0xC0 | cp >> 6, 0x80 | (cp & 63));
+        if (cp < 128)
+            snprintf(out, 32, "%c", cp);
+        else
+            snprintf(out, 32, "%c%c", 0xC0 | cp >> 6, 0x80 | (cp & 63));
     }
 }
 
@@ -290,9 +323,14 @@ static inline void tiny_put_keys(struct tiny_bytes *f, int *keys, const struct t
         const char *key;
         double v;
         int kind;
-    } row[] = {{"block_count", tiny_dim.layers, 4}, {"embedding_length", tiny_dim.hidden, 4}, {"feed_forward_length", tiny_dim.mlp, 4},
-               {"attention.head_count", tiny_dim.heads, 4}, {"attention.head_count_kv", tiny_dim.kv_heads, 4},
-               {"context_length", tiny_dim.context, 4}, {"attention.layer_norm_rms_epsilon", 1e-5, 6}, {"rope.freq_base", 10000, 6}};
+    } row[] = {{"block_count", tiny_dim.layers, 4},
+               {"embedding_length", tiny_dim.hidden, 4},
+               {"feed_forward_length", tiny_dim.mlp, 4},
+               {"attention.head_count", tiny_dim.heads, 4},
+               {"attention.head_count_kv", tiny_dim.kv_heads, 4},
+               {"context_length", tiny_dim.context, 4},
+               {"attention.layer_norm_rms_epsilon", 1e-5, 6},
+               {"rope.freq_base", 10000, 6}};
     bool seen = false;
     tiny_put_string_key(f, keys, "general.architecture", arch);
     tiny_put_string_key(f, keys, "general.name", "Tiny Test");
@@ -390,8 +428,11 @@ static inline void tiny_write_tensors(const char *path, const struct tiny_adapte
                     float v = ab ? tiny_b(a, m, l, i) : tiny_a(a, m, l, i);
                     tiny_put(&data, &v, 4);
                 }
-                int len = snprintf(line, sizeof line, "%s\"base_model.model.model.layers.%d.%s.%s.lora_%c.weight\":{\"dtype\":\"F32\",\"shape\":[%d,%d],\"data_offsets\":[%zu,%zu]}",
-                                   head.n > 1 ? "," : "", l, part[m], lora_module_name[m], ab ? 'B' : 'A', rows, cols, from, data.n);
+                int len = snprintf(line, sizeof line,
+                                   "%s\"base_model.model.model.layers.%d.%s.%s.lora_%c.weight\":{\"dtype\":\"F32\","
+                                   "\"shape\":[%d,%d],\"data_offsets\":[%zu,%zu]}",
+                                   head.n > 1 ? "," : "", l, part[m], lora_module_name[m], ab ? 'B' : 'A', rows, cols,
+                                   from, data.n);
                 tiny_put(&head, line, (size_t)len);
             }
         }
@@ -407,7 +448,8 @@ static inline void tiny_write_tensors(const char *path, const struct tiny_adapte
 }
 
 /* Write the adapter into the new folder `dir`, and tell its digest for that base. */
-static inline void tiny_peft(const char *dir, const struct tiny_adapter *a, const struct base_desc *base, char digest[SHA256_HEX])
+static inline void tiny_peft(const char *dir, const struct tiny_adapter *a, const struct base_desc *base,
+                             char digest[SHA256_HEX])
 {
     char path[512], names[256] = "", config[512];
     struct err e = {0};
@@ -417,7 +459,8 @@ static inline void tiny_peft(const char *dir, const struct tiny_adapter *a, cons
         size_t n = strlen(names);
         if (a->modules >> m & 1) snprintf(names + n, sizeof names - n, "%s\"%s\"", n ? "," : "", lora_module_name[m]);
     }
-    int len = snprintf(config, sizeof config, "{\"peft_type\":\"LORA\",\"r\":%d,\"lora_alpha\":%g,\"target_modules\":[%s],\"bias\":\"none\"}",
+    int len = snprintf(config, sizeof config,
+                       "{\"peft_type\":\"LORA\",\"r\":%d,\"lora_alpha\":%g,\"target_modules\":[%s],\"bias\":\"none\"}",
                        a->rank, a->alpha, names);
     snprintf(path, sizeof path, "%s/" ADAPTER_CONFIG_FILE, dir);
     tiny_save(path, config, (size_t)len);
