@@ -92,7 +92,8 @@ struct http_exchange {
 struct http_server {
     struct http_options opt;
     struct MHD_Daemon *daemon;
-    int listen_fd; /* -1 after quiesce */
+    int listen_fd;
+    bool inherited; /* the listening socket is shared with a supervisor */
     char *unix_path;
     dev_t unix_dev;
     ino_t unix_ino;
@@ -106,6 +107,7 @@ struct http_server {
 
 /* http_listen.c: a listening socket for "ADDR:PORT", "unix:PATH" or "fd:N"; *bound is malloc'ed. */
 int http_listen(struct http_server *s, const char *where, char **bound, struct err *e);
+void http_listen_quiesce(struct http_server *s); /* refuse from now on; the descriptor stays */
 void http_listen_close(struct http_server *s);
 
 /* http_guard.c */

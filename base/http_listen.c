@@ -2,7 +2,11 @@
  *
  * "127.0.0.1:8080" and "[::1]:0" are TCP with SO_REUSEADDR; names are not looked up. "unix:/path" is a Unix socket of
  * mode 0600; a file that is left there from a killed process is replaced, but only when it is a socket and nobody
- * answers on it. "fd:3" is a listening socket that a supervisor opened for us. Called at start and stop, on one thread.
+ * answers on it. "fd:3" is a listening socket that a supervisor opened for us.
+ *
+ * Quiescing shuts a socket of ours down, so that connecting is refused, but leaves the descriptor open until the
+ * workers have ended: one of them may just be using its number, which must not be somebody else's by then. An inherited
+ * socket is only no longer accepted from; who gave it will. Called at start and stop, on one thread.
  */
 #include "base/http_internal.h"
 #include <arpa/inet.h>
@@ -144,6 +148,7 @@ int http_listen(struct http_server *s, const char *where, char **bound, struct e
                                              : listen_tcp(where, e);
     if (fd < 0) return -1;
     s->listen_fd = fd;
+    s->inherited = strncmp(where, "fd:", 3) == 0;
     char *name = bound_name(fd);
     if (!name) {
         http_listen_close(s);
@@ -157,13 +162,24 @@ int http_listen(struct http_server *s, const char *where, char **bound, struct e
 }
 
 /* The file goes only while it is ours: a successor may have put its own in its place. */
-void http_listen_close(struct http_server *s)
+static void remove_file(struct http_server *s)
 {
     struct stat st;
-    if (s->listen_fd >= 0) close(s->listen_fd);
-    s->listen_fd = -1;
     if (!s->unix_path) return;
     if (stat(s->unix_path, &st) == 0 && st.st_dev == s->unix_dev && st.st_ino == s->unix_ino) unlink(s->unix_path);
     free(s->unix_path);
     s->unix_path = NULL;
+}
+
+void http_listen_quiesce(struct http_server *s)
+{
+    if (!s->inherited) shutdown(s->listen_fd, SHUT_RDWR);
+    remove_file(s);
+}
+
+void http_listen_close(struct http_server *s)
+{
+    remove_file(s);
+    if (s->listen_fd >= 0) close(s->listen_fd);
+    s->listen_fd = -1;
 }

@@ -118,7 +118,7 @@ void http_server_quiesce(struct http_server *s)
 {
     if (atomic_exchange(&s->quiescing, true)) return;
     MHD_quiesce_daemon(s->daemon);
-    http_listen_close(s);
+    http_listen_quiesce(s);
 }
 
 int http_server_in_flight(const struct http_server *s)
@@ -173,6 +173,7 @@ void http_server_stop(struct http_server *s, int grace_ms)
     }
     abort_all(s); /* what came in between */
     MHD_stop_daemon(s->daemon);
+    http_listen_close(s);
     http_watch_stop(s);
     http_server_unref(s);
 }

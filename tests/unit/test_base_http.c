@@ -499,6 +499,39 @@ static void a_unix_socket_is_private_and_replaces_a_stale_file(void **state)
     rmdir(dir);
 }
 
+static void an_inherited_socket_serves_and_goes_on_listening_after_stop(void **state)
+{
+    (void)state;
+    struct sockaddr_in in = {.sin_family = AF_INET};
+    in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), first = -1;
+    assert_int_equal(bind(fd, (struct sockaddr *)&in, sizeof in), 0);
+    assert_int_equal(listen(fd, 16), 0);
+    for (int round = 0; round < 2; round++) { /* what one server leaves in the queue, the next one answers */
+        char where[16];
+        snprintf(where, sizeof where, "fd:%d", dup(fd));
+        struct http_options o = test_options();
+        o.listen = where;
+        struct test_server t = serve(&o);
+        if (round == 0) {
+            struct buf b = ask(&t, ASK("GET /hello") "\r\n");
+            assert_int_equal(status_of(&b), 200);
+            buf_close(&b);
+            http_server_quiesce(t.s);
+            first = dial(&t);
+            says(first, ASK("GET /hello") "\r\n");
+        } else {
+            struct buf b = big_buf();
+            assert_true(hear(first, &b, NULL, 2000));
+            assert_int_equal(status_of(&b), 200);
+            buf_close(&b);
+            close(first);
+        }
+        unserve(&t);
+    }
+    close(fd);
+}
+
 static void addresses_that_are_none_are_named(void **state)
 {
     (void)state;
@@ -537,6 +570,7 @@ int main(void)
         cmocka_unit_test(quiesce_finishes_what_runs_and_accepts_nothing),
         cmocka_unit_test(stop_with_suspended_requests_and_open_streams_is_orderly),
         cmocka_unit_test(a_unix_socket_is_private_and_replaces_a_stale_file),
+        cmocka_unit_test(an_inherited_socket_serves_and_goes_on_listening_after_stop),
         cmocka_unit_test(addresses_that_are_none_are_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
