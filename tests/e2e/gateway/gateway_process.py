@@ -64,6 +64,8 @@ class Gateway:
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen([str(c) for c in command], stderr=log, stdout=log, stdin=subprocess.DEVNULL, env={**os.environ, **self.env})
         until(lambda: ports.exists() or self.process.poll() is not None, START_S, "the ports file")
+        if not ready and self.process.poll() is not None:
+            return
         assert self.process.poll() is None, f"exit {self.process.returncode}:\n{self.tail()}"
         text = ports.read_text()
         self.url = re.search(r"WEFT_URL='(.*)'", text).group(1)
@@ -82,7 +84,7 @@ class Gateway:
         self.process.wait(STOP_S)
 
     def close(self):
-        if self.process.poll() is None:
+        if self.process and self.process.poll() is None:
             self.stop()
         pid = self._pid_file()
         if pid:  # left behind by a killed gateway

@@ -81,14 +81,14 @@ def test_a_stream_passes_untouched_but_for_the_counts(fake, acme):
     chunks, done = events(lines)
     assert done and [c["choices"][0]["delta"]["content"].strip() for c in chunks] == [f"tok{i}" for i in range(5)]
     row = acme.usage(r.headers["x-request-id"])
-    assert (row["state"], row["output"], row["produced"], row["prompt"], row["cached"], row["finish"]) == ("completed", 5, 5, 11, 3, "length")
+    assert (row["state"], row["output_tokens"], row["produced_tokens"], row["input_tokens"], row["input_cached_tokens"], row["finish_reason"]) == ("completed", 5, 5, 11, 3, "length")
 
 
 def test_a_whole_answer_is_billed_by_its_usage(fake, acme):
     r = acme.ask("tokens=7", model="sql")
     row = acme.usage(r.headers["x-request-id"])
     usage = r.json()["usage"]
-    assert (row["state"], row["output"], row["prompt"]) == ("completed", usage["completion_tokens"], usage["prompt_tokens"]) == ("completed", 7, 11)
+    assert (row["state"], row["output_tokens"], row["input_tokens"]) == ("completed", usage["completion_tokens"], usage["prompt_tokens"]) == ("completed", 7, 11)
     assert row["adapter"] == "sql" and row["version"] == 1 and row["model"] == "sql" and not row["stream"]
 
 
@@ -98,7 +98,7 @@ def test_keep_alive_comments_come_before_the_first_token_and_not_after(fake, acm
     comments = [i for i, x in enumerate(lines) if x == ": keep-alive"]
     assert 2 <= len(comments) <= 4 and max(comments) < first_data
     assert events(lines)[1]
-    assert acme.usage(r.headers["x-request-id"])["output"] == 3
+    assert acme.usage(r.headers["x-request-id"])["output_tokens"] == 3
 
 
 def test_each_chunk_arrives_when_it_is_made(fake, acme):
@@ -126,7 +126,7 @@ def test_the_engines_refusals_pass_on_with_the_clients_name(fake, acme, status, 
     assert body["error"]["message"] == "refused for sql"
     assert (r.headers.get("retry-after") == "7") == (status == 503)
     row = acme.usage(r.headers["x-request-id"])
-    assert (row["state"], row["http"], row["output"]) == ("rejected", status, 0)
+    assert (row["state"], row["http_status"], row["output_tokens"]) == ("rejected", status, 0)
 
 
 def test_a_refusal_after_a_keep_alive_comes_as_an_event_without_done(fake, acme):
@@ -200,7 +200,7 @@ def test_a_load_that_fails_is_told_once_and_metered(fake, acme, load, status, co
     r = acme.ask("x", model="sql")
     fake.fake_set("/fake/load", status=200)
     assert r.status_code == status and r.json()["error"]["code"] == code, r.text
-    assert acme.usage(r.headers["x-request-id"])["output"] == 0
+    assert acme.usage(r.headers["x-request-id"])["output_tokens"] == 0
     assert acme.ask("x", model="sql").status_code == 200
 
 
@@ -230,7 +230,7 @@ def test_a_request_waits_for_an_engine_that_is_being_restarted(fake, acme):
     fake.kill_engine()
     r = acme.ask("tokens=2", model="sql")
     assert r.status_code == 200, r.text
-    assert acme.usage(r.headers["x-request-id"])["output"] == 2
+    assert acme.usage(r.headers["x-request-id"])["output_tokens"] == 2
 
 
 # --- broken streams ---
@@ -243,7 +243,7 @@ def test_an_engine_lost_in_mid_stream_ends_in_an_error_event_and_no_done(fake, a
     assert [c["choices"][0]["delta"]["content"].strip() for c in chunks[:-1]] == ["tok0", "tok1"]
     assert chunks[-1]["error"]["code"] == "engine_error"
     row = acme.usage(r.headers["x-request-id"])
-    assert (row["state"], row["output"], row["produced"]) == ("upstream_error", 2, 2)
+    assert (row["state"], row["output_tokens"], row["produced_tokens"]) == ("upstream_error", 2, 2)
     until(fake.engine_pid, what="an engine")
     assert acme.ask("tokens=1").status_code == 200
 
@@ -262,7 +262,7 @@ def test_a_silent_engine_is_given_up_after_idle_ms(fake, acme):
     assert 1.2 < time.monotonic() - t < 4
     assert not done and chunks[-1]["error"]["code"] == "upstream_timeout"
     row = acme.usage(r.headers["x-request-id"])
-    assert (row["state"], row["output"]) == ("timeout", 2)
+    assert (row["state"], row["output_tokens"]) == ("timeout", 2)
 
 
 def test_an_engine_that_does_not_begin_is_given_up_after_first_byte_ms(fake, acme):
@@ -294,7 +294,7 @@ def test_a_client_that_leaves_a_stream_cancels_the_engine_within_50_ms_and_pays_
     seen = until(lambda: [x for x in asked(fake, request_id) if x["left"]], what="the cancel")[0]
     assert seen["left_at"] - gone < 0.05
     row = acme.usage(request_id)
-    assert row["state"] == "client_abort" and 2 <= row["output"] <= got.count(b"data:") + 1 and row["output"] <= row["produced"]
+    assert row["state"] == "client_abort" and 2 <= row["output_tokens"] <= got.count(b"data:") + 1 and row["output_tokens"] <= row["produced_tokens"]
     until(lambda: fake.engine_state()["running"] == 0)
 
 
@@ -305,7 +305,7 @@ def test_a_client_that_leaves_before_a_whole_answer_pays_nothing(fake, acme):
     s.close()
     until(lambda: fake.engine_state()["running"] == 0, timeout=1)
     rows = until(lambda: acme.usage_rows()[: len(acme.usage_rows()) - before], what="the row")
-    assert (rows[0]["state"], rows[0]["output"]) == ("client_abort", 0)
+    assert (rows[0]["state"], rows[0]["output_tokens"]) == ("client_abort", 0)
 
 
 def test_a_reader_that_does_not_read_is_cut_and_pays_what_it_took(fake, acme):
@@ -318,7 +318,7 @@ def test_a_reader_that_does_not_read_is_cut_and_pays_what_it_took(fake, acme):
     s.sendall(f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {acme.key}\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text)
     request_id = s.recv(4096).split(b"x-request-id: ")[1].split(b"\r\n")[0].decode()
     row = acme.usage(request_id)
-    assert row["state"] == "client_abort" and row["output"] < 4000
+    assert row["state"] == "client_abort" and row["output_tokens"] < 4000
     s.close()
 
 
@@ -340,7 +340,7 @@ def test_many_streams_at_once_stay_apart(fake, acme, other):
     rows = {x["id"]: x for t in (acme, other) for x in until(lambda: t.usage_rows())}
     for n, tenant, request_id, chunks, done in results.values():
         assert done and len(chunks) == n
-        assert tenant.usage(request_id)["output"] == n
+        assert tenant.usage(request_id)["output_tokens"] == n
     assert rows
 
 

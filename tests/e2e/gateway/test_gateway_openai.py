@@ -96,14 +96,14 @@ def test_usage_rows_say_what_usage_said(tenants):
     t, case = tenants["triage"], next(c for c in CASES if c["adapter"] == "triage")
     raw = t.openai().chat.completions.with_raw_response.create(model="triage", messages=case["messages"], temperature=0, max_tokens=20)
     row, usage = t.usage(raw.headers["x-request-id"]), raw.parse().usage
-    assert (row["state"], row["prompt"], row["output"], row["produced"]) == ("completed", usage.prompt_tokens, usage.completion_tokens, usage.completion_tokens)
+    assert (row["state"], row["input_tokens"], row["output_tokens"], row["produced_tokens"]) == ("completed", usage.prompt_tokens, usage.completion_tokens, usage.completion_tokens)
     body = {"model": "triage", "messages": case["messages"], "temperature": 0, "max_tokens": 20, "stream": True, "stream_options": {"include_usage": True}}
     with t.http() as c, c.stream("POST", "/v1/chat/completions", json=body) as r:
         chunks, done = events(list(r.iter_lines()))
         request_id = r.headers["x-request-id"]
     assert done
     row = t.usage(request_id)
-    assert (row["prompt"], row["output"], row["stream"]) == (chunks[-1]["usage"]["prompt_tokens"], chunks[-1]["usage"]["completion_tokens"], 1)
+    assert (row["input_tokens"], row["output_tokens"], row["stream"]) == (chunks[-1]["usage"]["prompt_tokens"], chunks[-1]["usage"]["completion_tokens"], 1)
 
 
 def test_a_client_that_leaves_is_billed_what_it_was_sent_and_frees_the_engine(real, tenants):
@@ -117,7 +117,7 @@ def test_a_client_that_leaves_is_billed_what_it_was_sent_and_frees_the_engine(re
             if read == 8:
                 break
     row = t.usage(request_id)
-    assert row["state"] == "client_abort" and 0 < row["output"] <= row["produced"] < 1500
+    assert row["state"] == "client_abort" and 0 < row["output_tokens"] <= row["produced_tokens"] < 1500
     state = until(lambda: (s := real.engine_state())["running"] == 0 and s["slots"]["pins"] == 0 and s)
     assert state["pages"]["used"] == 0 or state["waiting"] == 0
 
@@ -138,6 +138,6 @@ def test_a_killed_engine_ends_streams_in_an_error_and_the_next_request_is_served
     chunks, done = events(lines)
     assert not done and chunks[-1]["error"]["code"] == "engine_error"
     row = t.usage(request_id)
-    assert row["state"] == "upstream_error" and 3 <= row["output"] <= row["produced"]
+    assert row["state"] == "upstream_error" and 3 <= row["output_tokens"] <= row["produced_tokens"]
     r = ask(t.openai(), case, "sql")
     assert r.choices[0].message.content == text_of(case)
