@@ -20,9 +20,9 @@ struct room {
     struct db *db;
 };
 
-#define assert_ok(call, e) \
-    do { \
-        if ((call) != 0) fail_msg("%s: %s", #call, (e).msg); \
+#define assert_ok(call, e)                                                                                             \
+    do {                                                                                                               \
+        if ((call) != 0) fail_msg("%s: %s", #call, (e).msg);                                                           \
     } while (0)
 
 static inline void room_start(struct room *r)
@@ -45,7 +45,10 @@ static inline int room_remove_one(const char *path, const struct stat *st, int t
     return remove(path);
 }
 
-static inline void room_remove(const char *dir) { nftw(dir, room_remove_one, 16, FTW_DEPTH | FTW_PHYS); }
+static inline void room_remove(const char *dir)
+{
+    nftw(dir, room_remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
 
 static inline void room_end(struct room *r)
 {

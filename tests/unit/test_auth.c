@@ -1,6 +1,6 @@
 /* Tests of gateway/auth: keys, scopes, one answer for all causes, revocation at once, no secret in any file. */
-#include "gateway/auth_store.h"
 #include "base/clock.h"
+#include "gateway/auth_store.h"
 #include "tests/unit/data_room.h"
 #include <jansson.h>
 #include <pthread.h>
@@ -41,7 +41,8 @@ static void make_tenant(struct auth_room *a, const char *name)
     json_decref(out);
 }
 
-static void make_key_until(struct auth_room *a, const char *tenant, const char *role, int64_t expires, char text[KEY_TEXT_LEN])
+static void make_key_until(struct auth_room *a, const char *tenant, const char *role, int64_t expires,
+                           char text[KEY_TEXT_LEN])
 {
     struct err e = {0};
     json_t *out;
@@ -71,8 +72,14 @@ static void revoke_key(struct auth_room *a, const char *text)
 static void a_key_names_its_tenant_and_its_scopes(void **state)
 {
     struct auth_room *a = *state;
-    static const struct { const char *role; unsigned scopes; } rows[] = {
-        {"admin", SCOPE_INFER | SCOPE_WRITE | SCOPE_USAGE | SCOPE_KEYS}, {"writer", SCOPE_WRITE}, {"inference", SCOPE_INFER}, {"billing", SCOPE_USAGE},
+    static const struct {
+        const char *role;
+        unsigned scopes;
+    } rows[] = {
+        {"admin", SCOPE_INFER | SCOPE_WRITE | SCOPE_USAGE | SCOPE_KEYS},
+        {"writer", SCOPE_WRITE},
+        {"inference", SCOPE_INFER},
+        {"billing", SCOPE_USAGE},
     };
     make_tenant(a, "acme");
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -107,7 +114,8 @@ static void sign(char *text)
 static void every_cause_gets_the_same_401(void **state)
 {
     struct auth_room *a = *state;
-    char good[KEY_TEXT_LEN], revoked[KEY_TEXT_LEN], expired[KEY_TEXT_LEN], admin[KEY_TEXT_LEN], off[KEY_TEXT_LEN], typo[KEY_TEXT_LEN];
+    char good[KEY_TEXT_LEN], revoked[KEY_TEXT_LEN], expired[KEY_TEXT_LEN], admin[KEY_TEXT_LEN], off[KEY_TEXT_LEN],
+        typo[KEY_TEXT_LEN];
     make_tenant(a, "acme");
     make_tenant(a, "other");
     make_tenant(a, "off");
@@ -119,7 +127,9 @@ static void every_cause_gets_the_same_401(void **state)
     revoke_key(a, revoked);
     struct err e = {0};
     json_t *out;
-    assert_ok(tenant_update(a->auth, &tester, "off", &(struct tenant_change){.set_disabled = true, .disabled = true}, &out, &e), e);
+    assert_ok(tenant_update(a->auth, &tester, "off", &(struct tenant_change){.set_disabled = true, .disabled = true},
+                            &out, &e),
+              e);
     json_decref(out);
     snprintf(typo, sizeof typo, "%s", good);
     typo[20] = typo[20] == 'a' ? 'b' : 'a';
@@ -130,10 +140,15 @@ static void every_cause_gets_the_same_401(void **state)
     memcpy(wrong, good, 16);
     memcpy(wrong + 16, stranger.text + 16, sizeof wrong - 16);
     sign(wrong);
-    const struct { const char *bearer, *path; enum auth_cause cause; } rows[] = {
-        {NULL, NULL, AUTH_NO_KEY}, {"", NULL, AUTH_MALFORMED}, {"wft_", NULL, AUTH_MALFORMED}, {typo, NULL, AUTH_MALFORMED}, {stranger.text, NULL, AUTH_UNKNOWN}, {wrong, NULL, AUTH_WRONG_SECRET},
-        {revoked, NULL, AUTH_UNKNOWN}, {expired, NULL, AUTH_EXPIRED}, {admin, NULL, AUTH_MALFORMED}, {off, NULL, AUTH_UNKNOWN},
-        {good, "other", AUTH_OTHER_TENANT}, {good, "nobody", AUTH_OTHER_TENANT}, {good, "", AUTH_OTHER_TENANT},
+    const struct {
+        const char *bearer, *path;
+        enum auth_cause cause;
+    } rows[] = {
+        {NULL, NULL, AUTH_NO_KEY},     {"", NULL, AUTH_MALFORMED},          {"wft_", NULL, AUTH_MALFORMED},
+        {typo, NULL, AUTH_MALFORMED},  {stranger.text, NULL, AUTH_UNKNOWN}, {wrong, NULL, AUTH_WRONG_SECRET},
+        {revoked, NULL, AUTH_UNKNOWN}, {expired, NULL, AUTH_EXPIRED},       {admin, NULL, AUTH_MALFORMED},
+        {off, NULL, AUTH_UNKNOWN},     {good, "other", AUTH_OTHER_TENANT},  {good, "nobody", AUTH_OTHER_TENANT},
+        {good, "", AUTH_OTHER_TENANT},
     };
     struct err first = {0};
     struct principal p;
@@ -245,8 +260,9 @@ static void the_first_admin_key_is_made_once(void **state)
 static void tenants_have_valid_names_once_each(void **state)
 {
     struct auth_room *a = *state;
-    static const char *const bad[] = {"", "A", "-a", ".a", "_a", "a b", "a/b", "\xC3\xA9", "a@1",
-                                      "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
+    static const char *const bad[] = {
+        "",    "A",   "-a",       ".a",  "_a",
+        "a b", "a/b", "\xC3\xA9", "a@1", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"};
     json_t *out = NULL;
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct err e = {0};
@@ -281,7 +297,8 @@ static void lists_are_paged_in_order(void **state)
         json_t *list = json_array(), *x;
         size_t i;
         assert_ok(tenant_list(a->auth, after, 3, list, &more, &e), e);
-        json_array_foreach(list, i, x) {
+        json_array_foreach(list, i, x)
+        {
             snprintf(name, sizeof name, "t%d", seen++);
             assert_string_equal(json_string_value(json_object_get(x, "name")), name);
             snprintf(after, sizeof after, "%s", name);
@@ -301,7 +318,8 @@ static void every_change_is_in_the_audit_trail(void **state)
     make_tenant(a, "acme");
     make_key(a, "acme", "writer", text);
     revoke_key(a, text);
-    assert_ok(tenant_update(a->auth, &tester, "acme", &(struct tenant_change){.set_weight = true, .weight = 3}, &out, &e), e);
+    assert_ok(
+        tenant_update(a->auth, &tester, "acme", &(struct tenant_change){.set_weight = true, .weight = 3}, &out, &e), e);
     json_decref(out);
     assert_int_equal(tenant_create(a->auth, &tester, "acme", 1, &out, NULL), -1); /* refused: no row */
     assert_ok(audit_list(a->r.db, 0, 100, list, &more, &e), e);
@@ -337,9 +355,16 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-        T(a_key_names_its_tenant_and_its_scopes), T(every_cause_gets_the_same_401), T(every_changed_character_is_refused),
-        T(a_revoked_key_is_refused_when_the_call_has_returned), T(no_secret_is_in_any_file), T(the_first_admin_key_is_made_once),
-        T(tenants_have_valid_names_once_each), T(lists_are_paged_in_order), T(every_change_is_in_the_audit_trail), T(a_check_costs_microseconds),
+        T(a_key_names_its_tenant_and_its_scopes),
+        T(every_cause_gets_the_same_401),
+        T(every_changed_character_is_refused),
+        T(a_revoked_key_is_refused_when_the_call_has_returned),
+        T(no_secret_is_in_any_file),
+        T(the_first_admin_key_is_made_once),
+        T(tenants_have_valid_names_once_each),
+        T(lists_are_paged_in_order),
+        T(every_change_is_in_the_audit_trail),
+        T(a_check_costs_microseconds),
 #undef T
     };
     return cmocka_run_group_tests_name("auth", tests, NULL, NULL);

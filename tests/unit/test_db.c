@@ -1,7 +1,8 @@
-/* Tests of gateway/db: groups and savepoints, durability, the reader's deadline, the lock, the pepper, migrations, a failing disk. */
-#include "gateway/db_internal.h"
+/* Tests of gateway/db: groups and savepoints, durability, the reader's deadline, the lock, the pepper, migrations, a
+ * failing disk. */
 #include "base/clock.h"
 #include "gateway/db_audit.h"
+#include "gateway/db_internal.h"
 #include "tests/unit/data_room.h"
 #include <errno.h>
 #include <jansson.h>
@@ -35,7 +36,8 @@ struct put {
 
 static int run_put(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
-    static const char sql[] = "INSERT INTO meta(name, value) VALUES(?1, ?2)", bad[] = "INSERT INTO meta(name, value) VALUES('same', NULL)";
+    static const char sql[] = "INSERT INTO meta(name, value) VALUES(?1, ?2)",
+                      bad[] = "INSERT INTO meta(name, value) VALUES('same', NULL)";
     struct put *p = u;
     char name[32];
     snprintf(name, sizeof name, "v%lld", (long long)p->value);
@@ -77,7 +79,8 @@ static void a_failing_job_of_a_group_is_undone_alone(void **state)
         p[i].value = i;
         p[i].fails = i % 3 == 1;
         p[i].raw = i % 3 == 2;
-        assert_ok(db_write(r->db, &(struct db_job){.run = run_put, .done = done_put, .user = &p[i], .durable = true}, &e), e);
+        assert_ok(
+            db_write(r->db, &(struct db_job){.run = run_put, .done = done_put, .user = &p[i], .durable = true}, &e), e);
     }
     go = true;
     for (int i = 0; i < 9; i++) wait_for(&p[i].done, 1);
@@ -96,7 +99,8 @@ static void what_is_queued_is_committed_together(void **state)
     assert_ok(db_write(r->db, &(struct db_job){.run = run_wait, .user = &go}, &e), e);
     for (int i = 0; i < N; i++) {
         p[i].value = i;
-        assert_ok(db_write(r->db, &(struct db_job){.run = run_put, .done = done_put, .user = &p[i], .durable = true}, &e), e);
+        assert_ok(
+            db_write(r->db, &(struct db_job){.run = run_put, .done = done_put, .user = &p[i], .durable = true}, &e), e);
     }
     int64_t t = clock_mono_us();
     go = true;
@@ -122,7 +126,8 @@ static void the_queue_is_bounded_and_keeps_places_for_the_urgent(void **state)
     assert_int_equal(e.code, ERR_LEDGER);
     assert_true(taken >= DB_QUEUE_MAX - DB_QUEUE_URGENT - 1 && taken <= DB_QUEUE_MAX - DB_QUEUE_URGENT + DB_GROUP_MAX);
     struct err e2 = {0};
-    assert_ok(db_write(r->db, &(struct db_job){.run = run_put, .done = done_put, .user = &urgent, .urgent = true}, &e2), e2);
+    assert_ok(db_write(r->db, &(struct db_job){.run = run_put, .done = done_put, .user = &urgent, .urgent = true}, &e2),
+              e2);
     go = true;
     wait_for(&urgent.done, 1);
     wait_for(&p.done, taken);
@@ -161,7 +166,10 @@ static void a_reader_cannot_write(void **state)
     assert_int_equal(db_read(((struct room *)*state)->db, run_insert_by_reader, NULL, 1000, &e), -1);
 }
 
-static void count_up(void *u) { ++*(_Atomic int *)u; }
+static void count_up(void *u)
+{
+    ++*(_Atomic int *)u;
+}
 
 static void deferred_work_runs_once_each_even_at_the_close(void **state)
 {
@@ -181,9 +189,14 @@ static void files_and_settings_are_as_promised(void **state)
     struct room *r = *state;
     struct stat st;
     char path[128];
-    static const struct { const char *name; mode_t mode; off_t size; } want[] = {
-        {"pepper", S_IFREG | 0600, 32}, {"lock", S_IFREG | 0600, 0}, {"run", S_IFDIR | 0700, -1}, {"tmp", S_IFDIR | 0700, -1},
-        {"blobs", S_IFDIR | 0700, -1}, {"archive", S_IFDIR | 0700, -1}, {"packed", S_IFDIR | 0700, -1}, {"", S_IFDIR | 0700, -1},
+    static const struct {
+        const char *name;
+        mode_t mode;
+        off_t size;
+    } want[] = {
+        {"pepper", S_IFREG | 0600, 32}, {"lock", S_IFREG | 0600, 0},   {"run", S_IFDIR | 0700, -1},
+        {"tmp", S_IFDIR | 0700, -1},    {"blobs", S_IFDIR | 0700, -1}, {"archive", S_IFDIR | 0700, -1},
+        {"packed", S_IFDIR | 0700, -1}, {"", S_IFDIR | 0700, -1},
     };
     for (size_t i = 0; i < sizeof want / sizeof *want; i++) {
         snprintf(path, sizeof path, "%s/%s", r->dir, want[i].name);
@@ -195,8 +208,10 @@ static void files_and_settings_are_as_promised(void **state)
     assert_int_equal(room_number(r, "PRAGMA foreign_keys"), 1);
     assert_int_equal(room_number(r, "PRAGMA trusted_schema"), 0);
     assert_int_equal(room_number(r, "PRAGMA cell_size_check"), 1);
-    assert_int_equal(room_number(r, "SELECT count(*) FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND NOT strict"
-                                    " AND name NOT LIKE 'sqlite%'"), 0);
+    assert_int_equal(
+        room_number(r, "SELECT count(*) FROM pragma_table_list WHERE schema = 'main' AND type = 'table' AND NOT strict"
+                       " AND name NOT LIKE 'sqlite%'"),
+        0);
     assert_int_equal(room_number(r, "PRAGMA user_version"), db_nmigrations);
 }
 
@@ -228,7 +243,8 @@ static void a_second_process_is_refused_by_the_lock(void **state)
     pid_t pid = fork();
     if (pid == 0) {
         struct err in_child = {0};
-        _exit(db_open(&second, &(struct db_options){.dir = r->dir}, &in_child) && in_child.code == ERR_CONFLICT ? 0 : 1);
+        _exit(db_open(&second, &(struct db_options){.dir = r->dir}, &in_child) && in_child.code == ERR_CONFLICT ? 0
+                                                                                                                : 1);
     }
     int status;
     assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -300,7 +316,8 @@ static void after_the_disk_refused_the_writer_recovers_and_nothing_acknowledged_
     int acknowledged = 0;
     for (int round = 0; round < 6; round++) {
         struct err e = {0}, refused = {0}, full = {0};
-        struct put good = {.value = 100 + 3 * round}, bad = {.value = 101 + 3 * round}, again = {.value = 102 + 3 * round};
+        struct put good = {.value = 100 + 3 * round}, bad = {.value = 101 + 3 * round},
+                   again = {.value = 102 + 3 * round};
         assert_ok(db_write_wait(r->db, run_put, &good, &e), e);
         disk_errno = errors[round % 2];
         assert_int_equal(db_write_wait(r->db, run_put, &bad, &refused), -1);

@@ -119,8 +119,9 @@ static void what_cannot_be_resolved_gets_one_answer(void **state)
     add(g, 0, "greet", 1);
     add(g, 1, "secret", 2);
     add_on(g, 0, "foreign", 3, "another-base", &created);
-    static const char *const models[] = {"secret", "absent", "greet@2", "greet@0", "greet@01", "greet@", "greet@x", "greet@1x", "greet@-1",
-                                         "greet@9999999999", "@1", "", "GREET", "foreign", "smol@1", "greet@1@1", "greet "};
+    static const char *const models[] = {"secret",  "absent",   "greet@2",  "greet@0",          "greet@01", "greet@",
+                                         "greet@x", "greet@1x", "greet@-1", "greet@9999999999", "@1",       "",
+                                         "GREET",   "foreign",  "smol@1",   "greet@1@1",        "greet "};
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
         struct err e = {0};
         struct target t;
@@ -195,7 +196,10 @@ static void a_removed_versions_number_is_not_given_again(void **state)
 static void names_that_are_taken_or_bad_are_refused(void **state)
 {
     struct reg_room *g = *state;
-    static const struct { const char *name; enum err_code code; } rows[] = {
+    static const struct {
+        const char *name;
+        enum err_code code;
+    } rows[] = {
         {BASE, ERR_CONFLICT}, {"", ERR_INVALID}, {"Upper", ERR_INVALID}, {"a@1", ERR_INVALID}, {"../x", ERR_INVALID}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct version_new v = {.base = BASE};
@@ -265,9 +269,10 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
-        T(a_bare_name_is_its_newest_version), T(the_same_digest_is_the_same_version), T(what_cannot_be_resolved_gets_one_answer),
-        T(another_tenants_adapter_is_an_absent_one_to_the_byte), T(removal_names_the_digests_that_nobody_has),
-        T(a_removed_versions_number_is_not_given_again), T(names_that_are_taken_or_bad_are_refused), T(lists_show_the_tenants_own_in_order),
+        T(a_bare_name_is_its_newest_version),         T(the_same_digest_is_the_same_version),
+        T(what_cannot_be_resolved_gets_one_answer),   T(another_tenants_adapter_is_an_absent_one_to_the_byte),
+        T(removal_names_the_digests_that_nobody_has), T(a_removed_versions_number_is_not_given_again),
+        T(names_that_are_taken_or_bad_are_refused),   T(lists_show_the_tenants_own_in_order),
         T(everything_is_there_after_a_restart),
 #undef T
     };
