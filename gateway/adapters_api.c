@@ -1,9 +1,11 @@
-/* /v1/adapters: a tenant's adapters and their versions. Uploads are upload.c's; here are the routes, lists and removals.
+/* /v1/adapters: a tenant's adapters and their versions. Uploads are upload.c's; here are the routes, lists and
+ * removals.
  *
- * Removing drains: the registry's row goes first (new requests get 404), then the engine is told to unload, which waits for what runs on it, then
- * the bytes go, when no version of any tenant refers to them.
+ * Removing drains: the registry's row goes first (new requests get 404), then the engine is told to unload, which waits
+ * for what runs on it, then the bytes go, when no version of any tenant refers to them.
  *
- * Uploading runs on the worker, whose socket it reads; what waits for the database runs on one of its reader threads. */
+ * Uploading runs on the worker, whose socket it reads; what waits for the database runs on one of its reader threads.
+ */
 #include "base/json.h"
 #include "gateway/chat_api.h"
 #include "gateway/upload.h"
@@ -11,8 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define UPLOAD_OVERHEAD (1 << 20)          /* of parts and headers beside the weights */
-#define UPLOAD_CAP ((size_t)1 << 50)       /* the setting max_adapter_bytes is the limit */
+#define UPLOAD_OVERHEAD (1 << 20)    /* of parts and headers beside the weights */
+#define UPLOAD_CAP ((size_t)1 << 50) /* the setting max_adapter_bytes is the limit */
 #define LIST_LIMIT 20
 #define LIST_LIMIT_MAX 100
 
@@ -25,20 +27,18 @@ static int check_upload(struct http_request *r, struct err *e)
     struct gateway *g = r->server_user;
     const char *wait = http_query(r, "wait");
     int64_t most = g->set->max_adapter_bytes + UPLOAD_OVERHEAD;
-    if (wait && strcmp(wait, "ready") != 0)
-        return err_field(e, ERR_INVALID, "wait", "wait can only be 'ready'");
+    if (wait && strcmp(wait, "ready") != 0) return err_field(e, ERR_INVALID, "wait", "wait can only be 'ready'");
     if (r->content_length > most)
-        return err_set(e, ERR_TOO_LARGE, "the body has %lld bytes; at most %lld are taken", (long long)r->content_length, (long long)most);
+        return err_set(e, ERR_TOO_LARGE, "the body has %lld bytes; at most %lld are taken",
+                       (long long)r->content_length, (long long)most);
     return 0;
 }
 
 static int upload_head(struct http_request *r)
 {
     struct err e = {0};
-    if (api_who(r))
-        return -1;
-    if (check_upload(r, &e) == 0 && upload_begin(r, r->user, api_route(r)->what == validate_kind, &e))
-        return 0;
+    if (api_who(r)) return -1;
+    if (check_upload(r, &e) == 0 && upload_begin(r, r->user, api_route(r)->what == validate_kind, &e)) return 0;
     api_refuse(r, &e);
     return -1;
 }
@@ -46,8 +46,7 @@ static int upload_head(struct http_request *r)
 static int upload_sink(struct http_request *r, const char *bytes, size_t n)
 {
     struct err e = {0};
-    if (upload_feed(r->user, bytes, n, &e) == 0)
-        return 0;
+    if (upload_feed(r->user, bytes, n, &e) == 0) return 0;
     api_refuse(r, &e);
     return -1;
 }
@@ -55,8 +54,7 @@ static int upload_sink(struct http_request *r, const char *bytes, size_t n)
 static void upload_handle(struct http_request *r)
 {
     struct err e = {0};
-    if (upload_submit(r->user, &e))
-        api_refuse(r, &e);
+    if (upload_submit(r->user, &e)) api_refuse(r, &e);
 }
 
 /* --- reading --- */
@@ -87,8 +85,7 @@ static void later(struct http_request *r, void (*fn)(void *r))
 {
     struct gateway *g = r->server_user;
     struct err e = {0};
-    if (db_defer(g->db, fn, r, &e))
-        api_refuse(r, &e);
+    if (db_defer(g->db, fn, r, &e)) api_refuse(r, &e);
 }
 
 static void list_now(void *u)
@@ -109,7 +106,9 @@ static void list_now(void *u)
     }
     size_t n = json_array_size(data);
     json_t *first = name_of(data, 0), *last = name_of(data, n ? n - 1 : 0);
-    api_reply(r, 200, json_pack("{s:s, s:o, s:o, s:o, s:b}", "object", "list", "data", data, "first_id", first, "last_id", last, "has_more", more));
+    api_reply(r, 200,
+              json_pack("{s:s, s:o, s:o, s:o, s:b}", "object", "list", "data", data, "first_id", first, "last_id", last,
+                        "has_more", more));
 }
 
 static void get_now(void *u)
@@ -148,7 +147,7 @@ static void drop(struct http_request *r, int version)
 {
     struct gateway *g = r->server_user;
     const char *name = api_param(r, 0);
-    char (*orphans)[SHA256_HEX] = NULL;
+    char(*orphans)[SHA256_HEX] = NULL;
     char id[NAME_MAX_LEN + 16];
     int n = 0;
     struct err e = {0};
@@ -163,7 +162,8 @@ static void drop(struct http_request *r, int version)
         snprintf(id, sizeof id, "%.64s@%d", name, version);
     else
         snprintf(id, sizeof id, "%.64s", name);
-    api_reply(r, 200, json_pack("{s:s, s:s, s:b}", "id", id, "object", version ? "adapter.version" : "adapter", "deleted", 1));
+    api_reply(r, 200,
+              json_pack("{s:s, s:s, s:b}", "id", id, "object", version ? "adapter.version" : "adapter", "deleted", 1));
 }
 
 static void drop_all_now(void *u)
@@ -182,18 +182,41 @@ static void drop_version_now(void *u)
         drop(r, version);
 }
 
-static void list(struct http_request *r) { later(r, list_now); }
-static void get(struct http_request *r) { later(r, get_now); }
-static void get_version(struct http_request *r) { later(r, get_version_now); }
-static void drop_all(struct http_request *r) { later(r, drop_all_now); }
-static void drop_version(struct http_request *r) { later(r, drop_version_now); }
+static void list(struct http_request *r)
+{
+    later(r, list_now);
+}
+static void get(struct http_request *r)
+{
+    later(r, get_now);
+}
+static void get_version(struct http_request *r)
+{
+    later(r, get_version_now);
+}
+static void drop_all(struct http_request *r)
+{
+    later(r, drop_all_now);
+}
+static void drop_version(struct http_request *r)
+{
+    later(r, drop_version_now);
+}
 
 static const struct api_route own = {SCOPE_WRITE, false, NULL}, path = {SCOPE_WRITE, true, NULL};
-static const struct api_route upload_own = {SCOPE_WRITE, false, upload_kind}, upload_path = {SCOPE_WRITE, true, upload_kind};
-static const struct api_route validate_own = {SCOPE_WRITE, false, validate_kind}, validate_path = {SCOPE_WRITE, true, validate_kind};
+static const struct api_route upload_own = {SCOPE_WRITE, false, upload_kind},
+                              upload_path = {SCOPE_WRITE, true, upload_kind};
+static const struct api_route validate_own = {SCOPE_WRITE, false, validate_kind},
+                              validate_path = {SCOPE_WRITE, true, validate_kind};
 
-#define UPLOAD(where, d) {"POST", where, HTTP_BODY_SINK, UPLOAD_CAP, upload_head, upload_sink, upload_handle, d}
-#define CALL(method, where, fn, d) {method, where, HTTP_BODY_NONE, 0, api_who, NULL, fn, d}
+#define UPLOAD(where, d)                                                                                               \
+    {                                                                                                                  \
+        "POST", where, HTTP_BODY_SINK, UPLOAD_CAP, upload_head, upload_sink, upload_handle, d                          \
+    }
+#define CALL(method, where, fn, d)                                                                                     \
+    {                                                                                                                  \
+        method, where, HTTP_BODY_NONE, 0, api_who, NULL, fn, d                                                         \
+    }
 
 const struct http_route routes_adapters[] = {
     UPLOAD("/v1/adapters", &upload_own),

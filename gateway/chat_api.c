@@ -1,12 +1,13 @@
-/* POST /v1/chat/completions and /v1/completions: read what the request asks as far as the gateway must, note it, send it on.
+/* POST /v1/chat/completions and /v1/completions: read what the request asks as far as the gateway must, note it, send
+ * it on.
  *
  *   head    who (401, 403), how long (413): before the body is read
  *   handle  JSON (400) -> model (404) -> the body for the engine -> upstream_start(), which answers
  *
- * The gateway reads model, stream and the token limits; everything else is the engine's to check, whose refusals pass on as they are. Two fields
- * are written: `model` becomes the digest or the base's name, and `cache_salt` the tenant's own, so that a client can neither name another
- * tenant's adapter nor share its cache. The headers of the engine's protocol are made afresh: what a client sends under those names never gets
- * that far.
+ * The gateway reads model, stream and the token limits; everything else is the engine's to check, whose refusals pass
+ * on as they are. Two fields are written: `model` becomes the digest or the base's name, and `cache_salt` the tenant's
+ * own, so that a client can neither name another tenant's adapter nor share its cache. The headers of the engine's
+ * protocol are made afresh: what a client sends under those names never gets that far.
  *
  * With `strict`, a field that no row below names is refused. Worker threads. */
 #include "gateway/chat_api.h"
@@ -16,11 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BODY_CAP (64u << 20)      /* beside the setting max_body, which is looked at first where a length is declared */
+#define BODY_CAP (64u << 20) /* beside the setting max_body, which is looked at first where a length is declared */
 #define MODEL_NAME_MAX 255
-#define COMPLETION_TOKENS 16      /* OpenAI's default of max_tokens for /v1/completions */
+#define COMPLETION_TOKENS 16 /* OpenAI's default of max_tokens for /v1/completions */
 #define CHOICES_MAX 128
-#define TOKEN_BYTES 4             /* of a prompt, roughly; for the reservation only */
+#define TOKEN_BYTES 4 /* of a prompt, roughly; for the reservation only */
 #define REPLY_MAX (64u << 20)
 
 struct endpoint {
@@ -39,22 +40,53 @@ static const struct {
     const char *name;
     int in;
 } known[] = {
-    {"model", IN_BOTH}, {"stream", IN_BOTH}, {"stream_options", IN_BOTH}, {"max_tokens", IN_BOTH}, {"max_completion_tokens", IN_CHAT},
-    {"messages", IN_CHAT}, {"prompt", IN_COMPLETION}, {"temperature", IN_BOTH}, {"top_p", IN_BOTH}, {"top_k", IN_BOTH}, {"min_p", IN_BOTH},
-    {"n", IN_BOTH}, {"best_of", IN_COMPLETION}, {"stop", IN_BOTH}, {"seed", IN_BOTH}, {"logprobs", IN_BOTH}, {"top_logprobs", IN_CHAT},
-    {"presence_penalty", IN_BOTH}, {"frequency_penalty", IN_BOTH}, {"repetition_penalty", IN_BOTH}, {"logit_bias", IN_BOTH}, {"user", IN_BOTH},
-    {"echo", IN_COMPLETION}, {"suffix", IN_COMPLETION}, {"min_tokens", IN_BOTH}, {"ignore_eos", IN_BOTH}, {"stop_token_ids", IN_BOTH},
-    {"skip_special_tokens", IN_BOTH}, {"add_generation_prompt", IN_CHAT}, {"add_special_tokens", IN_BOTH}, {"chat_template_kwargs", IN_CHAT},
-    {"return_token_ids", IN_BOTH}, {"response_format", IN_CHAT}, {"tools", IN_CHAT}, {"tool_choice", IN_CHAT}, {"metadata", IN_BOTH},
-    {"store", IN_CHAT}, {"cache_salt", IN_BOTH}, {"parallel_tool_calls", IN_CHAT}, {"service_tier", IN_CHAT},
+    {"model", IN_BOTH},
+    {"stream", IN_BOTH},
+    {"stream_options", IN_BOTH},
+    {"max_tokens", IN_BOTH},
+    {"max_completion_tokens", IN_CHAT},
+    {"messages", IN_CHAT},
+    {"prompt", IN_COMPLETION},
+    {"temperature", IN_BOTH},
+    {"top_p", IN_BOTH},
+    {"top_k", IN_BOTH},
+    {"min_p", IN_BOTH},
+    {"n", IN_BOTH},
+    {"best_of", IN_COMPLETION},
+    {"stop", IN_BOTH},
+    {"seed", IN_BOTH},
+    {"logprobs", IN_BOTH},
+    {"top_logprobs", IN_CHAT},
+    {"presence_penalty", IN_BOTH},
+    {"frequency_penalty", IN_BOTH},
+    {"repetition_penalty", IN_BOTH},
+    {"logit_bias", IN_BOTH},
+    {"user", IN_BOTH},
+    {"echo", IN_COMPLETION},
+    {"suffix", IN_COMPLETION},
+    {"min_tokens", IN_BOTH},
+    {"ignore_eos", IN_BOTH},
+    {"stop_token_ids", IN_BOTH},
+    {"skip_special_tokens", IN_BOTH},
+    {"add_generation_prompt", IN_CHAT},
+    {"add_special_tokens", IN_BOTH},
+    {"chat_template_kwargs", IN_CHAT},
+    {"return_token_ids", IN_BOTH},
+    {"response_format", IN_CHAT},
+    {"tools", IN_CHAT},
+    {"tool_choice", IN_CHAT},
+    {"metadata", IN_BOTH},
+    {"store", IN_CHAT},
+    {"cache_salt", IN_BOTH},
+    {"parallel_tool_calls", IN_CHAT},
+    {"service_tier", IN_CHAT},
 };
 
 /* --- shared with the other files of the tenants' API --- */
 
 void api_refuse(struct http_request *r, const struct err *e)
 {
-    if (err_info(e->code)->status == 503)
-        http_set_header(r, "Retry-After", "1");
+    if (err_info(e->code)->status == 503) http_set_header(r, "Retry-After", "1");
     http_reply_error(r, e);
 }
 
@@ -93,18 +125,16 @@ int api_who(struct http_request *r)
 
 static int check_length(struct gateway *g, int64_t n, struct err *e)
 {
-    if (n <= g->set->max_body)
-        return 0;
-    return err_set(e, ERR_TOO_LARGE, "the body has %lld bytes; at most %lld are taken", (long long)n, (long long)g->set->max_body);
+    if (n <= g->set->max_body) return 0;
+    return err_set(e, ERR_TOO_LARGE, "the body has %lld bytes; at most %lld are taken", (long long)n,
+                   (long long)g->set->max_body);
 }
 
 static int head(struct http_request *r)
 {
     struct err e = {0};
-    if (api_who(r))
-        return -1;
-    if (check_length(r->server_user, r->content_length, &e) == 0)
-        return 0;
+    if (api_who(r)) return -1;
+    if (check_length(r->server_user, r->content_length, &e) == 0) return 0;
     api_refuse(r, &e);
     return -1;
 }
@@ -113,12 +143,12 @@ static int check_known(const json_t *o, int in, struct err *e)
 {
     const char *key;
     json_t *value;
-    json_object_foreach((json_t *)o, key, value) {
+    json_object_foreach((json_t *)o, key, value)
+    {
         bool found = false;
         for (size_t i = 0; i < sizeof known / sizeof *known && !found; i++)
             found = (known[i].in & in) && strcmp(known[i].name, key) == 0;
-        if (!found)
-            return err_field(e, ERR_UNSUPPORTED, key, "Unknown field '%.60s'.", key);
+        if (!found) return err_field(e, ERR_UNSUPPORTED, key, "Unknown field '%.60s'.", key);
     }
     return 0;
 }
@@ -135,12 +165,11 @@ static int read_wish(const json_t *o, bool is_chat, struct wish *w, struct err *
     int64_t newer = -1;
     *w = (struct wish){.max_tokens = -1, .choices = 1};
     if (json_need_str(o, "model", MODEL_NAME_MAX, &w->model, e) || json_get_bool(o, "stream", &w->stream, NULL, e) ||
-        json_get_int(o, "max_tokens", 0, INT32_MAX, &w->max_tokens, NULL, e) || json_get_int(o, "n", 1, CHOICES_MAX, &w->choices, NULL, e))
+        json_get_int(o, "max_tokens", 0, INT32_MAX, &w->max_tokens, NULL, e) ||
+        json_get_int(o, "n", 1, CHOICES_MAX, &w->choices, NULL, e))
         return -1;
-    if (is_chat && json_get_int(o, "max_completion_tokens", 0, INT32_MAX, &newer, NULL, e))
-        return -1;
-    if (newer >= 0)
-        w->max_tokens = newer;
+    if (is_chat && json_get_int(o, "max_completion_tokens", 0, INT32_MAX, &newer, NULL, e)) return -1;
+    if (newer >= 0) w->max_tokens = newer;
     return 0;
 }
 
@@ -148,10 +177,8 @@ static int read_wish(const json_t *o, bool is_chat, struct wish *w, struct err *
 static int64_t reserve(const struct wish *w, bool is_chat, size_t body_len, int max_context)
 {
     int64_t prompt = (int64_t)body_len / TOKEN_BYTES + 1, answer = w->max_tokens;
-    if (answer < 0)
-        answer = is_chat ? max_context : COMPLETION_TOKENS;
-    if (answer > max_context)
-        answer = max_context;
+    if (answer < 0) answer = is_chat ? max_context : COMPLETION_TOKENS;
+    if (answer > max_context) answer = max_context;
     return prompt + answer * w->choices;
 }
 
@@ -165,7 +192,8 @@ static void cache_salt(struct gateway *g, const struct admission *a, const char 
     sha256_hex(mac, out);
 }
 
-static int write_body(struct gateway *g, json_t *o, const struct admission *a, const struct base_desc *base, struct buf *out, struct err *e)
+static int write_body(struct gateway *g, json_t *o, const struct admission *a, const struct base_desc *base,
+                      struct buf *out, struct err *e)
 {
     char salt[SHA256_HEX];
     cache_salt(g, a, base->digest, salt);
@@ -185,17 +213,18 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     struct wish w;
 
     if (check_length(g, (int64_t)r->body_len, e) || json_parse(r->body ? r->body : "", r->body_len, root, e) ||
-        (g->set->strict && check_known(*root, end->chat ? IN_CHAT : IN_COMPLETION, e)) || read_wish(*root, end->chat, &w, e))
+        (g->set->strict && check_known(*root, end->chat ? IN_CHAT : IN_COMPLETION, e)) ||
+        read_wish(*root, end->chat, &w, e))
         return -1;
     a->who = *(struct principal *)r->user;
-    if (engine_base(g->engine, &base, e) || registry_resolve(g->registry, a->who.tenant, w.model, base.name, &a->what, e))
+    if (engine_base(g->engine, &base, e) ||
+        registry_resolve(g->registry, a->who.tenant, w.model, base.name, &a->what, e))
         return -1;
     snprintf(a->model, sizeof a->model, "%s", w.model);
     a->endpoint = ask->path = end->path;
     a->stream = w.stream;
     a->reserved_tokens = reserve(&w, end->chat, r->body_len, engine_max_context(g->engine));
-    if (write_body(g, *root, a, &base, body, e))
-        return -1;
+    if (write_body(g, *root, a, &base, body, e)) return -1;
     ask->body = body->data;
     ask->body_len = body->len;
     return 0;
@@ -220,11 +249,18 @@ static void handle(struct http_request *r)
 }
 
 static const struct api_route chat_own = {SCOPE_INFER, false, &chat}, chat_path = {SCOPE_INFER, true, &chat};
-static const struct api_route completion_own = {SCOPE_INFER, false, &completion}, completion_path = {SCOPE_INFER, true, &completion};
+static const struct api_route completion_own = {SCOPE_INFER, false, &completion},
+                              completion_path = {SCOPE_INFER, true, &completion};
 static const struct api_route models_own = {SCOPE_INFER, false, NULL}, models_path = {SCOPE_INFER, true, NULL};
 
-#define POST(path, d) {"POST", path, HTTP_BODY_BUFFER, BODY_CAP, head, NULL, handle, d}
-#define GET(path, fn, d) {"GET", path, HTTP_BODY_NONE, 0, api_who, NULL, fn, d}
+#define POST(path, d)                                                                                                  \
+    {                                                                                                                  \
+        "POST", path, HTTP_BODY_BUFFER, BODY_CAP, head, NULL, handle, d                                                \
+    }
+#define GET(path, fn, d)                                                                                               \
+    {                                                                                                                  \
+        "GET", path, HTTP_BODY_NONE, 0, api_who, NULL, fn, d                                                           \
+    }
 
 const struct http_route routes_inference[] = {
     POST("/v1/chat/completions", &chat_own),

@@ -3,19 +3,20 @@
  *              spawn, or adopt              GET /ready is 200 and /weft/v1/state was read
  *     DOWN ------------------------> STARTING -------------------------------> READY
  *      ^                                |                                        |
- *      +--- process ended, after 250 ms doubling to 10 s (30 s for exit code 3) --+-- suspect: a request met a dead connection;
- *                                                                                     not ready until the next look succeeds
+ *      +--- process ended, after 250 ms doubling to 10 s (30 s for exit code 3) --+-- suspect: a request met a dead
+ * connection; not ready until the next look succeeds
  *
- * The end of the process wakes the watcher at once (its pidfd is polled); otherwise it looks every second. What the engine holds in memory ends
- * with it, so the digests known to be loaded are forgotten.
+ * The end of the process wakes the watcher at once (its pidfd is polled); otherwise it looks every second. What the
+ * engine holds in memory ends with it, so the digests known to be loaded are forgotten.
  *
- * An engine with the pid file's pid, start time and fingerprint is ours and is adopted; one of ours with another fingerprint (another model, other
- * settings, a new program) is asked to stop. Whatever else answers on the socket is nobody to kill: the watcher waits until it is gone.
+ * An engine with the pid file's pid, start time and fingerprint is ours and is adopted; one of ours with another
+ * fingerprint (another model, other settings, a new program) is asked to stop. Whatever else answers on the socket is
+ * nobody to kill: the watcher waits until it is gone.
  *
  * With `url` there is no process: only looks. */
-#include "gateway/engine_impl.h"
 #include "base/clock.h"
 #include "base/log.h"
+#include "gateway/engine_impl.h"
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
@@ -29,9 +30,9 @@
 #define BACKOFF_FIRST_MS 250
 #define BACKOFF_MAX_MS 10000
 #define BACKOFF_RESET_US (60 * 1000000LL)
-#define REFUSED_RETRY_MS 30000        /* the model may have been replaced */
+#define REFUSED_RETRY_MS 30000         /* the model may have been replaced */
 #define START_MAX_US (600 * 1000000LL) /* longest load of a model */
-#define HEALTH_FAILURES_MAX 15        /* in a row, of a process that lives: it hangs */
+#define HEALTH_FAILURES_MAX 15         /* in a row, of a process that lives: it hangs */
 #define URL_FAILURES_MAX 3
 #define END_GRACE_MS 10000
 #define EXIT_MODEL 3
@@ -39,8 +40,7 @@
 static void set_state(struct engine *g, enum engine_state state)
 {
     pthread_mutex_lock(&g->lock);
-    if (g->state == ENGINE_READY && state != ENGINE_READY)
-        loads_forget_all(g);
+    if (g->state == ENGINE_READY && state != ENGINE_READY) loads_forget_all(g);
     g->state = state;
     g->suspect = false;
     pthread_cond_broadcast(&g->changed);
@@ -54,14 +54,13 @@ static void went_down(struct engine *g, int exit_code)
     int64_t now = clock_mono_us();
     bool refused = exit_code == EXIT_MODEL;
 
-    if (now - g->since_us > BACKOFF_RESET_US)
-        g->backoff_ms = 0;
+    if (now - g->since_us > BACKOFF_RESET_US) g->backoff_ms = 0;
     g->backoff_ms = g->backoff_ms ? g->backoff_ms * 2 : BACKOFF_FIRST_MS;
-    if (g->backoff_ms > BACKOFF_MAX_MS)
-        g->backoff_ms = BACKOFF_MAX_MS;
+    if (g->backoff_ms > BACKOFF_MAX_MS) g->backoff_ms = BACKOFF_MAX_MS;
     int wait_ms = refused ? REFUSED_RETRY_MS : g->backoff_ms;
     g->retry_us = now + wait_ms * 1000LL;
-    log_error("engine_down", LI("exit", exit_code), LI("retry_ms", wait_ms), LS("why", refused ? "the model was refused" : ""));
+    log_error("engine_down", LI("exit", exit_code), LI("retry_ms", wait_ms),
+              LS("why", refused ? "the model was refused" : ""));
     process_forget(g, &g->proc);
     pthread_mutex_lock(&g->lock);
     g->refused = refused;
@@ -83,9 +82,9 @@ static int adopt(struct engine *g)
         log_info("engine_replaced", LI("pid", p.pid), LS("why", "it was started with other settings"));
         process_end(g, &p, END_GRACE_MS);
     }
-    if (!ask_ok(g, "/health"))
-        return 0;
-    log_warn("engine_foreign", LS("socket", g->o.socket), LS("why", "a program that this gateway did not start answers there"));
+    if (!ask_ok(g, "/health")) return 0;
+    log_warn("engine_foreign", LS("socket", g->o.socket),
+             LS("why", "a program that this gateway did not start answers there"));
     return -1;
 }
 
@@ -93,8 +92,7 @@ static int step_down(struct engine *g)
 {
     struct err e = {0};
     int64_t now = clock_mono_us();
-    if (now < g->retry_us)
-        return (int)((g->retry_us - now) / 1000) + 1;
+    if (now < g->retry_us) return (int)((g->retry_us - now) / 1000) + 1;
     if (!g->o.url[0]) {
         int rc = adopt(g);
         if (rc < 0) {
@@ -166,14 +164,12 @@ static int step_ready(struct engine *g)
 
     if (ask_ok(g, suspect ? "/ready" : "/health")) {
         g->failures = 0;
-        if (suspect)
-            set_state(g, ENGINE_READY);
+        if (suspect) set_state(g, ENGINE_READY);
         return READY_TICK_MS;
     }
     g->failures++;
     if (g->o.url[0]) {
-        if (g->failures < URL_FAILURES_MAX && !suspect)
-            return READY_TICK_MS;
+        if (g->failures < URL_FAILURES_MAX && !suspect) return READY_TICK_MS;
         log_error("engine_lost", LS("url", g->o.url));
         g->since_us = clock_mono_us();
         set_state(g, ENGINE_STARTING);
@@ -197,7 +193,8 @@ static bool stopping(struct engine *g)
 
 static void nap(struct engine *g, int ms)
 {
-    struct pollfd fd[2] = {{.fd = g->wake, .events = POLLIN}, {.fd = g->proc.pid ? g->proc.pidfd : -1, .events = POLLIN}};
+    struct pollfd fd[2] = {{.fd = g->wake, .events = POLLIN},
+                           {.fd = g->proc.pid ? g->proc.pidfd : -1, .events = POLLIN}};
     uint64_t count;
     poll(fd, 2, ms);
     if (fd[0].revents & POLLIN && read(g->wake, &count, sizeof count) < 0 && errno != EAGAIN)
@@ -209,8 +206,7 @@ static void *watch(void *p)
     struct engine *g = p;
     while (!stopping(g)) {
         int ms = 0, code = -1;
-        if (g->proc.pid && !process_alive(&g->proc, &code))
-            went_down(g, code);
+        if (g->proc.pid && !process_alive(&g->proc, &code)) went_down(g, code);
         switch (g->state) { /* only this thread changes it */
         case ENGINE_DOWN:
             ms = step_down(g);
@@ -231,8 +227,7 @@ static void *watch(void *p)
 static void wake(struct engine *g)
 {
     uint64_t one = 1;
-    if (write(g->wake, &one, sizeof one) < 0 && errno != EAGAIN)
-        log_warn("engine_wake", LI("errno", errno));
+    if (write(g->wake, &one, sizeof one) < 0 && errno != EAGAIN) log_warn("engine_wake", LI("errno", errno));
 }
 
 /* --- life --- */
@@ -246,13 +241,11 @@ static void engine_free(struct engine *g)
 {
     const char *strings[] = {g->o.program, g->o.model, g->o.base_name, g->o.precision, g->o.kernels,
                              g->o.socket,  g->o.store, g->o.url,       g->o.token};
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        free((char *)strings[i]);
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) free((char *)strings[i]);
     free(g->auth);
     free(g->base_url);
     free(g->pid_file);
-    if (g->wake >= 0)
-        close(g->wake);
+    if (g->wake >= 0) close(g->wake);
     pthread_cond_destroy(&g->changed);
     pthread_mutex_destroy(&g->lock);
     free(g);
@@ -264,14 +257,13 @@ static int copy_options(struct engine *g, const struct engine_options *o, struct
     const char **strings[] = {&g->o.program, &g->o.model, &g->o.base_name, &g->o.precision, &g->o.kernels,
                               &g->o.socket,  &g->o.store, &g->o.url,       &g->o.token};
     bool ok = true;
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++)
-        ok &= (*strings[i] = own(*strings[i])) != NULL;
-    if (!ok || asprintf(&g->pid_file, "%s.pid", g->o.socket) < 0 || asprintf(&g->base_url, "%s", g->o.url[0] ? g->o.url : "http://engine") < 0 ||
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) ok &= (*strings[i] = own(*strings[i])) != NULL;
+    if (!ok || asprintf(&g->pid_file, "%s.pid", g->o.socket) < 0 ||
+        asprintf(&g->base_url, "%s", g->o.url[0] ? g->o.url : "http://engine") < 0 ||
         (g->o.token[0] && asprintf(&g->auth, "Authorization: Bearer %s", g->o.token) < 0))
         return err_set(e, ERR_NO_MEMORY, "no memory for the engine's description");
     size_t n = strlen(g->base_url);
-    if (n && g->base_url[n - 1] == '/')
-        g->base_url[n - 1] = 0;
+    if (n && g->base_url[n - 1] == '/') g->base_url[n - 1] = 0;
     return 0;
 }
 
@@ -279,8 +271,7 @@ int engine_open(struct engine **out, const struct engine_options *o, struct clie
 {
     pthread_condattr_t attr;
     struct engine *g = calloc(1, sizeof *g);
-    if (!g)
-        return err_set(e, ERR_NO_MEMORY, "no memory for the engine's description");
+    if (!g) return err_set(e, ERR_NO_MEMORY, "no memory for the engine's description");
     g->client = c;
     g->proc.pidfd = -1;
     pthread_mutex_init(&g->lock, NULL);
@@ -289,8 +280,7 @@ int engine_open(struct engine **out, const struct engine_options *o, struct clie
     pthread_cond_init(&g->changed, &attr);
     pthread_condattr_destroy(&attr);
     g->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (copy_options(g, o, e))
-        goto out;
+    if (copy_options(g, o, e)) goto out;
     process_fingerprint(&g->o, g->fingerprint);
     if (g->wake < 0) {
         err_errno(e, "eventfd");
@@ -309,8 +299,7 @@ out:
 
 void engine_close(struct engine *g, bool keep, int grace_ms)
 {
-    if (!g)
-        return;
+    if (!g) return;
     pthread_mutex_lock(&g->lock);
     g->stop = true;
     pthread_cond_broadcast(&g->changed);
@@ -318,10 +307,8 @@ void engine_close(struct engine *g, bool keep, int grace_ms)
     wake(g);
     pthread_join(g->watcher, NULL);
     loads_close(g);
-    if (g->proc.pid && !keep)
-        process_end(g, &g->proc, grace_ms);
-    if (g->proc.pidfd >= 0)
-        close(g->proc.pidfd);
+    if (g->proc.pid && !keep) process_end(g, &g->proc, grace_ms);
+    if (g->proc.pidfd >= 0) close(g->proc.pidfd);
     engine_free(g);
 }
 
@@ -349,10 +336,8 @@ int engine_wait(struct engine *g, int wait_ms, struct err *e)
         rc = pthread_cond_timedwait(&g->changed, &g->lock, &t);
     bool ready = g->state == ENGINE_READY, refused = g->refused;
     pthread_mutex_unlock(&g->lock);
-    if (ready)
-        return 0;
-    if (refused)
-        return err_set(e, ERR_MODEL, "the engine refused the model; its own message stands above in the log");
+    if (ready) return 0;
+    if (refused) return err_set(e, ERR_MODEL, "the engine refused the model; its own message stands above in the log");
     return err_set(e, ERR_UNAVAILABLE, "the engine is not ready");
 }
 
@@ -360,12 +345,11 @@ int engine_base(struct engine *g, struct base_desc *out, struct err *e)
 {
     pthread_mutex_lock(&g->lock);
     bool known = g->base_known, refused = g->refused;
-    if (known)
-        *out = g->base;
+    if (known) *out = g->base;
     pthread_mutex_unlock(&g->lock);
-    if (known)
-        return 0;
-    return err_set(e, ERR_UNAVAILABLE, refused ? "the engine refused the base model" : "the engine is still starting; try again");
+    if (known) return 0;
+    return err_set(e, ERR_UNAVAILABLE,
+                   refused ? "the engine refused the base model" : "the engine is still starting; try again");
 }
 
 int engine_max_context(struct engine *g)

@@ -1,7 +1,7 @@
 /* The engine that this gateway serves from: spawned, watched, restarted, and asked.
  *
- * States: starting -> ready -> (dead -> starting with backoff). The gateway adopts an engine that answers on the socket (left from a gateway that
- * was killed) when its base and precision are those asked for. */
+ * States: starting -> ready -> (dead -> starting with backoff). The gateway adopts an engine that answers on the socket
+ * (left from a gateway that was killed) when its base and precision are those asked for. */
 #pragma once
 #include "adapters/adapter.h"
 #include "base/client.h"
@@ -10,14 +10,14 @@
 struct engine;
 
 struct engine_options {
-    const char *program;    /* path of weft-engine */
-    const char *model;      /* GGUF */
-    const char *base_name;  /* "" from the file */
+    const char *program;   /* path of weft-engine */
+    const char *model;     /* GGUF */
+    const char *base_name; /* "" from the file */
     const char *precision, *kernels;
-    const char *socket;     /* $WEFT_DATA/run/engine-BASE.sock or run/engine.sock */
-    const char *store;      /* blobs */
+    const char *socket; /* $WEFT_DATA/run/engine-BASE.sock or run/engine.sock */
+    const char *store;  /* blobs */
     int max_slots, kv_mb, threads, max_running;
-    const char *url;        /* instead of spawning: a weft-engine elsewhere, with token; or "" */
+    const char *url; /* instead of spawning: a weft-engine elsewhere, with token; or "" */
     const char *token;
 };
 
@@ -34,14 +34,17 @@ int engine_wait(struct engine *g, int wait_ms, struct err *e);
 int engine_base(struct engine *g, struct base_desc *out, struct err *e);
 int engine_max_context(struct engine *g);
 
-/* Where requests go: fills url ("http://engine" + path) and unix_socket of a client_request, and the bearer header if any. */
+/* Where requests go: fills url ("http://engine" + path) and unix_socket of a client_request, and the bearer header if
+ * any. */
 void engine_address(struct engine *g, const char **base_url, const char **unix_socket, const char **auth_header);
 
-/* Make a digest usable there; single flight per digest; done on the client's thread. Also forgotten when the engine restarts. */
+/* Make a digest usable there; single flight per digest; done on the client's thread. Also forgotten when the engine
+ * restarts. */
 void engine_load(struct engine *g, const char *digest, void (*done)(void *u, bool cold, const struct err *e), void *u);
 void engine_unload(struct engine *g, const char *digest); /* fire and forget, with retries */
 bool engine_has(struct engine *g, const char *digest);
-void engine_forget(struct engine *g, const char *digest); /* it said that it does not have it: load again when next asked for */
+void engine_forget(struct engine *g,
+                   const char *digest); /* it said that it does not have it: load again when next asked for */
 
 /* A request met a dead connection: look now rather than at the next tick. */
 void engine_suspect(struct engine *g);

@@ -1,5 +1,6 @@
-/* Short questions to the engine, each one exchange with its own small limits: is it alive, what does it serve, what became of a request.
- * Blocking, on the caller's thread: the watcher's, or the one that recovers the ledger at start. */
+/* Short questions to the engine, each one exchange with its own small limits: is it alive, what does it serve, what
+ * became of a request. Blocking, on the caller's thread: the watcher's, or the one that recovers the ledger at start.
+ */
 #include "base/json.h"
 #include "gateway/engine_impl.h"
 #include <stdio.h>
@@ -17,8 +18,14 @@ static int ask(struct engine *g, const char *path, int *status, char **body, siz
     engine_address(g, &base, &unix_socket, &auth);
     snprintf(url, sizeof url, "%s%s", base, path);
     headers[0] = auth;
-    struct client_request r = {.method = "GET", .url = url, .unix_socket = unix_socket, .headers = headers,
-                               .connect_ms = ASK_CONNECT_MS, .first_byte_ms = ASK_TOTAL_MS, .idle_ms = ASK_TOTAL_MS, .total_ms = ASK_TOTAL_MS};
+    struct client_request r = {.method = "GET",
+                               .url = url,
+                               .unix_socket = unix_socket,
+                               .headers = headers,
+                               .connect_ms = ASK_CONNECT_MS,
+                               .first_byte_ms = ASK_TOTAL_MS,
+                               .idle_ms = ASK_TOTAL_MS,
+                               .total_ms = ASK_TOTAL_MS};
     return client_fetch(&r, ASK_BODY_MAX, status, body, len, e);
 }
 
@@ -27,8 +34,7 @@ bool ask_ok(struct engine *g, const char *path)
     int status = 0;
     char *body = NULL;
     size_t len;
-    if (ask(g, path, &status, &body, &len, NULL))
-        return false;
+    if (ask(g, path, &status, &body, &len, NULL)) return false;
     free(body);
     return status == 200;
 }
@@ -39,8 +45,7 @@ static int ask_json(struct engine *g, const char *path, json_t **out, struct err
     int status = 0, rc = -1;
     char *body = NULL;
     size_t len = 0;
-    if (ask(g, path, &status, &body, &len, e))
-        return -1;
+    if (ask(g, path, &status, &body, &len, e)) return -1;
     if (status != 200)
         err_set(e, ERR_ENGINE, "the engine answered %s with status %d", path, status);
     else
@@ -54,16 +59,12 @@ int ask_state(struct engine *g, struct base_desc *base, int *max_context, pid_t 
     json_t *v = NULL;
     int64_t context = 0, id = 0;
     struct base_desc b = {0};
-    if (ask_json(g, "/weft/v1/state", &v, e))
-        return -1;
+    if (ask_json(g, "/weft/v1/state", &v, e)) return -1;
     int rc = base_desc_from_json(&b, json_object_get(v, "base"), e);
-    if (!rc)
-        rc = json_get_int(v, "max_context", 1, INT32_MAX, &context, NULL, e);
-    if (!rc)
-        rc = json_get_int(v, "pid", 0, INT32_MAX, &id, NULL, e);
+    if (!rc) rc = json_get_int(v, "max_context", 1, INT32_MAX, &context, NULL, e);
+    if (!rc) rc = json_get_int(v, "pid", 0, INT32_MAX, &id, NULL, e);
     json_decref(v);
-    if (rc)
-        return err_prefix(e, "the engine's state");
+    if (rc) return err_prefix(e, "the engine's state");
     *base = b;
     *max_context = (int)context;
     *pid = (pid_t)id;
@@ -77,10 +78,11 @@ int engine_receipt(void *engine, const char *id, int64_t *prompt, int64_t *cache
     int64_t p = 0, c = 0, o = 0;
     const char *word = "";
     snprintf(path, sizeof path, "/weft/v1/receipts/%.60s", id);
-    if (ask_json(engine, path, &v, NULL))
-        return -1;
-    int rc = json_get_int(v, "prompt_tokens", 0, INT32_MAX, &p, NULL, NULL) | json_get_int(v, "cached_tokens", 0, INT32_MAX, &c, NULL, NULL) |
-             json_get_int(v, "output_tokens", 0, INT32_MAX, &o, NULL, NULL) | json_get_str(v, "finish_reason", 15, &word, NULL, NULL);
+    if (ask_json(engine, path, &v, NULL)) return -1;
+    int rc = json_get_int(v, "prompt_tokens", 0, INT32_MAX, &p, NULL, NULL) |
+             json_get_int(v, "cached_tokens", 0, INT32_MAX, &c, NULL, NULL) |
+             json_get_int(v, "output_tokens", 0, INT32_MAX, &o, NULL, NULL) |
+             json_get_str(v, "finish_reason", 15, &word, NULL, NULL);
     if (rc == 0) {
         *prompt = p;
         *cached = c;

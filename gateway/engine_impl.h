@@ -6,31 +6,31 @@
 #include <sys/types.h>
 
 #define ENGINE_LOAD_BUCKETS 1024
-#define ENGINE_LOADS_MAX 65536      /* digests remembered as loaded */
-#define ENGINE_UNLOADS_MAX 1024     /* unload calls that wait for a repetition */
+#define ENGINE_LOADS_MAX 65536  /* digests remembered as loaded */
+#define ENGINE_UNLOADS_MAX 1024 /* unload calls that wait for a repetition */
 #define ENGINE_FINGERPRINT 65
 
 enum engine_state { ENGINE_DOWN, ENGINE_STARTING, ENGINE_READY };
 
 /* The process on the socket, as the pid file names it. */
 struct engine_process {
-    pid_t pid;                 /* 0: none */
-    unsigned long long start;  /* its start time in clock ticks: a pid alone may have been given to somebody else */
-    int pidfd;                 /* -1: none */
-    bool child;                /* ours to wait for */
+    pid_t pid;                /* 0: none */
+    unsigned long long start; /* its start time in clock ticks: a pid alone may have been given to somebody else */
+    int pidfd;                /* -1: none */
+    bool child;               /* ours to wait for */
 };
 
 struct engine_load;
 struct engine_unload_job;
 
 struct engine {
-    struct engine_options o;   /* strings are owned */
+    struct engine_options o; /* strings are owned */
     struct client *client;
-    char *auth;                /* "Authorization: Bearer ...", or NULL */
+    char *auth; /* "Authorization: Bearer ...", or NULL */
     char *base_url;
     char *pid_file;
     char fingerprint[ENGINE_FINGERPRINT]; /* of what the engine was started with */
-    int wake;                  /* eventfd */
+    int wake;                             /* eventfd */
     pthread_t watcher;
 
     /* The watcher's own. */
@@ -38,24 +38,25 @@ struct engine {
     int64_t since_us, retry_us, next_check_us;
     int backoff_ms, failures;
 
-    pthread_mutex_t lock;      /* covers the rest; nothing is called under it but client_start and client_cancel */
+    pthread_mutex_t lock; /* covers the rest; nothing is called under it but client_start and client_cancel */
     pthread_cond_t changed;
     enum engine_state state;
     bool suspect, refused, stop, base_known;
     struct base_desc base;
     int max_context;
-    uint64_t generation;       /* counts the lives of the engine */
+    uint64_t generation; /* counts the lives of the engine */
     struct engine_load *load[ENGINE_LOAD_BUCKETS];
     int nloads;
-    int calls;                 /* load and unload calls under way */
+    int calls;                         /* load and unload calls under way */
     struct engine_unload_job *unloads; /* under way or to be repeated */
     int nunloads;
 };
 
 /* engine_process.c: the process behind the socket. */
-int process_find(struct engine *g, struct engine_process *out, char fingerprint[ENGINE_FINGERPRINT]); /* by the pid file: 0, or -1: none of ours lives */
+int process_find(struct engine *g, struct engine_process *out,
+                 char fingerprint[ENGINE_FINGERPRINT]); /* by the pid file: 0, or -1: none of ours lives */
 int process_spawn(struct engine *g, struct engine_process *out, struct err *e);
-bool process_alive(struct engine_process *p, int *exit_code); /* false once; *exit_code -1: not known */
+bool process_alive(struct engine_process *p, int *exit_code);               /* false once; *exit_code -1: not known */
 void process_end(struct engine *g, struct engine_process *p, int grace_ms); /* SIGTERM, then SIGKILL */
 void process_forget(struct engine *g, struct engine_process *p);
 void process_fingerprint(const struct engine_options *o, char out[ENGINE_FINGERPRINT]);

@@ -4,8 +4,9 @@
  *                                 |
  *                                 +-- refused or lost --> unknown; all who wait get the reason
  *
- * Loads of one digest are one call with many waiters. What is noted is a belief: the engine's "adapter_not_loaded" corrects it. At most
- * ENGINE_LOADS_MAX digests are noted; beyond that all are forgotten, which costs one harmless repetition each.
+ * Loads of one digest are one call with many waiters. What is noted is a belief: the engine's "adapter_not_loaded"
+ * corrects it. At most ENGINE_LOADS_MAX digests are noted; beyond that all are forgotten, which costs one harmless
+ * repetition each.
  *
  * Callbacks come on the client's thread, or at once where nothing has to be asked. */
 #include "adapters/store.h"
@@ -17,7 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOAD_MS 120000     /* longest load or unload call */
+#define LOAD_MS 120000 /* longest load or unload call */
 #define CONNECT_MS 2000
 #define REPLY_MAX (64u << 10)
 #define UNLOAD_TRIES 5
@@ -53,11 +54,9 @@ struct engine_unload_job {
 static struct engine_load **find(struct engine *g, const char *digest)
 {
     unsigned h = 0;
-    for (int i = 0; i < 8 && digest[i]; i++)
-        h = h * 31 + (unsigned char)digest[i];
+    for (int i = 0; i < 8 && digest[i]; i++) h = h * 31 + (unsigned char)digest[i];
     struct engine_load **p = &g->load[h % ENGINE_LOAD_BUCKETS];
-    while (*p && strcmp((*p)->digest, digest) != 0)
-        p = &(*p)->next;
+    while (*p && strcmp((*p)->digest, digest) != 0) p = &(*p)->next;
     return p;
 }
 
@@ -83,11 +82,9 @@ void loads_forget_all(struct engine *g)
 
 static struct engine_load *add(struct engine *g, const char *digest)
 {
-    if (g->nloads >= ENGINE_LOADS_MAX)
-        loads_forget_all(g);
+    if (g->nloads >= ENGINE_LOADS_MAX) loads_forget_all(g);
     struct engine_load *l = calloc(1, sizeof *l), **p = find(g, digest);
-    if (!l)
-        return NULL;
+    if (!l) return NULL;
     l->g = g;
     l->generation = g->generation;
     snprintf(l->digest, sizeof l->digest, "%s", digest);
@@ -111,8 +108,7 @@ void engine_forget(struct engine *g, const char *digest)
 {
     pthread_mutex_lock(&g->lock);
     struct engine_load **p = find(g, digest);
-    if (*p && (*p)->loaded)
-        remove_at(g, p);
+    if (*p && (*p)->loaded) remove_at(g, p);
     pthread_mutex_unlock(&g->lock);
 }
 
@@ -127,7 +123,8 @@ static void call_over(struct engine *g)
 }
 
 /* POST path with body; *call is set under the lock, so that the callbacks find it. */
-static int post(struct engine *g, const char *path, const struct buf *body, struct client_request *r, struct client_call **call, struct err *e)
+static int post(struct engine *g, const char *path, const struct buf *body, struct client_request *r,
+                struct client_call **call, struct err *e)
 {
     const char *base, *unix_socket, *auth, *headers[3] = {"Content-Type: application/json", NULL, NULL};
     char url[1024];
@@ -144,8 +141,7 @@ static int post(struct engine *g, const char *path, const struct buf *body, stru
     r->first_byte_ms = r->idle_ms = r->total_ms = LOAD_MS;
     pthread_mutex_lock(&g->lock);
     int rc = g->stop ? err_set(e, ERR_UNAVAILABLE, "shutting down") : client_start(g->client, r, call, e);
-    if (rc == 0)
-        g->calls++;
+    if (rc == 0) g->calls++;
     pthread_mutex_unlock(&g->lock);
     return rc;
 }
@@ -159,8 +155,7 @@ static void load_over(struct engine_load *l, const struct err *e)
     l->waiters = NULL;
     l->call = NULL;
     l->loaded = !e && l->generation == g->generation;
-    if (!l->loaded)
-        remove_at(g, find(g, l->digest));
+    if (!l->loaded) remove_at(g, find(g, l->digest));
     pthread_mutex_unlock(&g->lock);
     while (w) {
         struct waiter *next = w->next;
@@ -181,10 +176,8 @@ static void read_refusal(const struct engine_load *l, int status, struct err *e)
         word = json_string_value(json_object_get(o, "code"));
         msg = json_string_value(json_object_get(o, "message"));
     }
-    if (word)
-        code = err_by_word(word);
-    if (code == ERR_NONE)
-        code = status == 404 ? ERR_NOT_FOUND : status == 503 ? ERR_UNAVAILABLE : ERR_INTERNAL;
+    if (word) code = err_by_word(word);
+    if (code == ERR_NONE) code = status == 404 ? ERR_NOT_FOUND : status == 503 ? ERR_UNAVAILABLE : ERR_INTERNAL;
     err_set(e, code, "%s", msg ? msg : "the engine refused to load the adapter");
     json_decref(root);
 }
@@ -228,8 +221,7 @@ static void start_load(struct engine_load *l)
             post(g, "/v1/load_lora_adapter", &body, &r, &l->call, &e);
     }
     buf_close(&body);
-    if (e.code)
-        load_over(l, &e);
+    if (e.code) load_over(l, &e);
 }
 
 void engine_load(struct engine *g, const char *digest, void (*done)(void *u, bool cold, const struct err *e), void *u)
@@ -285,8 +277,7 @@ static void unload_done(void *u, const struct client_reply *r, const struct err 
     pthread_mutex_lock(&g->lock);
     job->call = NULL;
     job->busy = false;
-    if (over || job->tries >= UNLOAD_TRIES || g->stop)
-        unload_drop(job);
+    if (over || job->tries >= UNLOAD_TRIES || g->stop) unload_drop(job);
     pthread_mutex_unlock(&g->lock);
     call_over(g);
 }
@@ -302,13 +293,11 @@ static int start_unload(struct engine_unload_job *job)
     struct client_request r = {.on_done = unload_done, .user = job};
     int rc = post(g, "/v1/unload_lora_adapter", &body, &r, &job->call, &e);
     buf_close(&body);
-    if (rc == 0)
-        return 0;
+    if (rc == 0) return 0;
     log_warn("engine_unload", LS("digest", job->digest), LS("error", e.msg));
     pthread_mutex_lock(&g->lock);
     job->busy = false;
-    if (job->tries >= UNLOAD_TRIES)
-        unload_drop(job);
+    if (job->tries >= UNLOAD_TRIES) unload_drop(job);
     pthread_mutex_unlock(&g->lock);
     return -1;
 }
@@ -317,8 +306,7 @@ void engine_unload(struct engine *g, const char *digest)
 {
     struct engine_unload_job *job = calloc(1, sizeof *job);
     engine_forget(g, digest);
-    if (!job)
-        return; /* the engine drops it by itself when it needs the room */
+    if (!job) return; /* the engine drops it by itself when it needs the room */
     job->g = g;
     snprintf(job->digest, sizeof job->digest, "%s", digest);
     pthread_mutex_lock(&g->lock);
@@ -335,19 +323,17 @@ void engine_unload(struct engine *g, const char *digest)
         unloads_repeat(g);
 }
 
-/* Sends what is not under way: called by engine_unload, and by the watcher at each look for what failed before. `tries` bounds it. */
+/* Sends what is not under way: called by engine_unload, and by the watcher at each look for what failed before. `tries`
+ * bounds it. */
 void unloads_repeat(struct engine *g)
 {
     for (int n = 0; n < ENGINE_UNLOADS_MAX; n++) {
         pthread_mutex_lock(&g->lock);
         struct engine_unload_job *job = g->unloads;
-        while (job && job->busy)
-            job = job->next;
-        if (job)
-            job->busy = true;
+        while (job && job->busy) job = job->next;
+        if (job) job->busy = true;
         pthread_mutex_unlock(&g->lock);
-        if (!job || start_unload(job))
-            return;
+        if (!job || start_unload(job)) return;
     }
 }
 
@@ -357,15 +343,11 @@ void loads_close(struct engine *g)
     pthread_mutex_lock(&g->lock);
     for (int i = 0; i < ENGINE_LOAD_BUCKETS; i++)
         for (struct engine_load *l = g->load[i]; l; l = l->next)
-            if (l->call)
-                client_cancel(l->call);
+            if (l->call) client_cancel(l->call);
     for (struct engine_unload_job *j = g->unloads; j; j = j->next)
-        if (j->call)
-            client_cancel(j->call);
-    while (g->calls > 0)
-        pthread_cond_wait(&g->changed, &g->lock);
+        if (j->call) client_cancel(j->call);
+    while (g->calls > 0) pthread_cond_wait(&g->changed, &g->lock);
     loads_forget_all(g);
-    while (g->unloads)
-        unload_drop(g->unloads);
+    while (g->unloads) unload_drop(g->unloads);
     pthread_mutex_unlock(&g->lock);
 }

@@ -1,15 +1,17 @@
 /* The process of a spawned engine: who it is, how it starts and ends.
  *
- * An engine survives its gateway: it gets a session of its own (a Ctrl-C at the gateway's terminal is not its), no inherited descriptors but
- * standard error, and no death signal. The next gateway finds it by SOCKET.pid: "PID START FINGERPRINT", where START is the start time in
- * /proc/PID/stat. A pid whose start time differs belongs to somebody else and is never sent a signal; signals go through a pidfd, so that the
- * pid cannot change hands between the check and the signal.
+ * An engine survives its gateway: it gets a session of its own (a Ctrl-C at the gateway's terminal is not its), no
+ * inherited descriptors but standard error, and no death signal. The next gateway finds it by SOCKET.pid: "PID START
+ * FINGERPRINT", where START is the start time in /proc/PID/stat. A pid whose start time differs belongs to somebody
+ * else and is never sent a signal; signals go through a pidfd, so that the pid cannot change hands between the check
+ * and the signal.
  *
- * Watcher's thread, and the one that closes. Between fork and exec only async-signal-safe calls are made, for the program has threads. */
-#include "gateway/engine_impl.h"
+ * Watcher's thread, and the one that closes. Between fork and exec only async-signal-safe calls are made, for the
+ * program has threads. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/sha256.h"
+#include "gateway/engine_impl.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -26,22 +28,22 @@
 #define NUMBER 16
 #define KILL_WAIT_MS 5000 /* for a process to end after SIGKILL */
 
-/* Field 22 of /proc/PID/stat; 0: no such process. The name in parentheses may hold anything, so count behind the last ')'. */
+/* Field 22 of /proc/PID/stat; 0: no such process. The name in parentheses may hold anything, so count behind the last
+ * ')'. */
 static unsigned long long start_time(pid_t pid)
 {
     char path[64], text[1024];
     unsigned long long start = 0;
     snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0)
-        return 0;
+    if (fd < 0) return 0;
     ssize_t n = read(fd, text, sizeof text - 1);
     close(fd);
-    if (n <= 0)
-        return 0;
+    if (n <= 0) return 0;
     text[n] = 0;
     char *p = strrchr(text, ')');
-    if (!p || sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &start) != 1)
+    if (!p ||
+        sscanf(p + 1, " %*c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu", &start) != 1)
         return 0;
     return start;
 }
@@ -53,7 +55,8 @@ static void add_file(struct sha256 *h, const char *path)
     const char *name = real ? real : path;
     sha256_add(h, name, strlen(name) + 1);
     if (stat(path, &st) == 0) {
-        int n = snprintf(text, sizeof text, "%lld %lld.%09ld", (long long)st.st_size, (long long)st.st_mtim.tv_sec, st.st_mtim.tv_nsec);
+        int n = snprintf(text, sizeof text, "%lld %lld.%09ld", (long long)st.st_size, (long long)st.st_mtim.tv_sec,
+                         st.st_mtim.tv_nsec);
         sha256_add(h, text, (size_t)n);
     }
     free(real);
@@ -69,8 +72,7 @@ void process_fingerprint(const struct engine_options *o, char out[ENGINE_FINGERP
     sha256_init(&h);
     add_file(&h, o->program);
     add_file(&h, o->model);
-    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
-        sha256_add(&h, words[i], strlen(words[i]) + 1);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) sha256_add(&h, words[i], strlen(words[i]) + 1);
     int n = snprintf(text, sizeof text, "%d %d %d %d", o->max_slots, o->kv_mb, o->threads, o->max_running);
     sha256_add(&h, text, (size_t)n);
     sha256_end(&h, digest);
@@ -83,12 +85,10 @@ static int write_pid_file(struct engine *g, const struct engine_process *p, stru
     int n = snprintf(text, sizeof text, "%d %llu %s\n", (int)p->pid, p->start, g->fingerprint);
     snprintf(path, sizeof path, "%s.new", g->pid_file);
     int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
-    if (fd < 0)
-        return err_errno(e, "cannot write %s", path);
+    if (fd < 0) return err_errno(e, "cannot write %s", path);
     bool ok = write(fd, text, (size_t)n) == n;
     close(fd);
-    if (!ok || rename(path, g->pid_file))
-        return err_errno(e, "cannot write %s", g->pid_file);
+    if (!ok || rename(path, g->pid_file)) return err_errno(e, "cannot write %s", g->pid_file);
     return 0;
 }
 
@@ -97,16 +97,13 @@ int process_find(struct engine *g, struct engine_process *out, char fingerprint[
     struct engine_process p = {.pidfd = -1};
     int pid = 0;
     FILE *f = fopen(g->pid_file, "re");
-    if (!f)
-        return -1;
+    if (!f) return -1;
     int n = fscanf(f, "%d %llu %64s", &pid, &p.start, fingerprint);
     fclose(f);
-    if (n != 3 || pid <= 1 || p.start == 0)
-        return -1;
+    if (n != 3 || pid <= 1 || p.start == 0) return -1;
     p.pid = pid;
     p.pidfd = pidfd_open(p.pid, 0);
-    if (p.pidfd < 0)
-        return -1;
+    if (p.pidfd < 0) return -1;
     if (start_time(p.pid) != p.start || !process_alive(&p, NULL)) { /* checked while the pidfd holds it */
         close(p.pidfd);
         return -1;
@@ -124,8 +121,7 @@ struct command {
 
 static void add_text(struct command *c, const char *name, const char *value)
 {
-    if (!value[0] || c->n + 2 > ARGS_MAX)
-        return;
+    if (!value[0] || c->n + 2 > ARGS_MAX) return;
     c->arg[c->n++] = name;
     c->arg[c->n++] = value;
 }
@@ -173,18 +169,14 @@ int process_spawn(struct engine *g, struct engine_process *out, struct err *e)
     struct command c;
     int null_fd = -1;
 
-    if (access(g->o.program, X_OK))
-        return err_errno(e, "cannot run the engine %s", g->o.program);
+    if (access(g->o.program, X_OK)) return err_errno(e, "cannot run the engine %s", g->o.program);
     make_command(&g->o, &c);
     null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
-    if (null_fd < 0)
-        return err_errno(e, "cannot open /dev/null");
+    if (null_fd < 0) return err_errno(e, "cannot open /dev/null");
     p.pid = fork();
-    if (p.pid == 0)
-        become(&c, null_fd);
+    if (p.pid == 0) become(&c, null_fd);
     close(null_fd);
-    if (p.pid < 0)
-        return err_errno(e, "cannot start the engine");
+    if (p.pid < 0) return err_errno(e, "cannot start the engine");
     p.pidfd = pidfd_open(p.pid, 0); /* a child stays until it was waited for: no race */
     p.start = start_time(p.pid);
     log_info("engine_spawned", LI("pid", p.pid), LS("program", g->o.program), LS("model", g->o.model));
@@ -192,8 +184,7 @@ int process_spawn(struct engine *g, struct engine_process *out, struct err *e)
         err_errno(e, "pidfd_open");
         kill(p.pid, SIGKILL);
         waitpid(p.pid, NULL, 0);
-        if (p.pidfd >= 0)
-            close(p.pidfd);
+        if (p.pidfd >= 0) close(p.pidfd);
         return -1;
     }
     *out = p;
@@ -204,19 +195,16 @@ bool process_alive(struct engine_process *p, int *exit_code)
 {
     struct pollfd fd = {.fd = p->pidfd, .events = POLLIN};
     int status, code = -1;
-    if (poll(&fd, 1, 0) <= 0)
-        return true;
+    if (poll(&fd, 1, 0) <= 0) return true;
     if (p->child && waitpid(p->pid, &status, WNOHANG) == p->pid)
         code = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-    if (exit_code)
-        *exit_code = code;
+    if (exit_code) *exit_code = code;
     return false;
 }
 
 void process_forget(struct engine *g, struct engine_process *p)
 {
-    if (!p->pid)
-        return;
+    if (!p->pid) return;
     unlink(g->pid_file);
     close(p->pidfd);
     *p = (struct engine_process){.pidfd = -1};
@@ -236,8 +224,7 @@ static bool ended(struct engine_process *p, int wait_ms)
 
 void process_end(struct engine *g, struct engine_process *p, int grace_ms)
 {
-    if (!p->pid)
-        return;
+    if (!p->pid) return;
     pidfd_send_signal(p->pidfd, SIGTERM, NULL, 0);
     if (!ended(p, grace_ms)) {
         log_warn("engine_killed", LI("pid", p->pid), LI("after_ms", grace_ms));

@@ -1,8 +1,9 @@
-/* GET /v1/models and /v1/models/{model}: the base, and the tenant's own adapters: NAME, and NAME@VERSION for each version that is ready.
+/* GET /v1/models and /v1/models/{model}: the base, and the tenant's own adapters: NAME, and NAME@VERSION for each
+ * version that is ready.
  *
- * The adapter `parent` is the base's name, as vLLM prints it, so that clients can tell adapters from bases. One statement reads what is listed;
- * whether a model exists is the registry's to say, in the same words as everywhere, so another tenant's adapter and an absent one answer alike.
- * Worker threads. */
+ * The adapter `parent` is the base's name, as vLLM prints it, so that clients can tell adapters from bases. One
+ * statement reads what is listed; whether a model exists is the registry's to say, in the same words as everywhere, so
+ * another tenant's adapter and an absent one answer alike. Worker threads. */
 #include "base/clock.h"
 #include "base/json.h"
 #include "gateway/chat_api.h"
@@ -14,44 +15,42 @@
 
 struct listing {
     const char *tenant, *owner, *base;
-    const char *only;     /* one adapter's name, or "" */
-    int64_t version;      /* with `only`: one version, or 0: all */
+    const char *only; /* one adapter's name, or "" */
+    int64_t version;  /* with `only`: one version, or 0: all */
     json_t *data;
 };
 
 static json_t *model_json(const char *id, int64_t created_us, const char *owner, const char *base)
 {
-    return json_pack("{s:s, s:s, s:I, s:s, s:s?, s:s?}", "id", id, "object", "model", "created", (json_int_t)(created_us / 1000000), "owned_by",
-                     owner, "root", base, "parent", base);
+    return json_pack("{s:s, s:s, s:I, s:s, s:s?, s:s?}", "id", id, "object", "model", "created",
+                     (json_int_t)(created_us / 1000000), "owned_by", owner, "root", base, "parent", base);
 }
 
 static int add_model(struct listing *l, const char *id, int64_t created_us, struct err *e)
 {
     json_t *o = model_json(id, created_us, l->owner, l->base);
-    if (!o || json_array_append_new(l->data, o))
-        return err_set(e, ERR_NO_MEMORY, "no memory for the list of models");
+    if (!o || json_array_append_new(l->data, o)) return err_set(e, ERR_NO_MEMORY, "no memory for the list of models");
     return 0;
 }
 
 static int read_models(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
-    static const char sql[] = "SELECT a.name, v.version, v.created FROM adapter a JOIN version v ON v.adapter = a.row"
-                              " WHERE a.tenant = ?1 AND (?2 = '' OR a.name = ?2) AND (?3 = 0 OR v.version = ?3) AND v.base = ?4"
-                              " AND v.state = 'ready' ORDER BY a.name, v.version DESC LIMIT ?5";
+    static const char sql[] =
+        "SELECT a.name, v.version, v.created FROM adapter a JOIN version v ON v.adapter = a.row"
+        " WHERE a.tenant = ?1 AND (?2 = '' OR a.name = ?2) AND (?3 = 0 OR v.version = ?3) AND v.base = ?4"
+        " AND v.state = 'ready' ORDER BY a.name, v.version DESC LIMIT ?5";
     struct listing *l = u;
     char name[NAME_MAX_LEN + 1] = "", id[NAME_MAX_LEN + 32];
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     int rc;
 
-    if (!st || db_bind(st, e, "ssisi", l->tenant, l->only, l->version, l->base, (int64_t)VERSIONS_MAX))
-        return -1;
+    if (!st || db_bind(st, e, "ssisi", l->tenant, l->only, l->version, l->base, (int64_t)VERSIONS_MAX)) return -1;
     while ((rc = db_row(st, e)) == 1) {
         int64_t created = sqlite3_column_int64(st, 2);
         bool first = strcmp(name, db_text(st, 0)) != 0;
         snprintf(name, sizeof name, "%s", db_text(st, 0));
         snprintf(id, sizeof id, "%s@%d", name, sqlite3_column_int(st, 1));
-        if ((first && !l->version && add_model(l, name, created, e)) || add_model(l, id, created, e))
-            return -1;
+        if ((first && !l->version && add_model(l, name, created, e)) || add_model(l, id, created, e)) return -1;
     }
     return rc;
 }
@@ -59,8 +58,7 @@ static int read_models(struct db *d, sqlite3 *c, void *u, struct err *e)
 static int64_t started_us(void)
 {
     static _Atomic int64_t at;
-    if (!at)
-        at = clock_wall_us();
+    if (!at) at = clock_wall_us();
     return at;
 }
 
@@ -109,7 +107,8 @@ void models_get(struct http_request *r)
         if (one)
             json_object_set_new(one, "id", json_string(id)); /* NAME where NAME was asked for */
         else
-            err_field(&e, ERR_MODEL_NOT_FOUND, "model", "The model `%.200s` does not exist or you do not have access to it.", id);
+            err_field(&e, ERR_MODEL_NOT_FOUND, "model",
+                      "The model `%.200s` does not exist or you do not have access to it.", id);
     }
     json_decref(l.data);
     if (one)

@@ -1,9 +1,10 @@
 /* multipart/form-data, read piece by piece (RFC 7578 on RFC 2046 section 5.1).
  *
- * Nothing is collected but a part's headers: bodies go to on_data as they come, in any cut. Strict where leniency would let two readers disagree:
- * lines end in CRLF, each part has exactly one Content-Disposition of type form-data with a name, no transfer encoding, no nesting.
- * Bounds: boundary 1..70 characters, headers of a part MULTIPART_HEADERS_MAX bytes, MULTIPART_PARTS_MAX parts, preamble and epilogue
- * MULTIPART_MARGIN_MAX bytes. Sizes of bodies are the callbacks' to bound. */
+ * Nothing is collected but a part's headers: bodies go to on_data as they come, in any cut. Strict where leniency would
+ * let two readers disagree: lines end in CRLF, each part has exactly one Content-Disposition of type form-data with a
+ * name, no transfer encoding, no nesting. Bounds: boundary 1..70 characters, headers of a part MULTIPART_HEADERS_MAX
+ * bytes, MULTIPART_PARTS_MAX parts, preamble and epilogue MULTIPART_MARGIN_MAX bytes. Sizes of bodies are the
+ * callbacks' to bound. */
 #pragma once
 #include "base/err.h"
 #include <stdbool.h>
@@ -32,8 +33,8 @@ struct multipart {
     void *user;
     int state;
     int parts;
-    size_t matched;                        /* characters of `delim` that the input has matched */
-    bool implied;                          /* the first two of them came before: they are not body */
+    size_t matched; /* characters of `delim` that the input has matched */
+    bool implied;   /* the first two of them came before: they are not body */
     size_t delim_len;
     char delim[MULTIPART_BOUNDARY_MAX + 5]; /* CR LF - - boundary */
     size_t head_len, margin;
@@ -44,5 +45,6 @@ struct multipart {
 int multipart_boundary(const char *content_type, char out[MULTIPART_BOUNDARY_MAX + 1], struct err *e);
 
 void multipart_init(struct multipart *m, const char *boundary, const struct multipart_events *ev, void *user);
-int multipart_feed(struct multipart *m, const char *bytes, size_t n, struct err *e); /* ERR_INVALID, or what a callback said */
+int multipart_feed(struct multipart *m, const char *bytes, size_t n,
+                   struct err *e);                     /* ERR_INVALID, or what a callback said */
 int multipart_end(struct multipart *m, struct err *e); /* ERR_INVALID unless the closing boundary has been seen */

@@ -1,15 +1,17 @@
 /* The splitter of server-sent events (WHATWG HTML, section 9.2) that takes the counts out.
  *
- * Lines are the unit: a comment line of ours is removed, any other line goes on as it came. All that one feed completes is gathered and
- * emitted as one piece, so a flush of the engine is one write to the client. The piece is cut in two only where an event is not complete:
+ * Lines are the unit: a comment line of ours is removed, any other line goes on as it came. All that one feed completes
+ * is gathered and emitted as one piece, so a flush of the engine is one write to the client. The piece is cut in two
+ * only where an event is not complete:
  *
  *     [ events complete: mark = OUTPUT of the last comment ] [ lines of an event that goes on: the same mark ]
  *
- * The comment comes before the event it counts, so its OUTPUT becomes the mark at the empty line that ends that event. A comment of ours that
- * stands in a block of its own takes the empty line behind it along.
+ * The comment comes before the event it counts, so its OUTPUT becomes the mark at the empty line that ends that event.
+ * A comment of ours that stands in a block of its own takes the empty line behind it along.
  *
- * The searches for "finish_reason" and "usage" are by text: inside a JSON string every quote is escaped, so an unescaped key between quotes and
- * before a colon is a key. This spares parsing every chunk of every stream. Client's thread only. */
+ * The searches for "finish_reason" and "usage" are by text: inside a JSON string every quote is escaped, so an
+ * unescaped key between quotes and before a colon is a key. This spares parsing every chunk of every stream. Client's
+ * thread only. */
 #include "gateway/relay.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,12 +38,10 @@ void relay_reset(struct relay *r)
 static void find_word(const char *s, size_t n, const char *key, char out[16])
 {
     const char *p = memmem(s, n, key, strlen(key)), *end = s + n;
-    if (!p)
-        return;
+    if (!p) return;
     for (p += strlen(key); p < end && (*p == ' ' || *p == ':'); p++) {
     }
-    if (p == end || *p++ != '"')
-        return;
+    if (p == end || *p++ != '"') return;
     const char *q = memchr(p, '"', (size_t)(end - p));
     if (q && q - p < 16) {
         memcpy(out, p, (size_t)(q - p));
@@ -53,12 +53,10 @@ static void find_word(const char *s, size_t n, const char *key, char out[16])
 static int64_t find_count(const char *s, const char *key, int64_t absent)
 {
     const char *p = strstr(s, key);
-    if (!p)
-        return absent;
+    if (!p) return absent;
     p += strlen(key);
     p += strspn(p, " :");
-    if (*p < '0' || *p > '9')
-        return absent;
+    if (*p < '0' || *p > '9') return absent;
     int64_t v = strtoll(p, NULL, 10);
     return v >= 0 && v < INT32_MAX ? v : absent;
 }
@@ -72,25 +70,20 @@ void relay_usage(const char *body, size_t n, struct relay_counts *out)
     while ((at = memmem(at, (size_t)(body + n - at), key, sizeof key - 1))) {
         at += sizeof key - 1;
         const char *q = at;
-        while (q < body + n && (*q == ' ' || *q == ':'))
-            q++;
-        if (q < body + n && *q == '{')
-            p = q;
+        while (q < body + n && (*q == ' ' || *q == ':')) q++;
+        if (q < body + n && *q == '{') p = q;
     }
     find_word(body, n, "\"finish_reason\"", out->finish);
-    if (!p)
-        return;
+    if (!p) return;
     size_t len = (size_t)(body + n - p);
-    if (len >= sizeof object)
-        len = sizeof object - 1;
+    if (len >= sizeof object) len = sizeof object - 1;
     memcpy(object, p, len);
     object[len] = 0;
     out->prompt = find_count(object, "\"prompt_tokens\"", 0);
     out->output = find_count(object, "\"completion_tokens\"", -1);
     out->cached = find_count(object, "\"cached_tokens\"", 0);
     out->known = out->output >= 0;
-    if (!out->known)
-        out->output = 0;
+    if (!out->known) out->output = 0;
 }
 
 /* Reads ": weft P C O"; whether the line is one of ours. */
@@ -100,12 +93,10 @@ static bool read_comment(struct relay *r, const char *s)
     int used = 0;
     if (sscanf(s, ": weft %lld %lld %lld%n", &p, &c, &o, &used) != 3 || strspn(s + used, " \r\n") != strlen(s + used))
         return false;
-    if (p < 0 || c < 0 || o < 0)
-        return true;
+    if (p < 0 || c < 0 || o < 0) return true;
     r->counts.prompt = p;
     r->counts.cached = c;
-    if (o > r->counts.output)
-        r->counts.output = o;
+    if (o > r->counts.output) r->counts.output = o;
     r->counts.known = true;
     return true;
 }
@@ -136,10 +127,8 @@ static int take_line(struct relay *r, struct buf *out, size_t *whole)
     if (!r->in_long && blank) {
         bool drop = r->drop_blank;
         r->drop_blank = false;
-        if (drop)
-            return 0;
-        if (buf_add(out, s, n))
-            return -1;
+        if (drop) return 0;
+        if (buf_add(out, s, n)) return -1;
         r->in_event = false;
         r->mark = (uint64_t)r->counts.output;
         *whole = out->len;
@@ -147,8 +136,7 @@ static int take_line(struct relay *r, struct buf *out, size_t *whole)
     }
     r->in_event = true;
     r->drop_blank = false;
-    if (!r->in_long && strncmp(s, "data:", 5) == 0)
-        look_at_data(r, s, n);
+    if (!r->in_long && strncmp(s, "data:", 5) == 0) look_at_data(r, s, n);
     r->in_long = false;
     return buf_add(out, s, n);
 }
@@ -156,8 +144,7 @@ static int take_line(struct relay *r, struct buf *out, size_t *whole)
 /* A line that is too long to be held goes on in pieces; it is data, never a comment of ours. */
 static int flush_long(struct relay *r, struct buf *out)
 {
-    if (!r->in_long && strncmp(r->line.data, "data:", 5) == 0)
-        look_at_data(r, r->line.data, r->line.len);
+    if (!r->in_long && strncmp(r->line.data, "data:", 5) == 0) look_at_data(r, r->line.data, r->line.len);
     r->in_long = r->in_event = true;
     r->drop_blank = false;
     return buf_add(out, r->line.data, r->line.len);
@@ -169,22 +156,19 @@ static int split(struct relay *r, const char *s, size_t n, struct buf *out, size
         size_t room = RELAY_LINE_MAX - 1 - r->line.len;
         size_t take = n < room ? n : room;
         const char *nl = memchr(s, '\n', take);
-        if (nl)
-            take = (size_t)(nl - s) + 1;
-        if (buf_add(&r->line, s, take))
-            return -1;
+        if (nl) take = (size_t)(nl - s) + 1;
+        if (buf_add(&r->line, s, take)) return -1;
         s += take;
         n -= take;
-        if (!nl && take < room)
-            return 0;
-        if (nl ? take_line(r, out, whole) : flush_long(r, out))
-            return -1;
+        if (!nl && take < room) return 0;
+        if (nl ? take_line(r, out, whole) : flush_long(r, out)) return -1;
         buf_reset(&r->line);
     }
     return 0;
 }
 
-int relay_feed(struct relay *r, const char *bytes, size_t n, int (*emit)(void *u, const char *bytes, size_t n, uint64_t mark), void *u)
+int relay_feed(struct relay *r, const char *bytes, size_t n,
+               int (*emit)(void *u, const char *bytes, size_t n, uint64_t mark), void *u)
 {
     struct buf out;
     size_t whole = 0;
@@ -192,10 +176,8 @@ int relay_feed(struct relay *r, const char *bytes, size_t n, int (*emit)(void *u
 
     buf_init(&out, n + RELAY_LINE_MAX);
     rc = split(r, bytes, n, &out, &whole);
-    if (!rc && whole)
-        rc = emit(u, out.data, whole, r->mark);
-    if (!rc && out.len > whole)
-        rc = emit(u, out.data + whole, out.len - whole, r->mark);
+    if (!rc && whole) rc = emit(u, out.data, whole, r->mark);
+    if (!rc && out.len > whole) rc = emit(u, out.data + whole, out.len - whole, r->mark);
     buf_close(&out);
     return rc;
 }

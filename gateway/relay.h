@@ -1,8 +1,9 @@
 /* Relay: the engine's answer on its way to the client, with the counts taken out (ENGINE_API.md, "Counting").
  *
- * A stream of server-sent events passes byte for byte, but for the comment lines ": weft PROMPT CACHED OUTPUT", which are removed and read.
- * Each piece goes on with a mark: the OUTPUT tokens whose events are complete after it, so a client that was cut in the middle of an event is
- * not billed for that event. A line is held back until its end; one beyond RELAY_LINE_MAX passes in pieces. */
+ * A stream of server-sent events passes byte for byte, but for the comment lines ": weft PROMPT CACHED OUTPUT", which
+ * are removed and read. Each piece goes on with a mark: the OUTPUT tokens whose events are complete after it, so a
+ * client that was cut in the middle of an event is not billed for that event. A line is held back until its end; one
+ * beyond RELAY_LINE_MAX passes in pieces. */
 #pragma once
 #include "base/buf.h"
 #include <stdint.h>
@@ -30,8 +31,11 @@ void relay_init(struct relay *r);
 void relay_close(struct relay *r);
 void relay_reset(struct relay *r); /* as after relay_init: before an exchange is tried again */
 
-/* Feed what the engine sent; emit() gets what goes on, with its mark, and may refuse with -1. -1: emit refused or memory is short. */
-int relay_feed(struct relay *r, const char *bytes, size_t n, int (*emit)(void *u, const char *bytes, size_t n, uint64_t mark), void *u);
+/* Feed what the engine sent; emit() gets what goes on, with its mark, and may refuse with -1. -1: emit refused or
+ * memory is short. */
+int relay_feed(struct relay *r, const char *bytes, size_t n,
+               int (*emit)(void *u, const char *bytes, size_t n, uint64_t mark), void *u);
 
-/* Counts from the `usage` of an answer that is not a stream, without parsing all of it. known: false when there is none. */
+/* Counts from the `usage` of an answer that is not a stream, without parsing all of it. known: false when there is
+ * none. */
 void relay_usage(const char *body, size_t n, struct relay_counts *out);

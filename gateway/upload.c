@@ -1,18 +1,21 @@
 /* Uploads: body -> temporary folder -> validation job -> store and registry.
  *
  *   upload_begin (head) -> upload_feed ... (sink) -> upload_submit (handle) -> job: open, check -> claim digest
- *        |                     |                          |                                  -> store_commit -> registry_add -> 201
- *        +---------------------+--------------------------+------ refused, or the client left: the folder goes with the request
+ *        |                     |                          |                                  -> store_commit ->
+ * registry_add -> 201
+ *        +---------------------+--------------------------+------ refused, or the client left: the folder goes with the
+ * request
  *
- * The folder's fate hangs on the request's end (http_on_free), which comes in every path; store_commit takes the folder away before. After a
- * crash, uploads_open() removes all temporary folders and every blob that no version refers to, which is what a crash between commit and
- * registration leaves.
+ * The folder's fate hangs on the request's end (http_on_free), which comes in every path; store_commit takes the folder
+ * away before. After a crash, uploads_open() removes all temporary folders and every blob that no version refers to,
+ * which is what a crash between commit and registration leaves.
  *
- * A blob is shared by all versions with its digest, of any tenant. So "commit, then register" and "unregister, then remove" exclude each other
- * per digest: both claim it. A claim is no mutex: nothing is locked while disk or database work.
+ * A blob is shared by all versions with its digest, of any tenant. So "commit, then register" and "unregister, then
+ * remove" exclude each other per digest: both claim it. A claim is no mutex: nothing is locked while disk or database
+ * work.
  *
- * Bounds: UPLOADS_OPEN_MAX requests between begin and end, sizes by the settings, parts by multipart.h, jobs by the pool.
- * begin, feed, submit: worker of the request; jobs: the pool's threads. */
+ * Bounds: UPLOADS_OPEN_MAX requests between begin and end, sizes by the settings, parts by multipart.h, jobs by the
+ * pool. begin, feed, submit: worker of the request; jobs: the pool's threads. */
 #include "gateway/upload.h"
 #include "adapters/store.h"
 #include "base/json.h"
@@ -99,8 +102,7 @@ static void release(struct uploads *u, struct claim *c)
 {
     pthread_mutex_lock(&u->lock);
     struct claim **p = &u->claims;
-    while (*p != c)
-        p = &(*p)->next;
+    while (*p != c) p = &(*p)->next;
     *p = c->next;
     pthread_cond_broadcast(&u->released);
     pthread_mutex_unlock(&u->lock);
@@ -128,17 +130,15 @@ static int on_part(void *user, const struct multipart_part *p, struct err *e)
     struct upload *up = user;
     char path[STORE_PATH_MAX + 64];
     int i = 0;
-    while (i < PARTS && strcmp(part_row[i].name, p->name) != 0)
-        i++;
+    while (i < PARTS && strcmp(part_row[i].name, p->name) != 0) i++;
     if (i == PARTS)
-        return err_field(e, ERR_INVALID, p->name, "no such part: '%s'; the parts are name, config, weights and description", p->name);
-    if (up->seen & (1u << i))
-        return err_field(e, ERR_INVALID, p->name, "the part '%s' is there twice", p->name);
+        return err_field(e, ERR_INVALID, p->name,
+                         "no such part: '%s'; the parts are name, config, weights and description", p->name);
+    if (up->seen & (1u << i)) return err_field(e, ERR_INVALID, p->name, "the part '%s' is there twice", p->name);
     up->seen |= 1u << i;
     up->part = (enum part)i;
     up->bytes = 0;
-    if (!part_row[i].file)
-        return 0;
+    if (!part_row[i].file) return 0;
     snprintf(path, sizeof path, "%s/%s", up->dir, part_row[i].file);
     up->fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     return up->fd >= 0 ? 0 : err_errno(e, "cannot store the upload");
@@ -151,15 +151,12 @@ static int on_data(void *user, const char *bytes, size_t n, struct err *e)
     if ((int64_t)n > limit - up->bytes)
         return err_field(e, up->part == PART_WEIGHTS ? ERR_TOO_LARGE : ERR_INVALID, part_row[up->part].name,
                          "the part '%s' is longer than %lld bytes", part_row[up->part].name, (long long)limit);
-    if (up->fd < 0)
-        memcpy(up->text[up->part] + up->bytes, bytes, n);
+    if (up->fd < 0) memcpy(up->text[up->part] + up->bytes, bytes, n);
     up->bytes += (int64_t)n;
     while (up->fd >= 0 && n > 0) {
         ssize_t w = write(up->fd, bytes, n);
-        if (w < 0 && errno == EINTR)
-            continue;
-        if (w <= 0)
-            return err_errno(e, "cannot store the upload");
+        if (w < 0 && errno == EINTR) continue;
+        if (w <= 0) return err_errno(e, "cannot store the upload");
         bytes += w;
         n -= (size_t)w;
     }
@@ -172,12 +169,11 @@ static int check_name(struct upload *up, struct err *e)
     struct base_desc base;
     const char *name = up->text[PART_NAME];
     if (strlen(name) != (size_t)up->bytes || !name_is_valid(name))
-        return err_field(e, ERR_INVALID, "name", "an adapter's name is 1 to %d characters of a-z 0-9 . _ -, the first a letter or digit",
+        return err_field(e, ERR_INVALID, "name",
+                         "an adapter's name is 1 to %d characters of a-z 0-9 . _ -, the first a letter or digit",
                          NAME_MAX_LEN);
-    if (engine_base(up->u->g->engine, &base, e))
-        return -1;
-    if (strcmp(base.name, name) == 0)
-        return err_field(e, ERR_CONFLICT, "name", "'%s' is the base model's name", name);
+    if (engine_base(up->u->g->engine, &base, e)) return -1;
+    if (strcmp(base.name, name) == 0) return err_field(e, ERR_CONFLICT, "name", "'%s' is the base model's name", name);
     return 0;
 }
 
@@ -189,14 +185,12 @@ static int on_part_end(void *user, struct err *e)
         return err_errno(e, "cannot store the upload");
     }
     up->fd = -1;
-    if (up->part == PART_NAME)
-        return check_name(up, e);
+    if (up->part == PART_NAME) return check_name(up, e);
     if (up->part == PART_DESCRIPTION) {
         bool valid = strlen(up->text[PART_DESCRIPTION]) == (size_t)up->bytes;
         for (int64_t i = 0; valid && i < up->bytes;)
             i += (int64_t)buf_utf8(up->text[PART_DESCRIPTION] + i, (size_t)(up->bytes - i), &valid);
-        if (!valid)
-            return err_field(e, ERR_INVALID, "description", "the description is not UTF-8 text");
+        if (!valid) return err_field(e, ERR_INVALID, "description", "the description is not UTF-8 text");
     }
     return 0;
 }
@@ -207,8 +201,7 @@ static int count_open(struct uploads *u, int by)
 {
     pthread_mutex_lock(&u->lock);
     bool full = by > 0 && u->open >= UPLOADS_OPEN_MAX;
-    if (!full)
-        u->open += by;
+    if (!full) u->open += by;
     pthread_mutex_unlock(&u->lock);
     return full ? -1 : 0;
 }
@@ -216,10 +209,8 @@ static int count_open(struct uploads *u, int by)
 static void upload_free(struct http_request *r)
 {
     struct upload *up = r->user;
-    if (up->fd >= 0)
-        close(up->fd);
-    if (up->dir[0])
-        store_discard(up->dir);
+    if (up->fd >= 0) close(up->fd);
+    if (up->dir[0]) store_discard(up->dir);
     count_open(up->u, -1);
 }
 
@@ -267,8 +258,7 @@ static json_t *modules_json(unsigned modules)
 {
     json_t *list = json_array();
     for (int m = 0; m < LORA_MODULES; m++)
-        if (modules & (1u << m))
-            json_array_append_new(list, json_string(lora_module_name[m]));
+        if (modules & (1u << m)) json_array_append_new(list, json_string(lora_module_name[m]));
     return list;
 }
 
@@ -276,8 +266,7 @@ static double largest_scale(const struct adapter *a)
 {
     double s = 0;
     for (int i = 0; i < a->layers * LORA_MODULES; i++)
-        if (a->part[i].a && a->part[i].scale > s)
-            s = a->part[i].scale;
+        if (a->part[i].a && a->part[i].scale > s) s = a->part[i].scale;
     return s;
 }
 
@@ -288,8 +277,7 @@ static int check(struct upload *up, struct version_new *v, struct err *e)
     struct base_desc base;
     struct adapter *a;
 
-    if (engine_base(g->engine, &base, e) || adapter_open(&a, up->dir, &base, &limits, e))
-        return -1;
+    if (engine_base(g->engine, &base, e) || adapter_open(&a, up->dir, &base, &limits, e)) return -1;
     memcpy(v->tenant, up->who.tenant, sizeof v->tenant);
     snprintf(v->name, sizeof v->name, "%.*s", NAME_MAX_LEN, up->text[PART_NAME]);
     v->description = up->seen & (1u << PART_DESCRIPTION) ? up->text[PART_DESCRIPTION] : NULL;
@@ -307,8 +295,7 @@ static int check(struct upload *up, struct version_new *v, struct err *e)
 static int check_room(struct upload *up, struct err *e)
 {
     int64_t most = up->u->g->set->max_adapters;
-    if (registry_count(up->u->g->registry, up->who.tenant) < most)
-        return 0;
+    if (registry_count(up->u->g->registry, up->who.tenant) < most) return 0;
     return err_set(e, ERR_QUOTA, "this tenant has %lld adapter versions already; remove one first", (long long)most);
 }
 
@@ -322,8 +309,7 @@ static int keep(struct upload *up, const struct version_new *v, int *version, bo
     if (!rc) {
         up->dir[0] = 0;
         rc = registry_add(g->registry, v, version, created, e);
-        if (rc && !registry_has_digest(g->registry, v->digest))
-            store_remove(g->store, v->digest, NULL);
+        if (rc && !registry_has_digest(g->registry, v->digest)) store_remove(g->store, v->digest, NULL);
     }
     release(up->u, &c);
     return rc;
@@ -335,17 +321,16 @@ static void answer_dry_run(struct upload *up, const struct version_new *v, const
     if (e)
         json_object_set_new(o, "error", json_pack("{s:s, s:s}", "code", err_info(e->code)->code, "message", e->msg));
     else
-        json_object_update_new(o, json_pack("{s:s, s:s, s:i, s:o, s:f, s:I, s:s}", "digest", v->digest, "base", v->base, "rank", v->rank, "modules",
-                                            modules_json(v->modules), "scale", v->scale, "bytes", (json_int_t)v->bytes, "file_sha256",
-                                            v->file_sha256));
+        json_object_update_new(o, json_pack("{s:s, s:s, s:i, s:o, s:f, s:I, s:s}", "digest", v->digest, "base", v->base,
+                                            "rank", v->rank, "modules", modules_json(v->modules), "scale", v->scale,
+                                            "bytes", (json_int_t)v->bytes, "file_sha256", v->file_sha256));
     api_reply(up->req, 200, o);
 }
 
 static void prefetched(void *u, bool cold, const struct err *e)
 {
     (void)u, (void)cold;
-    if (e)
-        log_warn("adapter_prefetch", LS("error", e->msg));
+    if (e) log_warn("adapter_prefetch", LS("error", e->msg));
 }
 
 /* The answer describes the adapter through its new version: id and object are the adapter's. */
@@ -354,7 +339,8 @@ static void answer_kept(struct upload *up, const struct version_new *v, int vers
     struct gateway *g = up->u->g;
     struct err e = {0};
     json_t *o = NULL;
-    log_info("adapter_version", LS("tenant", up->who.tenant_name), LS("name", v->name), LI("version", version), LS("digest", v->digest));
+    log_info("adapter_version", LS("tenant", up->who.tenant_name), LS("name", v->name), LI("version", version),
+             LS("digest", v->digest));
     engine_load(g->engine, v->digest, prefetched, NULL);
     if (registry_get_version(g->registry, v->tenant, v->name, version, &o, &e)) {
         api_refuse(up->req, &e);
@@ -390,8 +376,7 @@ static void run_job(struct upload *up)
 int upload_submit(struct upload *up, struct err *e)
 {
     struct uploads *u = up->u;
-    if (multipart_end(&up->parser, e))
-        return -1;
+    if (multipart_end(&up->parser, e)) return -1;
     for (int i = 0; i < PARTS; i++)
         if (part_row[i].needed && !(up->seen & (1u << i)) && !(up->dry_run && i == PART_NAME))
             return err_field(e, ERR_MISSING, part_row[i].name, "the part '%s' is missing", part_row[i].name);
@@ -415,15 +400,13 @@ static void *work(void *p)
     pthread_mutex_lock(&u->lock);
     for (;;) {
         struct upload *up = u->first;
-        if (!up && u->stop)
-            break;
+        if (!up && u->stop) break;
         if (!up) {
             pthread_cond_wait(&u->work, &u->lock);
             continue;
         }
         u->first = up->next;
-        if (!u->first)
-            u->last = NULL;
+        if (!u->first) u->last = NULL;
         pthread_mutex_unlock(&u->lock);
         run_job(up); /* which answers: `up` may be gone now */
         pthread_mutex_lock(&u->lock);
@@ -456,15 +439,13 @@ static void sweep_folder(struct gateway *g, const char *path)
     DIR *d = opendir(path);
     for (struct dirent *i; d && (i = readdir(d));) {
         struct err e = {0};
-        if (!sha256_is_hex(i->d_name) || registry_has_digest(g->registry, i->d_name))
-            continue;
+        if (!sha256_is_hex(i->d_name) || registry_has_digest(g->registry, i->d_name)) continue;
         if (store_remove(g->store, i->d_name, &e))
             log_error("blob_remove", LS("digest", i->d_name), LS("error", e.msg));
         else
             log_info("blob_orphan", LS("digest", i->d_name));
     }
-    if (d)
-        closedir(d);
+    if (d) closedir(d);
 }
 
 static void sweep(struct gateway *g)
@@ -472,24 +453,20 @@ static void sweep(struct gateway *g)
     char path[sizeof g->store + 8];
     DIR *d = opendir(g->store);
     for (struct dirent *i; d && (i = readdir(d));) {
-        if (strlen(i->d_name) != 2 || i->d_name[0] == '.')
-            continue;
+        if (strlen(i->d_name) != 2 || i->d_name[0] == '.') continue;
         snprintf(path, sizeof path, "%s/%.2s", g->store, i->d_name);
         sweep_folder(g, path);
     }
-    if (d)
-        closedir(d);
+    if (d) closedir(d);
 }
 
 int uploads_open(struct uploads **out, struct gateway *g, struct err *e)
 {
     struct uploads *u;
-    if (store_clean(g->tmp, e))
-        return -1;
+    if (store_clean(g->tmp, e)) return -1;
     sweep(g);
     u = calloc(1, sizeof *u);
-    if (!u)
-        return err_set(e, ERR_NO_MEMORY, "no memory for uploads");
+    if (!u) return err_set(e, ERR_NO_MEMORY, "no memory for uploads");
     u->g = g;
     pthread_mutex_init(&u->lock, NULL);
     pthread_cond_init(&u->work, NULL);
@@ -507,14 +484,12 @@ int uploads_open(struct uploads **out, struct gateway *g, struct err *e)
 
 void uploads_close(struct uploads *u)
 {
-    if (!u)
-        return;
+    if (!u) return;
     pthread_mutex_lock(&u->lock);
     u->stop = true;
     pthread_cond_broadcast(&u->work);
     pthread_mutex_unlock(&u->lock);
-    for (int i = 0; i < u->nthreads; i++)
-        pthread_join(u->thread[i], NULL);
+    for (int i = 0; i < u->nthreads; i++) pthread_join(u->thread[i], NULL);
     pthread_cond_destroy(&u->released);
     pthread_cond_destroy(&u->work);
     pthread_mutex_destroy(&u->lock);

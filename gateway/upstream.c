@@ -2,20 +2,21 @@
  *
  *   upstream_start -> [ledger: writer thread] -> admitted -> proceed --engine down--> wait (timer) -> proceed
  *                                                              |  |
- *                                          adapter not known   |  +--> exchange_send -> [client thread] -> upstream_answer.c
- *                                                              v          ^
- *                                                    [engine_load] -> loaded
+ *                                          adapter not known   |  +--> exchange_send -> [client thread] ->
+ * upstream_answer.c v          ^ [engine_load] -> loaded
  *
- * Whatever happens the request gets one answer, and the answer is the last thing that a stage does with the exchange: it may be freed at once
- * after. Settlement hangs on the request's own end (http_on_free), which comes exactly once, after the last byte or the loss of the client, so
- * "exactly once" and "what was delivered" need no further state.
+ * Whatever happens the request gets one answer, and the answer is the last thing that a stage does with the exchange:
+ * it may be freed at once after. Settlement hangs on the request's own end (http_on_free), which comes exactly once,
+ * after the last byte or the loss of the client, so "exactly once" and "what was delivered" need no further state.
  *
- * The client may leave at any time: `gone` is set, a call under way is cancelled, and each stage looks at it before it goes on.
+ * The client may leave at any time: `gone` is set, a call under way is cancelled, and each stage looks at it before it
+ * goes on.
  *
- * Lock order: exchange.lock before those of client and engine; exchange.write before those of the stream; never both. */
-#include "gateway/upstream_impl.h"
+ * Lock order: exchange.lock before those of client and engine; exchange.write before those of the stream; never both.
+ */
 #include "base/clock.h"
 #include "base/log.h"
+#include "gateway/upstream_impl.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -32,15 +33,13 @@ static void exchange_free(struct exchange *x)
 
 void exchange_unref(struct exchange *x)
 {
-    if (atomic_fetch_sub(&x->refs, 1) == 1)
-        exchange_free(x);
+    if (atomic_fetch_sub(&x->refs, 1) == 1) exchange_free(x);
 }
 
 static struct exchange *exchange_new(struct upstream *u, struct http_request *r, const struct upstream_ask *ask)
 {
     struct exchange *x = calloc(1, sizeof *x);
-    if (!x)
-        return NULL;
+    if (!x) return NULL;
     x->up = u;
     x->g = u->g;
     x->req = r;
@@ -70,16 +69,14 @@ static void client_gone(struct http_request *r)
     struct exchange *x = r->user;
     pthread_mutex_lock(&x->lock);
     x->gone = true;
-    if (x->call)
-        client_cancel(x->call);
+    if (x->call) client_cancel(x->call);
     pthread_mutex_unlock(&x->lock);
 }
 
 static void request_over(struct http_request *r)
 {
     struct exchange *x = r->user;
-    if (x->admitted)
-        exchange_settle(x, NULL, NULL);
+    if (x->admitted) exchange_settle(x, NULL, NULL);
     exchange_unref(x);
 }
 
@@ -103,7 +100,8 @@ static void load_failed(struct exchange *x, const struct err *cause)
     }
     switch (cause->code) {
     case ERR_NOT_FOUND: /* deleted since the registry was asked */
-        err_set(&e, ERR_MODEL_NOT_FOUND, "The model `%s` does not exist or you do not have access to it.", x->adm.model);
+        err_set(&e, ERR_MODEL_NOT_FOUND, "The model `%s` does not exist or you do not have access to it.",
+                x->adm.model);
         exchange_fail(x, USAGE_REJECTED, &e);
         return;
     case ERR_NO_SLOT:
@@ -145,12 +143,9 @@ static int need_engine(struct exchange *x)
         x->engine_wait_until = 0;
         return 0;
     }
-    if (x->up->set->first_byte_ms * 1000 < wait_us)
-        wait_us = x->up->set->first_byte_ms * 1000;
-    if (!x->engine_wait_until)
-        x->engine_wait_until = now + wait_us;
-    if (now >= x->engine_wait_until)
-        return -1;
+    if (x->up->set->first_byte_ms * 1000 < wait_us) wait_us = x->up->set->first_byte_ms * 1000;
+    if (!x->engine_wait_until) x->engine_wait_until = now + wait_us;
+    if (now >= x->engine_wait_until) return -1;
     wait_engine(x);
     return 1;
 }
@@ -165,8 +160,7 @@ void exchange_proceed(struct exchange *x)
         return;
     }
     int rc = need_engine(x);
-    if (rc > 0)
-        return;
+    if (rc > 0) return;
     if (rc < 0) {
         err_set(&e, ERR_UNAVAILABLE, "the engine is not ready; try again");
         exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
@@ -186,8 +180,7 @@ static void admitted(void *u, const struct err *e)
         return;
     }
     x->admitted = true;
-    if (x->adm.stream)
-        wait_keepalive(x);
+    if (x->adm.stream) wait_keepalive(x);
     exchange_proceed(x);
 }
 
@@ -203,8 +196,6 @@ void upstream_start(struct upstream *u, struct http_request *r, const struct ups
     r->user = x;
     http_on_free(r, request_over);
     http_on_gone(r, client_gone);
-    if (http_is_gone(r))
-        client_gone(r);
-    if (ledger_admit(u->g->ledger, &x->adm, admitted, x, &e))
-        exchange_fail(x, USAGE_REJECTED, &e);
+    if (http_is_gone(r)) client_gone(r);
+    if (ledger_admit(u->g->ledger, &x->adm, admitted, x, &e)) exchange_fail(x, USAGE_REJECTED, &e);
 }

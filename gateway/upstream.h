@@ -1,7 +1,8 @@
 /* Upstream: one admitted request's exchange with the engine, from admission to settlement, without holding a thread.
  *
- * upstream_start() takes a request that has passed authentication, parsing and the registry, and owes its answer from then on. It writes
- * the admission, loads the adapter where needed, sends the request, passes the answer on, and settles exactly once, whatever happens. */
+ * upstream_start() takes a request that has passed authentication, parsing and the registry, and owes its answer from
+ * then on. It writes the admission, loads the adapter where needed, sends the request, passes the answer on, and
+ * settles exactly once, whatever happens. */
 #pragma once
 #include "gateway/gateway.h"
 
@@ -13,9 +14,9 @@ int upstream_open(struct upstream **out, struct gateway *g, struct err *e);
 void upstream_close(struct upstream *u); /* when no request is in flight any more; NULL is fine */
 
 struct upstream_ask {
-    struct admission adm;  /* complete but for id and t_start */
-    const char *path;      /* of the engine's route: "/v1/chat/completions" */
-    const char *body;      /* what is sent to the engine; copied */
+    struct admission adm; /* complete but for id and t_start */
+    const char *path;     /* of the engine's route: "/v1/chat/completions" */
+    const char *body;     /* what is sent to the engine; copied */
     size_t body_len;
 };
 

@@ -2,18 +2,18 @@
  *
  *   client_start -> on_head -> on_data ... -> on_done -> a verdict:
  *       passed      the answer is complete
- *       again       lost before the first byte: once more when the engine is back; or the adapter was not loaded: load, once more
- *       refused     the engine's own 4xx or 503, passed on with its body
- *       failed      anything else: 502 or 504, or an error event in a stream that has begun, without [DONE]
+ *       again       lost before the first byte: once more when the engine is back; or the adapter was not loaded: load,
+ * once more refused     the engine's own 4xx or 503, passed on with its body failed      anything else: 502 or 504, or
+ * an error event in a stream that has begun, without [DONE]
  *
- * The client's stream is opened when the engine's head arrives, so that an engine's refusal is still a status; only where that takes longer than
- * keepalive_ms it is opened before, and a refusal becomes an error event.
+ * The client's stream is opened when the engine's head arrives, so that an engine's refusal is still a status; only
+ * where that takes longer than keepalive_ms it is opened before, and a refusal becomes an error event.
  *
  * Callbacks run on the client's thread and never block; the stream is shared with the timer under exchange.write. */
-#include "gateway/upstream_impl.h"
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "gateway/upstream_impl.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -37,8 +37,7 @@ static void set_headers(struct exchange *x)
 {
     const struct target *t = &x->adm.what;
     char version[NAME_MAX_LEN + 16];
-    if (t->is_base)
-        return;
+    if (t->is_base) return;
     snprintf(version, sizeof version, "%s@%d", t->adapter, t->version);
     http_set_header(x->req, "x-weft-adapter-version", version);
     http_set_header(x->req, "x-weft-cold", x->cold ? "true" : "false");
@@ -47,8 +46,7 @@ static void set_headers(struct exchange *x)
 /* Under exchange.write. */
 static void open_stream(struct exchange *x)
 {
-    if (x->stream || x->answered)
-        return;
+    if (x->stream || x->answered) return;
     set_headers(x);
     http_set_header(x->req, "Cache-Control", "no-cache");
     http_set_header(x->req, "X-Accel-Buffering", "no");
@@ -65,8 +63,7 @@ void exchange_keepalive(struct exchange *x)
         http_stream_write(x->stream, ": keep-alive\n\n", 14, 0); /* a client that is gone is noticed elsewhere */
     }
     pthread_mutex_unlock(&x->write);
-    if (!waits)
-        wait_forget(x);
+    if (!waits) wait_forget(x);
 }
 
 /* --- the one answer --- */
@@ -100,8 +97,7 @@ static void answer_error(struct exchange *x, const struct err *e)
 {
     struct buf b;
     if (!x->stream) {
-        if (err_info(e->code)->status == 503)
-            http_set_header(x->req, "Retry-After", RETRY_AFTER_S);
+        if (err_info(e->code)->status == 503) http_set_header(x->req, "Retry-After", RETRY_AFTER_S);
         http_reply_error(x->req, e);
         return;
     }
@@ -143,15 +139,15 @@ static void finish_whole(void *u)
 static void pass_whole(struct exchange *x)
 {
     begin_answer(x, USAGE_COMPLETED, 200);
-    if (!x->stream)
-        set_headers(x);
+    if (!x->stream) set_headers(x);
     if (x->durable)
         exchange_settle(x, finish_whole, x);
     else
         finish_whole(x);
 }
 
-/* The engine's error body with the name that the client used where it says the digest; one line, so that it fits an event too. */
+/* The engine's error body with the name that the client used where it says the digest; one line, so that it fits an
+ * event too. */
 static void clean_body(struct exchange *x, struct buf *out)
 {
     const char *digest = x->adm.what.digest, *s = x->answer.data, *end = s + x->answer.len;
@@ -159,8 +155,7 @@ static void clean_body(struct exchange *x, struct buf *out)
     while (s < end) {
         const char *hit = n ? memmem(s, (size_t)(end - s), digest, n) : NULL;
         const char *stop = hit ? hit : end;
-        for (; s < stop; s++)
-            buf_addc(out, *s == '\n' || *s == '\r' ? ' ' : *s);
+        for (; s < stop; s++) buf_addc(out, *s == '\n' || *s == '\r' ? ' ' : *s);
         if (hit) {
             buf_adds(out, x->adm.model); /* a name that the registry knows: nothing to escape */
             s = hit + n;
@@ -192,8 +187,7 @@ static void on_head(void *u, const struct client_reply *r)
     x->status = r->status;
     snprintf(x->content_type, sizeof x->content_type, "%s", r->content_type ? r->content_type : "application/json");
     snprintf(x->retry_after, sizeof x->retry_after, "%s", r->retry_after ? r->retry_after : "");
-    if (r->status != 200)
-        return;
+    if (r->status != 200) return;
     if (!x->adm.stream) {
         x->t_first = clock_wall_us();
         return;
@@ -207,15 +201,13 @@ static int emit(void *u, const char *bytes, size_t n, uint64_t mark)
 {
     struct exchange *x = u;
     int rc;
-    if (x->durable && (x->relay.done || x->tail.len))
-        return buf_add(&x->tail, bytes, n);
+    if (x->durable && (x->relay.done || x->tail.len)) return buf_add(&x->tail, bytes, n);
     pthread_mutex_lock(&x->write);
     rc = http_stream_write(x->stream, bytes, n, mark);
     x->first_written |= x->relay.data;
     x->lagged |= rc != 0;
     pthread_mutex_unlock(&x->write);
-    if (!rc && x->relay.data && !x->t_first)
-        x->t_first = clock_wall_us();
+    if (!rc && x->relay.data && !x->t_first) x->t_first = clock_wall_us();
     return rc;
 }
 
@@ -227,8 +219,7 @@ static int on_data(void *u, const char *bytes, size_t n)
         exchange_note(x);
         return rc;
     }
-    if (buf_add(&x->answer, bytes, n) == 0)
-        return 0;
+    if (buf_add(&x->answer, bytes, n) == 0) return 0;
     x->too_large = true;
     return -1;
 }
@@ -251,7 +242,8 @@ static void lost(struct exchange *x, const struct err *cause)
         exchange_proceed(x);
         return;
     }
-    err_set(&e, ERR_ENGINE, x->too_large ? "the engine's answer is too large" : "the engine failed while it served the request");
+    err_set(&e, ERR_ENGINE,
+            x->too_large ? "the engine's answer is too large" : "the engine failed while it served the request");
     exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
 }
 
@@ -346,10 +338,8 @@ static void make_headers(struct exchange *x, const char *auth, struct headers *h
     snprintf(h->text[n++], HEADER_LEN, "X-Weft-Tenant: %s", who->tag);
     snprintf(h->text[n++], HEADER_LEN, "X-Weft-Weight: %.6g", who->weight);
     snprintf(h->text[n++], HEADER_LEN, "X-Weft-Model: %s", x->adm.model);
-    for (int i = 0; i < n; i++)
-        h->list[i] = h->text[i];
-    if (auth)
-        h->list[n++] = auth;
+    for (int i = 0; i < n; i++) h->list[i] = h->text[i];
+    if (auth) h->list[n++] = auth;
     h->list[n] = NULL;
 }
 
@@ -367,16 +357,25 @@ int exchange_send(struct exchange *x, struct err *e)
     x->status = 0;
     relay_reset(&x->relay);
     buf_reset(&x->answer);
-    struct client_request req = {
-        .method = "POST", .url = url, .unix_socket = unix_socket, .headers = h.list, .body = x->body, .body_len = x->body_len,
-        .connect_ms = (int)set->connect_ms, .first_byte_ms = (int)set->first_byte_ms, .idle_ms = (int)set->idle_ms,
-        .total_ms = (int)set->total_ms, .on_head = on_head, .on_data = on_data, .on_done = on_done, .user = x};
+    struct client_request req = {.method = "POST",
+                                 .url = url,
+                                 .unix_socket = unix_socket,
+                                 .headers = h.list,
+                                 .body = x->body,
+                                 .body_len = x->body_len,
+                                 .connect_ms = (int)set->connect_ms,
+                                 .first_byte_ms = (int)set->first_byte_ms,
+                                 .idle_ms = (int)set->idle_ms,
+                                 .total_ms = (int)set->total_ms,
+                                 .on_head = on_head,
+                                 .on_data = on_data,
+                                 .on_done = on_done,
+                                 .user = x};
 
     /* Under the lock, so that `call` stands before on_done() takes it away. Nothing of x is touched after. */
     pthread_mutex_lock(&x->lock);
     int rc = client_start(x->g->client, &req, &x->call, e);
-    if (rc == 0 && x->gone)
-        client_cancel(x->call);
+    if (rc == 0 && x->gone) client_cancel(x->call);
     pthread_mutex_unlock(&x->lock);
     return rc;
 }

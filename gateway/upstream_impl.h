@@ -7,12 +7,12 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define EXCHANGE_ANSWER_MAX (64u << 20)  /* bytes of an answer that is not a stream */
-#define EXCHANGE_ENGINE_WAIT_MS 15000    /* longest wait for an engine that is being restarted */
-#define EXCHANGE_LOADS 2                 /* load calls of one request that may fail with a lost connection */
-#define EXCHANGE_PROGRESS_US 1000000     /* a progress note so often */
-#define EXCHANGE_PROGRESS_TOKENS 256     /* or after so many tokens */
-#define UPSTREAM_TICK_MS 50              /* how late a keep-alive or a resend may be */
+#define EXCHANGE_ANSWER_MAX (64u << 20) /* bytes of an answer that is not a stream */
+#define EXCHANGE_ENGINE_WAIT_MS 15000   /* longest wait for an engine that is being restarted */
+#define EXCHANGE_LOADS 2                /* load calls of one request that may fail with a lost connection */
+#define EXCHANGE_PROGRESS_US 1000000    /* a progress note so often */
+#define EXCHANGE_PROGRESS_TOKENS 256    /* or after so many tokens */
+#define UPSTREAM_TICK_MS 50             /* how late a keep-alive or a resend may be */
 #define RETRY_AFTER_S "1"
 
 struct outcome {
@@ -23,19 +23,19 @@ struct outcome {
 struct exchange {
     struct upstream *up;
     struct gateway *g;
-    struct http_request *req;   /* not to be touched after the answer was given */
+    struct http_request *req; /* not to be touched after the answer was given */
     struct admission adm;
     const char *path;
     char *body;
     size_t body_len;
-    bool durable;               /* the usage row is on the disk before the end of the answer is sent */
-    atomic_int refs;            /* the request, and the timer while it looks */
+    bool durable;    /* the usage row is on the disk before the end of the answer is sent */
+    atomic_int refs; /* the request, and the timer while it looks */
 
-    pthread_mutex_t lock;       /* covers the next four; taken before the client's and the engine's own locks */
-    struct client_call *call;   /* while one is under way */
-    bool gone;                  /* the client has left */
-    bool closed_clean;          /* the stream was handed over to its end */
-    uint64_t handed;            /* and its final mark */
+    pthread_mutex_t lock;     /* covers the next four; taken before the client's and the engine's own locks */
+    struct client_call *call; /* while one is under way */
+    bool gone;                /* the client has left */
+    bool closed_clean;        /* the stream was handed over to its end */
+    uint64_t handed;          /* and its final mark */
 
     pthread_mutex_t write;      /* covers the next five: the client thread and the timer both write */
     struct http_stream *stream; /* once open */
@@ -48,21 +48,21 @@ struct exchange {
     bool admitted, settled, cold;
     bool resent, reloaded;
     int attempt, loads;
-    int64_t engine_wait_until;  /* monotonic us; 0: not waiting */
+    int64_t engine_wait_until; /* monotonic us; 0: not waiting */
     struct relay relay;
     struct buf answer;
     bool too_large;
     int status;
     char content_type[96], retry_after[16];
-    int64_t t_first, t_end;     /* wall us */
+    int64_t t_first, t_end;         /* wall us */
     int64_t noted_us, noted_tokens; /* of the last progress note */
     struct outcome out;
 
     /* Covered by the upstream's lock. */
     struct exchange *prev, *next;
     bool listed;
-    int64_t due_us;             /* of the next keep-alive; 0: none */
-    int64_t look_us;            /* of the next look whether the engine is back; 0: not waiting for it */
+    int64_t due_us;  /* of the next keep-alive; 0: none */
+    int64_t look_us; /* of the next look whether the engine is back; 0: not waiting for it */
 };
 
 struct upstream {
@@ -81,8 +81,9 @@ void exchange_unref(struct exchange *x);
 
 /* upstream_answer.c: the engine's side of an exchange, and the one answer to the client. */
 int exchange_send(struct exchange *x, struct err *e);
-void exchange_fail(struct exchange *x, enum usage_state state, const struct err *e); /* answers; x is not to be touched after */
-void exchange_drop(struct exchange *x);                                             /* the client is gone; likewise */
+void exchange_fail(struct exchange *x, enum usage_state state,
+                   const struct err *e); /* answers; x is not to be touched after */
+void exchange_drop(struct exchange *x);  /* the client is gone; likewise */
 void exchange_keepalive(struct exchange *x);
 
 /* upstream_settle.c */

@@ -2,19 +2,17 @@
  *
  *   how it ended                              state            delivered
  *   stream, its end handed to the socket      completed        the stream's final mark (= all)
- *   stream, the client left before            client_abort     the final mark: tokens of whole events handed to the socket
- *   stream, the engine broke or timed out     upstream_error,  the final mark
- *                                             timeout
- *   no stream, answer handed to the socket    completed        usage.completion_tokens
- *   no stream, the client left before         client_abort     0: nothing of it was of use
- *   an error instead of an answer             rejected, ...    0
+ *   stream, the client left before            client_abort     the final mark: tokens of whole events handed to the
+ * socket stream, the engine broke or timed out     upstream_error,  the final mark timeout no stream, answer handed to
+ * the socket    completed        usage.completion_tokens no stream, the client left before         client_abort     0:
+ * nothing of it was of use an error instead of an answer             rejected, ...    0
  *
- * Produced is the engine's last count in every case. With `ack = durable` the row is written before the end of the answer is sent, so the
- * events that are held back for it count as delivered unless the client is known to be gone.
+ * Produced is the engine's last count in every case. With `ack = durable` the row is written before the end of the
+ * answer is sent, so the events that are held back for it count as delivered unless the client is known to be gone.
  *
  * Runs once for each admitted request: from the request's end, or before its answer in durable mode. */
-#include "gateway/upstream_impl.h"
 #include "base/clock.h"
+#include "gateway/upstream_impl.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -28,8 +26,7 @@ void exchange_settle(struct exchange *x, void (*done)(void *u), void *u)
     struct settlement s = {0};
     const struct relay_counts *c = &x->relay.counts;
 
-    if (x->settled)
-        return;
+    if (x->settled) return;
     x->settled = true;
     pthread_mutex_lock(&x->lock);
     bool streamed = x->stream, whole = !x->gone && (!streamed || x->closed_clean || done);
@@ -38,10 +35,8 @@ void exchange_settle(struct exchange *x, void (*done)(void *u), void *u)
 
     s.state = x->out.state;
     s.http_status = x->out.http_status;
-    if (s.state == USAGE_COMPLETED && !whole)
-        s.state = USAGE_CLIENT_ABORT;
-    if (s.state == USAGE_COMPLETED && (!streamed || done))
-        s.delivered = c->output;
+    if (s.state == USAGE_COMPLETED && !whole) s.state = USAGE_CLIENT_ABORT;
+    if (s.state == USAGE_COMPLETED && (!streamed || done)) s.delivered = c->output;
     s.delivered = least(s.delivered, c->output);
     s.prompt = c->prompt;
     s.cached = c->cached;
@@ -60,10 +55,8 @@ void exchange_settle(struct exchange *x, void (*done)(void *u), void *u)
 void exchange_note(struct exchange *x)
 {
     int64_t now = clock_mono_us(), tokens = x->relay.counts.output;
-    if (!x->admitted || tokens == x->noted_tokens)
-        return;
-    if (now - x->noted_us < EXCHANGE_PROGRESS_US && tokens - x->noted_tokens < EXCHANGE_PROGRESS_TOKENS)
-        return;
+    if (!x->admitted || tokens == x->noted_tokens) return;
+    if (now - x->noted_us < EXCHANGE_PROGRESS_US && tokens - x->noted_tokens < EXCHANGE_PROGRESS_TOKENS) return;
     if (x->noted_us == 0) { /* the first second counts from the first token */
         x->noted_us = now;
         return;

@@ -1,13 +1,13 @@
 /* Waits of exchanges: one thread, one list, one tick.
  *
- * In the list are streams that have no token yet (they get a comment every keepalive_ms, so that proxies between us and the client keep the
- * connection) and requests that wait for an engine that is being restarted. A tick looks at all of them: some thousand entries cost less than
- * a heap would to keep. While the list is empty the thread sleeps.
+ * In the list are streams that have no token yet (they get a comment every keepalive_ms, so that proxies between us and
+ * the client keep the connection) and requests that wait for an engine that is being restarted. A tick looks at all of
+ * them: some thousand entries cost less than a heap would to keep. While the list is empty the thread sleeps.
  *
- * A tick collects what is due under the lock, up to BATCH with a reference each, and acts without it: an action may take an exchange out of
- * the list, answer and free it. The list is bounded by the listener's connections. */
-#include "gateway/upstream_impl.h"
+ * A tick collects what is due under the lock, up to BATCH with a reference each, and acts without it: an action may
+ * take an exchange out of the list, answer and free it. The list is bounded by the listener's connections. */
 #include "base/clock.h"
+#include "gateway/upstream_impl.h"
 #include <errno.h>
 #include <stdlib.h>
 
@@ -15,28 +15,24 @@
 
 static void list_add(struct upstream *u, struct exchange *x)
 {
-    if (x->listed)
-        return;
+    if (x->listed) return;
     x->listed = true;
     x->prev = NULL;
     x->next = u->first;
-    if (u->first)
-        u->first->prev = x;
+    if (u->first) u->first->prev = x;
     u->first = x;
     pthread_cond_signal(&u->wake);
 }
 
 static void list_drop(struct upstream *u, struct exchange *x)
 {
-    if (!x->listed)
-        return;
+    if (!x->listed) return;
     x->listed = false;
     if (x->prev)
         x->prev->next = x->next;
     else
         u->first = x->next;
-    if (x->next)
-        x->next->prev = x->prev;
+    if (x->next) x->next->prev = x->prev;
 }
 
 void wait_keepalive(struct exchange *x)
@@ -78,14 +74,10 @@ static int collect(struct upstream *u, struct due *out, int64_t now)
     for (struct exchange *x = u->first, *next; x && n < BATCH; x = next) {
         next = x->next;
         bool keepalive = x->due_us && x->due_us <= now, engine = x->look_us && x->look_us <= now;
-        if (!keepalive && !engine)
-            continue;
-        if (keepalive)
-            x->due_us = now + u->set->keepalive_ms * 1000;
-        if (engine)
-            x->look_us = 0;
-        if (!x->due_us && !x->look_us)
-            list_drop(u, x);
+        if (!keepalive && !engine) continue;
+        if (keepalive) x->due_us = now + u->set->keepalive_ms * 1000;
+        if (engine) x->look_us = 0;
+        if (!x->due_us && !x->look_us) list_drop(u, x);
         atomic_fetch_add(&x->refs, 1);
         out[n++] = (struct due){x, keepalive, engine};
     }
@@ -100,10 +92,8 @@ static void tick(struct upstream *u)
         n = collect(u, due, now);
         pthread_mutex_unlock(&u->lock);
         for (int i = 0; i < n; i++) {
-            if (due[i].keepalive)
-                exchange_keepalive(due[i].x);
-            if (due[i].engine)
-                exchange_proceed(due[i].x);
+            if (due[i].keepalive) exchange_keepalive(due[i].x);
+            if (due[i].engine) exchange_proceed(due[i].x);
             exchange_unref(due[i].x);
         }
         pthread_mutex_lock(&u->lock);
@@ -141,8 +131,7 @@ int upstream_open(struct upstream **out, struct gateway *g, struct err *e)
 {
     pthread_condattr_t attr;
     struct upstream *u = calloc(1, sizeof *u);
-    if (!u)
-        return err_set(e, ERR_NO_MEMORY, "no memory for the upstream");
+    if (!u) return err_set(e, ERR_NO_MEMORY, "no memory for the upstream");
     u->g = g;
     u->set = g->set;
     pthread_mutex_init(&u->lock, NULL);
@@ -160,8 +149,7 @@ int upstream_open(struct upstream **out, struct gateway *g, struct err *e)
 
 void upstream_close(struct upstream *u)
 {
-    if (!u)
-        return;
+    if (!u) return;
     pthread_mutex_lock(&u->lock);
     u->stop = true;
     pthread_cond_signal(&u->wake);

@@ -1,16 +1,16 @@
-/* The multipart reader: what it takes, what it refuses, and that the cut of the pieces does not matter. The oracle for well-formed bodies is the
- * text they were made from; that of a real client is in tests/e2e (python-requests). */
-#include "gateway/multipart.h"
+/* The multipart reader: what it takes, what it refuses, and that the cut of the pieces does not matter. The oracle for
+ * well-formed bodies is the text they were made from; that of a real client is in tests/e2e (python-requests). */
 #include "base/buf.h"
+#include "gateway/multipart.h"
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
 
 struct record {
-    struct buf b; /* "[name]data;" per part, "[name*]" where it is a file */
+    struct buf b;  /* "[name]data;" per part, "[name*]" where it is a file */
     int refuse_at; /* bytes of data after which on_data refuses; 0: never */
 };
 
@@ -24,8 +24,7 @@ static int on_part(void *u, const struct multipart_part *p, struct err *e)
 static int on_data(void *u, const char *bytes, size_t n, struct err *e)
 {
     struct record *r = u;
-    if (r->refuse_at && r->b.len + n > (size_t)r->refuse_at)
-        return err_set(e, ERR_TOO_LARGE, "enough");
+    if (r->refuse_at && r->b.len + n > (size_t)r->refuse_at) return err_set(e, ERR_TOO_LARGE, "enough");
     return buf_add(&r->b, bytes, n);
 }
 
@@ -51,8 +50,7 @@ static int feed(const char *boundary, const char *body, size_t len, size_t step,
         rc = multipart_feed(m, piece, n, e);
         free(piece);
     }
-    if (!rc)
-        rc = multipart_end(m, e);
+    if (!rc) rc = multipart_end(m, e);
     free(m);
     return rc;
 }
@@ -64,17 +62,20 @@ static const struct {
     const char *what, *boundary, *body, *expect; /* expect NULL: ERR_INVALID */
 } row[] = {
     {"one part", "b", "--b\r\n" D "\"a\"\r\n\r\nhello\r\n--b--\r\n", "[a]hello;"},
-    {"two parts, one a file", "b", "--b\r\n" D "\"a\"\r\n\r\n1\r\n--b\r\n" D "\"w\"; filename=\"x.bin\"\r\nContent-Type: x/y\r\n\r\n22\r\n--b--",
+    {"two parts, one a file", "b",
+     "--b\r\n" D "\"a\"\r\n\r\n1\r\n--b\r\n" D "\"w\"; filename=\"x.bin\"\r\nContent-Type: x/y\r\n\r\n22\r\n--b--",
      "[a]1;[w*]22;"},
     {"an empty body", "b", "--b\r\n" D "\"a\"\r\n\r\n\r\n--b--\r\n", "[a];"},
     {"an empty body that shares its line end", "b", "--b\r\n" D "\"a\"\r\n\r\n--b--\r\n", "[a];"},
-    {"data that looks like the start of a boundary", "bb", "--bb\r\n" D "\"a\"\r\n\r\n\r\n--b\r\r\n-\r\n--bc\r\n--bb--\r\n", "[a]\r\n--b\r\r\n-\r\n--bc;"},
+    {"data that looks like the start of a boundary", "bb",
+     "--bb\r\n" D "\"a\"\r\n\r\n\r\n--b\r\r\n-\r\n--bc\r\n--bb--\r\n", "[a]\r\n--b\r\r\n-\r\n--bc;"},
     {"data that begins like an implied delimiter", "b", "--b\r\n" D "\"a\"\r\n\r\n--x\r\n--b--\r\n", "[a]--x;"},
     {"a preamble and an epilogue", "b", "hello\r\n--b\r\n" D "\"a\"\r\n\r\nx\r\n--b--\r\nbye", "[a]x;"},
     {"padding behind a boundary", "b", "--b  \t\r\n" D "\"a\"\r\n\r\nx\r\n--b--\r\n", "[a]x;"},
     {"a token for a name", "b", "--b\r\nContent-Disposition: form-data; name=a\r\n\r\nx\r\n--b--\r\n", "[a]x;"},
     {"an escaped quote in a file name", "b", "--b\r\n" D "\"a\"; filename=\"x\\\"y\"\r\n\r\nx\r\n--b--\r\n", "[a*]x;"},
-    {"names of headers in any case", "b", "--b\r\ncontent-DISPOSITION: Form-Data; NAME=\"a\"\r\n\r\nx\r\n--b--\r\n", "[a]x;"},
+    {"names of headers in any case", "b", "--b\r\ncontent-DISPOSITION: Form-Data; NAME=\"a\"\r\n\r\nx\r\n--b--\r\n",
+     "[a]x;"},
     {"the longest name", "b", "--b\r\n" D "\"" LONG64 "\"\r\n\r\nx\r\n--b--\r\n", "[" LONG64 "]x;"},
     {"a name that is too long", "b", "--b\r\n" D "\"" LONG64 "4\"\r\n\r\nx\r\n--b--\r\n", NULL},
     {"an empty name", "b", "--b\r\n" D "\"\"\r\n\r\nx\r\n--b--\r\n", NULL},
@@ -106,13 +107,15 @@ static void every_body_reads_the_same_in_any_cut(void **state)
             struct err e = {0};
             buf_init(&r.b, 1 << 16);
             int rc = feed(row[i].boundary, row[i].body, strlen(row[i].body), step, &r, &e);
-            if ((rc == 0) != (row[i].expect != NULL) || (rc == 0 && strcmp(r.b.data, row[i].expect)) || (rc && e.code != ERR_INVALID))
+            if ((rc == 0) != (row[i].expect != NULL) || (rc == 0 && strcmp(r.b.data, row[i].expect)) ||
+                (rc && e.code != ERR_INVALID))
                 fail_msg("%s, in steps of %zu: rc %d '%s' '%s'", row[i].what, step, rc, r.b.data, e.msg);
             buf_close(&r.b);
         }
 }
 
-/* Random bytes out of the boundary's own alphabet, so that near-boundaries are frequent; the oracle is memmem over the whole. */
+/* Random bytes out of the boundary's own alphabet, so that near-boundaries are frequent; the oracle is memmem over the
+ * whole. */
 static void random_bodies_come_out_as_they_went_in(void **state)
 {
     static const char alphabet[] = "\r\n-b";
@@ -160,8 +163,7 @@ static void limits_hold_at_their_last_byte(void **state)
         buf_init(&r.b, 1 << 20);
         buf_adds(&b, "--b\r\n" D "\"a\"\r\nX: ");
         size_t fixed = strlen(D "\"a\"\r\nX: \r\n\r\n");
-        for (size_t i = fixed; i < MULTIPART_HEADERS_MAX + (size_t)over; i++)
-            buf_addc(&b, 'x');
+        for (size_t i = fixed; i < MULTIPART_HEADERS_MAX + (size_t)over; i++) buf_addc(&b, 'x');
         buf_adds(&b, "\r\n\r\ny\r\n--b--");
         assert_int_equal(feed("b", b.data, b.len, 1000, &r, &e), over ? -1 : 0);
         buf_close(&b);
@@ -171,8 +173,7 @@ static void limits_hold_at_their_last_byte(void **state)
         err_clear(&e);
         buf_init(&b, 1 << 20);
         buf_init(&r.b, 1 << 20);
-        for (int i = 0; i < parts; i++)
-            buf_adds(&b, "--b\r\n" D "\"a\"\r\n\r\ny\r\n");
+        for (int i = 0; i < parts; i++) buf_adds(&b, "--b\r\n" D "\"a\"\r\n\r\ny\r\n");
         buf_adds(&b, "--b--");
         assert_int_equal(feed("b", b.data, b.len, 1000, &r, &e), parts > MULTIPART_PARTS_MAX ? -1 : 0);
         buf_close(&b);
@@ -183,8 +184,7 @@ static void limits_hold_at_their_last_byte(void **state)
         buf_init(&b, 1 << 20);
         buf_init(&r.b, 1 << 20);
         buf_adds(&b, "--b\r\n" D "\"a\"\r\n\r\ny\r\n--b--");
-        for (int i = 0; i < tail; i++)
-            buf_addc(&b, '.');
+        for (int i = 0; i < tail; i++) buf_addc(&b, '.');
         assert_int_equal(feed("b", b.data, b.len, 1000, &r, &e), tail > MULTIPART_MARGIN_MAX ? -1 : 0);
         buf_close(&b);
         buf_close(&r.b);
@@ -233,7 +233,8 @@ static void the_boundary_is_read_from_the_content_type(void **state)
         char out[MULTIPART_BOUNDARY_MAX + 1] = "";
         struct err e = {0};
         int rc = multipart_boundary(t[i].type, out, &e);
-        if ((rc == 0) != (t[i].code == ERR_NONE) || e.code != t[i].code || (t[i].boundary && strcmp(out, t[i].boundary)))
+        if ((rc == 0) != (t[i].code == ERR_NONE) || e.code != t[i].code ||
+            (t[i].boundary && strcmp(out, t[i].boundary)))
             fail_msg("'%s': rc %d, '%s', '%s'", t[i].type ? t[i].type : "(none)", rc, out, e.msg);
     }
 }

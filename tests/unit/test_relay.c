@@ -1,10 +1,10 @@
 /* The relay: our comments go, all else stays to the byte, and the mark is never ahead of a complete event. */
 #include "gateway/relay.h"
+#include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
-#include <cmocka.h>
 
 struct sink {
     struct buf b;
@@ -51,26 +51,35 @@ static const struct {
     bool done, error;
     const char *finish;
 } row[] = {
-    {"a comment of its own and its empty line", ": weft 5 0 1\n\ndata: {\"a\":1}\n\n", "data: {\"a\":1}\n\n", 1, false, false, ""},
+    {"a comment of its own and its empty line", ": weft 5 0 1\n\ndata: {\"a\":1}\n\n", "data: {\"a\":1}\n\n", 1, false,
+     false, ""},
     {"a comment within an event's block", ": weft 5 2 1\ndata: x\n\n", "data: x\n\n", 1, false, false, ""},
     {"a comment in the middle of an event", "data: x\n: weft 5 2 1\n\n", "data: x\n\n", 1, false, false, ""},
-    {"two events and two comments", ": weft 5 0 1\n\ndata: a\n\n: weft 5 0 3\n\ndata: b\n\n", "data: a\n\ndata: b\n\n", 3, false, false, ""},
-    {"an event that is not complete", ": weft 5 0 1\n\ndata: a\n\n: weft 5 0 3\n\ndata: b\n", "data: a\n\ndata: b\n", 1, false, false, ""},
-    {"a line that is not complete is held back", ": weft 5 0 1\n\ndata: a\n\ndata: b", "data: a\n\n", 1, false, false, ""},
+    {"two events and two comments", ": weft 5 0 1\n\ndata: a\n\n: weft 5 0 3\n\ndata: b\n\n", "data: a\n\ndata: b\n\n",
+     3, false, false, ""},
+    {"an event that is not complete", ": weft 5 0 1\n\ndata: a\n\n: weft 5 0 3\n\ndata: b\n", "data: a\n\ndata: b\n", 1,
+     false, false, ""},
+    {"a line that is not complete is held back", ": weft 5 0 1\n\ndata: a\n\ndata: b", "data: a\n\n", 1, false, false,
+     ""},
     {"carriage returns", ": weft 5 0 1\r\n\r\ndata: a\r\n\r\n", "data: a\r\n\r\n", 1, false, false, ""},
-    {"other comments stay", ": keep-alive\n\n: weftwork 1 2 3\n\n", ": keep-alive\n\n: weftwork 1 2 3\n\n", 0, false, false, ""},
+    {"other comments stay", ": keep-alive\n\n: weftwork 1 2 3\n\n", ": keep-alive\n\n: weftwork 1 2 3\n\n", 0, false,
+     false, ""},
     {"a comment with too few numbers stays", ": weft 1 2\n\n", ": weft 1 2\n\n", 0, false, false, ""},
     {"a comment with more behind stays", ": weft 1 2 3 4\n\n", ": weft 1 2 3 4\n\n", 0, false, false, ""},
     {"empty lines of others stay", "\n\ndata: a\n\n\n", "\n\ndata: a\n\n\n", 0, false, false, ""},
     {"the comment's text inside data stays", "data: : weft 1 2 3\n\n", "data: : weft 1 2 3\n\n", 0, false, false, ""},
-    {"a count that goes back is not believed", ": weft 5 0 4\n\ndata: a\n\n: weft 5 0 2\n\ndata: b\n\n", "data: a\n\ndata: b\n\n", 4, false, false, ""},
+    {"a count that goes back is not believed", ": weft 5 0 4\n\ndata: a\n\n: weft 5 0 2\n\ndata: b\n\n",
+     "data: a\n\ndata: b\n\n", 4, false, false, ""},
     {"the end mark", ": weft 5 0 2\n\ndata: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n",
      "data: {\"choices\":[{\"finish_reason\":\"stop\"}]}\n\ndata: [DONE]\n\n", 2, true, false, "stop"},
-    {"an error event", "data: {\"error\":{\"message\":\"x\"}}\n\n", "data: {\"error\":{\"message\":\"x\"}}\n\n", 0, false, true, ""},
+    {"an error event", "data: {\"error\":{\"message\":\"x\"}}\n\n", "data: {\"error\":{\"message\":\"x\"}}\n\n", 0,
+     false, true, ""},
     {"a finish_reason inside of text is text", "data: {\"content\":\"\\\"finish_reason\\\":\\\"stop\\\"\"}\n\n",
      "data: {\"content\":\"\\\"finish_reason\\\":\\\"stop\\\"\"}\n\n", 0, false, false, ""},
-    {"a finish_reason of null", "data: {\"finish_reason\":null}\n\n", "data: {\"finish_reason\":null}\n\n", 0, false, false, ""},
-    {"[DONE] inside of text is text", "data: {\"content\":\"data: [DONE]\"}\n\n", "data: {\"content\":\"data: [DONE]\"}\n\n", 0, false, false, ""},
+    {"a finish_reason of null", "data: {\"finish_reason\":null}\n\n", "data: {\"finish_reason\":null}\n\n", 0, false,
+     false, ""},
+    {"[DONE] inside of text is text", "data: {\"content\":\"data: [DONE]\"}\n\n",
+     "data: {\"content\":\"data: [DONE]\"}\n\n", 0, false, false, ""},
     {"a comment and the end of the input", ": weft 5 0 9", "", 0, false, false, ""},
     {"nothing", "", "", 0, false, false, ""},
 };
@@ -83,10 +92,10 @@ static void every_stream_comes_out_the_same_in_any_cut(void **state)
             struct relay r;
             struct sink s = {0};
             assert_int_equal(run(row[i].in, strlen(row[i].in), step, &r, &s), 0);
-            if (strcmp(s.b.data, row[i].out) || s.mark != row[i].mark || r.done != row[i].done || r.error != row[i].error || s.fell ||
-                strcmp(r.counts.finish, row[i].finish))
-                fail_msg("%s, in steps of %zu: '%s' mark %d done %d error %d finish '%s'", row[i].what, step, s.b.data, (int)s.mark, r.done,
-                         r.error, r.counts.finish);
+            if (strcmp(s.b.data, row[i].out) || s.mark != row[i].mark || r.done != row[i].done ||
+                r.error != row[i].error || s.fell || strcmp(r.counts.finish, row[i].finish))
+                fail_msg("%s, in steps of %zu: '%s' mark %d done %d error %d finish '%s'", row[i].what, step, s.b.data,
+                         (int)s.mark, r.done, r.error, r.counts.finish);
             finish(&r, &s);
         }
 }
@@ -126,8 +135,7 @@ static void a_line_beyond_the_limit_passes_in_pieces(void **state)
     for (int extra = -2; extra <= 2; extra++) {
         buf_init(&in, 1 << 22);
         buf_adds(&in, ": weft 1 0 1\n\ndata: ");
-        for (size_t i = 0; i < RELAY_LINE_MAX * 2 + (size_t)(extra + 2) - 10; i++)
-            buf_addc(&in, "xy:"[i % 3]);
+        for (size_t i = 0; i < RELAY_LINE_MAX * 2 + (size_t)(extra + 2) - 10; i++) buf_addc(&in, "xy:"[i % 3]);
         buf_adds(&in, "\n\n: weft 1 0 2\n\ndata: [DONE]\n\n");
         for (size_t step = 4096; step <= in.len; step += in.len / 3) {
             struct relay r;
@@ -177,10 +185,14 @@ static void usage_is_read_from_a_whole_answer(void **state)
         int prompt, cached, output;
         const char *finish;
     } t[] = {
-        {"{\"choices\":[{\"finish_reason\":\"length\"}],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":34,\"total_tokens\":46,"
-         "\"prompt_tokens_details\":{\"cached_tokens\":8}}}", true, 12, 8, 34, "length"},
+        {"{\"choices\":[{\"finish_reason\":\"length\"}],\"usage\":{\"prompt_tokens\":12,\"completion_tokens\":34,"
+         "\"total_tokens\":46,"
+         "\"prompt_tokens_details\":{\"cached_tokens\":8}}}",
+         true, 12, 8, 34, "length"},
         {"{ \"usage\" : { \"completion_tokens\" : 0, \"prompt_tokens\" : 3 } }", true, 3, 0, 0, ""},
-        {"{\"content\":\"\\\"usage\\\":{\\\"completion_tokens\\\":99}\",\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":2}}", true, 1, 0, 2, ""},
+        {"{\"content\":\"\\\"usage\\\":{\\\"completion_tokens\\\":99}\",\"usage\":{\"prompt_tokens\":1,\"completion_"
+         "tokens\":2}}",
+         true, 1, 0, 2, ""},
         {"{\"model\":\"usage\",\"x\":1}", false, 0, 0, 0, ""},
         {"{\"usage\":null}", false, 0, 0, 0, ""},
         {"{\"usage\":{\"completion_tokens\":-5}}", false, 0, 0, 0, ""},
@@ -195,8 +207,10 @@ static void usage_is_read_from_a_whole_answer(void **state)
         memcpy(exact, t[i].body, n);
         relay_usage(exact, n, &c);
         free(exact);
-        if (c.known != t[i].known || c.prompt != t[i].prompt || c.cached != t[i].cached || c.output != t[i].output || strcmp(c.finish, t[i].finish))
-            fail_msg("%s: known %d, %d %d %d '%s'", t[i].body, c.known, (int)c.prompt, (int)c.cached, (int)c.output, c.finish);
+        if (c.known != t[i].known || c.prompt != t[i].prompt || c.cached != t[i].cached || c.output != t[i].output ||
+            strcmp(c.finish, t[i].finish))
+            fail_msg("%s: known %d, %d %d %d '%s'", t[i].body, c.known, (int)c.prompt, (int)c.cached, (int)c.output,
+                     c.finish);
     }
 }
 
