@@ -3,13 +3,13 @@
  * Greedy is a maximum. With a temperature, weights w = exp((x - max) / T) are made for the whole vocabulary, then
  *
  *     no filter             draw by inversion: sums of blocks, the block that holds the point, the token in it
- *     min_p, top_k, top_p   candidates -> a heap -> the best are popped until top_k of them, or top_p of their
- *                           mass, is out -> draw among these
+ *     min_p, top_k, top_p   a histogram of the weights -> the bin in which the head ends -> a heap of that bin only,
+ *                           popped to the last token of the head -> draw among those that are not behind it
  *
  * in that order: min_p keeps w >= min_p * max w, top_k the k best of those, top_p the smallest head of these that holds
- * top_p of their mass (the token that crosses the line is in). A heap costs one pass plus log n for each token that is
- * kept, so nothing is sorted that is not used. For top_p alone, tokens lighter than (1 - top_p) / vocab of the mass
- * can't be in the head and are not made candidates.
+ * top_p of their mass (the token that crosses the line is in). A bin is a sixteenth of an octave, read off the float's
+ * bits, so the cost is a few passes over the row however flat it is. (A heap of all candidates was tried first: 0.7 ms
+ * for top_k 40, 2 ms for a flat head, against 0.2 and less.)
  *
  * The random number is splitmix64's output function over (seed, index): no state, so a token's draw is the same alone,
  * in a batch, or after a preemption. Source: Steele, Lea and Flood 2014.
@@ -26,6 +26,8 @@
 
 #define GREEDY_BELOW 1e-5f /* a temperature under this would overflow the quotient: it means the maximum */
 #define BLOCK 256          /* weights per partial sum */
+#define BIN_SHIFT 19       /* a float's exponent and four bits of its mantissa make its bin */
+#define BINS ((0x3F800000 >> BIN_SHIFT) + 1) /* up to 1.0 */
 #define LANES 4
 #define STREAMS 4 /* independent accumulators, to hide latency */
 
@@ -37,11 +39,17 @@ struct cand {
     int32_t id;
 };
 
+struct bin {
+    double mass;
+    int count;
+};
+
 struct sampler {
     int vocab;
-    float *w;   /* [vocab] weights; before, logits with the banned ones masked */
-    float *sum; /* [vocab / BLOCK + 1] */
-    struct cand *cand;
+    float *w;          /* [vocab] weights; before, logits with the banned ones masked */
+    float *sum;        /* [vocab / BLOCK + 1] */
+    struct cand *cand; /* [vocab] of one bin */
+    struct bin bin[BINS];
 };
 
 struct sampler *sampler_new(int vocab)
@@ -203,22 +211,65 @@ static void heapify(struct cand *h, int n)
     for (int i = n / 2 - 1; i >= 0; i--) sift_down(h, n, i);
 }
 
-/* Take the best out: it stands at h[n - 1] then, so what was popped lies behind the heap, best last. */
 static struct cand pop(struct cand *h, int n)
 {
     struct cand top = h[0];
     h[0] = h[n - 1];
-    h[n - 1] = top;
     if (n > 1) sift_down(h, n - 1, 0);
     return top;
 }
 
-static int gather(struct sampler *s, float least)
+/* --- the head of the distribution --- */
+
+static int bin_of(float w)
 {
-    int n = 0;
+    uint32_t bits;
+    memcpy(&bits, &w, sizeof bits);
+    bits >>= BIN_SHIFT;
+    return bits < BINS ? (int)bits : BINS - 1;
+}
+
+static void fill_bins(struct sampler *s, float least)
+{
+    memset(s->bin, 0, sizeof s->bin);
+    for (int i = 0; i < s->vocab; i++) {
+        if (s->w[i] < least || s->w[i] <= 0) continue;
+        struct bin *b = &s->bin[bin_of(s->w[i])];
+        b->mass += (double)s->w[i];
+        b->count++;
+    }
+}
+
+/* The token of bin b with which `count` or `goal` is reached; *mass grows by it and those before it. */
+static struct cand end_in_bin(struct sampler *s, int b, float least, int count, double goal, double *mass)
+{
+    int n = 0, taken = 0;
     for (int i = 0; i < s->vocab; i++)
-        if (s->w[i] >= least && s->w[i] > 0) s->cand[n++] = (struct cand){s->w[i], i};
-    return n;
+        if (s->w[i] >= least && s->w[i] > 0 && bin_of(s->w[i]) == b) s->cand[n++] = (struct cand){s->w[i], i};
+    heapify(s->cand, n);
+    struct cand last;
+    double sum = 0;
+    do {
+        last = pop(s->cand, n - taken++);
+        sum += (double)last.w;
+    } while (taken < n && taken < count && sum < goal);
+    *mass += sum;
+    return last;
+}
+
+/* The last token of the head that has `count` tokens or `goal` of mass, whichever is reached first; *mass: of the head.
+ * When neither is reached, everything from `least` on is the head. */
+static struct cand head_end(struct sampler *s, float least, int count, double goal, double *mass)
+{
+    *mass = 0;
+    for (int b = BINS - 1; b >= 0; b--) {
+        const struct bin *bin = &s->bin[b];
+        if (!bin->count) continue;
+        if (bin->count >= count || *mass + bin->mass >= goal) return end_in_bin(s, b, least, count, goal - *mass, mass);
+        count -= bin->count;
+        *mass += bin->mass;
+    }
+    return (struct cand){least, INT32_MAX};
 }
 
 /* --- drawing --- */
@@ -254,46 +305,28 @@ static int32_t draw_all(const struct sampler *s, double mass, double u)
     return last;
 }
 
-/* Pop until top_k are out or top_p of the mass is; `mass`: of all candidates when top_k is off. Returns how many are
- * kept. */
-static int keep_best(struct cand *h, int n, const struct sample_params *p, double mass)
+static int32_t draw_head(struct sampler *s, const struct sample_params *p, double u)
 {
-    int k = p->top_k > 0 && p->top_k < n ? p->top_k : n, out = 0;
-    bool by_k = k < n;
-    double sum = 0;
-    for (; out < k; out++) {
-        sum += pop(h, n - out).w;
-        if (!by_k && p->top_p < 1 && sum >= (double)p->top_p * mass) return out + 1;
+    float least = p->min_p < 1 ? p->min_p : 1; /* the best weight is 1 */
+    double mass, shorter;
+    fill_bins(s, least);
+    struct cand end = head_end(s, least, p->top_k > 0 ? p->top_k : INT32_MAX, INFINITY, &mass);
+    if (p->top_p < 1) {
+        struct cand e = head_end(s, least, INT32_MAX, (double)p->top_p * mass, &shorter);
+        if (better(e, end)) {
+            end = e;
+            mass = shorter;
+        }
     }
-    if (!by_k || p->top_p >= 1) return out;
-    double goal = (double)p->top_p * sum, head = 0;
-    for (int i = 0; i < out; i++) {
-        head += h[n - 1 - i].w;
-        if (head >= goal) return i + 1;
+    double point = u * mass;
+    int32_t last = -1;
+    for (int i = 0; i < s->vocab; i++) {
+        if (s->w[i] <= 0 || better(end, (struct cand){s->w[i], i})) continue;
+        last = i;
+        if (point < (double)s->w[i]) return i;
+        point -= (double)s->w[i];
     }
-    return out;
-}
-
-static int32_t draw_best(struct sampler *s, const struct sample_params *p, double mass, double u)
-{
-    float least = p->min_p > 0 ? p->min_p : 0; /* the best weight is 1 */
-    if (p->min_p <= 0 && p->top_k <= 0) least = (float)((1.0 - (double)p->top_p) * mass / s->vocab * 0.999);
-    int n = gather(s, least < 1 ? least : 1);
-    if (p->min_p > 0) {
-        mass = 0;
-        for (int i = 0; i < n; i++) mass += s->cand[i].w;
-    }
-    heapify(s->cand, n);
-    int kept = keep_best(s->cand, n, p, mass);
-    const struct cand *best = s->cand + n - 1; /* best[-i] is the i-th */
-    double sum = 0;
-    for (int i = 0; i < kept; i++) sum += best[-i].w;
-    double point = u * sum;
-    for (int i = 0; i < kept - 1; i++) {
-        if (point < best[-i].w) return best[-i].id;
-        point -= best[-i].w;
-    }
-    return best[-(kept - 1)].id;
+    return last;
 }
 
 static int32_t choose(struct sampler *s, const float *x, float max, const struct sample_params *p, uint64_t index)
@@ -302,7 +335,7 @@ static int32_t choose(struct sampler *s, const float *x, float max, const struct
     double mass = exp_row(x, s->vocab, max, 1.0f / p->temperature, s->w, s->sum);
     double u = uniform(p->seed, index);
     bool filtered = (p->top_k > 0 && p->top_k < s->vocab) || p->top_p < 1 || p->min_p > 0;
-    return filtered ? draw_best(s, p, mass, u) : draw_all(s, mass, u);
+    return filtered ? draw_head(s, p, u) : draw_all(s, mass, u);
 }
 
 /* --- log-probabilities --- */
