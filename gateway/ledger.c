@@ -76,13 +76,13 @@ static int run_admit(struct db *d, sqlite3 *c, void *u, struct err *e)
     return db_done(st, e);
 }
 
-/* Takes the entry's callback out before it is called: the moment it runs, another thread may settle and free the entry. */
+/* Takes what it needs out of the entry before the callback: the moment that runs, another thread may settle and free the entry. */
 static void admit_done(void *u, const struct err *e)
 {
     struct entry *x = u;
     struct ledger *l = x->ledger;
     void (*done)(void *, const struct err *) = x->admit_done;
-    void *user = x->user;
+    void *user = x->admit_user;
     if (e && take_out(l, x->a.id)) release(x);
     done(user, e);
     l->queued--;
@@ -115,7 +115,7 @@ int ledger_admit(struct ledger *l, const struct admission *a, void (*done)(void 
     }
     x->admitted = true;
     x->admit_done = done;
-    x->user = u;
+    x->admit_user = u;
     if (put_in(l, x, e)) {
         release(x);
         return -1;
@@ -191,7 +191,7 @@ static void settle_over(struct entry *x, bool committed)
 {
     struct ledger *l = x->ledger;
     void (*done)(void *) = x->settle_done;
-    void *user = x->user;
+    void *user = x->settle_user;
     if (committed) {
         x->month->made = true;
         l->settled++;
@@ -206,8 +206,9 @@ static void settle_over(struct entry *x, bool committed)
 static void settle_done(void *u, const struct err *e)
 {
     struct entry *x = u;
-    if (e && e->code == ERR_LEDGER && !x->ledger->closing && hand_in(x, NULL) == 0) {
-        x->ledger->retried++;
+    struct ledger *l = x->ledger; /* once handed in, x is the writer's */
+    if (e && e->code == ERR_LEDGER && !l->closing && hand_in(x, NULL) == 0) {
+        l->retried++;
         return;
     }
     if (e) log_error("settlement_lost", LS("request", x->a.id), LS("state", usage_state_name[x->s.state]), LS("reason", e->msg));
@@ -242,7 +243,7 @@ void ledger_settle(struct ledger *l, const struct admission *a, const struct set
     }
     x->s = tidy(s, x->a.t_start);
     x->settle_done = done;
-    x->user = u;
+    x->settle_user = u;
     l->queued++;
     ledger_trim(l, x->s.t_end);
     if (hand_in(x, &e)) settle_done(x, &e);

@@ -29,8 +29,9 @@ struct entry {
     bool counted;  /* the row was new: what to add to the metrics */
     bool admitted; /* took a place among the open ones */
     void (*admit_done)(void *u, const struct err *e);
+    void *admit_user;
     void (*settle_done)(void *u);
-    void *user;
+    void *settle_user; /* of its own: a caller may settle while the admission's done() is still on its way */
 };
 
 struct ledger {
