@@ -141,6 +141,7 @@ static inline __attribute__((always_inline)) void add(const char *b, const bool 
         y[r][0] = _mm512_load_ps(acc + r * PANEL);
         y[r][1] = _mm512_load_ps(acc + r * PANEL + 16);
     }
+#pragma GCC unroll 4
     for (int j = 0; j < ranks; j++, b += bf16 ? PANEL * 2 : PANEL * 4) {
         __m512 b0, b1;
         load_b(b, bf16, &b0, &b1);

@@ -214,7 +214,7 @@ static void set_rows(int rows)
 {
     model.rows = rows;
     model.head_rows = rows > 16 ? 1 : rows; /* a prompt needs its last row's */
-    model.batch = (struct lora_batch){0, model.seg, PROJECTIONS};
+    model.batch = (struct lora_batch){.seg = model.seg, .modules = PROJECTIONS};
     for (int i = 0, row0 = 0; i < 3; i++) {
         int n = (rows + 2 - i) / 3;
         if (n) model.seg[model.batch.nseg++] = (struct lora_seg){row0, n, model.mods[i]};

@@ -117,6 +117,8 @@ static inline void problem_init(struct problem *p, const struct problem_spec *s)
         p->m[o] = matrix_make(s->type, s->n[o], s->k, s->integers);
         if (weight_pack(&p->w[o], s->type, p->m[o].src, s->n[o], s->k, NULL, s->prec, NULL)) abort();
         p->ldy[o] = s->n[o] + 5;
+        for (size_t i = 0; p->w[o].layout == LAYOUT_BF16 && i < (size_t)s->n[o] * (size_t)s->k; i++)
+            p->m[o].value[i] = bf16_near((float)p->m[o].value[i]);
         size_t cells = (size_t)p->rows * (size_t)p->ldy[o];
         p->y[o] = xalloc(cells * 4), p->y0[o] = xalloc(cells * 4), p->bias[o] = xalloc((size_t)s->n[o] * 4);
         for (size_t i = 0; i < cells; i++) p->y0[o][i] = s->add ? (s->integers ? (float)next_int(-50, 50) : next_float()) : NAN;
@@ -188,7 +190,6 @@ static inline double problem_x(const struct problem *p, int o, int row, int c, b
 static inline void problem_answer(const struct problem *p, int o, int row, double *y)
 {
     int k = p->k, s = p->seg_of[row];
-    bool rounds = p->prec == PREC_FAST && p->w[o].layout == LAYOUT_BF16;
     const struct lora_mod *mod = s >= 0 ? &p->mods[s][MM_OUTS + o] : NULL;
     double v[RANK_MAX] = {0}, *x = xalloc(sizeof(double) * (size_t)k);
     for (int c = 0; c < k; c++) x[c] = problem_x(p, o, row, c, true);
@@ -198,7 +199,7 @@ static inline void problem_answer(const struct problem *p, int o, int row, doubl
     for (int i = 0; i < p->n[o]; i++) {
         const double *w = p->m[o].value + (size_t)i * (size_t)k;
         double sum = 0;
-        for (int c = 0; c < k; c++) sum += (rounds ? bf16_near((float)w[c]) : w[c]) * x[c];
+        for (int c = 0; c < k; c++) sum += w[c] * x[c];
         for (int j = 0; mod && j < mod->r; j++) sum += p->adapter[s][o].b[(size_t)i * (size_t)mod->r + (size_t)j] * v[j];
         if (p->mm.out[o].bias) sum += p->bias[o][i];
         if (p->mm.out[o].add) sum += p->y0[o][(size_t)row * (size_t)p->ldy[o] + (size_t)i];

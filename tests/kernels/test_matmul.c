@@ -128,7 +128,7 @@ static void run_alone(const struct problem *p, const struct kernels *kn, int row
     memcpy(in->q8_sum, p->in.q8_sum + r * k / 32, k / 32 * 4);
     int s = p->seg_of[row];
     struct lora_seg seg = {0, 1, s >= 0 ? p->mods[s] : NULL};
-    struct lora_batch batch = {s >= 0, &seg, MM_OUTS};
+    struct lora_batch batch = {.nseg = s >= 0, .seg = &seg, .modules = MM_OUTS};
     struct mm mm = p->mm;
     mm.in = in, mm.rows = 1, mm.lora = s >= 0 ? &batch : NULL;
     mm.out[0].y = y;
@@ -240,7 +240,7 @@ static void adapters_pack_from_every_float_format_in_the_order_asked_for(void **
             float zero[N * K] = {0}, y[N], scratch[16];
             assert_int_equal(weight_pack(&w, T_F32, zero, N, K, NULL, type == LORA_BF16 ? PREC_FAST : PREC_EXACT, NULL), 0);
             struct lora_seg seg = {0, 1, &m};
-            struct lora_batch batch = {1, &seg, 1};
+            struct lora_batch batch = {.nseg = 1, .seg = &seg, .modules = 1};
             struct mm mm = {.in = &in, .rows = 1, .nout = 1, .out = {{.w = &w, .y = y, .ldy = N}}, .lora = &batch, .shrink = scratch, .shrink_ld = lora_rank_pad(R)};
             struct pool *pool = pool_of(2);
             pool_run(pool, run_matmul, &(struct problem_run){kernels_pick(NULL, type == LORA_BF16 ? PREC_FAST : PREC_EXACT), &mm});
