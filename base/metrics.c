@@ -4,7 +4,8 @@
  * an array in order of arrival, found through a small open hash under the metric's own lock; the lock covers the
  * look-up only, the update is atomic again. Series are never removed, so a pointer to one stays good. What it refuses:
  * growth. Label values are cut at VALUE_MAX bytes and the last of METRIC_SERIES places is the series "other", which
- * counts for all that came too late. Any thread. A print reads while others write: each number is whole, a histogram's
+ * counts for all that came too late. An INFO metric is the exception: its only series is replaced whole, labels and value,
+ * under the lock, which a print of it holds too. Any thread. A print reads while others write: each number is whole, a histogram's
  * may differ by the updates in between. */
 #include "base/metrics.h"
 #include <assert.h>
@@ -171,6 +172,26 @@ static struct series *series_at(const struct metrics *m, size_t row, const char 
     return s;
 }
 
+void metric_state(struct metrics *m, size_t row, const char *const *labels, double v)
+{
+    assert(row < m->n && m->metric[row].row->kind == METRIC_INFO);
+    struct metric *t = &m->metric[row];
+    struct buf key;
+    buf_init(&key, (size_t)t->nlabels * (METRIC_INFO_BYTES + 1));
+    for (int i = 0; i < t->nlabels; i++) buf_add(&key, labels[i], strnlen(labels[i], METRIC_INFO_BYTES)), buf_addc(&key, 0);
+    struct series *s = key.failed ? NULL : series_new(key.data, key.len);
+    buf_close(&key);
+    if (!s) return;
+    atomic_store_explicit(&s->value, v, memory_order_relaxed);
+    pthread_mutex_lock(&t->lock);
+    struct series *old = t->n ? t->series[0] : NULL;
+    t->series[0] = s;
+    t->n = 1;
+    pthread_mutex_unlock(&t->lock);
+    if (old) free(old->key);
+    free(old);
+}
+
 static void add_double(_Atomic double *to, double v)
 {
     double seen = atomic_load_explicit(to, memory_order_relaxed);
@@ -282,12 +303,12 @@ static void print_histogram(struct buf *b, const struct metric *t, const struct 
 
 static void print_metric(struct buf *b, struct metric *t)
 {
-    static const char *const words[] = {"counter", "gauge", "histogram"};
+    static const char *const words[] = {"counter", "gauge", "histogram", "gauge"};
+    bool info = t->row->kind == METRIC_INFO;
     pthread_mutex_lock(&t->lock);
     size_t n = t->n;
-    pthread_mutex_unlock(&t->lock);
-    if (n == 0) return;
-    buf_addf(b, "# HELP %s %s\n# TYPE %s %s\n", t->row->name, t->row->help, t->row->name, words[t->row->kind]);
+    if (!info) pthread_mutex_unlock(&t->lock);
+    if (n) buf_addf(b, "# HELP %s %s\n# TYPE %s %s\n", t->row->name, t->row->help, t->row->name, words[t->row->kind]);
     for (size_t i = 0; i < n; i++) {
         const struct series *s = t->series[i];
         if (t->row->kind == METRIC_HISTOGRAM)
@@ -295,6 +316,7 @@ static void print_metric(struct buf *b, struct metric *t)
         else
             print_sample(b, t, s, "", NULL, atomic_load_explicit(&s->value, memory_order_relaxed));
     }
+    if (info) pthread_mutex_unlock(&t->lock);
 }
 
 int metrics_print(struct metrics *m, struct buf *b)

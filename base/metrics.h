@@ -9,8 +9,9 @@
 #include <stddef.h>
 
 #define METRIC_SERIES 256
+#define METRIC_INFO_BYTES 8192
 
-enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM };
+enum metric_kind { METRIC_COUNTER, METRIC_GAUGE, METRIC_HISTOGRAM, METRIC_INFO };
 
 struct metric_row {
     enum metric_kind kind;
@@ -27,6 +28,9 @@ void metric_add(struct metrics *m, size_t row, const char *const *labels, double
 void metric_set(struct metrics *m, size_t row, const char *const *labels, double v);     /* gauge */
 void metric_observe(struct metrics *m, size_t row, const char *const *labels, double v); /* histogram */
 double metric_get(const struct metrics *m, size_t row, const char *const *labels); /* value, or a histogram's sum */
+
+/* INFO only: its one series now carries these labels (each cut at METRIC_INFO_BYTES) and this value. */
+void metric_state(struct metrics *m, size_t row, const char *const *labels, double v);
 
 /* Everything, appended to b. */
 int metrics_print(struct metrics *m, struct buf *b);

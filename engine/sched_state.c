@@ -108,8 +108,8 @@ void note_adapters(struct sched *s, bool now)
         char max[16];
         snprintf(max, sizeof max, "%d", s->loras ? lora_max_slots(s->loras) : 0);
         if ((a || b) && s->lora_running && s->lora_waiting)
-            metric_set(s->metrics, M_LORA_INFO, (const char *[]){max, s->lora_running, s->lora_waiting},
-                       (double)clock_wall_us() / 1e6);
+            metric_state(s->metrics, M_LORA_INFO, (const char *[]){max, s->lora_running, s->lora_waiting},
+                         (double)clock_wall_us() / 1e6);
     }
     buf_close(&running);
     buf_close(&waiting);

