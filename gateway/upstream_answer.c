@@ -337,7 +337,8 @@ static void make_headers(struct exchange *x, const char *auth, struct headers *h
     snprintf(h->text[n++], HEADER_LEN, "X-Weft-Request-Id: %s", x->adm.id);
     snprintf(h->text[n++], HEADER_LEN, "X-Weft-Tenant: %s", who->tag);
     snprintf(h->text[n++], HEADER_LEN, "X-Weft-Weight: %.6g", who->weight);
-    snprintf(h->text[n++], HEADER_LEN, "X-Weft-Model: %s", x->adm.model);
+    if (!x->adm.what.is_base) /* the base is named in the body, and its name may be no header's */
+        snprintf(h->text[n++], HEADER_LEN, "X-Weft-Model: %s", x->adm.model);
     for (int i = 0; i < n; i++) h->list[i] = h->text[i];
     if (auth) h->list[n++] = auth;
     h->list[n] = NULL;

@@ -141,3 +141,25 @@ def test_a_killed_engine_ends_streams_in_an_error_and_the_next_request_is_served
     assert row["state"] == "upstream_error" and 3 <= row["output_tokens"] <= row["produced_tokens"]
     r = ask(t.openai(), case, "sql")
     assert r.choices[0].message.content == text_of(case)
+
+
+def test_a_killed_gateway_finds_its_engine_again_and_closes_the_broken_stream_once(start):
+    g = start("--precision", "exact")
+    t = g.tenant("solo")
+    assert t.upload("pirate").status_code == 201
+    body = {"model": "pirate", "messages": [{"role": "user", "content": "Tell a long story."}], "max_tokens": 1500, "ignore_eos": True, "stream": True}
+    read, pid = 0, g.engine_pid()
+    with pytest.raises(httpx.HTTPError), t.http() as c, c.stream("POST", "/v1/chat/completions", json=body) as r:
+        request_id = r.headers["x-request-id"]
+        for line in r.iter_lines():
+            read += line.startswith("data:")
+            if read == 60:
+                g.kill()
+    until(lambda: g.engine_state()["running"] == 0, timeout=5, what="the engine's rows being freed")
+    g.start()
+    assert g.engine_pid() == pid
+    rows = t.usage_rows()
+    assert [x["id"] for x in rows] == [request_id] and rows[0]["state"] == "gateway_crash"
+    assert rows[0]["output_tokens"] <= read <= rows[0]["produced_tokens"] + 2, (rows[0], read)
+    case = next(c for c in CASES if c["adapter"] == "pirate")
+    assert ask(t.openai(), case, "pirate").choices[0].message.content == text_of(case)
