@@ -2,10 +2,13 @@
 
 import os
 import signal
+import subprocess
 import threading
 import time
 
-from gateway_process import BASE, events, until
+import httpx
+
+from gateway_process import BASE, FAKE, events, until
 from test_gateway_exchange import stream
 
 
@@ -152,3 +155,31 @@ def test_strict_refuses_fields_that_are_not_known(start):
     r = t.ask("x", whatever=1)
     assert r.status_code == 400 and r.json()["error"]["param"] == "whatever"
     assert t.ask("x", temperature=0, user="u").status_code == 200
+
+
+def test_an_engine_elsewhere_is_used_lost_and_found_again(start, tmp_path):
+    def engine(port):
+        p = subprocess.Popen([FAKE, "serve", "--listen", f"127.0.0.1:{port}"], stdout=subprocess.PIPE, text=True)
+        return p, int(p.stdout.readline().split()[1])
+
+    process, port = engine(0)
+    (tmp_path / "token").write_text("secret-of-the-engine\n")
+    try:
+        g = start("--engine-url", f"http://127.0.0.1:{port}", "--engine-token-file", tmp_path / "token", fake=True, ready=False)
+        t = g.tenant("acme")
+        assert t.upload("sql").status_code == 201
+        assert t.ask("tokens=2", model="sql").status_code == 200
+        with httpx.Client() as c:
+            log = c.get(f"http://127.0.0.1:{port}/fake/log").json()["log"]
+        assert log[-1]["headers"]["authorization"] == "Bearer secret-of-the-engine"
+        process.kill()
+        process.wait()
+        replaced = threading.Timer(1, lambda: again.append(engine(port)[0]))
+        again = []
+        replaced.start()
+        assert t.ask("tokens=2", model="sql").status_code == 200  # waited for it
+        replaced.join()
+        process = again[0]
+    finally:
+        process.kill()
+        process.wait()
