@@ -57,9 +57,10 @@ void api_state(struct http_request *r)
     }
     sched_get_state(g->sched, &s);
     json_t *v =
-        json_pack("{s:o, s:s, s:s, s:s, s:i, s:i, s:i, s:i, s:I, s:o}", "base", base_desc_to_json(&g->model->desc),
+        json_pack("{s:o, s:s, s:s, s:s, s:i, s:i, s:I, s:i, s:i, s:I, s:o}", "base", base_desc_to_json(&g->model->desc),
                   "precision", g->model->prec == PREC_EXACT ? "exact" : "fast", "kernels", g->kernels, "fingerprint",
-                  a->fingerprint, "max_context", g->max_context, "vocab", g->model->vocab, "pid", (int)getpid(),
+                  a->fingerprint, "max_context", g->max_context, "vocab", g->model->vocab,
+                  "weight_bytes", (json_int_t)g->model->weight_bytes, "pid", (int)getpid(),
                   "http_in_flight", http_server_in_flight(a->http), "uptime_us",
                   (json_int_t)(clock_mono_us() - a->started_us), "slots", slots_json(g));
     json_object_update_new(v, load_json(&s));
