@@ -1,5 +1,5 @@
-/* Activations: their memory and, in plain C, their rounding to bf16 and to int8 in groups of 32 (scale = largest magnitude / 127,
- * to nearest even). */
+/* Activations: their memory and, in plain C, their rounding to bf16 and to int8 in groups of 32 (scale = largest
+ * magnitude / 127, to nearest even). */
 #include "kernels/act.h"
 #include "kernels/convert.h"
 #include <math.h>
@@ -17,7 +17,8 @@ static size_t take(size_t *used, size_t bytes)
 int act_init(struct act *a, int rows_max, int k_max, unsigned forms, struct err *e)
 {
     if (rows_max < 1 || rows_max > ROWS_MAX || k_max < GROUP || k_max % GROUP)
-        return err_set(e, ERR_USAGE, "activations of %d rows of %d: rows must be 1 to %d, their length a multiple of %d", rows_max,
+        return err_set(e, ERR_USAGE,
+                       "activations of %d rows of %d: rows must be 1 to %d, their length a multiple of %d", rows_max,
                        k_max, ROWS_MAX, GROUP);
     size_t values = (size_t)rows_max * (size_t)k_max, used = 0;
     size_t x = take(&used, values * 4);

@@ -1,5 +1,5 @@
-/* Attention over pages, plain: for each row and head an online softmax (Milakov and Gimelshein 2018) over the positions in order,
- * float32, reading only the slots that the row sees. Rows are dealt to the threads. */
+/* Attention over pages, plain: for each row and head an online softmax (Milakov and Gimelshein 2018) over the positions
+ * in order, float32, reading only the slots that the row sees. Rows are dealt to the threads. */
 #include "kernels/act.h"
 #include "kernels/convert.h"
 #include "kernels/kv.h"
@@ -19,8 +19,9 @@ static void add_value(const struct kv_cache *kv, const char *head, int slot, flo
 {
     const char *v = head + kv_v_offset(kv);
     for (int d = 0; d < kv->head_dim; d++)
-        out[d] = out[d] * keep + p * (kv->prec == PREC_FAST ? f32_of_bf16(((const uint16_t *)v)[kv_v_bf16(kv->head_dim, d, slot)])
-                                                            : ((const float *)v)[kv_v_f32(kv->head_dim, d, slot)]);
+        out[d] = out[d] * keep + p * (kv->prec == PREC_FAST
+                                          ? f32_of_bf16(((const uint16_t *)v)[kv_v_bf16(kv->head_dim, d, slot)])
+                                          : ((const float *)v)[kv_v_f32(kv->head_dim, d, slot)]);
 }
 
 static void attend(const struct attn *a, const struct attn_seq *seq, int pos, int h, const float *q, float *out)

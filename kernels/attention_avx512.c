@@ -1,16 +1,16 @@
 /* Attention over pages: online softmax in blocks of 64 positions.
  *
- * An item of work is one kv head of a sequence and a tile of its rows; the query heads that share the kv head and the tile's rows
- * are its `vectors`. For each block of four pages, in order: scores of up to 8 vectors at once (lanes are tokens), largest
- * score, exponentials, then values (lanes are dimensions). In FAST q and the exponentials are rounded to bf16 for vdpbf16ps; sums are
- * float32. EXACT is float32 throughout.
+ * An item of work is one kv head of a sequence and a tile of its rows; the query heads that share the kv head and the
+ * tile's rows are its `vectors`. For each block of four pages, in order: scores of up to 8 vectors at once (lanes are
+ * tokens), largest score, exponentials, then values (lanes are dimensions). In FAST q and the exponentials are rounded
+ * to bf16 for vdpbf16ps; sums are float32. EXACT is float32 throughout.
  *
- * Batch invariance: what a row computes is set by its position p alone: blocks 0 .. p/64, each with min(64, p + 1 - 64 b)
- * tokens, one accumulator per score and per output. Blocks that every row of the tile sees whole are computed for 8 vectors together,
- * the others row by row: the same operations in the same order.
+ * Batch invariance: what a row computes is set by its position p alone: blocks 0 .. p/64, each with min(64, p + 1 - 64
+ * b) tokens, one accumulator per score and per output. Blocks that every row of the tile sees whole are computed for 8
+ * vectors together, the others row by row: the same operations in the same order.
  *
- * Never read: slots behind a row's position (scores of a page's unused lanes are dropped before anything uses them; a pair of
- * values with an unused half is masked), other pages, other heads. */
+ * Never read: slots behind a row's position (scores of a page's unused lanes are dropped before anything uses them; a
+ * pair of values with an unused half is masked), other pages, other heads. */
 #include "kernels/act.h"
 #include "kernels/avx512.h"
 #include "kernels/kv.h"
@@ -49,11 +49,14 @@ struct item {
     int kv_head, head, heads;
 };
 
-static inline __m512 bcast_pair(uint32_t pair) { return _mm512_castsi512_ps(_mm512_set1_epi32((int)pair)); }
+static inline __m512 bcast_pair(uint32_t pair)
+{
+    return _mm512_castsi512_ps(_mm512_set1_epi32((int)pair));
+}
 
 /* s[i][0..16) = q_i . K of one page, for V vectors. */
-static inline __attribute__((always_inline)) void scores_page(struct vector *v, const int V, const bool bf16, const char *k, int hd,
-                                                              int at)
+static inline __attribute__((always_inline)) void scores_page(struct vector *v, const int V, const bool bf16,
+                                                              const char *k, int hd, int at)
 {
     __m512 s[TOGETHER];
 #pragma GCC unroll 8
@@ -62,8 +65,10 @@ static inline __attribute__((always_inline)) void scores_page(struct vector *v, 
         __m512 key = _mm512_loadu_ps(k);
 #pragma GCC unroll 8
         for (int i = 0; i < V; i++) {
-            if (bf16) s[i] = _mm512_dpbf16_ps(s[i], (__m512bh)key, (__m512bh)bcast_pair(v[i].q.pair[d / 2]));
-            else s[i] = _mm512_fmadd_ps(key, _mm512_set1_ps(v[i].q.f32[d]), s[i]);
+            if (bf16)
+                s[i] = _mm512_dpbf16_ps(s[i], (__m512bh)key, (__m512bh)bcast_pair(v[i].q.pair[d / 2]));
+            else
+                s[i] = _mm512_fmadd_ps(key, _mm512_set1_ps(v[i].q.f32[d]), s[i]);
         }
     }
 #pragma GCC unroll 8
@@ -76,7 +81,8 @@ static void softmax_block(struct vector *v, int n, float scale, const bool bf16)
     __m512 s[BLOCK_PAGES], most = _mm512_set1_ps(-INFINITY);
     for (int j = 0; j < BLOCK_PAGES; j++) {
         __mmask16 seen = n > j * 16 ? lanes16(n - j * 16) : 0;
-        s[j] = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), seen, _mm512_loadu_ps(v->s + j * 16), _mm512_set1_ps(scale));
+        s[j] =
+            _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), seen, _mm512_loadu_ps(v->s + j * 16), _mm512_set1_ps(scale));
         most = _mm512_max_ps(most, s[j]);
     }
     float larger = fmaxf(v->most, _mm512_reduce_max_ps(most));
@@ -85,8 +91,10 @@ static void softmax_block(struct vector *v, int n, float scale, const bool bf16)
         __mmask16 seen = n > j * 16 ? lanes16(n - j * 16) : 0;
         __m512 p = _mm512_maskz_mov_ps(seen, exp16(_mm512_sub_ps(s[j], _mm512_set1_ps(larger))));
         sum = _mm512_add_ps(sum, p);
-        if (bf16) _mm256_storeu_si256((__m256i *)(v->p.pair + j * 8), (__m256i)_mm512_cvtneps_pbh(p));
-        else _mm512_storeu_ps(v->p.f32 + j * 16, p);
+        if (bf16)
+            _mm256_storeu_si256((__m256i *)(v->p.pair + j * 8), (__m256i)_mm512_cvtneps_pbh(p));
+        else
+            _mm512_storeu_ps(v->p.f32 + j * 16, p);
     }
     v->sum = _mm512_fmadd_ps(v->sum, keep, sum);
     v->keep = _mm512_cvtss_f32(keep);
@@ -102,12 +110,15 @@ static inline __attribute__((always_inline)) void values_chunk(struct vector *v,
     for (int i = 0; i < V; i++) y[i] = _mm512_mul_ps(_mm512_loadu_ps(v[i].out + d), _mm512_set1_ps(v[i].keep));
     for (int token = 0; token < n; token += bf16 ? 2 : 1) {
         int slot = token % KV_PAGE;
-        __m512 w = _mm512_loadu_ps((const float *)value[token / KV_PAGE] + (size_t)(bf16 ? slot / 2 : slot) * (size_t)hd + d);
+        __m512 w =
+            _mm512_loadu_ps((const float *)value[token / KV_PAGE] + (size_t)(bf16 ? slot / 2 : slot) * (size_t)hd + d);
         if (bf16 && token + 1 == n) w = _mm512_and_ps(w, _mm512_castsi512_ps(_mm512_set1_epi32(0xffff)));
 #pragma GCC unroll 8
         for (int i = 0; i < V; i++) {
-            if (bf16) y[i] = _mm512_dpbf16_ps(y[i], (__m512bh)w, (__m512bh)bcast_pair(v[i].p.pair[token / 2]));
-            else y[i] = _mm512_fmadd_ps(w, _mm512_set1_ps(v[i].p.f32[token]), y[i]);
+            if (bf16)
+                y[i] = _mm512_dpbf16_ps(y[i], (__m512bh)w, (__m512bh)bcast_pair(v[i].p.pair[token / 2]));
+            else
+                y[i] = _mm512_fmadd_ps(w, _mm512_set1_ps(v[i].p.f32[token]), y[i]);
         }
     }
 #pragma GCC unroll 8
@@ -115,8 +126,8 @@ static inline __attribute__((always_inline)) void values_chunk(struct vector *v,
 }
 
 /* One block of n visible tokens for V vectors. */
-static inline __attribute__((always_inline)) void block_of(struct vector *v, const int V, const bool bf16, const char *const *key,
-                                                           int hd, int n, float scale)
+static inline __attribute__((always_inline)) void block_of(struct vector *v, const int V, const bool bf16,
+                                                           const char *const *key, int hd, int n, float scale)
 {
     const char *value[BLOCK_PAGES];
     for (int j = 0; j * KV_PAGE < n; j++) {
@@ -127,29 +138,46 @@ static inline __attribute__((always_inline)) void block_of(struct vector *v, con
     for (int d = 0; d < hd; d += 16) values_chunk(v, V, bf16, value, hd, d, n);
 }
 
-static inline __attribute__((always_inline)) void block_any(struct vector *v, int count, const bool bf16, const char *const *key,
-                                                            int hd, int n, float scale)
+static inline __attribute__((always_inline)) void block_any(struct vector *v, int count, const bool bf16,
+                                                            const char *const *key, int hd, int n, float scale)
 {
     for (; count > 0; v += TOGETHER, count -= TOGETHER) {
         switch (count) {
-        case 1: block_of(v, 1, bf16, key, hd, n, scale); break;
-        case 2: block_of(v, 2, bf16, key, hd, n, scale); break;
-        case 3: block_of(v, 3, bf16, key, hd, n, scale); break;
-        case 4: block_of(v, 4, bf16, key, hd, n, scale); break;
-        case 5: block_of(v, 5, bf16, key, hd, n, scale); break;
-        case 6: block_of(v, 6, bf16, key, hd, n, scale); break;
-        case 7: block_of(v, 7, bf16, key, hd, n, scale); break;
-        default: block_of(v, 8, bf16, key, hd, n, scale);
+        case 1:
+            block_of(v, 1, bf16, key, hd, n, scale);
+            break;
+        case 2:
+            block_of(v, 2, bf16, key, hd, n, scale);
+            break;
+        case 3:
+            block_of(v, 3, bf16, key, hd, n, scale);
+            break;
+        case 4:
+            block_of(v, 4, bf16, key, hd, n, scale);
+            break;
+        case 5:
+            block_of(v, 5, bf16, key, hd, n, scale);
+            break;
+        case 6:
+            block_of(v, 6, bf16, key, hd, n, scale);
+            break;
+        case 7:
+            block_of(v, 7, bf16, key, hd, n, scale);
+            break;
+        default:
+            block_of(v, 8, bf16, key, hd, n, scale);
         }
     }
 }
 
-static __attribute__((noinline)) void block_fast(struct vector *v, int count, const char *const *key, int hd, int n, float scale)
+static __attribute__((noinline)) void block_fast(struct vector *v, int count, const char *const *key, int hd, int n,
+                                                 float scale)
 {
     block_any(v, count, true, key, hd, n, scale);
 }
 
-static __attribute__((noinline)) void block_exact(struct vector *v, int count, const char *const *key, int hd, int n, float scale)
+static __attribute__((noinline)) void block_exact(struct vector *v, int count, const char *const *key, int hd, int n,
+                                                  float scale)
 {
     block_any(v, count, false, key, hd, n, scale);
 }
@@ -163,8 +191,10 @@ static void load_query(struct vector *v, const float *q, int hd, bool bf16)
     memset(v->out, 0, sizeof *v->out * (size_t)hd);
     for (int d = 0; d < hd; d += 16) {
         __m512 x = _mm512_loadu_ps(q + d);
-        if (bf16) _mm256_storeu_si256((__m256i *)(v->q.pair + d / 2), (__m256i)_mm512_cvtneps_pbh(x));
-        else _mm512_storeu_ps(v->q.f32 + d, x);
+        if (bf16)
+            _mm256_storeu_si256((__m256i *)(v->q.pair + d / 2), (__m256i)_mm512_cvtneps_pbh(x));
+        else
+            _mm512_storeu_ps(v->q.f32 + d, x);
     }
 }
 
@@ -177,7 +207,8 @@ static void store_output(const struct vector *v, float *out, int hd)
 /* Where q and the output of row i, head h of the item are. */
 static size_t place(const struct attn *a, const struct item *it, int i, int h)
 {
-    return ((size_t)(it->seq->row0 + it->row + i) * (size_t)a->heads + (size_t)(it->head + h)) * (size_t)a->kv->head_dim;
+    return ((size_t)(it->seq->row0 + it->row + i) * (size_t)a->heads + (size_t)(it->head + h)) *
+           (size_t)a->kv->head_dim;
 }
 
 static void attend_block(const struct attn *a, const struct item *it, struct vector *v, int b, block_fn *fn)
@@ -237,7 +268,8 @@ static struct item item_at(const struct attn *a, const struct cut *c, int index)
 {
     const struct attn_seq *seq = a->seq;
     for (int n; index >= (n = items_of(a, c, seq)); seq++) index -= n;
-    int part = index % c->splits, kv_head = index / c->splits % a->kv->kv_heads, tile = index / c->splits / a->kv->kv_heads;
+    int part = index % c->splits, kv_head = index / c->splits % a->kv->kv_heads,
+        tile = index / c->splits / a->kv->kv_heads;
     struct item it = {.seq = seq, .row = tile * c->rows, .kv_head = kv_head};
     it.rows = seq->rows - it.row < c->rows ? seq->rows - it.row : c->rows;
     it.head = kv_head * c->group + part * c->heads;
@@ -268,12 +300,16 @@ static void attention(struct kthread *t, const struct attn *a, struct act *out, 
 
 void attention_fast_avx512(struct kthread *t, const struct attn *a, struct act *out)
 {
-    if (a->kv->head_dim % 16) attention_plain(t, a, out);
-    else attention(t, a, out, block_fast);
+    if (a->kv->head_dim % 16)
+        attention_plain(t, a, out);
+    else
+        attention(t, a, out, block_fast);
 }
 
 void attention_exact_avx512(struct kthread *t, const struct attn *a, struct act *out)
 {
-    if (a->kv->head_dim % 16) attention_plain(t, a, out);
-    else attention(t, a, out, block_exact);
+    if (a->kv->head_dim % 16)
+        attention_plain(t, a, out);
+    else
+        attention(t, a, out, block_exact);
 }

@@ -1,5 +1,6 @@
-/* Private to kernels/: the operations for processors with AVX-512 (F, BW, VL, DQ, VNNI, BF16), and the vector helpers that they share.
- * Only files named *_avx512.c may call the inline functions: nothing else is compiled for such a processor. */
+/* Private to kernels/: the operations for processors with AVX-512 (F, BW, VL, DQ, VNNI, BF16), and the vector helpers
+ * that they share. Only files named *_avx512.c may call the inline functions: nothing else is compiled for such a
+ * processor. */
 #pragma once
 #include "kernels/matmul.h"
 
@@ -7,8 +8,8 @@ panel_fn panel_exact_avx512, panel_bf16_avx512, panel_q8_avx512, panel_q4_avx512
 lora_shrink_fn lora_shrink_bf16_avx512, lora_shrink_f32_avx512;
 lora_expand_fn lora_expand_bf16_avx512, lora_expand_f32_avx512;
 
-void rmsnorm_avx512(struct kthread *t, const float *x, const int *row_of, int rows, int k, const float *weight, float eps,
-                    struct act *out);
+void rmsnorm_avx512(struct kthread *t, const float *x, const int *row_of, int rows, int k, const float *weight,
+                    float eps, struct act *out);
 void rope_store_avx512(struct kthread *t, const struct attn *a);
 void attention_fast_avx512(struct kthread *t, const struct attn *a, struct act *out);
 void attention_exact_avx512(struct kthread *t, const struct attn *a, struct act *out);

@@ -17,7 +17,10 @@ static inline uint32_t bits_of_f32(float f)
     return bits;
 }
 
-static inline float f32_of_bf16(uint16_t h) { return f32_of_bits((uint32_t)h << 16); }
+static inline float f32_of_bf16(uint16_t h)
+{
+    return f32_of_bits((uint32_t)h << 16);
+}
 
 /* Rounds to nearest even; a NaN stays one. */
 static inline uint16_t bf16_of_f32(float f)

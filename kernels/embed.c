@@ -1,5 +1,5 @@
-/* Embedding look-up: row token[i] of the matrix, dequantized. Rows are dealt to the threads. A token outside the matrix is a fault of
- * the caller, who checked the request. */
+/* Embedding look-up: row token[i] of the matrix, dequantized. Rows are dealt to the threads. A token outside the matrix
+ * is a fault of the caller, who checked the request. */
 #include "kernels/act.h"
 #include "kernels/matmul.h"
 #include <assert.h>

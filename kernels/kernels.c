@@ -1,12 +1,15 @@
-/* The tables of kernels and which one this processor gets. A table is taken whole: "avx512" needs every extension that has_avx512() asks for, so that
- * there are two tables to test and not thirty-two. */
+/* The tables of kernels and which one this processor gets. A table is taken whole: "avx512" needs every extension that
+ * has_avx512() asks for, so that there are two tables to test and not thirty-two. */
 #include "kernels/act.h"
 #include "kernels/avx512.h"
 #include "kernels/matmul.h"
 #include <string.h>
 
 static const struct mm_ops plain_fast = {
-    .panel = {[LAYOUT_F32] = panel_exact, [LAYOUT_BF16] = panel_fast_bf16, [LAYOUT_Q8] = panel_fast_q8, [LAYOUT_Q4] = panel_fast_q4},
+    .panel = {[LAYOUT_F32] = panel_exact,
+              [LAYOUT_BF16] = panel_fast_bf16,
+              [LAYOUT_Q8] = panel_fast_q8,
+              [LAYOUT_Q4] = panel_fast_q4},
     .shrink = lora_shrink_bf16,
     .expand = lora_expand_bf16,
     .element = 2,
@@ -19,13 +22,20 @@ static const struct mm_ops plain_exact = {
     .element = 4,
 };
 
-static void matmul_plain_fast(struct kthread *t, const struct mm *m) { matmul_run(t, m, &plain_fast); }
-static void matmul_plain_exact(struct kthread *t, const struct mm *m) { matmul_run(t, m, &plain_exact); }
+static void matmul_plain_fast(struct kthread *t, const struct mm *m)
+{
+    matmul_run(t, m, &plain_fast);
+}
+static void matmul_plain_exact(struct kthread *t, const struct mm *m)
+{
+    matmul_run(t, m, &plain_exact);
+}
 
 static const struct kernels plain[] = {
-    [PREC_FAST] = {"plain", PREC_FAST, embed_plain, rmsnorm_plain, matmul_plain_fast, rope_store_plain, attention_plain, swiglu_plain},
-    [PREC_EXACT] = {"plain", PREC_EXACT, embed_plain, rmsnorm_plain, matmul_plain_exact, rope_store_plain, attention_plain,
-                    swiglu_plain},
+    [PREC_FAST] = {"plain", PREC_FAST, embed_plain, rmsnorm_plain, matmul_plain_fast, rope_store_plain, attention_plain,
+                   swiglu_plain},
+    [PREC_EXACT] = {"plain", PREC_EXACT, embed_plain, rmsnorm_plain, matmul_plain_exact, rope_store_plain,
+                    attention_plain, swiglu_plain},
 };
 
 static const struct mm_ops avx512_fast = {
@@ -45,20 +55,27 @@ static const struct mm_ops avx512_exact = {
     .element = 4,
 };
 
-static void matmul_avx512_fast(struct kthread *t, const struct mm *m) { matmul_run(t, m, &avx512_fast); }
-static void matmul_avx512_exact(struct kthread *t, const struct mm *m) { matmul_run(t, m, &avx512_exact); }
+static void matmul_avx512_fast(struct kthread *t, const struct mm *m)
+{
+    matmul_run(t, m, &avx512_fast);
+}
+static void matmul_avx512_exact(struct kthread *t, const struct mm *m)
+{
+    matmul_run(t, m, &avx512_exact);
+}
 
 static const struct kernels avx512[] = {
-    [PREC_FAST] = {"avx512", PREC_FAST, embed_plain, rmsnorm_avx512, matmul_avx512_fast, rope_store_avx512, attention_fast_avx512,
-                   swiglu_avx512},
+    [PREC_FAST] = {"avx512", PREC_FAST, embed_plain, rmsnorm_avx512, matmul_avx512_fast, rope_store_avx512,
+                   attention_fast_avx512, swiglu_avx512},
     [PREC_EXACT] = {"avx512", PREC_EXACT, embed_plain, rmsnorm_avx512, matmul_avx512_exact, rope_store_avx512,
                     attention_exact_avx512, swiglu_avx512},
 };
 
 static bool has_avx512(void)
 {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
            __builtin_cpu_supports("fma");
 }
 

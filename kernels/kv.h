@@ -5,7 +5,10 @@
 #pragma once
 #include "kernels/ops.h"
 
-static inline size_t kv_element(const struct kv_cache *kv) { return kv->prec == PREC_FAST ? 2 : 4; }
+static inline size_t kv_element(const struct kv_cache *kv)
+{
+    return kv->prec == PREC_FAST ? 2 : 4;
+}
 
 /* K of a kv head in a page; V lies kv_v_offset() bytes behind it. */
 static inline char *kv_head_at(const struct kv_cache *kv, int layer, int page, int kv_head)
@@ -14,16 +17,28 @@ static inline char *kv_head_at(const struct kv_cache *kv, int layer, int page, i
            (size_t)kv_head * 2 * KV_PAGE * (size_t)kv->head_dim * kv_element(kv);
 }
 
-static inline size_t kv_v_offset(const struct kv_cache *kv) { return KV_PAGE * (size_t)kv->head_dim * kv_element(kv); }
+static inline size_t kv_v_offset(const struct kv_cache *kv)
+{
+    return KV_PAGE * (size_t)kv->head_dim * kv_element(kv);
+}
 
 /* Element indices inside K and V. */
-static inline size_t kv_k_bf16(int d, int slot) { return ((size_t)(d / 2) * KV_PAGE + (size_t)slot) * 2 + (size_t)(d % 2); }
+static inline size_t kv_k_bf16(int d, int slot)
+{
+    return ((size_t)(d / 2) * KV_PAGE + (size_t)slot) * 2 + (size_t)(d % 2);
+}
 static inline size_t kv_v_bf16(int head_dim, int d, int slot)
 {
     return ((size_t)(slot / 2) * (size_t)head_dim + (size_t)d) * 2 + (size_t)(slot % 2);
 }
-static inline size_t kv_k_f32(int d, int slot) { return (size_t)d * KV_PAGE + (size_t)slot; }
-static inline size_t kv_v_f32(int head_dim, int d, int slot) { return (size_t)slot * (size_t)head_dim + (size_t)d; }
+static inline size_t kv_k_f32(int d, int slot)
+{
+    return (size_t)d * KV_PAGE + (size_t)slot;
+}
+static inline size_t kv_v_f32(int head_dim, int d, int slot)
+{
+    return (size_t)slot * (size_t)head_dim + (size_t)d;
+}
 
 /* The sequence that a row belongs to; NULL: none. */
 static inline const struct attn_seq *attn_seq_of(const struct attn *a, int row)

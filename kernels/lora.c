@@ -1,9 +1,9 @@
-/* Adapters, plain: packing, the shrink v = scale * A x, the expand y += B v (lora.h has the layouts), and how the shrinks of a
- * product are shared.
+/* Adapters, plain: packing, the shrink v = scale * A x, the expand y += B v (lora.h has the layouts), and how the
+ * shrinks of a product are shared.
  *
- * The shrinks are dealt, not claimed: they are small, and a claim costs as much as one. Every thread takes its part of every
- * (output, segment): rows where there are many (prefill), ranks otherwise. A value is computed by one thread in the order of
- * k, whoever that is. */
+ * The shrinks are dealt, not claimed: they are small, and a claim costs as much as one. Every thread takes its part of
+ * every (output, segment): rows where there are many (prefill), ranks otherwise. A value is computed by one thread in
+ * the order of k, whoever that is. */
 #include "kernels/lora.h"
 #include "kernels/convert.h"
 #include "kernels/pack.h"
@@ -11,13 +11,25 @@
 #define LINE 64
 #define ROWS_PER_SHARE 4 /* from this many rows a thread on, rows are dealt instead of ranks */
 
-static size_t round_line(size_t bytes) { return (bytes + LINE - 1) / LINE * LINE; }
+static size_t round_line(size_t bytes)
+{
+    return (bytes + LINE - 1) / LINE * LINE;
+}
 
-static size_t element_bytes(enum lora_type type) { return type == LORA_BF16 ? 2 : 4; }
+static size_t element_bytes(enum lora_type type)
+{
+    return type == LORA_BF16 ? 2 : 4;
+}
 
-static size_t a_bytes(enum lora_type type, int r, int k) { return round_line((size_t)r * (size_t)k * element_bytes(type)); }
+static size_t a_bytes(enum lora_type type, int r, int k)
+{
+    return round_line((size_t)r * (size_t)k * element_bytes(type));
+}
 
-int lora_rank_pad(int r) { return (r + 15) / 16 * 16; }
+int lora_rank_pad(int r)
+{
+    return (r + 15) / 16 * 16;
+}
 
 size_t lora_mod_bytes(enum lora_type type, int r, int n, int k)
 {
@@ -28,8 +40,10 @@ static void pack_a(enum lora_type type, void *dst, size_t count, enum tensor_typ
 {
     for (size_t i = 0; i < count; i++) {
         float x = tensor_element(src, a, i);
-        if (type == LORA_BF16) ((uint16_t *)dst)[i] = bf16_of_f32(x);
-        else ((float *)dst)[i] = x;
+        if (type == LORA_BF16)
+            ((uint16_t *)dst)[i] = bf16_of_f32(x);
+        else
+            ((float *)dst)[i] = x;
     }
 }
 
@@ -39,14 +53,16 @@ static void pack_b(enum lora_type type, void *dst, int r, int n, enum tensor_typ
         size_t from = (size_t)(row_of ? row_of[o] : o) * (size_t)r, to = (size_t)(o / PANEL) * (size_t)r * PANEL;
         for (int j = 0; j < r; j++, to += PANEL) {
             float x = tensor_element(src, b, from + (size_t)j);
-            if (type == LORA_BF16) ((uint16_t *)dst)[to + (size_t)lora_b_index(o % PANEL)] = bf16_of_f32(x);
-            else ((float *)dst)[to + (size_t)(o % PANEL)] = x;
+            if (type == LORA_BF16)
+                ((uint16_t *)dst)[to + (size_t)lora_b_index(o % PANEL)] = bf16_of_f32(x);
+            else
+                ((float *)dst)[to + (size_t)(o % PANEL)] = x;
         }
     }
 }
 
-void lora_mod_pack(struct lora_mod *m, enum lora_type type, void *dst, int r, int n, int k, float scale, enum tensor_type src,
-                   const void *a, const void *b, const int *row_of)
+void lora_mod_pack(struct lora_mod *m, enum lora_type type, void *dst, int r, int n, int k, float scale,
+                   enum tensor_type src, const void *a, const void *b, const int *row_of)
 {
     char *b_dst = (char *)dst + a_bytes(type, r, k);
     memset(dst, 0, lora_mod_bytes(type, r, n, k));
@@ -71,8 +87,8 @@ bool lora_any(const struct mm *m)
     return false;
 }
 
-static void shrink_part(const struct kthread *t, const struct mm *m, const struct lora_seg *seg, const struct lora_mod *mod,
-                        float *v, lora_shrink_fn *shrink)
+static void shrink_part(const struct kthread *t, const struct mm *m, const struct lora_seg *seg,
+                        const struct lora_mod *mod, float *v, lora_shrink_fn *shrink)
 {
     int k = m->out[0].w->k, rows = seg->rows, r = mod->r;
     if (rows >= ROWS_PER_SHARE * t->n) {
@@ -96,7 +112,8 @@ void lora_shrink_share(struct kthread *t, const struct mm *m, lora_shrink_fn *sh
     }
 }
 
-void lora_shrink_bf16(const struct lora_mod *mod, const struct act *in, int k, int row0, int rows, int r0, int r1, float *v, int ld)
+void lora_shrink_bf16(const struct lora_mod *mod, const struct act *in, int k, int row0, int rows, int r0, int r1,
+                      float *v, int ld)
 {
     for (int row = row0; row < row0 + rows; row++) {
         const uint16_t *x = in->bf16 + (size_t)row * (size_t)k;
@@ -109,7 +126,8 @@ void lora_shrink_bf16(const struct lora_mod *mod, const struct act *in, int k, i
     }
 }
 
-void lora_shrink_f32(const struct lora_mod *mod, const struct act *in, int k, int row0, int rows, int r0, int r1, float *v, int ld)
+void lora_shrink_f32(const struct lora_mod *mod, const struct act *in, int k, int row0, int rows, int r0, int r1,
+                     float *v, int ld)
 {
     for (int row = row0; row < row0 + rows; row++) {
         const float *x = in->x + (size_t)row * (size_t)k;
@@ -128,7 +146,8 @@ void lora_expand_bf16(const struct lora_mod *mod, int panel, const float *v, int
     for (int row = 0; row < rows; row++)
         for (int j = 0; j < mod->r; j++)
             for (int o = 0; o < PANEL; o++)
-                acc[row * PANEL + o] += v[(size_t)row * (size_t)ld + (size_t)j] * f32_of_bf16(b[j * PANEL + lora_b_index(o)]);
+                acc[row * PANEL + o] +=
+                    v[(size_t)row * (size_t)ld + (size_t)j] * f32_of_bf16(b[j * PANEL + lora_b_index(o)]);
 }
 
 void lora_expand_f32(const struct lora_mod *mod, int panel, const float *v, int ld, int rows, float *acc)
@@ -136,5 +155,6 @@ void lora_expand_f32(const struct lora_mod *mod, int panel, const float *v, int 
     const float *b = (const float *)mod->b + (size_t)panel * (size_t)mod->r * PANEL;
     for (int row = 0; row < rows; row++)
         for (int j = 0; j < mod->r; j++)
-            for (int o = 0; o < PANEL; o++) acc[row * PANEL + o] += v[(size_t)row * (size_t)ld + (size_t)j] * b[j * PANEL + o];
+            for (int o = 0; o < PANEL; o++)
+                acc[row * PANEL + o] += v[(size_t)row * (size_t)ld + (size_t)j] * b[j * PANEL + o];
 }

@@ -1,8 +1,8 @@
 /* Adapters: shrink and expand (lora.h has the layouts).
  *
- * Shrink: dot products along k of up to 4 rows of A with up to 4 rows of activations, 16 accumulators of 32 bf16 products (16 in
- * float32); their lanes are folded in one fixed order, whatever the tile: l and l+8, l+4, l+2, l+1. Expand: per rank, one line of B and
- * up to 4 rows' v: float32 FMA, in the order of the ranks. */
+ * Shrink: dot products along k of up to 4 rows of A with up to 4 rows of activations, 16 accumulators of 32 bf16
+ * products (16 in float32); their lanes are folded in one fixed order, whatever the tile: l and l+8, l+4, l+2, l+1.
+ * Expand: per rank, one line of B and up to 4 rows' v: float32 FMA, in the order of the ranks. */
 #include "kernels/avx512.h"
 #include "kernels/vector.h"
 
@@ -17,8 +17,8 @@ static inline __m128 fold_four(__m512 a, __m512 b, __m512 c, __m512 d)
 }
 
 /* sum[j][r] += A[j] . x[r] over all of k; A[j] at j * k, x[r] at r * k. */
-static inline __attribute__((always_inline)) void dots_bf16(const void *a0, const void *x0, int k, const int J, const int R,
-                                                            __m512 sum[TILE][TILE])
+static inline __attribute__((always_inline)) void dots_bf16(const void *a0, const void *x0, int k, const int J,
+                                                            const int R, __m512 sum[TILE][TILE])
 {
     const uint16_t *a = a0, *x = x0;
     for (int i = 0; i < k; i += 32) {
@@ -35,8 +35,8 @@ static inline __attribute__((always_inline)) void dots_bf16(const void *a0, cons
     }
 }
 
-static inline __attribute__((always_inline)) void dots_f32(const void *a0, const void *x0, int k, const int J, const int R,
-                                                           __m512 sum[TILE][TILE])
+static inline __attribute__((always_inline)) void dots_f32(const void *a0, const void *x0, int k, const int J,
+                                                           const int R, __m512 sum[TILE][TILE])
 {
     const float *a = a0, *x = x0;
     for (int i = 0; i < k; i += 16) {
@@ -56,8 +56,8 @@ static inline __attribute__((always_inline)) void dots_f32(const void *a0, const
 typedef void dots_fn(const void *a, const void *x, int k, const int J, const int R, __m512 sum[TILE][TILE]);
 
 /* v[r][j] = scale * fold, v rows ld apart. */
-static inline __attribute__((always_inline)) void tile(dots_fn *dots, const void *a, const void *x, int k, const int J, const int R,
-                                                       float scale, float *v, int ld)
+static inline __attribute__((always_inline)) void tile(dots_fn *dots, const void *a, const void *x, int k, const int J,
+                                                       const int R, float scale, float *v, int ld)
 {
     __m512 sum[TILE][TILE];
 #pragma GCC unroll 4
@@ -78,20 +78,28 @@ static inline __attribute__((always_inline)) void tile(dots_fn *dots, const void
 }
 
 /* One tile of J ranks and up to 4 rows. */
-static inline __attribute__((always_inline)) void tile_rows(dots_fn *dots, const void *a, const void *x, int k, const int J, int rows,
-                                                            float scale, float *v, int ld)
+static inline __attribute__((always_inline)) void tile_rows(dots_fn *dots, const void *a, const void *x, int k,
+                                                            const int J, int rows, float scale, float *v, int ld)
 {
     switch (rows) {
-    case 1: tile(dots, a, x, k, J, 1, scale, v, ld); break;
-    case 2: tile(dots, a, x, k, J, 2, scale, v, ld); break;
-    case 3: tile(dots, a, x, k, J, 3, scale, v, ld); break;
-    default: tile(dots, a, x, k, J, 4, scale, v, ld);
+    case 1:
+        tile(dots, a, x, k, J, 1, scale, v, ld);
+        break;
+    case 2:
+        tile(dots, a, x, k, J, 2, scale, v, ld);
+        break;
+    case 3:
+        tile(dots, a, x, k, J, 3, scale, v, ld);
+        break;
+    default:
+        tile(dots, a, x, k, J, 4, scale, v, ld);
     }
 }
 
 /* Ranks outside, rows inside: the four rows of A stay in the cache. */
-static inline __attribute__((always_inline)) void shrink(dots_fn *dots, size_t element, const struct lora_mod *mod, const char *x,
-                                                         int k, int rows, int r0, int r1, float *v, int ld)
+static inline __attribute__((always_inline)) void shrink(dots_fn *dots, size_t element, const struct lora_mod *mod,
+                                                         const char *x, int k, int rows, int r0, int r1, float *v,
+                                                         int ld)
 {
     for (int j = r0; j < r1;) {
         const char *a = (const char *)mod->a + (size_t)j * (size_t)k * element;
@@ -99,24 +107,29 @@ static inline __attribute__((always_inline)) void shrink(dots_fn *dots, size_t e
         for (int r = 0; r < rows; r += TILE) {
             const char *from = x + (size_t)r * (size_t)k * element;
             float *to = v + (size_t)r * (size_t)ld + j;
-            if (step == 4) tile_rows(dots, a, from, k, 4, rows - r, mod->scale, to, ld);
-            else if (step == 2) tile_rows(dots, a, from, k, 2, rows - r, mod->scale, to, ld);
-            else tile_rows(dots, a, from, k, 1, rows - r, mod->scale, to, ld);
+            if (step == 4)
+                tile_rows(dots, a, from, k, 4, rows - r, mod->scale, to, ld);
+            else if (step == 2)
+                tile_rows(dots, a, from, k, 2, rows - r, mod->scale, to, ld);
+            else
+                tile_rows(dots, a, from, k, 1, rows - r, mod->scale, to, ld);
         }
         j += step;
     }
 }
 
-void lora_shrink_bf16_avx512(const struct lora_mod *mod, const struct act *in, int k, int row0, int rows, int r0, int r1, float *v,
-                             int ld)
+void lora_shrink_bf16_avx512(const struct lora_mod *mod, const struct act *in, int k, int row0, int rows, int r0,
+                             int r1, float *v, int ld)
 {
-    shrink(dots_bf16, 2, mod, (const char *)(in->bf16 + (size_t)row0 * (size_t)k), k, rows, r0, r1, v + (size_t)row0 * (size_t)ld, ld);
+    shrink(dots_bf16, 2, mod, (const char *)(in->bf16 + (size_t)row0 * (size_t)k), k, rows, r0, r1,
+           v + (size_t)row0 * (size_t)ld, ld);
 }
 
-void lora_shrink_f32_avx512(const struct lora_mod *mod, const struct act *in, int k, int row0, int rows, int r0, int r1, float *v,
-                            int ld)
+void lora_shrink_f32_avx512(const struct lora_mod *mod, const struct act *in, int k, int row0, int rows, int r0, int r1,
+                            float *v, int ld)
 {
-    shrink(dots_f32, 4, mod, (const char *)(in->x + (size_t)row0 * (size_t)k), k, rows, r0, r1, v + (size_t)row0 * (size_t)ld, ld);
+    shrink(dots_f32, 4, mod, (const char *)(in->x + (size_t)row0 * (size_t)k), k, rows, r0, r1,
+           v + (size_t)row0 * (size_t)ld, ld);
 }
 
 /* A line of B: 32 outputs as two vectors. */
@@ -132,8 +145,8 @@ static inline __attribute__((always_inline)) void load_b(const char *b, bool bf1
     }
 }
 
-static inline __attribute__((always_inline)) void add(const char *b, const bool bf16, int ranks, const float *v, int ld, const int R,
-                                                      float *acc)
+static inline __attribute__((always_inline)) void add(const char *b, const bool bf16, int ranks, const float *v, int ld,
+                                                      const int R, float *acc)
 {
     __m512 y[TILE][2];
 #pragma GCC unroll 4
@@ -159,16 +172,23 @@ static inline __attribute__((always_inline)) void add(const char *b, const bool 
     }
 }
 
-static inline __attribute__((always_inline)) void expand(const struct lora_mod *mod, const bool bf16, int panel, const float *v,
-                                                         int ld, int rows, float *acc)
+static inline __attribute__((always_inline)) void expand(const struct lora_mod *mod, const bool bf16, int panel,
+                                                         const float *v, int ld, int rows, float *acc)
 {
     const char *b = (const char *)mod->b + (size_t)panel * (size_t)mod->r * PANEL * (bf16 ? 2 : 4);
     for (int r = 0; r < rows; r += TILE, v += (size_t)TILE * (size_t)ld, acc += TILE * PANEL) {
         switch (rows - r) {
-        case 1: add(b, bf16, mod->r, v, ld, 1, acc); break;
-        case 2: add(b, bf16, mod->r, v, ld, 2, acc); break;
-        case 3: add(b, bf16, mod->r, v, ld, 3, acc); break;
-        default: add(b, bf16, mod->r, v, ld, 4, acc);
+        case 1:
+            add(b, bf16, mod->r, v, ld, 1, acc);
+            break;
+        case 2:
+            add(b, bf16, mod->r, v, ld, 2, acc);
+            break;
+        case 3:
+            add(b, bf16, mod->r, v, ld, 3, acc);
+            break;
+        default:
+            add(b, bf16, mod->r, v, ld, 4, acc);
         }
     }
 }

@@ -1,19 +1,21 @@
 /* Matrix products with adapters: the part that all tables share.
  *
- * An item of work is one panel (32 outputs) of one `out` times up to BLOCK_ROWS rows. Its sums lie in a tile on the stack: the
- * inner loop fills it, each adapter of the block adds its B v, then bias and residual, then one store. So an adapter costs its own
- * bytes and multiplications and no pass over y.
+ * An item of work is one panel (32 outputs) of one `out` times up to BLOCK_ROWS rows. Its sums lie in a tile on the
+ * stack: the inner loop fills it, each adapter of the block adds its B v, then bias and residual, then one store. So an
+ * adapter costs its own bytes and multiplications and no pass over y.
  *
  *   shrink (dealt) -> barrier -> items (claimed): panel -> expand per segment -> bias, residual, store
  *
- * Items are claimed by ticket: a ticket is worth half of what is left, divided among the threads, so that a claim's cost is
- * paid few times and the end is still even when another process takes a core (a static split doubles every step then).
+ * Items are claimed by ticket: a ticket is worth half of what is left, divided among the threads, so that a claim's
+ * cost is paid few times and the end is still even when another process takes a core (a static split doubles every step
+ * then).
  *
- * Prefetch: while an item is computed, the lines of B that it will add are brought in. Bringing in the A of the next product as well
- * was tried and cost more than it gave (0.75 instead of 0.80 of the base's rate at 4 rows): the memory is busy anyway.
+ * Prefetch: while an item is computed, the lines of B that it will add are brought in. Bringing in the A of the next
+ * product as well was tried and cost more than it gave (0.75 instead of 0.80 of the base's rate at 4 rows): the memory
+ * is busy anyway.
  *
- * Batch invariance: an item's inner loop keeps one sum per (row, output) in the order of k, the expand goes on in the order
- * of the ranks; how rows are cut into tiles changes nothing. */
+ * Batch invariance: an item's inner loop keeps one sum per (row, output) in the order of k, the expand goes on in the
+ * order of the ranks; how rows are cut into tiles changes nothing. */
 #include "kernels/matmul.h"
 #include <assert.h>
 
@@ -23,9 +25,13 @@ struct item {
     int out, panel, row0, rows;
 };
 
-static int panels_of(const struct weight *w) { return (w->n + PANEL - 1) / PANEL; }
+static int panels_of(const struct weight *w)
+{
+    return (w->n + PANEL - 1) / PANEL;
+}
 
-/* Items of a ticket: tickets go out in rounds of n, each worth 1/(2 n) of what the rounds before have left. False: past the end. */
+/* Items of a ticket: tickets go out in rounds of n, each worth 1/(2 n) of what the rounds before have left. False: past
+ * the end. */
 static bool ticket_items(int ticket, int n, int items, int *lo, int *hi)
 {
     int first = 0;

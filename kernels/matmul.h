@@ -1,12 +1,13 @@
-/* Private to kernels/: what a table's matrix product consists of. matmul.c shares the work, adds adapters, bias and residual and
- * stores; the table brings the inner loops. */
+/* Private to kernels/: what a table's matrix product consists of. matmul.c shares the work, adds adapters, bias and
+ * residual and stores; the table brings the inner loops. */
 #pragma once
 #include "kernels/lora.h"
 
 #define BLOCK_ROWS 64 /* rows of one work item: their sums stay in the first-level cache */
 
 /* acc[row][0..32) = W[panel] x[row0 + row] for 0 <= row < rows <= BLOCK_ROWS, each sum in the order of k. */
-typedef void panel_fn(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows, float *acc);
+typedef void panel_fn(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
+                      float *acc);
 
 struct mm_ops {
     panel_fn *panel[LAYOUTS];

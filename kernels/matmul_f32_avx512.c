@@ -1,9 +1,9 @@
 /* Any panel times float32 rows (EXACT).
  *
- * A panel is dequantized PART inputs at a time into a buffer of 16 KB, [PART][32] float32, which the first-level cache holds while
- * all rows of the item are multiplied with it; the sums wait in acc between parts. So every layout has the same inner loop, and a
- * weight is dequantized once per item. float32 panels are multiplied where they are. Tile: 32 outputs x up to 8 rows, 16
- * accumulators, one FMA per weight in the order of k. */
+ * A panel is dequantized PART inputs at a time into a buffer of 16 KB, [PART][32] float32, which the first-level cache
+ * holds while all rows of the item are multiplied with it; the sums wait in acc between parts. So every layout has the
+ * same inner loop, and a weight is dequantized once per item. float32 panels are multiplied where they are. Tile: 32
+ * outputs x up to 8 rows, 16 accumulators, one FMA per weight in the order of k. */
 #include "kernels/avx512.h"
 #include "kernels/pack.h"
 #include "kernels/vector.h"
@@ -60,8 +60,11 @@ static void part_bf16(const char *pairs, int count, float *out)
 static const float *dequantize(const struct weight *w, const char *panel, int k0, int count, float *buffer)
 {
     switch (w->layout) {
-    case LAYOUT_F32: return (const float *)panel + (size_t)k0 * PANEL;
-    case LAYOUT_BF16: part_bf16(panel + (size_t)k0 * PANEL * 2, count, buffer); break;
+    case LAYOUT_F32:
+        return (const float *)panel + (size_t)k0 * PANEL;
+    case LAYOUT_BF16:
+        part_bf16(panel + (size_t)k0 * PANEL * 2, count, buffer);
+        break;
     case LAYOUT_Q8:
         for (int i = 0; i < count; i += GROUP) {
             const char *group = panel + (size_t)((k0 + i) / GROUP) * Q8_GROUP_BYTES;
@@ -80,7 +83,8 @@ static const float *dequantize(const struct weight *w, const char *panel, int k0
 }
 
 /* acc[R][32] += part x[r][0..count), x[r] at r * k. */
-static inline __attribute__((always_inline)) void tile(const float *part, const float *x, int k, int count, const int R, float *acc)
+static inline __attribute__((always_inline)) void tile(const float *part, const float *x, int k, int count, const int R,
+                                                       float *acc)
 {
     __m512 y[TILE][2];
     for (int r = 0; r < R; r++) {
@@ -106,19 +110,35 @@ static void add_part(const float *part, const float *x, int k, int count, int ro
 {
     for (int r = 0; r < rows; r += TILE, acc += TILE * PANEL, x += (size_t)TILE * (size_t)k) {
         switch (rows - r) {
-        case 1: tile(part, x, k, count, 1, acc); break;
-        case 2: tile(part, x, k, count, 2, acc); break;
-        case 3: tile(part, x, k, count, 3, acc); break;
-        case 4: tile(part, x, k, count, 4, acc); break;
-        case 5: tile(part, x, k, count, 5, acc); break;
-        case 6: tile(part, x, k, count, 6, acc); break;
-        case 7: tile(part, x, k, count, 7, acc); break;
-        default: tile(part, x, k, count, 8, acc);
+        case 1:
+            tile(part, x, k, count, 1, acc);
+            break;
+        case 2:
+            tile(part, x, k, count, 2, acc);
+            break;
+        case 3:
+            tile(part, x, k, count, 3, acc);
+            break;
+        case 4:
+            tile(part, x, k, count, 4, acc);
+            break;
+        case 5:
+            tile(part, x, k, count, 5, acc);
+            break;
+        case 6:
+            tile(part, x, k, count, 6, acc);
+            break;
+        case 7:
+            tile(part, x, k, count, 7, acc);
+            break;
+        default:
+            tile(part, x, k, count, 8, acc);
         }
     }
 }
 
-void panel_exact_avx512(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows, float *acc)
+void panel_exact_avx512(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
+                        float *acc)
 {
     const char *data = (const char *)w->data + (size_t)panel * w->panel_bytes;
     float *buffer = t->scratch;

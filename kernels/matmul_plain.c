@@ -1,7 +1,7 @@
 /* The inner loops of a matrix product in plain C: what the faster tables are tested against.
  *
- * EXACT multiplies the dequantized weights in float32. FAST multiplies what the layout says: bf16 pairs, or integers in groups of
- * 32, where with activations a * qx and weights d * qw + m
+ * EXACT multiplies the dequantized weights in float32. FAST multiplies what the layout says: bf16 pairs, or integers in
+ * groups of 32, where with activations a * qx and weights d * qw + m
  *     y = sum over groups of a * (d * sum(qw qx) + m * sum(qx)),
  * the integer sums exact and the outer one in the order of the groups. */
 #include "kernels/convert.h"
@@ -25,7 +25,8 @@ static void add_part(const float *part, const float *x, int ld, int o, int count
     }
 }
 
-void panel_exact(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows, float *acc)
+void panel_exact(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
+                 float *acc)
 {
     (void)t;
     float part[PART];
@@ -39,7 +40,8 @@ void panel_exact(struct kthread *t, const struct weight *w, int panel, const str
     }
 }
 
-void panel_fast_bf16(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows, float *acc)
+void panel_fast_bf16(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
+                     float *acc)
 {
     (void)t;
     float part[PART];
@@ -81,7 +83,8 @@ static void read_q4(const uint8_t *from, int o, struct group *g)
     }
 }
 
-static void add_group(const struct group *g, const struct act *in, int row0, int rows, int k, int index, int o, float *acc)
+static void add_group(const struct group *g, const struct act *in, int row0, int rows, int k, int index, int o,
+                      float *acc)
 {
     for (int row = 0; row < rows; row++) {
         size_t r = (size_t)(row0 + row), at = r * (size_t)(k / GROUP) + (size_t)index;
@@ -104,13 +107,15 @@ static void panel_groups(const struct weight *w, int panel, const struct act *in
         }
 }
 
-void panel_fast_q8(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows, float *acc)
+void panel_fast_q8(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
+                   float *acc)
 {
     (void)t;
     panel_groups(w, panel, in, row0, rows, acc, Q8_GROUP_BYTES, read_q8);
 }
 
-void panel_fast_q4(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows, float *acc)
+void panel_fast_q4(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
+                   float *acc)
 {
     (void)t;
     panel_groups(w, panel, in, row0, rows, acc, Q4_GROUP_BYTES, read_q4);

@@ -1,9 +1,10 @@
 /* 4-bit panels times int8 rows (LAYOUT_Q4, FAST).
  *
- * Tile: 32 outputs x up to 4 rows. One 64-byte load of nibbles is 16 outputs x 8 inputs: a mask and a shift make the two operands of
- * vpdpbusd, shared by the tile's rows; the activations' four bytes are broadcast. Per group of 32 inputs and 16 outputs: 8
- * products, then y += a * (d * dot + m * sum): 3 multiplications. 8 integer and 8 float accumulators, 4 scales: no spills; an 8-row tile
- * spills. Bytes per output and group: 20 (4-bit values, two f16 scales). */
+ * Tile: 32 outputs x up to 4 rows. One 64-byte load of nibbles is 16 outputs x 8 inputs: a mask and a shift make the
+ * two operands of vpdpbusd, shared by the tile's rows; the activations' four bytes are broadcast. Per group of 32
+ * inputs and 16 outputs: 8 products, then y += a * (d * dot + m * sum): 3 multiplications. 8 integer and 8 float
+ * accumulators, 4 scales: no spills; an 8-row tile spills. Bytes per output and group: 20 (4-bit values, two f16
+ * scales). */
 #include "kernels/avx512.h"
 #include "kernels/pack.h"
 #include "kernels/vector.h"
@@ -16,7 +17,7 @@ struct rows {
     const float *scale;
     const int32_t *sum;
     int k, groups;
-    size_t ahead; /* bytes from a group to the one to prefetch */
+    size_t ahead;    /* bytes from a group to the one to prefetch */
     int tile, tiles; /* of the item's: each prefetches its part of the groups */
 };
 
@@ -28,7 +29,8 @@ static inline __m512i four(const int8_t *p)
 }
 
 /* R rows: x[r] at r * k. acc [R][32]. */
-static inline __attribute__((always_inline)) void tile(const uint8_t *group, const struct rows *x, const int R, float *acc)
+static inline __attribute__((always_inline)) void tile(const uint8_t *group, const struct rows *x, const int R,
+                                                       float *acc)
 {
     const __m512i low = _mm512_set1_epi8(15);
     __m512 y[TILE][2];
@@ -42,7 +44,8 @@ static inline __attribute__((always_inline)) void tile(const uint8_t *group, con
             const uint8_t *q = group + PANEL * 4 + p * PANEL * 4;
             __m512i b0 = _mm512_loadu_si512(q), b1 = _mm512_loadu_si512(q + 64);
             __m512i w00 = _mm512_and_si512(b0, low), w01 = _mm512_and_si512(b1, low);
-            __m512i w10 = _mm512_and_si512(_mm512_srli_epi16(b0, 4), low), w11 = _mm512_and_si512(_mm512_srli_epi16(b1, 4), low);
+            __m512i w10 = _mm512_and_si512(_mm512_srli_epi16(b0, 4), low),
+                    w11 = _mm512_and_si512(_mm512_srli_epi16(b1, 4), low);
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++) {
                 const int8_t *at = x->q + (size_t)r * (size_t)x->k + g * GROUP + p * 8;
@@ -72,19 +75,33 @@ static inline __attribute__((always_inline)) void tile(const uint8_t *group, con
     }
 }
 
-void panel_q4_avx512(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows, float *acc)
+void panel_q4_avx512(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
+                     float *acc)
 {
     (void)t;
     const uint8_t *group = (const uint8_t *)w->data + (size_t)panel * w->panel_bytes;
     for (int r = 0; r < rows; r += TILE, acc += TILE * PANEL) {
         size_t row = (size_t)(row0 + r), groups = (size_t)w->k / GROUP;
-        struct rows x = {in->q8 + row * (size_t)w->k, in->q8_scale + row * groups, in->q8_sum + row * groups, w->k, (int)groups,
-                         w->panel_bytes, r / TILE, (rows + TILE - 1) / TILE};
+        struct rows x = {in->q8 + row * (size_t)w->k,
+                         in->q8_scale + row * groups,
+                         in->q8_sum + row * groups,
+                         w->k,
+                         (int)groups,
+                         w->panel_bytes,
+                         r / TILE,
+                         (rows + TILE - 1) / TILE};
         switch (rows - r) {
-        case 1: tile(group, &x, 1, acc); break;
-        case 2: tile(group, &x, 2, acc); break;
-        case 3: tile(group, &x, 3, acc); break;
-        default: tile(group, &x, 4, acc);
+        case 1:
+            tile(group, &x, 1, acc);
+            break;
+        case 2:
+            tile(group, &x, 2, acc);
+            break;
+        case 3:
+            tile(group, &x, 3, acc);
+            break;
+        default:
+            tile(group, &x, 4, acc);
         }
     }
 }

@@ -1,8 +1,8 @@
 /* 8-bit panels times int8 rows (LAYOUT_Q8, FAST).
  *
- * Tile: 32 outputs x up to 4 rows. vpdpbusd multiplies unsigned by signed bytes, so weights are stored as their integer + 128 and each
- * integer sum starts at -128 times the sum of the group's activations. Per group of 32 inputs and 16 outputs: 8 products, then
- * y += a * (d * dot): 2 multiplications. Bytes per output and group: 34. */
+ * Tile: 32 outputs x up to 4 rows. vpdpbusd multiplies unsigned by signed bytes, so weights are stored as their integer
+ * + 128 and each integer sum starts at -128 times the sum of the group's activations. Per group of 32 inputs and 16
+ * outputs: 8 products, then y += a * (d * dot): 2 multiplications. Bytes per output and group: 34. */
 #include "kernels/avx512.h"
 #include "kernels/pack.h"
 #include "kernels/vector.h"
@@ -15,7 +15,7 @@ struct rows {
     const float *scale;
     const int32_t *sum;
     int k, groups;
-    size_t ahead; /* bytes from a group to the one to prefetch */
+    size_t ahead;    /* bytes from a group to the one to prefetch */
     int tile, tiles; /* of the item's: each prefetches its part of the groups */
 };
 
@@ -27,7 +27,8 @@ static inline __m512i four(const int8_t *p)
 }
 
 /* R rows: x[r] at r * k. acc [R][32]. */
-static inline __attribute__((always_inline)) void tile(const uint8_t *group, const struct rows *x, const int R, float *acc)
+static inline __attribute__((always_inline)) void tile(const uint8_t *group, const struct rows *x, const int R,
+                                                       float *acc)
 {
     __m512 y[TILE][2];
     for (int r = 0; r < R; r++) y[r][0] = y[r][1] = _mm512_setzero_ps();
@@ -64,19 +65,33 @@ static inline __attribute__((always_inline)) void tile(const uint8_t *group, con
     }
 }
 
-void panel_q8_avx512(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows, float *acc)
+void panel_q8_avx512(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
+                     float *acc)
 {
     (void)t;
     const uint8_t *group = (const uint8_t *)w->data + (size_t)panel * w->panel_bytes;
     for (int r = 0; r < rows; r += TILE, acc += TILE * PANEL) {
         size_t row = (size_t)(row0 + r), groups = (size_t)w->k / GROUP;
-        struct rows x = {in->q8 + row * (size_t)w->k, in->q8_scale + row * groups, in->q8_sum + row * groups, w->k, (int)groups,
-                         w->panel_bytes, r / TILE, (rows + TILE - 1) / TILE};
+        struct rows x = {in->q8 + row * (size_t)w->k,
+                         in->q8_scale + row * groups,
+                         in->q8_sum + row * groups,
+                         w->k,
+                         (int)groups,
+                         w->panel_bytes,
+                         r / TILE,
+                         (rows + TILE - 1) / TILE};
         switch (rows - r) {
-        case 1: tile(group, &x, 1, acc); break;
-        case 2: tile(group, &x, 2, acc); break;
-        case 3: tile(group, &x, 3, acc); break;
-        default: tile(group, &x, 4, acc);
+        case 1:
+            tile(group, &x, 1, acc);
+            break;
+        case 2:
+            tile(group, &x, 2, acc);
+            break;
+        case 3:
+            tile(group, &x, 3, acc);
+            break;
+        default:
+            tile(group, &x, 4, acc);
         }
     }
 }

@@ -1,19 +1,20 @@
 /* The operations of a transformer step, as a table of functions: plain C defines each, other tables are faster and
  * agree with it (tests/kernels).
  *
- * Calling convention: every thread of a pool_run() calls the same operations with the same arguments in the same order; an
- * operation shares its work among the threads itself and may use barriers inside; after each one the caller puts a
+ * Calling convention: every thread of a pool_run() calls the same operations with the same arguments in the same order;
+ * an operation shares its work among the threads itself and may use barriers inside; after each one the caller puts a
  * pool_barrier(). No operation allocates.
  *
- * Batch invariance: the bits of a row's result depend on that row's inputs only, never on how many rows or which adapters are
- * in the step, nor on the number of threads, nor on how a prompt was cut into chunks. So every sum has one order, set by k or
- * by the token position.
+ * Batch invariance: the bits of a row's result depend on that row's inputs only, never on how many rows or which
+ * adapters are in the step, nor on the number of threads, nor on how a prompt was cut into chunks. So every sum has one
+ * order, set by k or by the token position.
  *
- * Rows: a step's rows are sorted so that rows of one adapter are consecutive (a segment) and, within, the rows of one sequence.
+ * Rows: a step's rows are sorted so that rows of one adapter are consecutive (a segment) and, within, the rows of one
+ * sequence.
  *
- * Precision FAST: activations are rounded to what the weight's layout multiplies with (bf16 for LAYOUT_BF16, int8 per row and group
- * of 32 for Q8 and Q4); LoRA reads bf16 activations made from the unquantized ones; sums are fp32. EXACT: everything in float32 on
- * the dequantized weights. */
+ * Precision FAST: activations are rounded to what the weight's layout multiplies with (bf16 for LAYOUT_BF16, int8 per
+ * row and group of 32 for Q8 and Q4); LoRA reads bf16 activations made from the unquantized ones; sums are fp32. EXACT:
+ * everything in float32 on the dequantized weights. */
 #pragma once
 #include "kernels/pool.h"
 #include "kernels/weight.h"
@@ -24,12 +25,12 @@
 /* Rows of k floats together with the rounded forms that products read. */
 struct act {
     int rows_max, k_max;
-    float *x;         /* [rows][k], stride k */
-    uint16_t *bf16;   /* [rows][k]; NULL where not needed */
-    int8_t *q8;       /* [rows][k]; NULL where not needed */
-    float *q8_scale;  /* [rows][k/32] */
-    int32_t *q8_sum;  /* [rows][k/32]: sum of the 32 quantized values */
-    void *block;      /* owns all of it */
+    float *x;        /* [rows][k], stride k */
+    uint16_t *bf16;  /* [rows][k]; NULL where not needed */
+    int8_t *q8;      /* [rows][k]; NULL where not needed */
+    float *q8_scale; /* [rows][k/32] */
+    int32_t *q8_sum; /* [rows][k/32]: sum of the 32 quantized values */
+    void *block;     /* owns all of it */
     size_t bytes;
 };
 
@@ -56,11 +57,11 @@ struct lora_batch {
 /* One output of a product: y[row][0..w->n) = (add ? y : 0) + W x + scale B (A x). */
 struct mm_out {
     const struct weight *w;
-    float *y;      /* [rows][ldy] */
+    float *y; /* [rows][ldy] */
     int ldy;
-    bool add;      /* add to what y holds (residual) */
+    bool add;          /* add to what y holds (residual) */
     const float *bias; /* [n] or NULL */
-    int module;    /* column of the mod tables; -1: never adapted (lm_head) */
+    int module;        /* column of the mod tables; -1: never adapted (lm_head) */
 };
 
 #define MM_OUTS 3
@@ -69,7 +70,7 @@ struct mm {
     const struct act *in; /* k = out[0].w->k, the same for all outs */
     int rows;
     int nout;
-    struct mm_out out[MM_OUTS]; /* q,k,v or gate,up share one pass over the activations */
+    struct mm_out out[MM_OUTS];    /* q,k,v or gate,up share one pass over the activations */
     const struct lora_batch *lora; /* or NULL */
     int layer;
     float *shrink; /* scratch [nout][rows][shrink_ld] floats for A x */
@@ -80,8 +81,8 @@ int lora_rank_pad(int r);
 
 /* --- attention --- */
 
-/* The KV cache: pages of KV_PAGE tokens, each holding K and V of one layer and all kv heads. float32 in EXACT, bf16 in FAST. The
- * layout inside a page belongs to the kernels. */
+/* The KV cache: pages of KV_PAGE tokens, each holding K and V of one layer and all kv heads. float32 in EXACT, bf16 in
+ * FAST. The layout inside a page belongs to the kernels. */
 #define KV_PAGE 16
 #define HEAD_DIM_MAX 512 /* head_dim is even and at most this */
 
@@ -95,8 +96,8 @@ struct kv_cache {
 /* page_bytes for a shape. */
 size_t kv_page_bytes(enum precision prec, int kv_heads, int head_dim);
 
-/* Consecutive rows of one sequence: row row0+i is the token at position pos0+i, which sees positions 0..pos0+i. Page i of the table
- * holds positions 16 i .. 16 i + 15. */
+/* Consecutive rows of one sequence: row row0+i is the token at position pos0+i, which sees positions 0..pos0+i. Page i
+ * of the table holds positions 16 i .. 16 i + 15. */
 struct attn_seq {
     int row0, rows, pos0;
     const int *page;
@@ -106,11 +107,11 @@ struct attn {
     int nseq;
     const struct attn_seq *seq;
     int rows;
-    int heads;     /* query heads; a multiple of kv_heads */
+    int heads; /* query heads; a multiple of kv_heads */
     int layer;
-    float scale;   /* 1/sqrt(head_dim) */
-    float *q;      /* [rows][heads*head_dim]; rope rotates it in place */
-    float *k, *v;  /* [rows][kv_heads*head_dim] */
+    float scale;       /* 1/sqrt(head_dim) */
+    float *q;          /* [rows][heads*head_dim]; rope rotates it in place */
+    float *k, *v;      /* [rows][kv_heads*head_dim] */
     const float *rope; /* [position][head_dim/2][cos, sin] float32: halves of a head rotate as (i, i + head_dim/2) */
     struct kv_cache *kv;
 };
@@ -122,10 +123,10 @@ struct kernels {
     /* x[i][:] = row token[i] of w. */
     void (*embed)(struct kthread *t, const struct weight *w, const int32_t *token, int rows, float *x);
 
-    /* out row i = x row (row_of ? row_of[i] : i), divided by its root mean square (eps inside the root), times weight[k];
-     * with all forms of `out`. Source: Zhang and Sennrich 2019. */
-    void (*rmsnorm)(struct kthread *t, const float *x, const int *row_of, int rows, int k, const float *weight, float eps,
-                    struct act *out);
+    /* out row i = x row (row_of ? row_of[i] : i), divided by its root mean square (eps inside the root), times
+     * weight[k]; with all forms of `out`. Source: Zhang and Sennrich 2019. */
+    void (*rmsnorm)(struct kthread *t, const float *x, const int *row_of, int rows, int k, const float *weight,
+                    float eps, struct act *out);
 
     /* Barrier inside where adapters take part. */
     void (*matmul)(struct kthread *t, const struct mm *m);
@@ -133,16 +134,16 @@ struct kernels {
     /* Rotate q and k by the row's position, store k and v into the row's page. */
     void (*rope_store)(struct kthread *t, const struct attn *a);
 
-    /* out rows [heads*head_dim] = softmax(q K^T scale) V, causal, online softmax in the order of positions; with out's forms. May use
-     * barriers inside. */
+    /* out rows [heads*head_dim] = softmax(q K^T scale) V, causal, online softmax in the order of positions; with out's
+     * forms. May use barriers inside. */
     void (*attention)(struct kthread *t, const struct attn *a, struct act *out);
 
     /* out = silu(gate) * up, rows of k; with out's forms. */
     void (*swiglu)(struct kthread *t, const float *gate, const float *up, int rows, int k, struct act *out);
 };
 
-/* The table for this processor; `want` NULL or "auto": the fastest that it can run; "plain", "avx512": that one, or NULL when it can't
- * run here. */
+/* The table for this processor; `want` NULL or "auto": the fastest that it can run; "plain", "avx512": that one, or
+ * NULL when it can't run here. */
 const struct kernels *kernels_pick(const char *want, enum precision prec);
 
 /* How much kthread.scratch the tables need per thread. pool_new() allocates this much. */

@@ -1,4 +1,5 @@
-/* Private to kernels/: how panels are filled and read back, one row of a table per layout, and where weights get their memory. */
+/* Private to kernels/: how panels are filled and read back, one row of a table per layout, and where weights get their
+ * memory. */
 #pragma once
 #include "kernels/weight.h"
 
@@ -19,7 +20,8 @@ void unpack_row_bf16(const void *panel, int o, int k, float *out);
 void unpack_row_q8(const void *panel, int o, int k, float *out);
 void unpack_row_q4(const void *panel, int o, int k, float *out);
 
-/* Inputs k0 .. k0+count-1 of output o of a panel (all multiples of GROUP for quantized layouts, of 2 for the others). */
+/* Inputs k0 .. k0+count-1 of output o of a panel (all multiples of GROUP for quantized layouts, of 2 for the others).
+ */
 void weight_part(const struct weight *w, int panel, int o, int k0, int count, float *out);
 
 /* One element of an unquantized source. */

@@ -1,5 +1,5 @@
-/* Panels of unquantized weights: LAYOUT_F32 and LAYOUT_BF16 (weight.h draws both). bf16 pairs inputs, because the processor's
- * dot product takes pairs. */
+/* Panels of unquantized weights: LAYOUT_F32 and LAYOUT_BF16 (weight.h draws both). bf16 pairs inputs, because the
+ * processor's dot product takes pairs. */
 #include "kernels/convert.h"
 #include "kernels/pack.h"
 

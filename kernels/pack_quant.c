@@ -1,8 +1,9 @@
 /* Panels of quantized weights: LAYOUT_Q8 from Q8_0, LAYOUT_Q4 from Q4_0 and Q4_1 (weight.h draws both).
  *
- * The sources are ggml's blocks of 32 inputs of one output: Q8_0 { f16 d; int8 q[32] }, Q4_0 { f16 d; 16 bytes }, Q4_1 { f16 d;
- * f16 m; 16 bytes }, where byte i of a 4-bit block holds input i in its low half and input 16 + i in its high half. Scales stay f16:
- * nothing is rounded. Q4_0 means d * (q - 8); as d * q + m with m = -8 d all three values are exact. */
+ * The sources are ggml's blocks of 32 inputs of one output: Q8_0 { f16 d; int8 q[32] }, Q4_0 { f16 d; 16 bytes }, Q4_1
+ * { f16 d; f16 m; 16 bytes }, where byte i of a 4-bit block holds input i in its low half and input 16 + i in its high
+ * half. Scales stay f16: nothing is rounded. Q4_0 means d * (q - 8); as d * q + m with m = -8 d all three values are
+ * exact. */
 #include "kernels/convert.h"
 #include "kernels/pack.h"
 #include <stdbool.h>
@@ -11,9 +12,15 @@
 #define Q4_0_BYTES 18
 #define Q4_1_BYTES 20
 
-static uint16_t read_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
+static uint16_t read_u16(const uint8_t *p)
+{
+    return (uint16_t)(p[0] | p[1] << 8);
+}
 
-static bool f16_finite(uint16_t h) { return (h & 0x7c00) != 0x7c00; }
+static bool f16_finite(uint16_t h)
+{
+    return (h & 0x7c00) != 0x7c00;
+}
 
 int pack_panel_q8(void *panel, enum tensor_type type, const char *const *row, int count, int k)
 {

@@ -1,24 +1,25 @@
 /* The compute threads of a step.
  *
- * A run hands one function to every thread; thread 0 is the caller. Workers wait for the next run by watching a run number:
- * for SPIN_NS they spin, because a decoding engine starts the next step within microseconds, then they park on a futex, so
- * that an idle engine costs nothing.
+ * A run hands one function to every thread; thread 0 is the caller. Workers wait for the next run by watching a run
+ * number: for SPIN_NS they spin, because a decoding engine starts the next step within microseconds, then they park on
+ * a futex, so that an idle engine costs nothing.
  *
  *            pool_run(): number + 1, wake           fn returns: last one clears `running`
  *     [spin] ----------------------------> [in fn] ------------------------------------> [spin]
  *        \ SPIN_NS passed                     ^
  *         -> [parked] ------------------------+
  *
- * The barrier counts arrivals and bumps a generation. Who waits spins BARRIER_SPINS times, then sleeps on the generation: HTTP
- * threads and other processes share the cores, and the thread that everybody waits for may be the one without a core; a
- * sleeper's core goes to it at once. (Yielding did not do that: the waiter stays runnable, so the other thread is left in its queue.)
- * While there are fewer free cores than threads every wait ends asleep and spinning is waste, so a sleep halves the spins.
+ * The barrier counts arrivals and bumps a generation. Who waits spins BARRIER_SPINS times, then sleeps on the
+ * generation: HTTP threads and other processes share the cores, and the thread that everybody waits for may be the one
+ * without a core; a sleeper's core goes to it at once. (Yielding did not do that: the waiter stays runnable, so the
+ * other thread is left in its queue.) While there are fewer free cores than threads every wait ends asleep and spinning
+ * is waste, so a sleep halves the spins.
  *
- * Claims: two counters serve all phases in turns. Entering phase c, thread 0 clears the counter of phase c + 1, which is the one
- * of phase c - 1: the barrier between phases makes sure that nobody uses it any more and nobody uses it yet.
+ * Claims: two counters serve all phases in turns. Entering phase c, thread 0 clears the counter of phase c + 1, which
+ * is the one of phase c - 1: the barrier between phases makes sure that nobody uses it any more and nobody uses it yet.
  *
- * Guarantees: a pool_run() returns after all threads have returned from fn, and what they wrote is visible. Refuses: nested
- * runs and runs from two threads at once (the engine's step thread alone calls it). */
+ * Guarantees: a pool_run() returns after all threads have returned from fn, and what they wrote is visible. Refuses:
+ * nested runs and runs from two threads at once (the engine's step thread alone calls it). */
 #include "kernels/pool.h"
 #include "kernels/ops.h"
 #include <immintrin.h>
@@ -31,8 +32,8 @@
 #include <unistd.h>
 
 #define LINE 64
-#define SPIN_NS 100000    /* a worker looks for the next run this long before it parks */
-#define SPINS_PER_LOOK 64 /* spins between two looks at the clock */
+#define SPIN_NS 100000     /* a worker looks for the next run this long before it parks */
+#define SPINS_PER_LOOK 64  /* spins between two looks at the clock */
 #define BARRIER_SPINS 2000 /* about 40 us; a thread that has a core comes sooner */
 #define BARRIER_SPINS_MIN 64
 
@@ -41,13 +42,13 @@ struct line_uint {
 };
 
 struct pool {
-    struct line_uint number;   /* of the current run; futex */
-    struct line_uint parked;   /* workers that sleep or are about to */
-    struct line_uint running;  /* workers still inside fn; futex */
-    struct line_uint arrived;  /* barrier */
+    struct line_uint number;     /* of the current run; futex */
+    struct line_uint parked;     /* workers that sleep or are about to */
+    struct line_uint running;    /* workers still inside fn; futex */
+    struct line_uint arrived;    /* barrier */
     struct line_uint generation; /* futex */
     struct line_uint asleep;     /* threads that sleep in a barrier or wait for the end of a run, or are about to */
-    struct line_uint claim[2]; /* next unclaimed item, for even and odd phases */
+    struct line_uint claim[2];   /* next unclaimed item, for even and odd phases */
     _Alignas(LINE) void (*fn)(struct kthread *t, void *arg);
     void *arg;
     bool stop;
@@ -185,7 +186,8 @@ static int init_threads(struct pool *p, struct err *e)
         struct kthread *t = &p->thread[i];
         *t = (struct kthread){.pool = p, .id = i, .n = p->n, .scratch_bytes = KERNEL_SCRATCH};
         t->scratch = big_alloc(KERNEL_SCRATCH);
-        if (!t->scratch) return err_set(e, ERR_NO_MEMORY, "no memory for the scratch space of %d compute threads", p->n);
+        if (!t->scratch)
+            return err_set(e, ERR_NO_MEMORY, "no memory for the scratch space of %d compute threads", p->n);
     }
     return 0;
 }
@@ -220,4 +222,7 @@ void pool_free(struct pool *p)
     free(p);
 }
 
-int pool_threads(const struct pool *p) { return p->n; }
+int pool_threads(const struct pool *p)
+{
+    return p->n;
+}

@@ -1,8 +1,8 @@
-/* Compute threads: one persistent pool that runs the same function on every thread (SPMD), spinning briefly between calls
- * and then parked.
+/* Compute threads: one persistent pool that runs the same function on every thread (SPMD), spinning briefly between
+ * calls and then parked.
  *
- * A step of the engine is one pool_run(); inside, operations follow each other with pool_barrier() between them, so a step
- * wakes the threads once. Only the engine's step thread calls pool_run(). */
+ * A step of the engine is one pool_run(); inside, operations follow each other with pool_barrier() between them, so a
+ * step wakes the threads once. Only the engine's step thread calls pool_run(). */
 #pragma once
 #include "base/err.h"
 #include <stdatomic.h>
@@ -27,11 +27,11 @@ int pool_threads(const struct pool *p);
 
 void pool_run(struct pool *p, void (*fn)(struct kthread *t, void *arg), void *arg);
 
-/* All threads of the run meet. A full memory barrier among them. Spins, then sleeps, so that a core taken by another process
- * costs little. */
+/* All threads of the run meet. A full memory barrier among them. Spins, then sleeps, so that a core taken by another
+ * process costs little. */
 void pool_barrier(struct kthread *t);
 
-/* Dynamic sharing of `items` among the threads of one phase: returns the next unclaimed index, or -1. A phase starts with
- * pool_claim_begin() on every thread, after the barrier that ended the phase before. */
+/* Dynamic sharing of `items` among the threads of one phase: returns the next unclaimed index, or -1. A phase starts
+ * with pool_claim_begin() on every thread, after the barrier that ended the phase before. */
 void pool_claim_begin(struct kthread *t);
 int pool_claim(struct kthread *t, int items, int chunk); /* first index of a chunk, or -1 */

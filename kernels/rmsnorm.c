@@ -3,8 +3,8 @@
 #include "kernels/matmul.h"
 #include <math.h>
 
-void rmsnorm_plain(struct kthread *t, const float *x, const int *row_of, int rows, int k, const float *weight, float eps,
-                   struct act *out)
+void rmsnorm_plain(struct kthread *t, const float *x, const int *row_of, int rows, int k, const float *weight,
+                   float eps, struct act *out)
 {
     int lo, hi;
     pool_share(t, rows, &lo, &hi);

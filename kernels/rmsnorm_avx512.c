@@ -1,5 +1,5 @@
-/* Root mean square norm. The sum of squares goes over 64 lanes in the order of k, then lanes are folded in a fixed order. Rows are dealt
- * to the threads. */
+/* Root mean square norm. The sum of squares goes over 64 lanes in the order of k, then lanes are folded in a fixed
+ * order. Rows are dealt to the threads. */
 #include "kernels/avx512.h"
 #include "kernels/vector.h"
 #include <math.h>
@@ -19,8 +19,8 @@ static float sum_of_squares(const float *x, int k)
     return fold(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
 }
 
-void rmsnorm_avx512(struct kthread *t, const float *x, const int *row_of, int rows, int k, const float *weight, float eps,
-                    struct act *out)
+void rmsnorm_avx512(struct kthread *t, const float *x, const int *row_of, int rows, int k, const float *weight,
+                    float eps, struct act *out)
 {
     int lo, hi;
     pool_share(t, rows, &lo, &hi);

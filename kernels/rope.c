@@ -1,5 +1,5 @@
-/* Rotary positions, plain: rotate q and k by the row's position (Su et al. 2021, halves of a head as pairs) and store k and v into the
- * row's page. Rows are dealt to the threads; a row writes only its own slot. */
+/* Rotary positions, plain: rotate q and k by the row's position (Su et al. 2021, halves of a head as pairs) and store k
+ * and v into the row's page. Rows are dealt to the threads; a row writes only its own slot. */
 #include "kernels/act.h"
 #include "kernels/convert.h"
 #include "kernels/kv.h"
@@ -46,11 +46,13 @@ void rope_store_plain(struct kthread *t, const struct attn *a)
         if (!seq) continue;
         int pos = seq->pos0 + row - seq->row0;
         const float *rope = a->rope + (size_t)pos * (size_t)hd;
-        for (int h = 0; h < a->heads; h++) rotate(a->q + ((size_t)row * (size_t)a->heads + (size_t)h) * (size_t)hd, hd, rope);
+        for (int h = 0; h < a->heads; h++)
+            rotate(a->q + ((size_t)row * (size_t)a->heads + (size_t)h) * (size_t)hd, hd, rope);
         for (int h = 0; h < a->kv->kv_heads; h++) {
             size_t at = ((size_t)row * (size_t)a->kv->kv_heads + (size_t)h) * (size_t)hd;
             rotate(a->k + at, hd, rope);
-            store_head(a->kv, kv_head_at(a->kv, a->layer, seq->page[pos / KV_PAGE], h), pos % KV_PAGE, a->k + at, a->v + at);
+            store_head(a->kv, kv_head_at(a->kv, a->layer, seq->page[pos / KV_PAGE], h), pos % KV_PAGE, a->k + at,
+                       a->v + at);
         }
     }
 }

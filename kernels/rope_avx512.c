@@ -1,6 +1,6 @@
-/* Rotary positions and the store of k and v into the row's page. Sixteen pairs at a time; a row's cosines and sines are taken apart once
- * for all heads. Rows are dealt to the threads. The rotation multiplies and adds separately, as the plain one does: both give the
- * same bits. */
+/* Rotary positions and the store of k and v into the row's page. Sixteen pairs at a time; a row's cosines and sines are
+ * taken apart once for all heads. Rows are dealt to the threads. The rotation multiplies and adds separately, as the
+ * plain one does: both give the same bits. */
 #include "kernels/avx512.h"
 #include "kernels/kv.h"
 #include "kernels/vector.h"
@@ -63,8 +63,10 @@ void rope_store_avx512(struct kthread *t, const struct attn *a)
         }
         for (int h = 0; h < kv_heads; h++) {
             char *head = kv_head_at(a->kv, a->layer, seq->page[pos / KV_PAGE], h);
-            if (a->kv->prec == PREC_FAST) store_bf16(head, hd, pos % KV_PAGE, k + h * hd, v + h * hd);
-            else store_f32(head, hd, pos % KV_PAGE, k + h * hd, v + h * hd);
+            if (a->kv->prec == PREC_FAST)
+                store_bf16(head, hd, pos % KV_PAGE, k + h * hd, v + h * hd);
+            else
+                store_f32(head, hd, pos % KV_PAGE, k + h * hd, v + h * hd);
         }
     }
 }

@@ -1,7 +1,7 @@
 /* silu(gate) * up, plain. Dealt to the threads in blocks of columns, because a decode step has few rows. */
+#include "kernels/swiglu.h"
 #include "kernels/act.h"
 #include "kernels/matmul.h"
-#include "kernels/swiglu.h"
 #include <math.h>
 
 void swiglu_plain(struct kthread *t, const float *gate, const float *up, int rows, int k, struct act *out)

@@ -3,4 +3,7 @@
 
 #define SWIGLU_BLOCK 256 /* columns; a multiple of GROUP */
 
-static inline int swiglu_blocks(int k) { return (k + SWIGLU_BLOCK - 1) / SWIGLU_BLOCK; }
+static inline int swiglu_blocks(int k)
+{
+    return (k + SWIGLU_BLOCK - 1) / SWIGLU_BLOCK;
+}

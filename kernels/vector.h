@@ -4,21 +4,25 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bring `bytes` to the second-level cache. Products do so with the panel after theirs: while the rows of a panel are multiplied the
- * memory would idle otherwise. */
+/* Bring `bytes` to the second-level cache. Products do so with the panel after theirs: while the rows of a panel are
+ * multiplied the memory would idle otherwise. */
 static inline void prefetch(const void *p, int bytes)
 {
     for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T1);
 }
 
 /* The first n of 16 lanes (all of them for n >= 16). */
-static inline __mmask16 lanes16(int n) { return (__mmask16)(n >= 16 ? 0xffff : (1u << n) - 1); }
+static inline __mmask16 lanes16(int n)
+{
+    return (__mmask16)(n >= 16 ? 0xffff : (1u << n) - 1);
+}
 
-/* e^x within 1 ulp of float32 (measured against float64), 0 below -104, infinity above 88.8, NaN stays: x = n ln 2 + r, e^r by its series
- * to the seventh power, |r| <= 0.347, where the next term is 5e-9. */
+/* e^x within 1 ulp of float32 (measured against float64), 0 below -104, infinity above 88.8, NaN stays: x = n ln 2 + r,
+ * e^r by its series to the seventh power, |r| <= 0.347, where the next term is 5e-9. */
 static inline __m512 exp16(__m512 x)
 {
-    x = _mm512_min_ps(_mm512_set1_ps(100), _mm512_max_ps(_mm512_set1_ps(-110), x)); /* this order of operands keeps a NaN */
+    x = _mm512_min_ps(_mm512_set1_ps(100),
+                      _mm512_max_ps(_mm512_set1_ps(-110), x)); /* this order of operands keeps a NaN */
     __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(0x1.715476p0f)), 0);
     __m512 r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0x1.62e4p-1f), x); /* ln 2 in two parts; n times the first is exact */
     r = _mm512_fmadd_ps(n, _mm512_set1_ps(-0x1.7f7d1cp-20f), r);
@@ -33,7 +37,8 @@ static inline __m512 exp16(__m512 x)
     return _mm512_scalef_ps(p, n);
 }
 
-/* Sixteen bf16 in the low halves of 32-bit lanes, rounded as bf16_of_f32() does. Not vcvtneps2bf16: that one flushes subnormals. */
+/* Sixteen bf16 in the low halves of 32-bit lanes, rounded as bf16_of_f32() does. Not vcvtneps2bf16: that one flushes
+ * subnormals. */
 static inline __m512i bf16_lanes(__m512 x)
 {
     __m512i b = _mm512_castps_si512(x), odd = _mm512_and_si512(_mm512_srli_epi32(b, 16), _mm512_set1_epi32(1));
@@ -42,7 +47,10 @@ static inline __m512i bf16_lanes(__m512 x)
     return _mm512_srli_epi32(rounded, 16);
 }
 
-static inline __m256i to_bf16(__m512 x) { return _mm512_cvtepi32_epi16(bf16_lanes(x)); }
+static inline __m256i to_bf16(__m512 x)
+{
+    return _mm512_cvtepi32_epi16(bf16_lanes(x));
+}
 
 /* Lanes l and l+8, then l+4, l+2, l+1: one order for every sum. fold4: before the last two steps. */
 static inline __m128 fold4(__m512 s)

@@ -1,8 +1,9 @@
 /* Packing of a model's matrices, once at load.
  *
- * A row of `layouts` says what a layout needs; `source_of` which one a source type goes to. Memory: most matrices of a small
- * model are smaller than a 2 MB page, so weights packed one after the other share blocks of BLOCK_BYTES, each freed with its
- * last weight. That also puts the matrices of a layer next to each other, in the order in which the step reads them.
+ * A row of `layouts` says what a layout needs; `source_of` which one a source type goes to. Memory: most matrices of a
+ * small model are smaller than a 2 MB page, so weights packed one after the other share blocks of BLOCK_BYTES, each
+ * freed with its last weight. That also puts the matrices of a layer next to each other, in the order in which the step
+ * reads them.
  *
  * Threads: packing and closing may happen on several at once (a lock guards the blocks); reading needs none. */
 #include "kernels/convert.h"
@@ -17,7 +18,7 @@
 
 static const struct {
     const char *name;
-    int block;        /* elements that share a block */
+    int block; /* elements that share a block */
     int block_bytes;
     enum layout fast, exact;
 } source_of[] = {
@@ -106,8 +107,8 @@ static int check_shape(enum tensor_type type, int n, int k, enum layout layout, 
     if (n < 1 || n > N_MAX) return err_set(e, ERR_MODEL, "a matrix with %d outputs: 1 to %d are served", n, N_MAX);
     if (k < 1 || k > K_MAX) return err_set(e, ERR_MODEL, "a matrix with %d inputs: 1 to %d are served", k, K_MAX);
     if (k % layouts[layout].unit)
-        return err_set(e, ERR_MODEL, "a %s matrix with %d inputs: they must be a multiple of %d", source_of[type].name, k,
-                       layouts[layout].unit);
+        return err_set(e, ERR_MODEL, "a %s matrix with %d inputs: they must be a multiple of %d", source_of[type].name,
+                       k, layouts[layout].unit);
     return 0;
 }
 
@@ -136,7 +137,8 @@ int weight_pack(struct weight *out, enum tensor_type type, const void *src, int 
     if (!w.data) return err_set(e, ERR_NO_MEMORY, "no memory for a matrix of %d x %d (%zu bytes)", n, k, w.bytes);
     if (pack_panels(&w, type, src, row_of)) {
         weight_close(&w);
-        return err_set(e, ERR_MODEL, "a %s matrix of %d x %d has a scale that is not finite", source_of[type].name, n, k);
+        return err_set(e, ERR_MODEL, "a %s matrix of %d x %d has a scale that is not finite", source_of[type].name, n,
+                       k);
     }
     *out = w;
     return 0;

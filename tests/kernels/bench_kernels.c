@@ -2,14 +2,15 @@
  *
  *   1. read bandwidth (1 thread, all threads) and multiplications from registers
  *   2. each shape, layout and number of rows: GB/s of weights, GFLOP/s, and the fraction of whichever bound is nearer
- *   3. a whole model's products (SmolLM2-135M: Q4_1 projections, Q8_0 head, norms and gate; no attention), rows/s, base rows and a
- *      mix of three adapters taking turns
+ *   3. a whole model's products (SmolLM2-135M: Q4_1 projections, Q8_0 head, norms and gate; no attention), rows/s, base
+ * rows and a mix of three adapters taking turns
  *   4. attention at several contexts
  *
- * Figures are medians of short runs, since other processes and the machine's own states disturb; compare ratios within one run.
+ * Figures are medians of short runs, since other processes and the machine's own states disturb; compare ratios within
+ * one run.
  *   bench_kernels [threads]   (default: all cores) */
-#include "tests/kernels/problem.h"
 #include "tests/kernels/probe.h"
+#include "tests/kernels/problem.h"
 #include "tests/kernels/shapes.h"
 #include <time.h>
 
@@ -52,7 +53,7 @@ static double time_run(struct pool *p, void (*fn)(struct kthread *t, void *arg),
 /* --- the machine --- */
 
 static struct {
-    double read1, read; /* bytes/s */
+    double read1, read;     /* bytes/s */
     double f32, bf16, int8; /* operations/s, a multiplication and an addition are two */
 } machine;
 
@@ -66,11 +67,20 @@ static void do_read(struct kthread *t, void *arg)
 
 #define PROBE_N 20000
 
-static void do_fma(struct kthread *t, void *arg) { (void)t, (void)arg, sink = probe_fma(PROBE_N); }
-static void do_bf16(struct kthread *t, void *arg) { (void)t, (void)arg, sink = probe_bf16(PROBE_N); }
-static void do_int8(struct kthread *t, void *arg) { (void)t, (void)arg, sink = probe_int8(PROBE_N); }
+static void do_fma(struct kthread *t, void *arg)
+{
+    (void)t, (void)arg, sink = probe_fma(PROBE_N);
+}
+static void do_bf16(struct kthread *t, void *arg)
+{
+    (void)t, (void)arg, sink = probe_bf16(PROBE_N);
+}
+static void do_int8(struct kthread *t, void *arg)
+{
+    (void)t, (void)arg, sink = probe_int8(PROBE_N);
+}
 
-static void measure_machine(struct pool *p)
+static void measure_machine(struct pool *p, bool json)
 {
     struct pool *one = pool_of(1);
     char *block = big_alloc(READ_BYTES);
@@ -81,8 +91,14 @@ static void measure_machine(struct pool *p)
     machine.f32 = ops * 16 / time_run(p, do_fma, NULL, 0.1);
     machine.bf16 = ops * 32 / time_run(p, do_bf16, NULL, 0.1);
     machine.int8 = ops * 64 / time_run(p, do_int8, NULL, 0.1);
-    printf("machine: read %.1f GB/s with 1 thread, %.1f with %d; f32 FMA %.0f, bf16 %.0f, int8 %.0f GFLOP/s\n", machine.read1 / 1e9,
-           machine.read / 1e9, pool_threads(p), machine.f32 / 1e9, machine.bf16 / 1e9, machine.int8 / 1e9);
+    if (json) {
+        printf("{\"read_gb_s\":%.2f,\"fma_gflop_s\":%.1f,\"bf16_gflop_s\":%.1f,\"int8_gop_s\":%.1f}\n", machine.read / 1e9,
+               machine.f32 / 1e9, machine.bf16 / 1e9, machine.int8 / 1e9);
+        return;
+    }
+    printf("machine: read %.1f GB/s with 1 thread, %.1f with %d; f32 FMA %.0f, bf16 %.0f, int8 %.0f GFLOP/s\n",
+           machine.read1 / 1e9, machine.read / 1e9, pool_threads(p), machine.f32 / 1e9, machine.bf16 / 1e9,
+           machine.int8 / 1e9);
     big_free(block, READ_BYTES);
     pool_free(one);
 }
@@ -93,7 +109,10 @@ static void do_barriers(struct kthread *t, void *arg)
     for (int i = 0; i < 1000; i++) pool_barrier(t);
 }
 
-static void do_nothing(struct kthread *t, void *arg) { (void)t, (void)arg; }
+static void do_nothing(struct kthread *t, void *arg)
+{
+    (void)t, (void)arg;
+}
 
 /* --- single products --- */
 
@@ -113,12 +132,14 @@ static void bench_product(struct pool *p, const struct shape *s, int kind, int r
     struct problem pr;
     struct seg_spec seg = {rows, 0};
     enum precision prec = KINDS[kind].prec;
-    problem_init(&pr, &(struct problem_spec){.prec = prec, .type = KINDS[kind].type, .k = s->k, .nout = 1, .n = {s->n}, .seg = &seg,
-                                             .nseg = 1});
+    problem_init(
+        &pr, &(struct problem_spec){
+                 .prec = prec, .type = KINDS[kind].type, .k = s->k, .nout = 1, .n = {s->n}, .seg = &seg, .nseg = 1});
     double t = time_run(p, run_matmul, &(struct problem_run){kernels_pick(NULL, prec), &pr.mm}, 0.02);
     double flop = 2.0 * s->n * s->k * rows / t, bytes = (double)pr.w[0].bytes / t, peak = peak_of(&pr.w[0], prec);
-    printf("%-40s %-5s %-5s m=%-4d %8.1f us %7.1f GB/s %7.0f GFLOP/s  %3.0f%% of the multipliers\n", s->name, TYPE_NAMES[KINDS[kind].type],
-           prec == PREC_FAST ? "fast" : "exact", rows, t * 1e6, bytes / 1e9, flop / 1e9, 100 * flop / peak);
+    printf("%-40s %-5s %-5s m=%-4d %8.1f us %7.1f GB/s %7.0f GFLOP/s  %3.0f%% of the multipliers\n", s->name,
+           TYPE_NAMES[KINDS[kind].type], prec == PREC_FAST ? "fast" : "exact", rows, t * 1e6, bytes / 1e9, flop / 1e9,
+           100 * flop / peak);
     problem_close(&pr);
 }
 
@@ -129,7 +150,8 @@ enum { Q, K, V, O, GATE, UP, DOWN, PROJECTIONS };
 
 static const struct {
     int n, k;
-} PROJ[PROJECTIONS] = {{HIDDEN, HIDDEN}, {KV, HIDDEN}, {KV, HIDDEN}, {HIDDEN, HIDDEN}, {MLP, HIDDEN}, {MLP, HIDDEN}, {HIDDEN, MLP}};
+} PROJ[PROJECTIONS] = {{HIDDEN, HIDDEN}, {KV, HIDDEN},  {KV, HIDDEN}, {HIDDEN, HIDDEN},
+                       {MLP, HIDDEN},    {MLP, HIDDEN}, {HIDDEN, MLP}};
 
 /* Rank of each adapter's module: rank 8 everywhere, 16 on attention, 4 on some. */
 static const int RANKS[3][PROJECTIONS] = {{8, 8, 8, 8, 8, 8, 8}, {16, 16, 16, 16, 0, 0, 0}, {4, 0, 4, 0, 0, 4, 4}};
@@ -156,7 +178,7 @@ static void make_weight(struct weight *w, enum tensor_type type, int n, int k)
     uint8_t *src = xalloc(bytes);
     for (size_t i = 0; i + 4 <= bytes; i += 4) memcpy(src + i, &(uint32_t){next_u32()}, 4);
     for (size_t i = 0; i < bytes; i += block) {
-        src[i + 1] = 0x18;                      /* about 0.002 */
+        src[i + 1] = 0x18;                     /* about 0.002 */
         if (type == T_Q4_1) src[i + 3] = 0x9c; /* about -0.004 */
     }
     if (weight_pack(w, type, src, n, k, NULL, model.prec, NULL)) abort();
@@ -188,14 +210,16 @@ static void make_model(enum precision prec)
         for (int p = 0; p < PROJECTIONS; p++) make_weight(&model.w[l][p], T_Q4_1, PROJ[p].n, PROJ[p].k);
     make_weight(&model.head, T_Q8_0, VOCAB, HIDDEN);
     for (int a = 0; a < 3; a++) make_adapter(a);
-    if (act_init(&model.x, MODEL_ROWS, HIDDEN, 0, NULL) || act_init(&model.norm, MODEL_ROWS, HIDDEN, ACT_BF16 | ACT_Q8, NULL) ||
+    if (act_init(&model.x, MODEL_ROWS, HIDDEN, 0, NULL) ||
+        act_init(&model.norm, MODEL_ROWS, HIDDEN, ACT_BF16 | ACT_Q8, NULL) ||
         act_init(&model.gated, MODEL_ROWS, MLP, ACT_BF16 | ACT_Q8, NULL))
         abort();
     fill(model.x.x, MODEL_ROWS * HIDDEN);
     size_t row = sizeof(float) * MODEL_ROWS;
     model.q = xalloc(row * HIDDEN), model.k = xalloc(row * KV), model.v = xalloc(row * KV);
     model.gate = xalloc(row * MLP), model.up = xalloc(row * MLP);
-    model.logits = xalloc(sizeof(float) * 16 * VOCAB), model.shrink = xalloc(row * 3 * 16), model.ones = xalloc(sizeof(float) * MLP);
+    model.logits = xalloc(sizeof(float) * 16 * VOCAB), model.shrink = xalloc(row * 3 * 16),
+    model.ones = xalloc(sizeof(float) * MLP);
     for (int i = 0; i < MLP; i++) model.ones[i] = 1;
 }
 
@@ -224,7 +248,11 @@ static void set_rows(int rows)
 
 static struct mm product(int layer, const struct act *in, int rows)
 {
-    return (struct mm){.in = in, .rows = rows, .lora = model.adapted ? &model.batch : NULL, .layer = layer, .shrink = model.shrink,
+    return (struct mm){.in = in,
+                       .rows = rows,
+                       .lora = model.adapted ? &model.batch : NULL,
+                       .layer = layer,
+                       .shrink = model.shrink,
                        .shrink_ld = 16};
 }
 
@@ -265,7 +293,9 @@ static void forward(struct kthread *t, void *arg)
     (void)arg;
     for (int l = 0; l < LAYERS_N; l++) layer(t, l);
     norm(t, model.head_rows);
-    struct mm head = {.in = &model.norm, .rows = model.head_rows, .nout = 1,
+    struct mm head = {.in = &model.norm,
+                      .rows = model.head_rows,
+                      .nout = 1,
                       .out = {{.w = &model.head, .y = model.logits, .ldy = VOCAB, .module = -1}}};
     model.kn->matmul(t, &head);
 }
@@ -292,12 +322,14 @@ static void bench_rows(struct pool *p, int rows, double budget)
     double t = median(base, n), adapted = median(mixed, n);
     double bytes = (double)model.head.bytes;
     for (int i = 0; i < LAYERS_N * PROJECTIONS; i++) bytes += (double)model.w[i / PROJECTIONS][i % PROJECTIONS].bytes;
-    double flop = 2.0 * rows * LAYERS_N * (2 * HIDDEN * HIDDEN + 2 * KV * HIDDEN + 3 * MLP * HIDDEN) + 2.0 * model.head_rows * VOCAB * HIDDEN;
+    double flop = 2.0 * rows * LAYERS_N * (2 * HIDDEN * HIDDEN + 2 * KV * HIDDEN + 3 * MLP * HIDDEN) +
+                  2.0 * model.head_rows * VOCAB * HIDDEN;
     double peak = model.prec == PREC_FAST ? machine.int8 : machine.f32;
-    printf("model %-5s m=%-4d base %8.0f rows/s  3 adapters %8.0f rows/s  ratio %.3f   base: %3.0f%% of the read rate, %3.0f%% of the "
+    printf("model %-5s m=%-4d base %8.0f rows/s  3 adapters %8.0f rows/s  ratio %.3f   base: %3.0f%% of the read rate, "
+           "%3.0f%% of the "
            "multipliers\n",
-           model.prec == PREC_FAST ? "fast" : "exact", rows, rows / t, rows / adapted, median(ratio, n), 100 * bytes / t / machine.read,
-           100 * flop / t / peak);
+           model.prec == PREC_FAST ? "fast" : "exact", rows, rows / t, rows / adapted, median(ratio, n),
+           100 * bytes / t / machine.read, 100 * flop / t / peak);
 }
 
 /* --- attention --- */
@@ -317,7 +349,8 @@ static void bench_attention(struct pool *p, enum precision prec, int seqs, int r
     struct attn_seq *seq = xalloc(sizeof *seq * (size_t)seqs);
     for (int i = 0; i < pages * seqs; i++) page[i] = i;
     for (int i = 0; i < seqs; i++) seq[i] = (struct attn_seq){i * rows, rows, context - rows, page + i * pages};
-    struct attn a = {.nseq = seqs, .seq = seq, .rows = seqs * rows, .heads = 9, .scale = 0.125f, .q = model.gate, .kv = &kv};
+    struct attn a = {
+        .nseq = seqs, .seq = seq, .rows = seqs * rows, .heads = 9, .scale = 0.125f, .q = model.gate, .kv = &kv};
     fill(model.gate, (size_t)(seqs * rows) * HIDDEN);
     double t = time_run(p, do_attention, &a, 0.05), pairs = (double)seqs * rows * (context - (rows - 1) / 2.0);
     double flop = pairs * 9 * 64 * 4 / t, bytes = (double)kv.page_bytes * kv.pages / t;
@@ -337,7 +370,12 @@ int main(int argc, char **argv)
         pool_free(p);
         return 0;
     }
-    measure_machine(p);
+    bool only_machine = argc > 1 && !strcmp(argv[1], "--machine");
+    measure_machine(p, only_machine);
+    if (only_machine) {
+        pool_free(p);
+        return 0;
+    }
     printf("pool of %d: run %.2f us, barrier %.3f us\n", pool_threads(p), time_run(p, do_nothing, NULL, 0.05) * 1e6,
            time_run(p, do_barriers, NULL, 0.05) * 1e3);
     for (enum precision prec = PREC_FAST; prec <= PREC_EXACT; prec++) {
@@ -352,7 +390,7 @@ int main(int argc, char **argv)
     for (int s = 0; s < SHAPES_N - 3; s++)
         for (int kind = 0; kind < 5; kind++)
             for (int rows = 1; rows <= 64; rows *= 8) bench_product(p, &SHAPES[s], kind, rows);
-    measure_machine(p);
+    measure_machine(p, false);
     pool_free(p);
     return 0;
 }

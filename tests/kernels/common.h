@@ -1,5 +1,5 @@
-/* What the kernels' tests share: seeded numbers, matrices in the source formats together with their values by the formats' own definition
- * (an oracle that shares no code with kernels/), and running an operation on a pool. */
+/* What the kernels' tests share: seeded numbers, matrices in the source formats together with their values by the
+ * formats' own definition (an oracle that shares no code with kernels/), and running an operation on a pool. */
 #pragma once
 #include "kernels/ops.h"
 #include <math.h>
@@ -8,11 +8,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
 #include <cmocka.h>
 
 static uint64_t seed_state = 1;
 
-static inline void seed(uint64_t s) { seed_state = s * 0x9e3779b97f4a7c15u + 1; }
+static inline void seed(uint64_t s)
+{
+    seed_state = s * 0x9e3779b97f4a7c15u + 1;
+}
 
 static inline uint32_t next_u32(void)
 {
@@ -22,8 +26,14 @@ static inline uint32_t next_u32(void)
     return (uint32_t)(seed_state >> 32);
 }
 
-static inline float next_float(void) { return (float)((double)next_u32() / 2147483648.0 - 1); } /* -1 .. 1 */
-static inline int next_int(int lo, int hi) { return lo + (int)(next_u32() % (uint32_t)(hi - lo + 1)); }
+static inline float next_float(void)
+{
+    return (float)((double)next_u32() / 2147483648.0 - 1);
+} /* -1 .. 1 */
+static inline int next_int(int lo, int hi)
+{
+    return lo + (int)(next_u32() % (uint32_t)(hi - lo + 1));
+}
 
 static inline void fill(float *x, size_t n)
 {
@@ -113,12 +123,15 @@ static inline struct matrix matrix_make(enum tensor_type type, int n, int k, boo
         float x = integers ? (float)next_int(-8, 8) : next_float() / 8;
         uint16_t h = type == T_F16 ? f16_near(x) : bf16_bits(bf16_near(x));
         m.value[i] = type == T_F32 ? x : type == T_F16 ? f16_value(h) : bf16_near(x);
-        if (type == T_F32) ((float *)m.src)[i] = x;
-        else ((uint16_t *)m.src)[i] = h;
+        if (type == T_F32)
+            ((float *)m.src)[i] = x;
+        else
+            ((uint16_t *)m.src)[i] = h;
     }
     for (size_t i = 0; type > T_BF16 && i < count; i += 32) {
         double d = integers ? 1 : (0.2 + fabs(next_float())) / (type == T_Q8_0 ? 512 : 64);
-        block_of_ints(&m, (uint8_t *)m.src + i / 32 * block, m.value + i, d, integers ? -3 : next_float() / 8, integers);
+        block_of_ints(&m, (uint8_t *)m.src + i / 32 * block, m.value + i, d, integers ? -3 : next_float() / 8,
+                      integers);
     }
     return m;
 }
@@ -141,7 +154,10 @@ static const struct variant VARIANTS[] = {
     {"plain", PREC_EXACT}, {"plain", PREC_FAST}, {"avx512", PREC_EXACT}, {"avx512", PREC_FAST}};
 #define VARIANTS_N 4
 
-static inline const struct kernels *variant_kernels(int i) { return kernels_pick(VARIANTS[i].table, VARIANTS[i].prec); }
+static inline const struct kernels *variant_kernels(int i)
+{
+    return kernels_pick(VARIANTS[i].table, VARIANTS[i].prec);
+}
 
 static inline void say_what_runs(void)
 {

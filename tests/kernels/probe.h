@@ -1,4 +1,5 @@
-/* What the machine itself can do, measured in the same run as the kernels: reading memory and multiplying from registers. */
+/* What the machine itself can do, measured in the same run as the kernels: reading memory and multiplying from
+ * registers. */
 #pragma once
 #include <immintrin.h>
 #include <stddef.h>

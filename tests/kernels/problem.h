@@ -1,4 +1,5 @@
-/* A matrix product with adapters to test or to time: activations, weights, a batch of segments, and the float64 answer. */
+/* A matrix product with adapters to test or to time: activations, weights, a batch of segments, and the float64 answer.
+ */
 #pragma once
 #include "tests/kernels/common.h"
 
@@ -61,7 +62,8 @@ static inline void problem_adapter(struct problem *p, const struct problem_spec 
     float *a = adapter_source((size_t)r * (size_t)p->k, type == LORA_BF16, s->integers, &ad->a);
     float *b = adapter_source((size_t)r * (size_t)p->n[o], type == LORA_BF16, s->integers, &ad->b);
     p->packed[i][o] = xalloc(lora_mod_bytes(type, r, p->n[o], p->k));
-    lora_mod_pack(&p->mods[i][MM_OUTS + o], type, p->packed[i][o], r, p->n[o], p->k, s->integers ? 2 : 0.75f, T_F32, a, b, NULL);
+    lora_mod_pack(&p->mods[i][MM_OUTS + o], type, p->packed[i][o], r, p->n[o], p->k, s->integers ? 2 : 0.75f, T_F32, a,
+                  b, NULL);
     free(a);
     free(b);
 }
@@ -88,7 +90,8 @@ static inline void act_by_rmsnorm(struct kthread *t, void *arg)
     kernels_pick("plain", PREC_FAST)->rmsnorm(t, p->in.x, NULL, p->rows, p->k, ones, 1e-6f, &p->in);
 }
 
-/* Integers with a largest magnitude of 127 in each group survive every rounding; the integer forms are then the values themselves. */
+/* Integers with a largest magnitude of 127 in each group survive every rounding; the integer forms are then the values
+ * themselves. */
 static inline void integer_rows(struct problem *p)
 {
     for (int i = 0; i < p->rows * p->k; i++) {
@@ -112,7 +115,13 @@ static inline void problem_init(struct problem *p, const struct problem_spec *s)
     p->batch.seg = p->seg;
     p->batch.modules = MM_OUTS;
     p->shrink = xalloc(sizeof(float) * MM_OUTS * (size_t)p->rows * RANK_MAX);
-    p->mm = (struct mm){.in = &p->in, .rows = p->rows, .nout = s->nout, .lora = &p->batch, .layer = 1, .shrink = p->shrink, .shrink_ld = RANK_MAX};
+    p->mm = (struct mm){.in = &p->in,
+                        .rows = p->rows,
+                        .nout = s->nout,
+                        .lora = &p->batch,
+                        .layer = 1,
+                        .shrink = p->shrink,
+                        .shrink_ld = RANK_MAX};
     for (int o = 0; o < s->nout; o++) {
         p->m[o] = matrix_make(s->type, s->n[o], s->k, s->integers);
         if (weight_pack(&p->w[o], s->type, p->m[o].src, s->n[o], s->k, NULL, s->prec, NULL)) abort();
@@ -121,7 +130,8 @@ static inline void problem_init(struct problem *p, const struct problem_spec *s)
             p->m[o].value[i] = bf16_near((float)p->m[o].value[i]);
         size_t cells = (size_t)p->rows * (size_t)p->ldy[o];
         p->y[o] = xalloc(cells * 4), p->y0[o] = xalloc(cells * 4), p->bias[o] = xalloc((size_t)s->n[o] * 4);
-        for (size_t i = 0; i < cells; i++) p->y0[o][i] = s->add ? (s->integers ? (float)next_int(-50, 50) : next_float()) : NAN;
+        for (size_t i = 0; i < cells; i++)
+            p->y0[o][i] = s->add ? (s->integers ? (float)next_int(-50, 50) : next_float()) : NAN;
         for (int i = 0; i < s->n[o]; i++) p->bias[o][i] = s->integers ? (float)next_int(-50, 50) : next_float();
         p->mm.out[o] = (struct mm_out){&p->w[o], p->y[o], p->ldy[o], s->add, s->bias ? p->bias[o] : NULL, o};
     }
@@ -200,7 +210,8 @@ static inline void problem_answer(const struct problem *p, int o, int row, doubl
         const double *w = p->m[o].value + (size_t)i * (size_t)k;
         double sum = 0;
         for (int c = 0; c < k; c++) sum += w[c] * x[c];
-        for (int j = 0; mod && j < mod->r; j++) sum += p->adapter[s][o].b[(size_t)i * (size_t)mod->r + (size_t)j] * v[j];
+        for (int j = 0; mod && j < mod->r; j++)
+            sum += p->adapter[s][o].b[(size_t)i * (size_t)mod->r + (size_t)j] * v[j];
         if (p->mm.out[o].bias) sum += p->bias[o][i];
         if (p->mm.out[o].add) sum += p->y0[o][(size_t)row * (size_t)p->ldy[o] + (size_t)i];
         y[i] = sum;

@@ -1,5 +1,5 @@
-/* Rotary positions, the KV cache and attention: against float64, bit for bit however a prompt is cut and whoever shares the step, and blind
- * to slots and pages that a row does not see. */
+/* Rotary positions, the KV cache and attention: against float64, bit for bit however a prompt is cut and whoever shares
+ * the step, and blind to slots and pages that a row does not see. */
 #include "tests/kernels/common.h"
 
 #define PAGES 64
@@ -10,16 +10,16 @@ struct heads {
     int heads, kv_heads, head_dim;
 };
 
-static const struct heads HEADS[] = {{9, 3, 64}, {4, 4, 80}, {8, 1, 96}, {6, 2, 128}, {4, 1, 256}, {3, 3, 24}, {40, 1, 32}};
+static const struct heads HEADS[] = {{9, 3, 64},  {4, 4, 80}, {8, 1, 96}, {6, 2, 128},
+                                     {4, 1, 256}, {3, 3, 24}, {40, 1, 32}};
 #define HEADS_N ((int)(sizeof HEADS / sizeof *HEADS))
-
 
 struct problem {
     struct heads h;
     enum precision prec;
     struct kv_cache kv;
-    float *rope;          /* [POSITIONS][head_dim/2][2] */
-    float *q, *k, *v;     /* of whole sequences: [POSITIONS][...] before rotation */
+    float *rope;      /* [POSITIONS][head_dim/2][2] */
+    float *q, *k, *v; /* of whole sequences: [POSITIONS][...] before rotation */
     int page[PAGES];
 };
 
@@ -27,7 +27,8 @@ static void problem_init(struct problem *p, struct heads h, enum precision prec)
 {
     size_t hd = (size_t)h.head_dim;
     *p = (struct problem){.h = h, .prec = prec};
-    p->kv = (struct kv_cache){prec, LAYERS, h.kv_heads, h.head_dim, PAGES, kv_page_bytes(prec, h.kv_heads, h.head_dim), NULL};
+    p->kv = (struct kv_cache){prec, LAYERS, h.kv_heads, h.head_dim, PAGES, kv_page_bytes(prec, h.kv_heads, h.head_dim),
+                              NULL};
     p->kv.base = xalloc(LAYERS * PAGES * p->kv.page_bytes);
     p->rope = xalloc(POSITIONS * hd * 4);
     for (int pos = 0; pos < POSITIONS; pos++)
@@ -55,7 +56,10 @@ static void problem_close(struct problem *p)
 }
 
 /* Unused memory is NaN, in both formats. */
-static void poison_cache(struct problem *p) { memset(p->kv.base, 0xff, LAYERS * PAGES * p->kv.page_bytes); }
+static void poison_cache(struct problem *p)
+{
+    memset(p->kv.base, 0xff, LAYERS * PAGES * p->kv.page_bytes);
+}
 
 struct step {
     const struct kernels *kn;
@@ -98,11 +102,15 @@ static double rotated(const struct problem *p, const float *x, int pos, int d)
 {
     int half = p->h.head_dim / 2, i = d % half;
     const float *cs = p->rope + ((size_t)pos * (size_t)half + (size_t)i) * 2;
-    return d < half ? (double)x[i] * cs[0] - (double)x[i + half] * cs[1] : (double)x[i + half] * cs[0] + (double)x[i] * cs[1];
+    return d < half ? (double)x[i] * cs[0] - (double)x[i + half] * cs[1]
+                    : (double)x[i + half] * cs[0] + (double)x[i] * cs[1];
 }
 
 /* K or V of a position as the cache holds it. */
-static double cached(const struct problem *p, double x) { return p->prec == PREC_FAST ? bf16_near((float)x) : x; }
+static double cached(const struct problem *p, double x)
+{
+    return p->prec == PREC_FAST ? bf16_near((float)x) : x;
+}
 
 static void answer(const struct problem *p, int pos, int h, double *out)
 {
@@ -120,7 +128,8 @@ static void answer(const struct problem *p, int pos, int h, double *out)
     for (int d = 0; d < hd; d++) out[d] = 0;
     for (int t = 0; t <= pos; t++)
         for (int d = 0; d < hd; d++)
-            out[d] += s[t] / sum * cached(p, p->v[((size_t)t * (size_t)p->h.kv_heads + (size_t)kvh) * (size_t)hd + (size_t)d]);
+            out[d] += s[t] / sum *
+                      cached(p, p->v[((size_t)t * (size_t)p->h.kv_heads + (size_t)kvh) * (size_t)hd + (size_t)d]);
 }
 
 static double distance(const struct problem *p, int pos, int h, const float *out)
@@ -136,7 +145,10 @@ static double distance(const struct problem *p, int pos, int h, const float *out
 }
 
 /* In FAST a table may round q and the exponentials to bf16 (2^-9 each) or not. */
-static double tolerance(enum precision prec) { return prec == PREC_FAST ? 4e-3 : 1e-5; }
+static double tolerance(enum precision prec)
+{
+    return prec == PREC_FAST ? 4e-3 : 1e-5;
+}
 
 static void every_head_shape_agrees_with_float64(void **state)
 {
@@ -154,7 +166,8 @@ static void every_head_shape_agrees_with_float64(void **state)
             for (int pos = 0; pos < 150; pos += pos < 20 ? 1 : 13)
                 for (int h = 0; h < HEADS[i].heads; h += 1 + HEADS[i].heads / 4) {
                     double error = distance(&p, pos, h, out);
-                    if (!(error < tolerance(p.prec))) fail_msg("%s heads row %d: position %d head %d off by %g", kn->name, i, pos, h, error);
+                    if (!(error < tolerance(p.prec)))
+                        fail_msg("%s heads row %d: position %d head %d off by %g", kn->name, i, pos, h, error);
                 }
             free(out);
             problem_close(&p);

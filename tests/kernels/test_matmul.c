@@ -1,5 +1,5 @@
-/* Matrix products with adapters: against float64 on the same rounded inputs, exactly on integers, bit for bit whatever the batch, and
- * blind to what they must not read. Every table that the processor runs takes every test. */
+/* Matrix products with adapters: against float64 on the same rounded inputs, exactly on integers, bit for bit whatever
+ * the batch, and blind to what they must not read. Every table that the processor runs takes every test. */
 #include "tests/kernels/problem.h"
 #include "tests/kernels/shapes.h"
 
@@ -17,7 +17,9 @@ static const struct {
     {"base first and last", {{2, 0}, {3, 8}, {1, 0}}, 3},
     {"first and last adapted", {{1, 1}, {3, 0}, {2, 12}}, 3},
     {"one segment of 70", {{70, 16}}, 1},
-    {"every rank", {{1, 1}, {2, 4}, {3, 8}, {1, 12}, {5, 16}, {2, 24}, {9, 64}, {4, 100}, {1, 256}, {2, 0}, {3, 7}, {1, 512}}, 12},
+    {"every rank",
+     {{1, 1}, {2, 4}, {3, 8}, {1, 12}, {5, 16}, {2, 24}, {9, 64}, {4, 100}, {1, 256}, {2, 0}, {3, 7}, {1, 512}},
+     12},
     {"segments across a block's edge", {{60, 8}, {9, 0}, {70, 24}}, 3},
 };
 
@@ -42,7 +44,8 @@ static void check(const struct problem *p, const char *what, const char *table)
             if (!(error < TOLERANCE)) fail_msg("%s, %s: output %d row %d is off by %g", what, table, o, row, error);
             diff += row_diff, norm += row_norm;
         }
-        if (!(sqrt(diff / norm) < TOLERANCE)) fail_msg("%s, %s: output %d is off by %g", what, table, o, sqrt(diff / norm));
+        if (!(sqrt(diff / norm) < TOLERANCE))
+            fail_msg("%s, %s: output %d is off by %g", what, table, o, sqrt(diff / norm));
     }
 }
 
@@ -58,8 +61,14 @@ static void check_shape(int shape, int turn)
             if (VARIANTS[v].table[0] == 'p' && (double)s->n * s->k * batch_rows(b) > 1e7) continue;
             struct problem p;
             seed((uint64_t)(shape * 100 + turn * 10 + (int)type));
-            problem_init(&p, &(struct problem_spec){.prec = VARIANTS[v].prec, .type = type, .k = s->k, .nout = 1, .n = {s->n},
-                                                    .seg = BATCHES[b].seg, .nseg = BATCHES[b].nseg, .adapted = 1});
+            problem_init(&p, &(struct problem_spec){.prec = VARIANTS[v].prec,
+                                                    .type = type,
+                                                    .k = s->k,
+                                                    .nout = 1,
+                                                    .n = {s->n},
+                                                    .seg = BATCHES[b].seg,
+                                                    .nseg = BATCHES[b].nseg,
+                                                    .adapted = 1});
             problem_run(&p, kn, 2);
             check(&p, s->name, kn->name);
             problem_close(&p);
@@ -82,17 +91,24 @@ static void three_outputs_share_one_pass_with_bias_and_residual(void **state)
             if (!kn) continue;
             struct problem p;
             seed(adapted);
-            problem_init(&p, &(struct problem_spec){.prec = VARIANTS[v].prec, .type = adapted % 2 ? T_Q4_1 : T_Q8_0, .k = 192, .nout = 3,
-                                                    .n = {96, 33, 70}, .seg = BATCHES[6].seg, .nseg = BATCHES[6].nseg,
-                                                    .adapted = adapted, .add = adapted & 1, .bias = adapted & 2});
+            problem_init(&p, &(struct problem_spec){.prec = VARIANTS[v].prec,
+                                                    .type = adapted % 2 ? T_Q4_1 : T_Q8_0,
+                                                    .k = 192,
+                                                    .nout = 3,
+                                                    .n = {96, 33, 70},
+                                                    .seg = BATCHES[6].seg,
+                                                    .nseg = BATCHES[6].nseg,
+                                                    .adapted = adapted,
+                                                    .add = adapted & 1,
+                                                    .bias = adapted & 2});
             problem_run(&p, kn, 3);
             check(&p, "q, k, v", kn->name);
             problem_close(&p);
         }
 }
 
-/* Small integers in, so every product and sum is an integer that float32 holds: any order gives the same, and only a wrong index, a lost
- * or a doubled term can differ. */
+/* Small integers in, so every product and sum is an integer that float32 holds: any order gives the same, and only a
+ * wrong index, a lost or a doubled term can differ. */
 static void integers_come_out_exactly(void **state)
 {
     (void)state;
@@ -103,9 +119,17 @@ static void integers_come_out_exactly(void **state)
                 if (!kn) continue;
                 struct problem p;
                 seed((uint64_t)b);
-                problem_init(&p, &(struct problem_spec){.prec = VARIANTS[v].prec, .type = type, .k = 160, .nout = 2, .n = {75, 64},
-                                                        .seg = BATCHES[b].seg, .nseg = BATCHES[b].nseg, .adapted = 1, .add = true,
-                                                        .bias = true, .integers = true});
+                problem_init(&p, &(struct problem_spec){.prec = VARIANTS[v].prec,
+                                                        .type = type,
+                                                        .k = 160,
+                                                        .nout = 2,
+                                                        .n = {75, 64},
+                                                        .seg = BATCHES[b].seg,
+                                                        .nseg = BATCHES[b].nseg,
+                                                        .adapted = 1,
+                                                        .add = true,
+                                                        .bias = true,
+                                                        .integers = true});
                 problem_run(&p, kn, 2);
                 double want[75];
                 for (int o = 0; o < 2; o++)
@@ -161,8 +185,15 @@ static void a_row_has_the_same_bits_alone_and_in_any_batch_on_any_threads(void *
                 if (!kn || (VARIANTS[v].table[0] == 'p' && b > 4)) continue;
                 struct problem p;
                 seed((uint64_t)b);
-                problem_init(&p, &(struct problem_spec){.prec = VARIANTS[v].prec, .type = type, .k = 576, .nout = 1, .n = {75},
-                                                        .seg = BATCHES[b].seg, .nseg = BATCHES[b].nseg, .adapted = 1, .add = true});
+                problem_init(&p, &(struct problem_spec){.prec = VARIANTS[v].prec,
+                                                        .type = type,
+                                                        .k = 576,
+                                                        .nout = 1,
+                                                        .n = {75},
+                                                        .seg = BATCHES[b].seg,
+                                                        .nseg = BATCHES[b].nseg,
+                                                        .adapted = 1,
+                                                        .add = true});
                 problem_run(&p, kn, 1);
                 check_alone(&p, kn);
                 size_t bytes = (size_t)p.rows * (size_t)p.ldy[0] * 4;
@@ -177,8 +208,8 @@ static void a_row_has_the_same_bits_alone_and_in_any_batch_on_any_threads(void *
             }
 }
 
-/* Everything that a product of `keep` rows must not touch is NaN: rows behind, the scratch, other layers' and other outputs' modules, the
- * adapter of the neighbours. */
+/* Everything that a product of `keep` rows must not touch is NaN: rows behind, the scratch, other layers' and other
+ * outputs' modules, the adapter of the neighbours. */
 static void poison(struct problem *p, int keep)
 {
     size_t from = (size_t)keep * (size_t)p->k, all = (size_t)p->in.rows_max * (size_t)p->in.k_max;
@@ -187,7 +218,8 @@ static void poison(struct problem *p, int keep)
     static float nan_block[4096];
     for (int i = 0; i < 4096; i++) nan_block[i] = NAN;
     for (int s = 0; s < p->batch.nseg; s++)
-        for (int m = 0; m < MM_OUTS; m++) p->mods[s][m] = (struct lora_mod){1, NAN, nan_block, nan_block}; /* the other layer */
+        for (int m = 0; m < MM_OUTS; m++)
+            p->mods[s][m] = (struct lora_mod){1, NAN, nan_block, nan_block}; /* the other layer */
 }
 
 static void nothing_is_read_that_does_not_belong_to_the_row(void **state)
@@ -200,16 +232,24 @@ static void nothing_is_read_that_does_not_belong_to_the_row(void **state)
             if (!kn) continue;
             struct problem p;
             seed(type);
-            problem_init(&p, &(struct problem_spec){.prec = VARIANTS[v].prec, .type = type, .k = 96, .nout = 2, .n = {75, 40}, .seg = seg,
-                                                    .nseg = 4, .adapted = 1});
+            problem_init(&p, &(struct problem_spec){.prec = VARIANTS[v].prec,
+                                                    .type = type,
+                                                    .k = 96,
+                                                    .nout = 2,
+                                                    .n = {75, 40},
+                                                    .seg = seg,
+                                                    .nseg = 4,
+                                                    .adapted = 1});
             poison(&p, 5);
             p.rows = p.mm.rows = 5; /* the last segment is not in the batch */
             p.batch.nseg = 2;
             p.mods[1][MM_OUTS].scale = NAN; /* rows 3 and 4 have a broken adapter */
             problem_run(&p, kn, 2);
             for (int row = 0; row < 5; row++) {
-                if (row < 3) assert_true(problem_error(&p, 0, row) < TOLERANCE);
-                else assert_true(isnan(p.y[0][row * p.ldy[0]]));
+                if (row < 3)
+                    assert_true(problem_error(&p, 0, row) < TOLERANCE);
+                else
+                    assert_true(isnan(p.y[0][row * p.ldy[0]]));
                 assert_true(problem_error(&p, 1, row) < TOLERANCE);
                 for (int o = 0; o < 2; o++) /* nothing is written behind a row's outputs either */
                     for (int i = p.n[o]; i < p.ldy[o]; i++) assert_true(isnan(p.y[o][row * p.ldy[o] + i]));
@@ -238,12 +278,20 @@ static void adapters_pack_from_every_float_format_in_the_order_asked_for(void **
             for (int i = 0; i < K; i++) in.x[i] = (float)(i + 1), in.bf16[i] = bf16_bits(in.x[i]);
             struct weight w;
             float zero[N * K] = {0}, y[N], scratch[16];
-            assert_int_equal(weight_pack(&w, T_F32, zero, N, K, NULL, type == LORA_BF16 ? PREC_FAST : PREC_EXACT, NULL), 0);
+            assert_int_equal(weight_pack(&w, T_F32, zero, N, K, NULL, type == LORA_BF16 ? PREC_FAST : PREC_EXACT, NULL),
+                             0);
             struct lora_seg seg = {0, 1, &m};
             struct lora_batch batch = {.nseg = 1, .seg = &seg, .modules = 1};
-            struct mm mm = {.in = &in, .rows = 1, .nout = 1, .out = {{.w = &w, .y = y, .ldy = N}}, .lora = &batch, .shrink = scratch, .shrink_ld = lora_rank_pad(R)};
+            struct mm mm = {.in = &in,
+                            .rows = 1,
+                            .nout = 1,
+                            .out = {{.w = &w, .y = y, .ldy = N}},
+                            .lora = &batch,
+                            .shrink = scratch,
+                            .shrink_ld = lora_rank_pad(R)};
             struct pool *pool = pool_of(2);
-            pool_run(pool, run_matmul, &(struct problem_run){kernels_pick(NULL, type == LORA_BF16 ? PREC_FAST : PREC_EXACT), &mm});
+            pool_run(pool, run_matmul,
+                     &(struct problem_run){kernels_pick(NULL, type == LORA_BF16 ? PREC_FAST : PREC_EXACT), &mm});
             for (int i = 0; i < N; i++) {
                 double want = 0;
                 for (int j = 0; j < R; j++)

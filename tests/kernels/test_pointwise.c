@@ -1,4 +1,5 @@
-/* Norm, gate, embedding and the rounding of activations: against float64 and each other, for lengths that are no multiple of anything. */
+/* Norm, gate, embedding and the rounding of activations: against float64 and each other, for lengths that are no
+ * multiple of anything. */
 #include "tests/kernels/common.h"
 
 #define ROWS 7
@@ -72,7 +73,13 @@ static void the_norm_agrees_with_float64_for_any_length(void **state)
             fill(x, ROWS * (size_t)k);
             fill(w, (size_t)k);
             assert_int_equal(act_init(&out, ROWS, (k + 31) / 32 * 32, ACT_BF16 | ACT_Q8, NULL), 0);
-            struct job j = {.kn = variant_kernels(v), .x = x, .y = w, .row_of = l % 2 ? row_of : NULL, .rows = ROWS, .k = k, .out = &out};
+            struct job j = {.kn = variant_kernels(v),
+                            .x = x,
+                            .y = w,
+                            .row_of = l % 2 ? row_of : NULL,
+                            .rows = ROWS,
+                            .k = k,
+                            .out = &out};
             if (j.kn) run(do_rmsnorm, &j, 1 + l % 3);
             for (int r = 0; j.kn && r < ROWS; r++) {
                 const float *in = x + (l % 2 ? row_of[r] : r) * k;
@@ -90,7 +97,8 @@ static void the_norm_agrees_with_float64_for_any_length(void **state)
         }
 }
 
-/* Every size of argument, both tails included: within 4 ulp of float32 (two for the exponential, the rest for division and products). */
+/* Every size of argument, both tails included: within 4 ulp of float32 (two for the exponential, the rest for division
+ * and products). */
 static void the_gate_agrees_with_float64_from_tail_to_tail(void **state)
 {
     (void)state;
@@ -129,8 +137,10 @@ static void extreme_gates_give_the_limits(void **state)
         struct job j = {.kn = variant_kernels(v), .x = gate, .y = up, .rows = 1, .k = 32, .out = &out};
         if (j.kn) {
             run(do_swiglu, &j, 1);
-            assert_true(fabsf(out.x[0]) < 1e-30f && fabsf(out.x[1]) < 1e-30f && fabsf(out.x[2]) < 1e-30f && out.x[3] == 200);
-            assert_true(out.x[4] == 3e38f && fabsf(out.x[5]) < 1e-30f && isinf(out.x[6]) && isnan(out.x[7]) && out.x[8] == 0);
+            assert_true(fabsf(out.x[0]) < 1e-30f && fabsf(out.x[1]) < 1e-30f && fabsf(out.x[2]) < 1e-30f &&
+                        out.x[3] == 200);
+            assert_true(out.x[4] == 3e38f && fabsf(out.x[5]) < 1e-30f && isinf(out.x[6]) && isnan(out.x[7]) &&
+                        out.x[8] == 0);
             assert_true(!isfinite(out.q8_scale[0])); /* the row's product will show it */
         }
         act_close(&out);

@@ -1,4 +1,5 @@
-/* The pool: every thread runs, barriers hold, claims hand out every item once, also when there are more threads than cores. */
+/* The pool: every thread runs, barriers hold, claims hand out every item once, also when there are more threads than
+ * cores. */
 #include "tests/kernels/common.h"
 #include <time.h>
 

@@ -1,4 +1,5 @@
-/* Packing: every source format comes back as the values that its definition gives, in every layout; what cannot be packed is refused. */
+/* Packing: every source format comes back as the values that its definition gives, in every layout; what cannot be
+ * packed is refused. */
 #include "tests/kernels/common.h"
 #include "tests/kernels/shapes.h"
 
@@ -13,8 +14,7 @@ static void check_pack(const struct matrix *m, enum precision prec, const int *r
     for (int i = 0; i < m->n; i++) {
         weight_row(&w, i, row);
         const double *want = m->value + (size_t)(row_of ? row_of[i] : i) * (size_t)m->k;
-        for (int c = 0; c < m->k; c++)
-            assert_true(row[c] == (rounds ? bf16_near((float)want[c]) : (float)want[c]));
+        for (int c = 0; c < m->k; c++) assert_true(row[c] == (rounds ? bf16_near((float)want[c]) : (float)want[c]));
     }
     free(row);
     weight_close(&w);
@@ -69,7 +69,8 @@ static void every_f16_scale_is_exact_or_refused(void **state)
         float row[32];
         double d = f16_value((uint16_t)bits);
         weight_row(&w, 0, row);
-        assert_true(row[0] == (float)(d * -8) && row[16] == (float)(d * 1) && row[1] == (float)(d * 7) && row[17] == (float)(d * -8));
+        assert_true(row[0] == (float)(d * -8) && row[16] == (float)(d * 1) && row[1] == (float)(d * 7) &&
+                    row[17] == (float)(d * -8));
         weight_close(&w);
     }
     weight_close(&first);
@@ -81,7 +82,8 @@ static void shapes_that_no_layout_holds_are_refused(void **state)
     static const struct {
         enum tensor_type type;
         int n, k;
-    } bad[] = {{T_Q8_0, 4, 33}, {T_Q4_1, 4, 16}, {T_Q4_0, 4, 0}, {T_F32, 4, 3}, {T_BF16, 0, 4}, {T_F16, -1, 4}, {T_F32, 4, 1 << 21}};
+    } bad[] = {{T_Q8_0, 4, 33}, {T_Q4_1, 4, 16}, {T_Q4_0, 4, 0},     {T_F32, 4, 3},
+               {T_BF16, 0, 4},  {T_F16, -1, 4},  {T_F32, 4, 1 << 21}};
     char src[256] = {0};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         struct weight w = {.n = 7};
@@ -129,7 +131,8 @@ static void vectors_convert_from_every_float_format(void **state)
     const uint16_t f16[] = {0x0001, 0x83ff, 0x0400, 0x7bff, 0x7c00, 0x8000};
     float out[6];
     tensor_to_f32(T_F16, f16, 6, out);
-    assert_true(out[0] == 0x1p-24f && out[1] == -1023 * 0x1p-24f && out[2] == 0x1p-14f && out[3] == 65504 && isinf(out[4]));
+    assert_true(out[0] == 0x1p-24f && out[1] == -1023 * 0x1p-24f && out[2] == 0x1p-14f && out[3] == 65504 &&
+                isinf(out[4]));
     assert_true(out[5] == 0 && signbit(out[5]));
 }
 
