@@ -28,6 +28,7 @@ enum vtype { V_UNDEF, V_NONE, V_BOOL, V_INT, V_FLOAT, V_STR, V_LIST, V_TUPLE, V_
 
 struct val {
     enum vtype t;
+    bool safe; /* a string that went through |safe or |escape: + escapes what is joined to it, as MarkupSafe does */
     size_t n; /* bytes of a string (or of an undefined thing's name), elements, pairs */
     union {
         bool b;
@@ -204,6 +205,7 @@ struct run {
     int64_t steps;
     int depth, line;
     enum { GO, BREAK, CONTINUE } flow;
+    bool copy_json;  /* val_from_json() copies the strings, for JSON that goes before the run ends */
     struct val hole; /* what a block's filters are applied to */
     const char *n_loop, *n_caller, *n_varargs, *n_kwargs; /* NULL where the template doesn't use the name */
 };
@@ -268,6 +270,7 @@ int val_get(struct run *r, const struct val *dict, const struct val *key, const 
 int val_list(struct run *r, const struct val *v, const struct val **items, size_t *n); /* what iterating gives */
 int val_length(struct run *r, const struct val *v, size_t *n);
 int val_from_json(struct run *r, const json_t *j, int depth, struct val *out);
+int val_escape(struct run *r, const struct val *v, struct val *out); /* & < > " ' of a string for HTML */
 int val_call_text(struct run *r, const struct val *v, struct val *out); /* str(v) as a V_STR */
 
 struct json_style {

@@ -1,7 +1,7 @@
 /* Filters on texts and single values. Those on lists are in jinja_filter_list.c.
  *
  * Rows of a table with Jinja's parameter names; what a filter has in common with a string's method is that method. tojson is Hugging Face's:
- * json.dumps without escaping HTML and with non-ASCII characters as they are. There is no autoescaping, so |safe changes nothing. Source:
+ * json.dumps without escaping HTML and with non-ASCII characters as they are. There is no autoescaping; |safe matters to + alone. Source:
  * Jinja 3's template designer documentation, "List of Builtin Filters". */
 #include "engine/jinja.h"
 #include "engine/tokenizer_utf8.h"
@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define FROM_JSON_MAX (64 << 10)
 
 /* A string's method on str(self). */
 static int by_method(struct run *r, const char *name, const struct val *self, const struct args *a, struct val *out)
@@ -69,23 +71,21 @@ static int f_length(struct run *r, const struct val *self, const struct args *a,
 static int f_safe(struct run *r, const struct val *self, const struct args *a, struct val *out)
 {
     (void)a;
-    return val_call_text(r, self, out);
+    if (val_call_text(r, self, out)) return -1;
+    out->safe = true;
+    return 0;
+}
+
+static int f_forceescape(struct run *r, const struct val *self, const struct args *a, struct val *out)
+{
+    struct val s;
+    (void)a;
+    return val_call_text(r, self, &s) || val_escape(r, &s, out) ? -1 : 0;
 }
 
 static int f_escape(struct run *r, const struct val *self, const struct args *a, struct val *out)
 {
-    static const char from[] = "&<>\"'";
-    static const char *const to[] = {"&amp;", "&lt;", "&gt;", "&#34;", "&#39;"};
-    struct val s;
-    struct text t = {0};
-    (void)a;
-    if (val_call_text(r, self, &s)) return -1;
-    for (size_t i = 0; i < s.n; i++) {
-        const char *k = s.s[i] ? strchr(from, s.s[i]) : NULL;
-        if (k ? text_add(r, &t, to[k - from], strlen(to[k - from])) : text_add(r, &t, s.s + i, 1)) return -1;
-    }
-    *out = text_val(&t);
-    return 0;
+    return self->t == V_STR && self->safe ? f_safe(r, self, a, out) : f_forceescape(r, self, a, out);
 }
 
 /* --- lines and words --- */
@@ -282,6 +282,22 @@ static int f_tojson(struct run *r, const struct val *self, const struct args *a,
     return 0;
 }
 
+/* llama.cpp's, which some published templates call on the arguments of a tool call. */
+static int f_from_json(struct run *r, const struct val *self, const struct args *a, struct val *out)
+{
+    json_error_t je;
+    (void)a;
+    if (self->t != V_STR) return run_fail(r, "the JSON object must be str, not %s", val_type(self));
+    if (self->n > FROM_JSON_MAX) return run_fail(r, "%zu bytes of JSON, at most %d are read", self->n, FROM_JSON_MAX);
+    json_t *j = json_loadb(self->s, self->n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &je);
+    if (!j) return run_fail(r, "not JSON: %.100s", je.text);
+    r->copy_json = true;
+    int rc = val_from_json(r, j, 0, out);
+    r->copy_json = false;
+    json_decref(j);
+    return rc;
+}
+
 static int f_format(struct run *r, const struct val *self, const struct args *a, struct val *out)
 {
     struct val s, with = v_items(V_TUPLE, a->pos, (size_t)a->npos);
@@ -316,7 +332,7 @@ const struct builtin jinja_text_filters[] = {
     {"safe", f_safe, "", 0},
     {"escape", f_escape, "", 0},
     {"e", f_escape, "", 0},
-    {"forceescape", f_escape, "", 0},
+    {"forceescape", f_forceescape, "", 0},
     {"indent", f_indent, "width first blank", 0},
     {"wordcount", f_wordcount, "", 0},
     {"truncate", f_truncate, "length killwords end leeway", 0},
@@ -326,6 +342,7 @@ const struct builtin jinja_text_filters[] = {
     {"int", f_int, "default base", 0},
     {"float", f_float, "default", 0},
     {"tojson", f_tojson, "ensure_ascii indent separators sort_keys", 0},
+    {"from_json", f_from_json, "", 0},
     {"format", f_format, "*", 0},
     {"attr", f_attr, "name", 1},
     {0},

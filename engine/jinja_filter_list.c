@@ -231,7 +231,13 @@ static int f_batch(struct run *r, const struct val *self, const struct args *a, 
     return 0;
 }
 
-/* --- map, select and reject --- */
+/* --- map, select and reject: of None and whatever else is false they make nothing --- */
+
+static int list_if_true(struct run *r, const struct val *v, const struct val **items, size_t *n)
+{
+    struct val none = v_undef("", 0);
+    return val_list(r, val_true(v) ? v : &none, items, n);
+}
 
 static struct args rest_of(const struct args *a, int from)
 {
@@ -261,7 +267,7 @@ static int f_map(struct run *r, const struct val *self, const struct args *a, st
 {
     const struct val *items;
     size_t n;
-    if (val_list(r, self, &items, &n)) return -1;
+    if (list_if_true(r, self, &items, &n)) return -1;
     struct val *o = run_alloc(r, (n + 1) * sizeof *o);
     if (!o || (arg_named(a, "attribute") ? map_attribute(r, items, n, a, o) : map_filter(r, items, n, a, o))) return -1;
     *out = v_items(V_LIST, o, n);
@@ -277,7 +283,7 @@ static int choose(struct run *r, const struct val *self, const struct args *a, b
     size_t n, kept = 0;
     if (name && !b) return run_fail(r, "no test of that name");
     if (by_attr && !path) return run_fail(r, "selectattr needs an attribute");
-    if (val_list(r, self, &items, &n)) return -1;
+    if (list_if_true(r, self, &items, &n)) return -1;
     struct val *o = run_alloc(r, (n + 1) * sizeof *o), v, is;
     if (!o) return -1;
     for (size_t i = 0; i < n; i++) {

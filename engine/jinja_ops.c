@@ -62,12 +62,18 @@ static int float_op(struct run *r, enum tok op, double a, double b, struct val *
 
 static int join_strings(struct run *r, const struct val *a, const struct val *b, struct val *out)
 {
+    struct val plain;
+    if (a->safe != b->safe) {
+        if (val_escape(r, a->safe ? b : a, &plain)) return -1;
+        return a->safe ? join_strings(r, a, &plain, out) : join_strings(r, &plain, b, out);
+    }
     if (a->n + b->n > JINJA_OUTPUT_MAX) return run_fail(r, "a text grows beyond %u bytes", JINJA_OUTPUT_MAX);
     char *s = run_alloc(r, a->n + b->n + 1);
     if (!s) return -1;
     if (a->n) memcpy(s, a->s, a->n);
     if (b->n) memcpy(s + a->n, b->s, b->n);
     *out = v_str(s, a->n + b->n);
+    out->safe = a->safe;
     return 0;
 }
 

@@ -244,7 +244,30 @@ int val_call_text(struct run *r, const struct val *v, struct val *out)
     return 0;
 }
 
-/* --- from JSON: strings are borrowed from it, it outlives the run --- */
+int val_escape(struct run *r, const struct val *v, struct val *out)
+{
+    static const char from[] = "&<>\"'";
+    static const char *const to[] = {"&amp;", "&lt;", "&gt;", "&#34;", "&#39;"};
+    struct text t = {0};
+    for (size_t i = 0; i < v->n; i++) {
+        const char *k = v->s[i] ? strchr(from, v->s[i]) : NULL;
+        if (k ? text_add(r, &t, to[k - from], strlen(to[k - from])) : text_add(r, &t, v->s + i, 1)) return -1;
+    }
+    *out = text_val(&t);
+    out->safe = true;
+    return run_step(r, (int64_t)(v->n / 64));
+}
+
+/* --- from JSON: strings are borrowed from it unless the run says otherwise --- */
+
+static int from_text(struct run *r, const char *s, size_t n, struct val *out)
+{
+    char *copy = r->copy_json ? run_alloc(r, n + 1) : NULL;
+    if (r->copy_json && !copy) return -1;
+    if (copy && n) memcpy(copy, s, n);
+    *out = v_str(copy ? copy : s, n);
+    return 0;
+}
 
 static int from_array(struct run *r, const json_t *j, int depth, struct val *out)
 {
@@ -265,8 +288,7 @@ static int from_object(struct run *r, const json_t *j, int depth, struct val *ou
     struct dict_pair *pairs = run_alloc(r, (json_object_size(j) + 1) * sizeof *pairs);
     if (!pairs) return -1;
     json_object_foreach((json_t *)j, key, v) {
-        pairs[n].k = v_cstr(key);
-        if (val_from_json(r, v, depth + 1, &pairs[n++].v)) return -1;
+        if (from_text(r, key, strlen(key), &pairs[n].k) || val_from_json(r, v, depth + 1, &pairs[n++].v)) return -1;
     }
     *out = v_dict(pairs, n);
     return 0;
@@ -279,7 +301,7 @@ int val_from_json(struct run *r, const json_t *j, int depth, struct val *out)
     switch (json_typeof(j)) {
     case JSON_OBJECT: return from_object(r, j, depth, out);
     case JSON_ARRAY: return from_array(r, j, depth, out);
-    case JSON_STRING: *out = v_str(json_string_value(j), json_string_length(j)); return 0;
+    case JSON_STRING: return from_text(r, json_string_value(j), json_string_length(j), out);
     case JSON_INTEGER: *out = v_int(json_integer_value(j)); return 0;
     case JSON_REAL: *out = v_float(json_real_value(j)); return 0;
     case JSON_TRUE: *out = v_bool(true); return 0;

@@ -249,6 +249,11 @@ tools | tojson(indent=2), [1, [2, 3]] | tojson(indent=0)
 '<b>' | e
 '<i>' | safe
 ' a ' | trim | safe
+'<a>'|safe + '<b>' + ('<c>' | e) ~ '<d>'
+'<a>' + '<b>'|safe
+'<a>' | e | e
+'<a>' | e | forceescape
+none | selectattr('a') | list, none | map('upper') | list, '' | select | list, 0 | reject('odd') | list
 range(5) | list, range(2, 5) | list, range(5, 0, -2) | list, range(0) | list, dict(a=1, b=2), dict({'x': 1}, y=2), dict([('a', 1)])
 (1, 2) + (3,), [1] + [2], 'ab' * 3, [0] * 3, 3 * 'x', 'x' * -1, 'a' + 'b' * 2, true + true, -true, +5, - 5 | abs
 loop is defined, namespace(a=1).a, messages | length > 3 and messages[0].role == 'system', (messages | last).content[:6], messages[1:] | map(attribute='role') | join(' ')

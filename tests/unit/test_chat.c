@@ -184,10 +184,11 @@ static void runaway_templates_end_with_an_error(void **state)
         {"{{ (-1) ** 9223372036854775807 }}{{ 10 ** 19 }}", "too large"},
         {"{{ -9223372036854775807 - 2 }}", "too large"},
         {"{{ (-9223372036854775807 - 1) // -1 }}", "too large"},
-        {"{{ [0] * 100000 | length }}{% for i in range(100000) %}{{ range(100000) | sort | first }}{% endfor %}", "it takes more than"},
+        {"{{ ([0] * 100000) | length }}{% for i in range(100000) %}{{ range(100000) | sort | first }}{% endfor %}", "it takes more than"},
         {"{% for x in [1] recursive %}{{ loop([1]) }}{% endfor %}", "nested too deeply"},
     };
     json_t *messages = json_array();
+    assert_non_null(messages);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         struct buf out;
         struct err e = {0};
@@ -266,6 +267,32 @@ static void damaged_templates_never_crash(void **state)
         }
     }
     assert_true(served > 500 && refused > 2000);
+}
+
+static void from_json_reads_the_arguments_of_a_call(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *source, *want; /* NULL: an error */
+    } rows[] = {
+        {"{{ ('{\"a\": [1, 2.5, null, \"x\"]}' | from_json).a | tojson }}", "[1, 2.5, null, \"x\"]"},
+        {"{{ '3' | from_json + 1 }}", "4"},
+        {"{{ '{' | from_json }}", NULL},
+        {"{{ 3 | from_json }}", NULL},
+        {"{{ ('[' * 1000 ~ ']' * 1000) | from_json }}", NULL},
+        {"{{ ('[' ~ '0,' * 100000 ~ '0]') | from_json }}", NULL},
+    };
+    json_t *messages = json_array();
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct buf out;
+        struct err e = {0};
+        buf_init(&out, OUTPUT);
+        assert_int_equal(render(rows[i].source, strlen(rows[i].source), messages, NULL, false, NULL, &out, &e), rows[i].want ? 0 : -1);
+        if (rows[i].want) assert_string_equal(out.data, rows[i].want);
+        else assert_int_equal(e.code, ERR_INVALID);
+        buf_close(&out);
+    }
+    json_decref(messages);
 }
 
 static void raise_exception_is_the_clients_error(void **state)
@@ -354,6 +381,7 @@ int main(void)
         cmocka_unit_test(runaway_templates_end_with_an_error),
         cmocka_unit_test(deep_or_long_sources_are_refused_or_served_but_never_crash),
         cmocka_unit_test(damaged_templates_never_crash),
+        cmocka_unit_test(from_json_reads_the_arguments_of_a_call),
         cmocka_unit_test(raise_exception_is_the_clients_error),
         cmocka_unit_test(the_requests_variables_cannot_replace_the_messages),
         cmocka_unit_test(a_prompt_that_does_not_fit_the_buffer_is_an_error),
