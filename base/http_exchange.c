@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 /* --- references --- */
@@ -93,6 +94,8 @@ void http_lost(struct http_exchange *x, bool force)
 {
     void (*tell)(struct http_request *) = NULL;
     pthread_mutex_lock(&x->lock);
+    if (!x->mhd_done && !x->owed && !force)
+        shutdown(x->conn->fd, SHUT_RD); /* what came is still read; gives the worker an edge */
     if (!x->mhd_done && (x->owed || force)) {
         atomic_store(&x->gone, true);
         tell = due_on_gone(x);
@@ -234,12 +237,21 @@ static void keep_body(struct http_exchange *x, const char *bytes, size_t n)
     if (e.code) http_reply_error(&x->r, &e);
 }
 
+/* libmicrohttpd takes a short read for an empty socket and waits for an edge that has come already when the end of the
+ * stream stood behind the bytes: then only we can know that no more will come. */
+static bool body_was_cut(const struct http_exchange *x)
+{
+    int unread = 0;
+    bool more = x->chunked || (int64_t)x->received < x->r.content_length;
+    return more && atomic_load(&x->conn->hup) && ioctl(x->conn->fd, FIONREAD, &unread) == 0 && unread == 0;
+}
+
 static enum MHD_Result body_call(struct http_exchange *x, const char *bytes, size_t n)
 {
     x->received += n;
     if (x->received > cut_after(x)) return MHD_NO;
     if (!is_answered(x)) keep_body(x, bytes, n);
-    return MHD_YES;
+    return body_was_cut(x) ? MHD_NO : MHD_YES;
 }
 
 static void hand_over(struct http_exchange *x)

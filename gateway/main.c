@@ -297,7 +297,7 @@ static int run(struct program *p, int argc, char **argv, const sigset_t *signals
 /* argv[1] is "admin-key": the first key, or with --new a further one; printed once, on standard output. */
 static int admin_key(int argc, char **argv)
 {
-    struct settings set;
+    struct settings set = {0};
     struct db *d = NULL;
     struct err e = {0};
     char text[KEY_TEXT_LEN];
