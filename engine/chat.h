@@ -3,7 +3,8 @@
  * What is served: text, {{ }}, {% if/elif/else, for (with loop.*, filters, recursion bound), set (also blocks and namespace attributes), macro,
  * generation, break, continue %}, whitespace control as in Hugging Face's settings (trim_blocks, lstrip_blocks), expressions with all
  * operators, slices, conditional expressions, tests, filters and string/list/dict methods that the known templates use, raise_exception,
- * strftime_now, namespace, range, dict. A construct that isn't known is ERR_MODEL at load with its line. Rendering is bounded: steps,
+ * strftime_now, namespace, range, dict; with, call, filter and raw blocks; llama.cpp's from_json. Integers have 64 bits; lists and dicts
+ * can't be changed (Hugging Face's sandbox). A construct that isn't known is ERR_MODEL at load with its line. Rendering is bounded: steps,
  * depth and output bytes. Immutable after creation: any thread may render. */
 #pragma once
 #include "base/buf.h"

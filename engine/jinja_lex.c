@@ -19,7 +19,7 @@
 
 struct lexer {
     struct jinja *j;
-    const char *s, *end, *start; /* here, the end, the beginning of the source */
+    const char *s, *end; /* here, the end of the source */
     int line;
     bool line_start; /* the last tag ended with a line end, or nothing was read yet */
     struct token *tokens;
@@ -396,7 +396,7 @@ int jinja_lex(struct jinja *j, const char *source, size_t len, struct token **ou
     struct lexer l = {.j = j, .line = 1, .line_start = true, .e = e};
     if (len > JINJA_SOURCE_MAX) return err_set(e, ERR_MODEL, "%zu bytes, more than %u", len, JINJA_SOURCE_MAX);
     if (utf8_valid(source, len) != len || memchr(source, 0, len)) return err_set(e, ERR_MODEL, "not text in UTF-8");
-    l.start = l.s = normalize(j, source, &len);
+    l.s = normalize(j, source, &len);
     if (!l.s) return fail(&l, "the template is too large");
     l.end = l.s + len;
     while (l.s < l.end)
