@@ -8,6 +8,7 @@
  */
 #include "base/json.h"
 #include "gateway/chat_api.h"
+#include "gateway/db_audit.h"
 #include "gateway/upload.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -147,12 +148,13 @@ static void drop(struct http_request *r, int version)
 {
     struct gateway *g = r->server_user;
     const char *name = api_param(r, 0);
+    struct actor by = {((struct principal *)r->user)->key, r->peer, r->id};
     char(*orphans)[SHA256_HEX] = NULL;
     char id[NAME_MAX_LEN + 16];
     int n = 0;
     struct err e = {0};
 
-    if (registry_remove(g->registry, tenant(r), name, version, &orphans, &n, &e)) {
+    if (registry_remove(g->registry, &by, tenant(r), name, version, &orphans, &n, &e)) {
         api_refuse(r, &e);
         return;
     }

@@ -1,13 +1,12 @@
 /* registry: which adapter versions there are, answered from memory.
  *
- * Like auth's keys, the versions stand in a snapshot that is built from the database after each change and never edited: an array sorted
- * by (tenant, name, version descending), so a name is one binary search and its newest ready version comes first. A lookup never
- * waits for the database. The tenant is part of what is searched for: another tenant's adapter is not found and then refused, it is not
- * found, by the same code with the same words.
+ * Like auth's keys, the versions stand in a snapshot that is built from the database after each change and never
+ * edited: an array sorted by (tenant, name, version descending), so a name is one binary search and its newest ready
+ * version comes first. A lookup never waits for the database. The tenant is part of what is searched for: another
+ * tenant's adapter is not found and then refused, it is not found, by the same code with the same words.
  *
- * Changes run on the writer thread in one transaction each; the caller blocks until the new snapshot is in force. */
+ * What changes the rows is registry_change.c; it ends in registry_reload(). */
 #include "gateway/registry_impl.h"
-#include "base/clock.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,7 +63,10 @@ static struct known *catalog_more(struct catalog *g, struct err *e)
     return &g->v[g->n++];
 }
 
-static int by_text(const void *a, const void *b) { return strcmp(*(const char *const *)a, *(const char *const *)b); }
+static int by_text(const void *a, const void *b)
+{
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
 
 static int index_digests(struct catalog *g, struct err *e)
 {
@@ -77,8 +79,9 @@ static int index_digests(struct catalog *g, struct err *e)
 
 static int load(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
-    static const char sql[] = "SELECT a.tenant, a.name, v.digest, v.base, a.row, v.row, v.version, v.state = 'ready' FROM adapter a"
-                              " JOIN version v ON v.adapter = a.row ORDER BY a.tenant, a.name, v.version DESC";
+    static const char sql[] =
+        "SELECT a.tenant, a.name, v.digest, v.base, a.row, v.row, v.version, v.state = 'ready' FROM adapter a"
+        " JOIN version v ON v.adapter = a.row ORDER BY a.tenant, a.name, v.version DESC";
     struct catalog *g = u;
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     if (!st) return -1;
@@ -112,8 +115,10 @@ int registry_reload(struct registry *r, struct err *e)
         pthread_mutex_unlock(&r->lock);
     }
     pthread_mutex_unlock(&r->reloading);
-    if (rc) catalog_free(fresh);
-    else catalog_unref(r, old);
+    if (rc)
+        catalog_free(fresh);
+    else
+        catalog_unref(r, old);
     return rc;
 }
 
@@ -149,8 +154,10 @@ static size_t lower_bound(const struct catalog *g, const char *tenant, const cha
         size_t mid = lo + (hi - lo) / 2;
         int cmp = strcmp(g->v[mid].tenant, tenant);
         if (cmp == 0) cmp = strcmp(g->v[mid].name, name);
-        if (cmp < 0) lo = mid + 1;
-        else hi = mid;
+        if (cmp < 0)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return lo;
 }
@@ -173,7 +180,8 @@ static bool split(const char *model, char name[NAME_MAX_LEN + 1], int *version)
     return true;
 }
 
-static const struct known *find(const struct catalog *g, const char *tenant, const char *name, int version, const char *base)
+static const struct known *find(const struct catalog *g, const char *tenant, const char *name, int version,
+                                const char *base)
 {
     for (size_t i = lower_bound(g, tenant, name); i < g->n; i++) {
         const struct known *k = &g->v[i];
@@ -192,7 +200,8 @@ static struct target target_of(const struct known *k)
     return t;
 }
 
-int registry_resolve(struct registry *r, const char *tenant, const char *model, const char *base, struct target *out, struct err *e)
+int registry_resolve(struct registry *r, const char *tenant, const char *model, const char *base, struct target *out,
+                     struct err *e)
 {
     char name[NAME_MAX_LEN + 1];
     int version;
@@ -209,7 +218,8 @@ int registry_resolve(struct registry *r, const char *tenant, const char *model, 
         catalog_unref(r, g);
     }
     if (found) return 0;
-    return err_field(e, ERR_MODEL_NOT_FOUND, "model", "The model `%.200s` does not exist or you do not have access to it.", model);
+    return err_field(e, ERR_MODEL_NOT_FOUND, "model",
+                     "The model `%.200s` does not exist or you do not have access to it.", model);
 }
 
 bool registry_has_digest(struct registry *r, const char *digest)
@@ -227,141 +237,4 @@ int registry_count(struct registry *r, const char *tenant)
     while (i < g->n && strcmp(g->v[i].tenant, tenant) == 0) i++;
     catalog_unref(r, g);
     return (int)(i - first);
-}
-
-struct adding {
-    const struct version_new *v;
-    int version;
-    bool created;
-};
-
-static int adapter_row(struct db *d, sqlite3 *c, const struct version_new *v, int64_t *row, int *next, struct err *e)
-{
-    static const char make[] = "INSERT INTO adapter(tenant, name, description, created) VALUES(?1, ?2, coalesce(?3, ''), ?4)"
-                               " ON CONFLICT DO UPDATE SET description = coalesce(?3, description)";
-    static const char get[] = "SELECT row, next_version FROM adapter WHERE tenant = ?1 AND name = ?2";
-    sqlite3_stmt *st = db_stmt(d, c, make, e);
-    if (!st || db_bind(st, e, "sssi", v->tenant, v->name, v->description, clock_wall_us()) || db_done(st, e)) return -1;
-    if (!(st = db_stmt(d, c, get, e)) || db_bind(st, e, "ss", v->tenant, v->name) || db_row(st, e) != 1) return -1;
-    *row = sqlite3_column_int64(st, 0);
-    *next = sqlite3_column_int(st, 1);
-    sqlite3_reset(st);
-    return 0;
-}
-
-static int insert_version(struct db *d, sqlite3 *c, const struct version_new *v, int64_t adapter, int version, struct err *e)
-{
-    static const char sql[] = "INSERT INTO version(adapter, version, state, digest, file_sha256, base, rank, modules, scale, bytes, created)"
-                              " VALUES(?1, ?2, 'ready', ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
-    static const char next[] = "UPDATE adapter SET next_version = ?2 + 1 WHERE row = ?1";
-    sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    if (!st || db_bind(st, e, "iisssiidii", adapter, (int64_t)version, v->digest, v->file_sha256, v->base, (int64_t)v->rank,
-                       (int64_t)v->modules, v->scale, v->bytes, clock_wall_us()) || db_done(st, e))
-        return -1;
-    st = db_stmt(d, c, next, e);
-    return st && db_bind(st, e, "ii", adapter, (int64_t)version) == 0 ? db_done(st, e) : -1;
-}
-
-static int run_add(struct db *d, sqlite3 *c, void *u, struct err *e)
-{
-    static const char same[] = "SELECT version FROM version WHERE adapter = ?1 AND digest = ?2";
-    struct adding *a = u;
-    int64_t row;
-    int next;
-    if (adapter_row(d, c, a->v, &row, &next, e)) return -1;
-    sqlite3_stmt *st = db_stmt(d, c, same, e);
-    if (!st || db_bind(st, e, "is", row, a->v->digest)) return -1;
-    int rc = db_row(st, e);
-    a->created = rc == 0;
-    a->version = rc == 1 ? sqlite3_column_int(st, 0) : next;
-    sqlite3_reset(st);
-    return rc == 0 ? insert_version(d, c, a->v, row, next, e) : rc < 0 ? -1 : 0;
-}
-
-int registry_add(struct registry *r, const struct version_new *v, int *version, bool *created, struct err *e)
-{
-    struct adding a = {.v = v};
-    if (!name_is_valid(v->name))
-        return err_field(e, ERR_INVALID, "name", "'name' must be 1 to %d of a-z 0-9 . _ -, beginning with a letter or digit.", NAME_MAX_LEN);
-    if (strcmp(v->name, v->base) == 0) return err_field(e, ERR_CONFLICT, "name", "'%s' is the name of the base model.", v->name);
-    if (!sha256_is_hex(v->digest) || !sha256_is_hex(v->file_sha256)) return err_set(e, ERR_INTERNAL, "a version needs its digests");
-    if (db_write_wait(r->db, run_add, &a, e) || registry_reload(r, e)) return -1;
-    *version = a.version;
-    *created = a.created;
-    return 0;
-}
-
-struct removing {
-    const char *tenant, *name;
-    int version;
-    char (*digest)[SHA256_HEX]; /* of the removed versions, then of the orphans only */
-    int n, cap;
-};
-
-static int note_digest(struct removing *x, const char *digest, struct err *e)
-{
-    if (x->n == x->cap) {
-        int cap = x->cap ? 2 * x->cap : 8;
-        char(*bigger)[SHA256_HEX] = realloc(x->digest, (size_t)cap * sizeof *bigger);
-        if (!bigger) return err_set(e, ERR_NO_MEMORY, "no memory for %d digests", cap);
-        x->digest = bigger;
-        x->cap = cap;
-    }
-    snprintf(x->digest[x->n++], SHA256_HEX, "%s", digest);
-    return 0;
-}
-
-static int list_digests(struct db *d, sqlite3 *c, struct removing *x, struct err *e)
-{
-    static const char sql[] = "SELECT DISTINCT v.digest FROM adapter a JOIN version v ON v.adapter = a.row"
-                              " WHERE a.tenant = ?1 AND a.name = ?2 AND (?3 = 0 OR v.version = ?3)";
-    sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    if (!st || db_bind(st, e, "ssi", x->tenant, x->name, (int64_t)x->version)) return -1;
-    int rc;
-    while ((rc = db_row(st, e)) == 1)
-        if (note_digest(x, db_text(st, 0), e)) return -1;
-    return rc;
-}
-
-static int keep_orphans(struct db *d, sqlite3 *c, struct removing *x, struct err *e)
-{
-    static const char sql[] = "SELECT 1 FROM version WHERE digest = ?1 LIMIT 1";
-    int kept = 0;
-    for (int i = 0; i < x->n; i++) {
-        sqlite3_stmt *st = db_stmt(d, c, sql, e);
-        int rc = st && db_bind(st, e, "s", x->digest[i]) == 0 ? db_row(st, e) : -1;
-        if (rc < 0) return -1;
-        if (rc == 0) memmove(x->digest[kept++], x->digest[i], SHA256_HEX);
-        sqlite3_reset(st);
-    }
-    x->n = kept;
-    return 0;
-}
-
-static int run_remove(struct db *d, sqlite3 *c, void *u, struct err *e)
-{
-    static const char one[] = "DELETE FROM version WHERE version = ?3 AND adapter = (SELECT row FROM adapter WHERE tenant = ?1 AND name = ?2)";
-    static const char all[] = "DELETE FROM adapter WHERE tenant = ?1 AND name = ?2 AND ?3 = 0";
-    struct removing *x = u;
-    x->n = 0;
-    if (list_digests(d, c, x, e)) return -1;
-    sqlite3_stmt *st = db_stmt(d, c, x->version ? one : all, e);
-    if (!st || db_bind(st, e, "ssi", x->tenant, x->name, (int64_t)x->version) || db_done(st, e)) return -1;
-    if (sqlite3_changes(c) == 0)
-        return x->version ? err_set(e, ERR_NOT_FOUND, "There is no adapter '%.64s' with a version %d.", x->name, x->version)
-                          : err_set(e, ERR_NOT_FOUND, "There is no adapter '%.64s'.", x->name);
-    return keep_orphans(d, c, x, e);
-}
-
-int registry_remove(struct registry *r, const char *tenant, const char *name, int version, char (**orphans)[SHA256_HEX], int *norphans,
-                    struct err *e)
-{
-    struct removing x = {.tenant = tenant, .name = name, .version = version};
-    if (db_write_wait(r->db, run_remove, &x, e) || registry_reload(r, e)) {
-        free(x.digest);
-        return -1;
-    }
-    *orphans = x.digest;
-    *norphans = x.n;
-    return 0;
 }

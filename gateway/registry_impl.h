@@ -1,5 +1,6 @@
-/* What registry.c (snapshot, changes) and registry_list.c (JSON) share. */
+/* What registry.c (snapshot), registry_change.c and registry_list.c (JSON) share. */
 #pragma once
+#include "gateway/db_audit.h"
 #include "gateway/registry.h"
 #include <pthread.h>
 
@@ -14,8 +15,8 @@ struct known {
 };
 
 struct catalog {
-    int refs;             /* under registry.lock */
-    struct known *v;      /* by tenant, name, version descending */
+    int refs;        /* under registry.lock */
+    struct known *v; /* by tenant, name, version descending */
     size_t n, cap;
     const char **digests; /* sorted */
 };

@@ -21,6 +21,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "gateway/chat_api.h"
+#include "gateway/db_audit.h"
 #include "gateway/multipart.h"
 #include <dirent.h>
 #include <errno.h>
@@ -303,13 +304,14 @@ static int check_room(struct upload *up, struct err *e)
 static int keep(struct upload *up, const struct version_new *v, int *version, bool *created, struct err *e)
 {
     struct gateway *g = up->u->g;
+    struct actor by = {up->who.key, up->req->peer, up->req->id};
     struct claim c;
     claim(up->u, &c, v->digest);
     int rc = store_commit(g->store, up->dir, v->digest, e);
     if (!rc) {
         up->dir[0] = 0;
-        rc = registry_add(g->registry, v, version, created, e);
-        if (rc && !registry_has_digest(g->registry, v->digest)) store_remove(g->store, v->digest, NULL);
+        rc = registry_add(g->registry, &by, v, version, created, e);
+        if (rc && !*version && !registry_has_digest(g->registry, v->digest)) store_remove(g->store, v->digest, NULL);
     }
     release(up->u, &c);
     return rc;
