@@ -11,6 +11,8 @@
 #define DAY 86400
 #define DAYS_DEFAULT 7
 #define ROWS_MAX 100000
+#define GROUPS_MAX 6
+#define GROUP_BYTES 64
 #define COUNT(a) (int)(sizeof(a) / sizeof *(a))
 
 static const char *const counts[] = {"num_model_requests", "input_tokens", "input_cached_tokens", "output_tokens"};
@@ -51,20 +53,37 @@ static int add_page(struct usage *u, const json_t *page)
     return CLI_OK;
 }
 
+/* A column for each word of --group-by: its title in capitals, and the names that a result may give it. */
+struct group_column {
+    char title[40], keys[160];
+};
+
+static int group_columns(const char *groups, struct group_column out[GROUPS_MAX])
+{
+    int n = 0;
+    for (const char *s = groups; *s && n < GROUPS_MAX; n++) {
+        int len = (int)strcspn(s, ",");
+        struct group_column *g = &out[n];
+        snprintf(g->title, sizeof g->title, "%.*s", len, s);
+        for (char *t = g->title; *t; t++) *t = *t >= 'a' && *t <= 'z' ? (char)(*t - 32) : *t;
+        snprintf(g->keys, sizeof g->keys, "%.*s|%.*s_id|api_%.*s_id", len, s, len, s, len, s);
+        s += len + (s[len] == ',');
+    }
+    return n;
+}
+
 static void print_usage(struct usage *u)
 {
-    char group[160], title[64] = "";
-    snprintf(group, sizeof group, "%.40s|%.40s_id|api_%.40s_id|%.20s", u->group, u->group, u->group, "name");
-    for (size_t i = 0; u->group[i] && i + 1 < sizeof title; i++)
-        title[i] = u->group[i] >= 'a' && u->group[i] <= 'z' ? (char)(u->group[i] - 32) : u->group[i];
-    const struct cli_column columns[] = {
-        {"DAY", "day", CLI_TEXT},        {title, group, CLI_TEXT},         {"REQUESTS", counts[0], CLI_COUNT},
-        {"INPUT", counts[1], CLI_COUNT}, {"CACHED", counts[2], CLI_COUNT}, {"OUTPUT", counts[3], CLI_COUNT},
-    };
+    static const char *const titles[] = {"REQUESTS", "INPUT", "CACHED", "OUTPUT"};
+    struct group_column group[GROUPS_MAX];
+    struct cli_column columns[1 + GROUPS_MAX + COUNT(counts)] = {{"DAY", "day", CLI_TEXT}};
+    int groups = group_columns(u->group, group), n = 1;
+    for (int i = 0; i < groups; i++) columns[n++] = (struct cli_column){group[i].title, group[i].keys, CLI_TEXT};
+    for (int i = 0; i < COUNT(counts); i++) columns[n++] = (struct cli_column){titles[i], counts[i], CLI_COUNT};
     json_t *total = json_pack("{s:s}", "day", "total");
     for (int i = 0; i < COUNT(counts); i++) json_object_set_new(total, counts[i], json_integer(u->total[i]));
     json_array_append_new(u->rows, total);
-    cli_table(columns, COUNT(columns), u->rows);
+    cli_table(columns, n, u->rows);
 }
 
 /* One page; *next the cursor of the following one, "" when there is none. */
@@ -93,7 +112,7 @@ int cli_usage(const struct cli *c)
     struct usage u = {.group = c->group_by ? c->group_by : "model", .rows = json_array()};
     int64_t days = c->days ? c->days : DAYS_DEFAULT, today = (int64_t)time(NULL) / DAY * DAY;
     int rc = CLI_OK, pages = 0;
-    if (strlen(u.group) > 32) rc = cli_error(CLI_USAGE, "--group-by %s: too long", u.group);
+    if (strlen(u.group) > GROUP_BYTES) rc = cli_error(CLI_USAGE, "--group-by %s: too long", u.group);
     if (!rc) {
         cli_path(group, "&group_by=%s", u.group, NULL);
         snprintf(query, sizeof query, "start_time=%" PRId64 "&bucket_width=1d%s", today - (days - 1) * DAY, group);
