@@ -41,6 +41,14 @@ void http_unref(struct http_exchange *x)
     http_server_unref(s);
 }
 
+/* We take the query apart ourselves, from the copy. libmicrohttpd would list the arguments in the connection's memory as
+ * well, and when they don't fit it answers nothing and waits. To it, they shall be one. */
+static void hide_arguments(char *uri)
+{
+    for (char *p = strchrnul(uri, '?'); *p; p++)
+        if (*p == '&') *p = '_';
+}
+
 void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *c)
 {
     struct http_server *s = cls;
@@ -52,6 +60,7 @@ void *http_on_uri(void *cls, const char *uri, struct MHD_Connection *c)
         return NULL; /* the first call sees it and closes */
     }
     x->raw_uri = raw;
+    hide_arguments((char *)uri);
     x->server = s;
     x->mhd = c;
     x->conn = MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT)->socket_context;

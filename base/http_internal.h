@@ -32,6 +32,7 @@ struct http_conn {
     bool told;        /* stop has seen it; under server.lock */
     bool over;        /* beyond max_connections: gets one 503 */
     _Atomic bool hup; /* the peer has closed; set by the watcher, never cleared */
+    int looks;        /* the watcher's: how often it found it gone and without a request */
     char peer[64];
     pthread_mutex_t lock;
     struct http_exchange *x;       /* the request in work */

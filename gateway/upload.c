@@ -340,17 +340,20 @@ static void answer_kept(struct upload *up, const struct version_new *v, int vers
 {
     struct gateway *g = up->u->g;
     struct err e = {0};
-    json_t *o = NULL;
+    json_t *o = NULL, *adapter = NULL;
     log_info("adapter_version", LS("tenant", up->who.tenant_name), LS("name", v->name), LI("version", version),
              LS("digest", v->digest));
     engine_load(g->engine, v->digest, prefetched, NULL);
-    if (registry_get_version(g->registry, v->tenant, v->name, version, &o, &e)) {
+    if (registry_get_version(g->registry, v->tenant, v->name, version, &o, &e) ||
+        registry_get(g->registry, v->tenant, v->name, &adapter, &e)) {
+        json_decref(o);
         api_refuse(up->req, &e);
         return;
     }
     json_object_set_new(o, "id", json_string(v->name));
     json_object_set_new(o, "object", json_string("adapter"));
-    json_object_set_new(o, "description", json_string(v->description ? v->description : ""));
+    json_object_set(o, "description", json_object_get(adapter, "description"));
+    json_decref(adapter);
     api_reply(up->req, created ? 201 : 200, o);
 }
 

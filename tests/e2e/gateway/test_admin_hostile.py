@@ -308,7 +308,6 @@ def test_a_message_that_never_ends_frees_its_place_when_its_client_leaves(g, wha
         until(lambda: sockets_of(g.process.pid) <= g.sockets + 2, what="places given back")
 
 
-@pytest.mark.xfail(strict=True, reason="libmicrohttpd misses an end that comes with the last bytes of half a head; the place stays taken until the idle time-out")
 def test_half_a_head_and_the_end_at_once_free_the_place_as_well(start):
     g = start(fake=True)
     before = sockets_of(g.process.pid)
@@ -320,7 +319,6 @@ def test_half_a_head_and_the_end_at_once_free_the_place_as_well(start):
     assert sockets_of(g.process.pid) <= before + 2
 
 
-@pytest.mark.xfail(strict=True, reason="libmicrohttpd answers nothing to a query of more arguments than its memory of the connection holds")
 def test_a_query_of_very_many_arguments_gets_an_answer(start):
     g = start("--drain-ms", "100", fake=True)
     g.acme = g.tenant("acme")

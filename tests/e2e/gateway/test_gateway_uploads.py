@@ -111,6 +111,8 @@ def test_an_upload_describes_the_version_it_made(fake, acme):
     stored = fake.data / "blobs" / o["digest"][:2] / o["digest"]
     assert (stored / "adapter_model.safetensors").read_bytes() == WEIGHTS["pirate"] and (stored / "adapter_config.json").read_bytes() == CONFIG["pirate"]
     until(lambda: o["digest"] in fake.fake_log()["loaded"], what="the prefetch")
+    again = acme.upload("mine", DEMO / "pirate")  # says nothing of a description: the one that stands is shown
+    assert again.status_code == 200 and again.json()["description"] == "talks like a pirate \u2620"
     with acme.http() as c:
         assert c.delete("/v1/adapters/mine").status_code == 200
 
