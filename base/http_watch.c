@@ -24,12 +24,13 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #define BATCH 64
 #define BURY_MS 1000 /* the dead wait no longer than this */
-#define LOOK_MS 900  /* between looks for half heads whose client has gone */
+#define LOOK_MS 900  /* between looks for half messages whose client has gone */
 
 static void peer_hung_up(struct http_conn *c)
 {
@@ -43,18 +44,31 @@ static void peer_hung_up(struct http_conn *c)
     http_unref(x);
 }
 
+/* Does the connection wait for bytes: of a head, or of a body? trylock: a worker holds its request's lock only while it is
+ * at work on it, and then it waits for nothing. */
+static bool waits_for_bytes(struct http_conn *c)
+{
+    int unread = 0;
+    pthread_mutex_lock(&c->lock);
+    struct http_exchange *x = c->x;
+    bool waits = !x;
+    if (x && pthread_mutex_trylock(&x->lock) == 0) {
+        waits = !x->answered && !x->owed && !x->mhd_done;
+        pthread_mutex_unlock(&x->lock);
+    }
+    pthread_mutex_unlock(&c->lock);
+    return waits && ioctl(c->fd, FIONREAD, &unread) == 0 && unread == 0;
+}
+
 /* libmicrohttpd's own epoll is edge-triggered, and a read that fills less than its buffer ends its interest: an end that
- * came with the last bytes of half a head is never seen there, and the place would stay taken until the idle time-out.
- * A connection that hung up and still has no request one look later is shut on our side too, which is a new edge. */
-static void cut_half_heads(struct http_server *s)
+ * came with the last bytes of half a message is never seen there, and the place would stay taken until the idle time-out.
+ * A connection that hung up and still waits for bytes one look later is shut on our side too, which is a new edge. */
+static void cut_half_messages(struct http_server *s)
 {
     pthread_mutex_lock(&s->lock);
     for (struct http_conn *c = s->conns; c; c = c->next) {
         if (!atomic_load(&c->hup)) continue;
-        pthread_mutex_lock(&c->lock);
-        bool idle = !c->x;
-        pthread_mutex_unlock(&c->lock);
-        c->looks = idle ? c->looks + (c->looks < 2) : 0;
+        c->looks = waits_for_bytes(c) ? c->looks + (c->looks < 2) : 0;
         if (c->looks == 2) shutdown(c->fd, SHUT_RDWR);
     }
     pthread_mutex_unlock(&s->lock);
@@ -85,7 +99,7 @@ static void *watch(void *arg)
             if (event[i].data.ptr) peer_hung_up(event[i].data.ptr);
         bury(s);
         if (clock_mono_us() - looked < LOOK_MS * 1000) continue;
-        cut_half_heads(s);
+        cut_half_messages(s);
         looked = clock_mono_us();
     }
     return NULL;

@@ -319,6 +319,20 @@ def test_half_a_head_and_the_end_at_once_free_the_place_as_well(start):
     assert sockets_of(g.process.pid) <= before + 2
 
 
+def test_a_head_without_its_body_and_the_end_at_once_free_the_place_and_delay_no_stop(start):
+    g = start(fake=True)
+    g.acme = g.tenant("acme")
+    before = sockets_of(g.process.pid)
+    address, key = door(g, "public")
+    for _ in range(100):
+        with socket.create_connection(address, timeout=WAIT_S) as s:
+            s.sendall(request("POST", "/v1/chat/completions", [f"Authorization: {key}", "Content-Length: 900"]))
+    until(lambda: sockets_of(g.process.pid) <= before + 2, what="places given back")
+    started = time.monotonic()
+    g.stop()
+    assert time.monotonic() - started < 8, "the stop waited for requests that nobody sends any more"  # the drain takes 10 s
+
+
 def test_a_query_of_very_many_arguments_gets_an_answer(start):
     g = start("--drain-ms", "100", fake=True)
     g.acme = g.tenant("acme")
