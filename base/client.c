@@ -303,14 +303,21 @@ int client_new(struct client **out, int max_connections, struct err *e)
     return rc;
 }
 
+void client_stop(struct client *c)
+{
+    pthread_mutex_lock(&c->lock);
+    bool first = !c->stopping;
+    c->stopping = true;
+    pthread_mutex_unlock(&c->lock);
+    if (!first) return;
+    wake_up(c);
+    pthread_join(c->thread, NULL);
+}
+
 void client_free(struct client *c)
 {
     if (!c) return;
-    pthread_mutex_lock(&c->lock);
-    c->stopping = true;
-    pthread_mutex_unlock(&c->lock);
-    wake_up(c);
-    pthread_join(c->thread, NULL);
+    client_stop(c);
     free_parts(c);
 }
 

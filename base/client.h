@@ -43,6 +43,8 @@ struct client_request {
 };
 
 int client_new(struct client **out, int max_connections, struct err *e);
+/* Cancels what runs, calls every done, ends the thread; from then on client_start() refuses with ERR_UNAVAILABLE. */
+void client_stop(struct client *c);
 void client_free(struct client *c); /* cancels what runs, calls every done, joins the thread */
 
 /* All of *req is copied. The call is valid until its on_done returns. */

@@ -11,6 +11,7 @@
  * never changes the database under a running one.
  *
  * Exit codes: 0 asked to stop, 1 failed, 2 bad arguments, 3 the engine refused the model. */
+#include "base/clock.h"
 #include "base/buf.h"
 #include "base/json.h"
 #include "base/log.h"
@@ -34,6 +35,7 @@
 #define ADMIN_WORKERS 2
 #define ADMIN_CONNECTIONS 256
 #define ADMIN_DRAIN_MS 1000
+#define LAST_WORDS_MS 1000 /* for errors that end what outlasted the drain */
 #define IDLE_TIMEOUT_S 120
 #define STREAM_BUFFER_ADMIN (1u << 20)
 #define ENGINE_GRACE_MS 5000
@@ -210,11 +212,24 @@ static int open_all(struct program *p, struct err *e)
     return open_listeners(p, e);
 }
 
+/* Requests that outlast the drain end in an error of their own, not in a connection that breaks off. */
+static void drain(struct program *p)
+{
+    const struct timespec tick = {.tv_nsec = 5000000};
+    int64_t until = clock_mono_us() + p->set.drain_ms * 1000;
+    http_server_quiesce(p->public);
+    while (http_server_in_flight(p->public) > 0 && clock_mono_us() < until) nanosleep(&tick, NULL);
+    if (http_server_in_flight(p->public) == 0) return;
+    log_warn("drain_over", LI("in_flight", http_server_in_flight(p->public)));
+    upstream_stop(p->g.upstream);
+    client_stop(p->g.client);
+}
+
 static void close_all(struct program *p)
 {
     struct gateway *g = &p->g;
-    if (p->public) http_server_quiesce(p->public);
-    if (p->public) http_server_stop(p->public, (int)p->set.drain_ms);
+    if (p->public) drain(p);
+    if (p->public) http_server_stop(p->public, LAST_WORDS_MS);
     if (p->admin) http_server_stop(p->admin, ADMIN_DRAIN_MS);
     uploads_close(g->uploads);
     upstream_close(g->upstream);

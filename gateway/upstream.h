@@ -11,6 +11,8 @@ struct exchange;
 
 /* One small timer thread: keep-alive comments and waits for an engine that is being restarted. g must outlive it. */
 int upstream_open(struct upstream **out, struct gateway *g, struct err *e);
+/* Before client_stop(): exchanges that it cuts end as "shutting down", and are not sent again. */
+void upstream_stop(struct upstream *u);
 void upstream_close(struct upstream *u); /* when no request is in flight any more; NULL is fine */
 
 struct upstream_ask {

@@ -235,6 +235,11 @@ static void lost(struct exchange *x, const struct err *cause)
         exchange_fail(x, USAGE_TIMEOUT, &e);
         return;
     }
+    if (atomic_load(&x->up->closing)) {
+        err_set(&e, ERR_UNAVAILABLE, "the server is shutting down; try again");
+        exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
+        return;
+    }
     log_warn("engine_lost", LS("id", x->adm.id), LI("attempt", x->attempt), LS("error", cause->msg));
     engine_suspect(x->g->engine);
     if (!x->first_written && !x->resent && !x->too_large) {

@@ -68,6 +68,7 @@ struct exchange {
 struct upstream {
     struct gateway *g;
     const struct settings *set;
+    _Atomic bool closing; /* what is lost from now on is lost to our own stop */
     pthread_t thread;
     pthread_mutex_t lock; /* covers the rest; nothing is called under it */
     pthread_cond_t wake;

@@ -147,6 +147,11 @@ int upstream_open(struct upstream **out, struct gateway *g, struct err *e)
     return 0;
 }
 
+void upstream_stop(struct upstream *u)
+{
+    atomic_store(&u->closing, true);
+}
+
 void upstream_close(struct upstream *u)
 {
     if (!u) return;

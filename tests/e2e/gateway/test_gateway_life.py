@@ -138,6 +138,23 @@ def test_a_clean_stop_lets_streams_finish(start):
     assert done and len(chunks) == 10
 
 
+def test_a_stream_that_outlasts_the_drain_ends_in_an_error_event_and_is_not_the_clients_abort(start):
+    g = start("--drain-ms", "300", fake=True)
+    t = g.tenant("acme")
+    result = {}
+    thread = threading.Thread(target=lambda: result.update(r=stream(t, "tokens=200 delay_ms=100")))
+    thread.start()
+    until(lambda: g.engine_state()["running"] == 1)
+    g.stop()
+    thread.join()
+    r, lines = result["r"]
+    chunks, done = events(lines)
+    assert not done and "shutting down" in chunks[-1]["error"]["message"]
+    g.start()
+    row = t.usage(r.headers["x-request-id"])
+    assert row["state"] == "upstream_error" and row["output_tokens"] <= len(chunks) - 1
+
+
 def test_with_durable_acknowledgement_the_row_is_there_when_the_answer_ends(start):
     g = start("--ack", "durable", fake=True)
     t = g.tenant("acme")
