@@ -31,6 +31,9 @@ static int split_address(const char *where, char host[64], char port[8], struct 
         (!bracket && memchr(from, ':', (size_t)(to - from))))
         return err_set(e, ERR_USAGE, "cannot listen on '%.100s': expected ADDRESS:PORT, [ADDRESS]:PORT or unix:/path",
                        where);
+    char *end;
+    if (strtoul(colon + 1, &end, 10) > 65535 || *end || colon[1] < '0' || colon[1] > '9')
+        return err_set(e, ERR_USAGE, "cannot listen on '%.100s': the port must be from 0 to 65535", where);
     snprintf(host, 64, "%.*s", (int)(to - from), from);
     snprintf(port, 8, "%s", colon + 1);
     return 0;

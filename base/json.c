@@ -53,15 +53,24 @@ static int scan(const char *text, size_t len, struct err *e)
     return 0;
 }
 
+/* jansson's own words where they would speak of its options. */
+static const char *plain_words(const json_error_t *je)
+{
+    if (json_error_code(je) == json_error_null_character) return "a string holds \\u0000, which is not served";
+    if (json_error_code(je) == json_error_numeric_overflow) return "a number is too large";
+    return je->text;
+}
+
 static int refuse(const json_error_t *je, struct err *e)
 {
-    const char *near = strstr(je->text, " near '");
-    int shown = near ? (int)(near - je->text) : (int)strlen(je->text);
+    const char *text = plain_words(je);
+    const char *near = strstr(text, " near '");
+    int shown = near ? (int)(near - text) : (int)strlen(text);
     if (json_error_code(je) == json_error_out_of_memory)
         return err_set(e, ERR_NO_MEMORY, "no memory to parse the JSON");
     if (json_error_code(je) == json_error_duplicate_key) shown = (int)strlen("duplicate object key");
     return err_set(e, ERR_INVALID_JSON, "invalid JSON at line %d, column %d: %.*s", je->line, je->column, shown,
-                   je->text);
+                   text);
 }
 
 int json_parse(const char *text, size_t len, json_t **out, struct err *e)

@@ -19,6 +19,7 @@
 
 #define BODY_CAP (64u << 20) /* beside the setting max_body, which is looked at first where a length is declared */
 #define MODEL_NAME_MAX 255
+#define MAX_TOKENS 1048576 /* as the engine bounds it */
 #define COMPLETION_TOKENS 16 /* OpenAI's default of max_tokens for /v1/completions */
 #define CHOICES_MAX 128
 #define TOKEN_BYTES 4 /* of a prompt, roughly; for the reservation only */
@@ -165,10 +166,10 @@ static int read_wish(const json_t *o, bool is_chat, struct wish *w, struct err *
     int64_t newer = -1;
     *w = (struct wish){.max_tokens = -1, .choices = 1};
     if (json_need_str(o, "model", MODEL_NAME_MAX, &w->model, e) || json_get_bool(o, "stream", &w->stream, NULL, e) ||
-        json_get_int(o, "max_tokens", 0, INT32_MAX, &w->max_tokens, NULL, e) ||
+        json_get_int(o, "max_tokens", 1, MAX_TOKENS, &w->max_tokens, NULL, e) ||
         json_get_int(o, "n", 1, CHOICES_MAX, &w->choices, NULL, e))
         return -1;
-    if (is_chat && json_get_int(o, "max_completion_tokens", 0, INT32_MAX, &newer, NULL, e)) return -1;
+    if (is_chat && json_get_int(o, "max_completion_tokens", 1, MAX_TOKENS, &newer, NULL, e)) return -1;
     if (newer >= 0) w->max_tokens = newer;
     return 0;
 }
