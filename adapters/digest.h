@@ -3,11 +3,14 @@
  *
  * SHA-256 over this text, in UTF-8:
  *
- *     one line per tensor, in the order of the tensors' names (bytes, as strcmp): NAME SP DTYPE SP SHAPE SP HASH LF
- *         DTYPE as safetensors spells it (F32, F16, BF16); SHAPE like [8,576], no spaces; HASH the SHA-256 of the
- * tensor's bytes in lower-case hex then the canonical JSON (keys sorted, no spaces, no newline) of one object with
- * exactly these fields: alora_invocation_tokens   null (until it is served) alpha_pattern             list of [pattern,
- * value] in the file's order, because the first match wins; [] when absent base                      the base's digest
+ *     one line per tensor, in the order of the tensors' names (bytes, as strcmp):
+ *         NAME SP DTYPE SP SHAPE SP HASH LF
+ *         DTYPE as safetensors spells it (F32, F16, BF16); SHAPE like [8,576], no spaces;
+ *         HASH the SHA-256 of the tensor's bytes in lower-case hex
+ *     then the canonical JSON (keys sorted, no spaces, no newline) of one object with exactly these fields:
+ *         alora_invocation_tokens   null (until it is served)
+ *         alpha_pattern             list of [pattern, value] in the file's order, because the first match wins; [] when absent
+ *         base                      the base's digest
  *         fan_in_fan_out            true or false
  *         layers_pattern            sorted list, or null
  *         layers_to_transform       sorted list, each once, or null

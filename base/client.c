@@ -1,7 +1,7 @@
 /* client: many HTTP exchanges on one thread.
  *
- *     client_start (any thread) -> incoming -> [client's thread: multi handle, epoll] -> on_head, on_data..., on_done
- * -> freed client_cancel (any thread) -> cancels  ->        "
+ *     client_start  (any thread) -> incoming -> [client's thread:     -> on_head, on_data ..., on_done -> freed
+ *     client_cancel (any thread) -> cancels  ->  multi handle, epoll]
  *
  * libcurl's multi interface is driven by its socket callbacks and an epoll of our own, not by curl_multi_poll(): that
  * one walks every transfer at each wake-up, which with a thousand open streams costs more than the streams themselves.

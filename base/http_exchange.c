@@ -1,7 +1,9 @@
 /* http_exchange: the life of one request, from its target to its last reference.
  *
- *     on_uri (new) -> first call (guard, route, head) -> body calls -> last call -> queue -> on_completed -> unref ->
- * free |  ^ handle() owes an answer: suspend  v  |  answered, or lost: http_wake suspended
+ *     on_uri (new) -> first call (guard, route, head) -> body calls -> last call -> queue -> on_completed -> unref -> free
+ *                                                                       |    ^
+ *                                  handle() owes an answer: suspend     v    |  answered, or lost: http_wake
+ *                                                                      suspended
  *
  * libmicrohttpd lets a response be queued on the worker only, in the first call or after the whole body. So an answer
  * from another thread is left in the exchange and the connection resumed; the worker, called again, queues it. An

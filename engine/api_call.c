@@ -2,22 +2,19 @@
  *
  *     submitted --GEN_TOKEN--> (stream: opened at the first event) --GEN_DONE of the last part--> answered
  *         |                                                               |
- *         +-- client gone, a part failed, reader too slow: cancel all, wait for each GEN_DONE, then answer as far as
- * one can
+ *         +-- client gone, a part failed, reader too slow: cancel all, wait for each GEN_DONE, then answer as far as one can
  *
- * The answer is ended in one place, finish(), when nothing is outstanding any more; after that the request, and the
- * call with it, may vanish at any moment. So a failure in mid-stream never ends the stream itself: it marks the call,
- * asks the scheduler to end the other parts, and their GEN_DONE lead here.
+ * The answer is ended in one place, finish(), when nothing is outstanding any more; after that the request, and the call with it, may
+ * vanish at any moment. So a failure in mid-stream never ends the stream itself: it marks the call, asks the scheduler to end the other
+ * parts, and their GEN_DONE lead here.
  *
- * Errors before the first token are plain HTTP errors with their status, because a stream is opened by its first event
- * and not before; later ones are an SSE error event and an end without [DONE].
+ * Errors before the first token are plain HTTP errors with their status, because a stream is opened by its first event and not before;
+ * later ones are an SSE error event and an end without [DONE].
  *
- * Counting: a comment goes before the data it counts, in the same write, so who saw the data has seen the count. Tokens
- * whose text is held back (half a character, the beginning of a stop string) are counted when their text goes out. An
- * error event brings no new count.
+ * Counting: a comment goes before the data it counts, in the same write, so who saw the data has seen the count. Tokens whose text is held
+ * back (half a character, the beginning of a stop string) are counted when their text goes out. An error event brings no new count.
  *
- * All but call_fail() and call_release() runs on the step thread: no lock but the call's own is taken, nothing waits.
- */
+ * All but call_fail() and call_release() runs on the step thread: no lock but the call's own is taken, nothing waits. */
 #include "engine/api_call.h"
 #include "base/clock.h"
 #include "base/log.h"

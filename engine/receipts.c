@@ -1,16 +1,15 @@
 /* receipts: a ring of the last requests with a hash index beside it.
  *
  *     ring   [r17][r18][r2 ]...[r16]     next: where the next new request goes, over the oldest
- *     index  [ - ][ 5 ][ - ][ 0 ]...     open addressing, linear probing, at most half full; a cell names a place in
- * the ring
+ *     index  [ - ][ 5 ][ - ][ 0 ]...     open addressing, linear probing, at most half full; a cell names a place in the ring
  *
- * An entry keeps its place in the ring while its request runs, so an update is one probe and no shifting. Removing
- * closes the gap by moving later cells of the run back (Knuth, vol. 3, 6.4, algorithm R), so there are no tombstones
- * and a probe never gets longer with age. Ids come from the gateway, but hashing is keyed at start all the same: over
- * TCP the other side is whoever holds the token.
+ * An entry keeps its place in the ring while its request runs, so an update is one probe and no shifting. Removing closes
+ * the gap by moving later cells of the run back (Knuth, vol. 3, 6.4, algorithm R), so there are no tombstones and a probe
+ * never gets longer with age. Ids come from the gateway, but hashing is keyed at start all the same: over TCP the other
+ * side is whoever holds the token.
  *
- * Nothing is allocated after receipts_new(). One lock covers all; it is held for a probe and a copy. Called by HTTP
- * workers and the step thread. */
+ * Nothing is allocated after receipts_new(). One lock covers all; it is held for a probe and a copy. Called by HTTP workers
+ * and the step thread. */
 #include "engine/receipts.h"
 #include "base/sha256.h"
 #include <pthread.h>

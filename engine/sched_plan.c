@@ -1,18 +1,17 @@
 /* sched_plan: which rows the next step computes.
  *
- * Idea: a sequence is its tokens and a mark `done`: positions before it are in the KV cache. What it needs next is
- * always the tokens from `done` on: a whole prompt when it is new, one token when it decodes, everything again when it
- * was preempted. So there is one way to plan, and a resumed sequence takes the same road as a new one.
+ * Idea: a sequence is its tokens and a mark `done`: positions before it are in the KV cache. What it needs next is always the tokens from
+ * `done` on: a whole prompt when it is new, one token when it decodes, everything again when it was preempted. So there is one way to plan,
+ * and a resumed sequence takes the same road as a new one.
  *
- *   1. pages: each running sequence, oldest first, gets the page for its next token; when none is free the
- *      youngest is preempted
+ *   1. pages: each running sequence, oldest first, gets the page for its next token; when none is free the youngest is preempted
  *   2. preempted sequences come back, oldest first; then ready ones by turn, while there are places and pages
  *   3. rows: one for every sequence that lacks one token, then chunks of the others, oldest first, up to step_tokens
  *   4. order: base rows first, then by adapter slot, so that rows of one adapter are one segment
  *
- * Guarantees: a sequence in prefill holds the pages of all its tokens, so two prompts can't block each other halfway;
- * the oldest is never preempted while others run, and sched_submit() refuses what the whole pool can't hold, so the
- * oldest always gets through; prefill takes only the rows that decoding leaves.
+ * Guarantees: a sequence in prefill holds the pages of all its tokens, so two prompts can't block each other halfway; the oldest is never
+ * preempted while others run, and sched_submit() refuses what the whole pool can't hold, so the oldest always gets through; prefill takes
+ * only the rows that decoding leaves.
  *
  * Step thread, with the lock held. */
 #include "base/clock.h"

@@ -3,8 +3,9 @@
  *              spawn, or adopt              GET /ready is 200 and /weft/v1/state was read
  *     DOWN ------------------------> STARTING -------------------------------> READY
  *      ^                                |                                        |
- *      +--- process ended, after 250 ms doubling to 10 s (30 s for exit code 3) --+-- suspect: a request met a dead
- * connection; not ready until the next look succeeds
+ *      +--- process ended, after 250 ms doubling to 10 s (30 s for exit code 3) --+
+ *
+ * A request that met a dead connection makes the engine suspect: not ready until the next look succeeds.
  *
  * The end of the process wakes the watcher at once (its pidfd is polled); otherwise it looks every second. What the
  * engine holds in memory ends with it, so the digests known to be loaded are forgotten.

@@ -1,10 +1,9 @@
 /* Uploads: body -> temporary folder -> validation job -> store and registry.
  *
  *   upload_begin (head) -> upload_feed ... (sink) -> upload_submit (handle) -> job: open, check -> claim digest
- *        |                     |                          |                                  -> store_commit ->
- * registry_add -> 201
- *        +---------------------+--------------------------+------ refused, or the client left: the folder goes with the
- * request
+ *        |                     |                          |                    -> store_commit -> registry_add -> 201
+ *        +---------------------+--------------------------+
+ *          refused, or the client left: the folder goes with the request
  *
  * The folder's fate hangs on the request's end (http_on_free), which comes in every path; store_commit takes the folder
  * away before. After a crash, uploads_open() removes all temporary folders and every blob that no version refers to,

@@ -2,8 +2,9 @@
  *
  *   upstream_start -> [ledger: writer thread] -> admitted -> proceed --engine down--> wait (timer) -> proceed
  *                                                              |  |
- *                                          adapter not known   |  +--> exchange_send -> [client thread] ->
- * upstream_answer.c v          ^ [engine_load] -> loaded
+ *                                          adapter not known   |  +--> exchange_send -> [client thread] -> upstream_answer.c
+ *                                                              v          ^
+ *                                                        [engine_load] -> loaded
  *
  * Whatever happens the request gets one answer, and the answer is the last thing that a stage does with the exchange:
  * it may be freed at once after. Settlement hangs on the request's own end (http_on_free), which comes exactly once,

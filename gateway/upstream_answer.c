@@ -2,9 +2,10 @@
  *
  *   client_start -> on_head -> on_data ... -> on_done -> a verdict:
  *       passed      the answer is complete
- *       again       lost before the first byte: once more when the engine is back; or the adapter was not loaded: load,
- * once more refused     the engine's own 4xx or 503, passed on with its body failed      anything else: 502 or 504, or
- * an error event in a stream that has begun, without [DONE]
+ *       again       lost before the first byte: once more when the engine is back;
+ *                   or the adapter was not loaded: load, once more
+ *       refused     the engine's own 4xx or 503, passed on with its body
+ *       failed      anything else: 502 or 504, or an error event in a stream that has begun, without [DONE]
  *
  * The client's stream is opened when the engine's head arrives, so that an engine's refusal is still a status; only
  * where that takes longer than keepalive_ms it is opened before, and a refusal becomes an error event.

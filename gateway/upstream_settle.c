@@ -2,13 +2,15 @@
  *
  *   how it ended                              state            delivered
  *   stream, its end handed to the socket      completed        the stream's final mark (= all)
- *   stream, the client left before            client_abort     the final mark: tokens of whole events handed to the
- * socket stream, the engine broke or timed out     upstream_error,  the final mark timeout no stream, answer handed to
- * the socket    completed        usage.completion_tokens no stream, the client left before         client_abort     0:
- * nothing of it was of use an error instead of an answer             rejected, ...    0
+ *   stream, the client left before            client_abort     the final mark: tokens of whole events handed to the socket
+ *   stream, the engine broke or timed out,    upstream_error,  the final mark
+ *   or our own stop cut it                    timeout
+ *   no stream, answer handed to the socket    completed        usage.completion_tokens
+ *   no stream, the client left before         client_abort     0: nothing of it was of use
+ *   an error instead of an answer             rejected, ...    0
  *
- * Produced is the engine's last count in every case. With `ack = durable` the row is written before the end of the
- * answer is sent, so the events that are held back for it count as delivered unless the client is known to be gone.
+ * Produced is the engine's last count in every case. With `ack = durable` the row is written before the end of the answer is sent, so the
+ * events that are held back for it count as delivered unless the client is known to be gone.
  *
  * Runs once for each admitted request: from the request's end, or before its answer in durable mode. */
 #include "base/clock.h"

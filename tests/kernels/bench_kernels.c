@@ -2,12 +2,11 @@
  *
  *   1. read bandwidth (1 thread, all threads) and multiplications from registers
  *   2. each shape, layout and number of rows: GB/s of weights, GFLOP/s, and the fraction of whichever bound is nearer
- *   3. a whole model's products (SmolLM2-135M: Q4_1 projections, Q8_0 head, norms and gate; no attention), rows/s, base
- * rows and a mix of three adapters taking turns
+ *   3. a whole model's products (SmolLM2-135M: Q4_1 projections, Q8_0 head, norms and gate; no attention), rows/s, base rows and a
+ *      mix of three adapters taking turns
  *   4. attention at several contexts
  *
- * Figures are medians of short runs, since other processes and the machine's own states disturb; compare ratios within
- * one run.
+ * Figures are medians of short runs, since other processes and the machine's own states disturb; compare ratios within one run.
  *   bench_kernels [threads]   (default: all cores) */
 #include "tests/kernels/probe.h"
 #include "tests/kernels/problem.h"

@@ -1,10 +1,12 @@
 /* Adapter folders for tests: a small base, a good adapter for it, and a little language for spoiling it.
  *
- * Base "tiny-base": 2 layers, hidden 8, q/o 8, k/v 4, mlp 16. The good adapter: rank 4, alpha 8, q_proj and v_proj,
- * F32, elements 0.01 * index mod 7. fix_write() applies edits, separated by spaces: -NAME                 leave the
- * tensor out +NAME=F32:8,4         add it (or give it another dtype or shape) NAME@5=7fc00000       the bits of element
- * 5, in hex and merges a JSON patch into adapter_config.json (null removes the field). NAME may be short: "0.q.A"
- * stands for base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight. */
+ * Base "tiny-base": 2 layers, hidden 8, q/o 8, k/v 4, mlp 16. The good adapter: rank 4, alpha 8, q_proj and v_proj, F32,
+ * elements 0.01 * index mod 7. fix_write() applies edits, separated by spaces:
+ *     -NAME                 leave the tensor out
+ *     +NAME=F32:8,4         add it (or give it another dtype or shape)
+ *     NAME@5=7fc00000       the bits of element 5, in hex
+ * and merges a JSON patch into adapter_config.json (null removes the field). NAME may be short: "0.q.A" stands for
+ * base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight. */
 #pragma once
 #include <assert.h>
 #include <dirent.h>
