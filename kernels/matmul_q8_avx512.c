@@ -3,30 +3,8 @@
  * Tile: 32 outputs x up to 4 rows. vpdpbusd multiplies unsigned by signed bytes, so weights are stored as their integer
  * + 128 and each integer sum starts at -128 times the sum of the group's activations. Per group of 32 inputs and 16
  * outputs: 8 products, then y += a * (d * dot): 2 multiplications. Bytes per output and group: 34. */
-#include "kernels/avx512.h"
-#include "kernels/pack.h"
-#include "kernels/vector.h"
-#include <string.h>
+#include "kernels/matmul_int8_avx512.h"
 
-#define TILE 4
-
-struct rows {
-    const int8_t *q;
-    const float *scale;
-    const int32_t *sum;
-    int k, groups;
-    size_t ahead;    /* bytes from a group to the one to prefetch */
-    int tile, tiles; /* of the item's: each prefetches its part of the groups */
-};
-
-static inline __m512i four(const int8_t *p)
-{
-    int32_t bytes;
-    memcpy(&bytes, p, sizeof bytes);
-    return _mm512_set1_epi32(bytes);
-}
-
-/* R rows: x[r] at r * k. acc [R][32]. */
 static inline __attribute__((always_inline)) void tile(const uint8_t *group, const struct rows *x, const int R,
                                                        float *acc)
 {
@@ -59,39 +37,12 @@ static inline __attribute__((always_inline)) void tile(const uint8_t *group, con
             y[r][1] = _mm512_fmadd_ps(a, _mm512_mul_ps(d1, _mm512_cvtepi32_ps(dot[r][1])), y[r][1]);
         }
     }
-    for (int r = 0; r < R; r++) {
-        _mm512_store_ps(acc + r * PANEL, y[r][0]);
-        _mm512_store_ps(acc + r * PANEL + 16, y[r][1]);
-    }
+    tile_store(y, R, acc);
 }
 
 void panel_q8_avx512(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
                      float *acc)
 {
     (void)t;
-    const uint8_t *group = (const uint8_t *)w->data + (size_t)panel * w->panel_bytes;
-    for (int r = 0; r < rows; r += TILE, acc += TILE * PANEL) {
-        size_t row = (size_t)(row0 + r), groups = (size_t)w->k / GROUP;
-        struct rows x = {in->q8 + row * (size_t)w->k,
-                         in->q8_scale + row * groups,
-                         in->q8_sum + row * groups,
-                         w->k,
-                         (int)groups,
-                         w->panel_bytes,
-                         r / TILE,
-                         (rows + TILE - 1) / TILE};
-        switch (rows - r) {
-        case 1:
-            tile(group, &x, 1, acc);
-            break;
-        case 2:
-            tile(group, &x, 2, acc);
-            break;
-        case 3:
-            tile(group, &x, 3, acc);
-            break;
-        default:
-            tile(group, &x, 4, acc);
-        }
-    }
+    panel_by_tiles(w, panel, in, row0, rows, acc);
 }
