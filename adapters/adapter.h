@@ -16,8 +16,12 @@ struct base_desc {
     char digest[SHA256_HEX]; /* of the base's file */
     char also[4][128];       /* other names that adapters may give for it, "" unused */
     int layers;
-    int in[LORA_MODULES];  /* columns of A; 0: the base has no such module */
-    int out[LORA_MODULES]; /* rows of B; 0 with in 0 */
+    int in[LORA_MODULES];    /* columns of A; 0: the base has no such module */
+    int out[LORA_MODULES];   /* rows of B; 0 with in 0 */
+    int vocab, hidden;       /* of embed_tokens and lm_head, [vocab][hidden]; 0: they can't be adapted */
+    int experts, expert_mlp; /* 0: none; gate and up of an expert are [expert_mlp][hidden], down [hidden][expert_mlp] */
+    bool fused_qkv,
+        fused_gate_up; /* the base's own modules are qkv_proj and gate_up_proj (Phi-3): q, k, v and gate, up by rows */
 };
 
 struct adapter_part {

@@ -10,33 +10,55 @@
 #include "engine/tokenizer.h"
 #include "kernels/ops.h"
 
+enum mlp_act { MLP_SILU, MLP_GELU_TANH };
+
+/* gate, up and down of one expert, in the order LM_GATE, LM_UP, LM_DOWN. */
+struct model_expert {
+    struct weight part[3];
+};
+
 struct model_layer {
-    float *attn_norm, *mlp_norm; /* [hidden] */
-    struct weight module[LORA_MODULES];
-    float *bias[LORA_MODULES]; /* [out]; NULL: none */
+    float *attn_norm, *mlp_norm;        /* [hidden] */
+    float *attn_post, *mlp_post;        /* [hidden] or NULL: norm of what a half adds, before it is added (Gemma) */
+    float *q_norm, *k_norm;             /* [head_dim] or NULL: norm of each head before it rotates (Qwen3, Gemma) */
+    struct weight module[LORA_MODULES]; /* in a layer of experts gate, up and down have n 0 */
+    float *bias[LORA_MODULES];          /* [out]; NULL: none */
+    int window;                         /* 0: attention sees all */
+    const float *rope;                  /* one of the model's tables, [max_context][rotary/2][2] */
+    struct weight router;               /* [experts][hidden]; n 0: a dense layer */
+    struct model_expert *expert;        /* [experts] or NULL */
 };
 
 struct model {
-    char name[128];            /* served name */
+    char name[128]; /* served name */
     struct base_desc desc;
     enum precision prec;
     int layers, hidden, heads, kv_heads, head_dim, mlp, vocab;
-    int max_context;           /* tokens */
+    int max_context; /* tokens */
     float norm_eps;
-    struct weight embed;       /* [vocab][hidden] */
-    struct weight *head;       /* lm_head: own, or &embed when tied */
+    int rotary;                        /* dimensions of a head that rotate */
+    float attn_scale;                  /* of the scores: 1/sqrt(head_dim) but for Gemma */
+    float attn_softcap, logit_softcap; /* 0: none */
+    float embed_scale;                 /* of the embedding's rows: 1 but for Gemma */
+    enum mlp_act act;
+    int experts, experts_used, expert_mlp; /* 0: no layer has experts */
+    bool norm_topk;                        /* the weights of the chosen experts are made to sum to 1 */
+    struct weight embed;                   /* [vocab][hidden] */
+    struct weight *head;                   /* lm_head: own, or &embed when tied */
     struct weight head_own;
     float *final_norm;
     struct model_layer *layer;
-    float *rope;               /* [max_context][head_dim/2][2] */
-    unsigned act_forms;        /* what activations the layouts multiply with (enum act_form) */
+    float *rope,
+        *rope_local; /* [max_context][rotary/2][2]; rope_local: of windowed layers where they have their own, or NULL */
+    unsigned act_forms; /* what activations the layouts multiply with (enum act_form) */
     struct tokenizer *tok;
     struct chat_template *chat; /* NULL: the file has none */
     size_t weight_bytes;
-    int64_t created;           /* unix seconds: the file's mtime */
+    int64_t created; /* unix seconds: the file's mtime */
 };
 
 /* name NULL: from the file's name, lower case, without the type suffix ("SmolLM2-135M-Instruct.Q4_1.gguf" ->
  * "smollm2-135m-instruct"). max_context 0: the model's own. Logs the plan: layouts and bytes. */
-int model_load(struct model **out, const char *path, const char *name, enum precision prec, int max_context, struct err *e);
+int model_load(struct model **out, const char *path, const char *name, enum precision prec, int max_context,
+               struct err *e);
 void model_free(struct model *m);

@@ -358,9 +358,12 @@ static void logprobs(const struct sampler *s, const float *x, float max, int wan
     for (int i = 0; i < out->ntop; i++) out->top[i].logprob -= norm;
 }
 
-int sample_token(struct sampler *s, const float *logits, const struct sample_params *p, uint64_t index,
-                 const int32_t *banned, int nbanned, struct sample *out)
+int sample_token(struct sampler *s, const float *logits, const struct sample_input *in, struct sample *out)
 {
+    const struct sample_params *p = in->p;
+    const int32_t *banned = in->banned;
+    int nbanned = in->nbanned;
+    uint64_t index = in->index;
     bool finite, ignored;
     float max = row_max(logits, s->vocab, &finite), allowed_max = max;
     const float *x = logits;

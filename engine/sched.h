@@ -8,19 +8,22 @@
  * sched_submit() and sched_cancel() may be called from any thread; events come on the step thread and must not block. */
 #pragma once
 #include "base/metrics.h"
+#include "engine/constrain.h"
 #include "engine/lora.h"
 #include "engine/sampler.h"
 
 #define GEN_STOPS 4
 #define GEN_STOP_IDS 64
 #define GEN_ID_LEN 64
+#define GEN_ADAPTERS 4 /* summed on one request */
+#define GEN_SALT_LEN 128
 
 struct sched;
 struct gen;
 
 struct gen_params {
     struct sample_params sample;
-    int max_tokens;          /* > 0 */
+    int max_tokens; /* > 0 */
     int min_tokens;
     bool ignore_eos;
     bool show_special;
@@ -28,17 +31,23 @@ struct gen_params {
     int nstop;
     int32_t stop_id[GEN_STOP_IDS];
     int nstop_id;
+    const struct token_bias *bias; /* [nbias] copied */
+    int nbias;
 };
 
 struct gen_counts {
-    int prompt, cached, output; /* tokens; output counts the end token too when the model chose one, as OpenAI does not bill less */
+    int prompt, cached,
+        output; /* tokens; output counts the end token too when the model chose one, as OpenAI does not bill less */
 };
 
 enum gen_finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR };
 extern const char *const gen_finish_name[]; /* "", "stop", "length", "cancelled", "error" */
 
 struct gen_event {
-    enum { GEN_TOKEN, GEN_DONE } kind;
+    enum { GEN_PROMPT, GEN_TOKEN, GEN_DONE } kind;
+    /* GEN_PROMPT: nsamples of the prompt's tokens in order, from `first` on (the first token of a prompt has none); may come in parts */
+    const struct sample *samples;
+    int first, nsamples;
     /* GEN_TOKEN: one chosen token. Its text may be held back (UTF-8, stop strings) and come with a later event. The end token or stop id
      * that ends an answer is told too, without text. */
     const struct sample *sample;
@@ -55,23 +64,32 @@ struct gen_event {
 };
 
 struct gen_request {
-    char id[GEN_ID_LEN];       /* request id: X-Weft-Request-Id or our own */
-    const int32_t *prompt;     /* copied */
+    char id[GEN_ID_LEN];   /* request id: X-Weft-Request-Id or our own */
+    const int32_t *prompt; /* copied */
     int nprompt;
-    const char *digest;        /* adapter, or NULL: the base */
-    const char *tenant;        /* opaque tag, "" where none is given */
-    double weight;             /* of the tenant's share; 1 where unsure */
-    int deadline_ms;           /* 0: none; how long it may wait for its first token */
-    struct gen_params p;       /* strings are copied */
+    const char *digest; /* adapter, or NULL: the base; the same as one `adapter` of weight 1 */
+    struct {
+        const char *digest;
+        float weight;
+    } adapter[GEN_ADAPTERS]; /* what is summed: y = W x + sum of weight s B A x */
+    int nadapters;           /* 0: `digest` says it */
+    const char *salt;        /* prefixes are shared under the same salt only; NULL: "" */
+    bool no_prefix_cache;
+    bool prompt_logprobs;    /* a GEN_PROMPT event with p.sample.logprobs alternatives comes before the first token */
+    struct grammar *grammar; /* a reference is taken; NULL: any text */
+    const char *tenant;      /* opaque tag, "" where none is given */
+    double weight;           /* of the tenant's share; 1 where unsure */
+    int deadline_ms;         /* 0: none; how long it may wait for its first token */
+    struct gen_params p;     /* strings are copied */
     void (*on_event)(void *u, const struct gen_event *ev);
     void *user;
 };
 
 struct sched_options {
-    int max_running;     /* sequences in a step */
-    int max_waiting;     /* beyond: ERR_QUEUE_FULL */
-    int step_tokens;     /* rows of a step at most: decode rows plus prompt chunks */
-    int64_t kv_bytes;    /* KV pool; 0: chosen from max_running and the context */
+    int max_running;  /* sequences in a step */
+    int max_waiting;  /* beyond: ERR_QUEUE_FULL */
+    int step_tokens;  /* rows of a step at most: decode rows plus prompt chunks */
+    int64_t kv_bytes; /* KV pool; 0: chosen from max_running and the context */
     int threads;
     const char *kernels; /* "auto", "plain", "avx512" */
 };
@@ -94,12 +112,12 @@ void sched_cancel(struct sched *s, struct gen *g);
 struct sched_state {
     int running, waiting, pages_total, pages_used, max_running;
     uint64_t steps, preemptions;
-    int last_rows, last_adapters;         /* of the last step */
-    int64_t step_us_p50, step_us_p99;     /* over the last 1,024 steps */
+    int last_rows, last_adapters;     /* of the last step */
+    int64_t step_us_p50, step_us_p99; /* over the last 1,024 steps */
     struct {
         char tag[64];
         int waiting, running;
-    } tenant[64];                         /* those with the most requests */
+    } tenant[64]; /* those with the most requests */
     int ntenant;
 };
 

@@ -67,8 +67,14 @@ static void sample_rows(struct kthread *t, void *u, const float *logits)
     for (int i; (i = pool_claim(t, p->nlogits, 1)) >= 0;) {
         const struct gen *g = p->logit_gen[i];
         int nbanned = g->nout < g->p.min_tokens ? g->nbanned : 0;
-        p->sample_rc[i] = sample_token(s->sampler[t->id], logits + (size_t)i * (size_t)s->m->vocab, &g->p.sample,
-                                       (uint64_t)g->nout, g->banned, nbanned, &p->sample[i]);
+        struct sample_input in = {.p = &g->p.sample,
+                                  .index = (uint64_t)g->nout,
+                                  .ids = g->ids,
+                                  .nprompt = g->nprompt,
+                                  .nids = g->nids,
+                                  .banned = g->banned,
+                                  .nbanned = nbanned};
+        p->sample_rc[i] = sample_token(s->sampler[t->id], logits + (size_t)i * (size_t)s->m->vocab, &in, &p->sample[i]);
     }
 }
 

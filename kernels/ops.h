@@ -109,10 +109,16 @@ struct attn {
     int rows;
     int heads; /* query heads; a multiple of kv_heads */
     int layer;
-    float scale;       /* 1/sqrt(head_dim) */
+    float scale;   /* 1/sqrt(head_dim) */
+    int window;    /* > 0: position p sees p-window+1 .. p only; 0: all before it */
+    float softcap; /* > 0: scores become softcap tanh(score/softcap) after the scale; 0: none */
+    int rotary;    /* leading dimensions of a head that rotate, even; 0: all */
+    const float *q_norm,
+        *k_norm; /* [head_dim] or NULL: each head of q and k is RMS-normed (norm_eps) before it rotates */
+    float norm_eps;
     float *q;          /* [rows][heads*head_dim]; rope rotates it in place */
     float *k, *v;      /* [rows][kv_heads*head_dim] */
-    const float *rope; /* [position][head_dim/2][cos, sin] float32: halves of a head rotate as (i, i + head_dim/2) */
+    const float *rope; /* [position][rotary/2][cos, sin] float32: halves rotate as (i, i + rotary/2) */
     struct kv_cache *kv;
 };
 

@@ -19,6 +19,7 @@
  * where q[p][o][i] of LAYOUT_Q4 holds input 8p+i in its low and input 8p+4+i in its high half. */
 #pragma once
 #include "base/err.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -53,6 +54,52 @@ void weight_row(const struct weight *w, int row, float *out);
 /* A vector of n floats from a F32, F16 or BF16 source (norms). */
 void tensor_to_f32(enum tensor_type type, const void *src, int64_t n, float *out);
 
+/* --- sources that give rows --- */
+
+/* How a source spells a row; every kind is exact: the float32 value that it stands for is defined below, g = input/32.
+ * What quantizes in other groups repeats its scale; what fits no kind gives floats. */
+enum code_kind {
+    CODES_FLOAT,  /* f[k] */
+    CODES_INT8,   /* w = d[g] (q - 128), q 0..255 */
+    CODES_INT4,   /* w = d[g] (q - z[g]), q 0..15, z a whole number */
+    CODES_AFFINE, /* w = d[g] q + z[g], q 0..15 */
+    CODES_TABLE,  /* w = d[g] table[q], q 0..15 (NF4, FP4, MXFP4, IQ4_NL) */
+    CODES_E4M3,   /* w = d[g] e4m3(q) (FP8, MXFP8); NaN codes are refused */
+    CODES_INT2,   /* w = d[g] q + z[g], q 0..3 */
+};
+
+/* Room for one row, owned by the caller of read(): k floats, k codes (one a byte), k/32 scales and offsets. */
+struct weight_row {
+    float *f;
+    uint8_t *q;
+    float *d, *z;
+};
+
+/* An [n][k] matrix that is read row by row. read() fills what the kind says; it is called from one thread, rows in any order; -1 with
+ * ERR_MODEL for a value that no matrix may hold (a scale that isn't finite, an index out of range). */
+struct weight_source {
+    enum code_kind kind;
+    int n, k;
+    const float *table; /* [16], CODES_TABLE */
+    int (*read)(const struct weight_source *s, int row, struct weight_row *out, struct err *e);
+    const void *u;      /* read's own */
+    const char *format; /* "GPTQ", "Q4_K", "F16": for the log */
+};
+
+/* Pack a source. `to`: LAYOUT_AUTO, the fast layout of its kind (EXACT: one that dequantizes to exactly the kind's float32 values), or a
+ * given layout, into which the row's float32 values are quantized anew. row_of as in weight_pack(). *requantized (may be NULL) tells
+ * whether the packed values differ from the source's. */
+int weight_pack_source(struct weight *w, const struct weight_source *src, const int *row_of, enum precision prec,
+                       int to, bool *requantized, struct err *e);
+#define LAYOUT_AUTO (-1)
+
+/* A weight whose packed bytes lie in memory that somebody else owns (a mapped file), 64-byte aligned. ERR_MODEL when `bytes` is not what
+ * the layout and shape take. weight_close() leaves the memory alone. */
+int weight_adopt(struct weight *w, enum layout layout, int n, int k, const float table[16], const void *data,
+                 size_t bytes, struct err *e);
+size_t weight_bytes(enum layout layout, int n, int k); /* 0: the shape does not fit the layout */
+extern const char *const layout_name[];                /* "f32", "bf16", "q8", ... */
+
 /* --- adapters --- */
 
 /* One adapted matrix: y += scale * B (A x). r == 0: not adapted. The rank is not padded. a and b point into one block,
@@ -60,8 +107,9 @@ void tensor_to_f32(enum tensor_type type, const void *src, int64_t n, float *out
 struct lora_mod {
     int r;
     float scale;
-    const void *a; /* A [r][k] packed for the shrink */
-    const void *b; /* B [n][r] packed for the expand, in the order of the weight's output rows */
+    const void *a;          /* A [r][k] packed for the shrink */
+    const void *b;          /* B [n][r] packed for the expand, in the order of the weight's output rows */
+    const float *row_scale; /* DoRA: [n] or NULL; y = row_scale * (W x + scale B A x), before the bias */
 };
 
 enum lora_type { LORA_BF16, LORA_F32 }; /* fast, exact */

@@ -11,6 +11,13 @@
 
 #include <cmocka.h>
 
+static int pick(struct sampler *s, const float *logits, const struct sample_params *p, uint64_t index,
+                const int32_t *banned, int nbanned, struct sample *out)
+{
+    struct sample_input in = {.p = p, .index = index, .banned = banned, .nbanned = nbanned};
+    return sample_token(s, logits, &in, out);
+}
+
 #define BIG 49152
 #define SMALL 37
 #define DRAWS 20000
@@ -91,7 +98,7 @@ static void test_draws_follow_the_distribution(void **state)
         for (int d = 0; d < DRAWS; d++) {
             struct sample_params p = filters[f].p;
             p.seed = 7 + (uint64_t)d / 100;
-            assert_int_equal(sample_token(s, x, &p, (uint64_t)d % 100, NULL, 0, &out), 0);
+            assert_int_equal(pick(s, x, &p, (uint64_t)d % 100, NULL, 0, &out), 0);
             count[out.id]++;
         }
         for (int i = 0; i < SMALL; i++) {
@@ -124,7 +131,7 @@ static void test_only_members_of_the_head_are_drawn_from_a_large_vocabulary(void
         for (uint64_t d = 0; d < 200; d++) {
             struct sample_params p = filters[f].p;
             p.seed = d;
-            assert_int_equal(sample_token(s, x, &p, 0, NULL, 0, &out), 0);
+            assert_int_equal(pick(s, x, &p, 0, NULL, 0, &out), 0);
             assert_in_range(out.id, 0, BIG - 1);
             if (!(prob[out.id] > 0)) fail_msg("%s: drew %d, which is outside", filters[f].what, out.id);
         }
@@ -144,7 +151,7 @@ static void test_greedy_takes_the_smallest_id_among_equals(void **state)
         struct sample out;
         for (int j = 0; j < SMALL; j++) x[j] = -1;
         for (int j = 0; j < 3; j++) x[at[i][j]] = 2;
-        assert_int_equal(sample_token(s, x, &greedy, 0, NULL, 0, &out), 0);
+        assert_int_equal(pick(s, x, &greedy, 0, NULL, 0, &out), 0);
         assert_int_equal(out.id, at[i][0]);
     }
     sampler_free(s);
@@ -160,7 +167,7 @@ static void test_a_tiny_temperature_is_greedy_and_does_not_overflow(void **state
     for (float t = 1e-3f; t > 1e-30f; t /= 100) {
         struct sample out;
         const struct sample_params p = {.temperature = t, .top_p = 0.9f, .seed = 3, .logprobs = -1};
-        assert_int_equal(sample_token(s, x, &p, 0, NULL, 0, &out), 0);
+        assert_int_equal(pick(s, x, &p, 0, NULL, 0, &out), 0);
         assert_int_equal(out.id, 11);
     }
     sampler_free(s);
@@ -177,11 +184,11 @@ static void test_a_draw_depends_on_seed_and_index_alone(void **state)
     for (uint64_t i = 0; i < 100; i++) {
         struct sample a, b, c;
         const struct sample_params p = {.temperature = 1, .top_p = 0.95f, .seed = 42, .logprobs = -1};
-        sample_token(s, x, &p, i, NULL, 0, &a);
-        sample_token(t, other, &filters[5].p, i * 3, NULL, 0, &c);
-        sample_token(t, x, &p, i, NULL, 0, &b);
+        pick(s, x, &p, i, NULL, 0, &a);
+        pick(t, other, &filters[5].p, i * 3, NULL, 0, &c);
+        pick(t, x, &p, i, NULL, 0, &b);
         assert_int_equal(a.id, b.id);
-        sample_token(s, x, &p, i + 1, NULL, 0, &c);
+        pick(s, x, &p, i + 1, NULL, 0, &c);
         differ += a.id != c.id;
     }
     assert_true(differ > 50);
@@ -200,11 +207,11 @@ static void test_banned_ids_are_never_chosen(void **state)
     const int32_t banned[] = {4, -1, SMALL, 4};
     for (size_t f = 0; f < sizeof filters / sizeof *filters; f++) {
         struct sample out;
-        assert_int_equal(sample_token(s, x, &filters[f].p, f, banned, 4, &out), 0);
+        assert_int_equal(pick(s, x, &filters[f].p, f, banned, 4, &out), 0);
         assert_int_equal(out.id, 9);
     }
     struct sample out;
-    assert_int_equal(sample_token(s, x, &greedy, 0, banned, 4, &out), 0);
+    assert_int_equal(pick(s, x, &greedy, 0, banned, 4, &out), 0);
     assert_int_equal(out.id, 9);
     sampler_free(s);
 }
@@ -222,7 +229,7 @@ static void test_logprobs_are_those_of_the_unmodified_logits(void **state)
     const int32_t banned[] = {100};
     struct sample_params p = {.temperature = 0.7f, .top_p = 0.5f, .top_k = 3, .seed = 1, .logprobs = TOP_LOGPROBS_MAX};
     struct sample out;
-    assert_int_equal(sample_token(s, x, &p, 0, banned, 1, &out), 0);
+    assert_int_equal(pick(s, x, &p, 0, banned, 1, &out), 0);
     assert_int_equal(out.id, 200);
     assert_true(fabs((double)out.logprob - (30 - norm)) < 1e-5);
     assert_int_equal(out.ntop, TOP_LOGPROBS_MAX);
@@ -235,7 +242,7 @@ static void test_logprobs_are_those_of_the_unmodified_logits(void **state)
         assert_true(fabs((double)out.top[i].logprob - ((double)x[out.top[i].id] - norm)) < 1e-5);
     }
     p.logprobs = 0;
-    assert_int_equal(sample_token(s, x, &p, 0, banned, 1, &out), 0);
+    assert_int_equal(pick(s, x, &p, 0, banned, 1, &out), 0);
     assert_int_equal(out.ntop, 0);
     assert_true(fabs((double)out.logprob - (30 - norm)) < 1e-5);
     sampler_free(s);
@@ -252,10 +259,10 @@ static void test_a_value_that_is_not_finite_is_found_wherever_it_stands(void **s
         for (int i = 0; i < SMALL; i++) {
             float x[SMALL];
             fill(x, SMALL, 1);
-            assert_int_equal(sample_token(s, x, &greedy, 0, NULL, 0, &out), 0);
+            assert_int_equal(pick(s, x, &greedy, 0, NULL, 0, &out), 0);
             x[i] = bad[k];
-            assert_int_equal(sample_token(s, x, &greedy, 0, NULL, 0, &out), -1);
-            assert_int_equal(sample_token(s, x, &filters[0].p, 0, NULL, 0, &out), -1);
+            assert_int_equal(pick(s, x, &greedy, 0, NULL, 0, &out), -1);
+            assert_int_equal(pick(s, x, &filters[0].p, 0, NULL, 0, &out), -1);
         }
     sampler_free(s);
 }
