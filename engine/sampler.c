@@ -1,8 +1,10 @@
 /* sampler: choose a token from a row of logits.
  *
- * Greedy is a maximum. With a temperature, weights w = exp((x - max) / T) are made for the whole vocabulary, then
+ * What the request changes in the logits (sampler_adjust.c) happens first, on a copy. Greedy is a maximum then. With a
+ * temperature, weights w = exp((x - max) / T) are made for the whole vocabulary, then
  *
  *     no filter             draw by inversion: sums of blocks, the block that holds the point, the token in it
+ *     typical_p             the weights outside the typical set become 0: tokens nearest to the entropy come first
  *     min_p, top_k, top_p   a histogram of the weights -> the bin in which the head ends -> a heap of that bin only,
  *                           popped to the last token of the head -> draw among those that are not behind it
  *
@@ -19,7 +21,7 @@
  *
  * The loops over the vocabulary are written in lanes of four with the compiler's vector types, because without
  * -ffast-math it may not reorder a sum itself. One sampler per thread. */
-#include "engine/sampler.h"
+#include "engine/sampler_adjust.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -48,6 +50,7 @@ struct sampler {
     int vocab;
     float *w;          /* [vocab] weights; before, logits with the banned ones masked */
     float *sum;        /* [vocab / BLOCK + 1] */
+    uint32_t *seen;    /* [vocab] zeros, for adjust_row() */
     struct cand *cand; /* [vocab] of one bin */
     struct bin bin[BINS];
 };
@@ -59,8 +62,9 @@ struct sampler *sampler_new(int vocab)
     s->vocab = vocab;
     s->w = malloc((size_t)vocab * sizeof *s->w);
     s->sum = malloc(((size_t)vocab / BLOCK + 1) * sizeof *s->sum);
+    s->seen = calloc((size_t)vocab, sizeof *s->seen);
     s->cand = malloc((size_t)vocab * sizeof *s->cand);
-    if (s->w && s->sum && s->cand) return s;
+    if (s->w && s->sum && s->seen && s->cand) return s;
     sampler_free(s);
     return NULL;
 }
@@ -70,6 +74,7 @@ void sampler_free(struct sampler *s)
     if (!s) return;
     free(s->w);
     free(s->sum);
+    free(s->seen);
     free(s->cand);
     free(s);
 }
@@ -329,12 +334,60 @@ static int32_t draw_head(struct sampler *s, const struct sample_params *p, doubl
     return last;
 }
 
+/* --- the typical set --- */
+
+#define TYPICAL_LEAST 1e-12f /* weights below this part of the best have no mass to speak of */
+
+/* Weights outside the smallest set that holds typical_p of the mass become 0; the set takes first the tokens whose
+ * information -log p is nearest to the entropy. Source: Meister et al. 2023. */
+static void keep_typical(struct sampler *s, float typical_p, double mass)
+{
+    double entropy = 0, sum = 0;
+    int n = 0;
+    for (int i = 0; i < s->vocab; i++)
+        if (s->w[i] > 0) entropy -= (double)s->w[i] / mass * log((double)s->w[i] / mass);
+    for (int i = 0; i < s->vocab; i++) {
+        if (!(s->w[i] > TYPICAL_LEAST)) continue;
+        double away = fabs(-log((double)s->w[i] / mass) - entropy);
+        s->cand[n++] = (struct cand){(float)-away, i}; /* the heap has the nearest on top */
+    }
+    heapify(s->cand, n);
+    int kept = 0;
+    while (n > kept && (kept == 0 || sum < (double)typical_p * mass)) {
+        struct cand c = pop(s->cand, n - kept++);
+        sum += (double)s->w[c.id];
+        s->cand[n - kept] = c; /* behind the heap: out of its way, remembered */
+    }
+    for (int i = kept; i < n; i++) s->w[s->cand[n - 1 - i].id] = 0;
+    for (int i = 0; i < s->vocab; i++)
+        if (!(s->w[i] > TYPICAL_LEAST)) s->w[i] = 0;
+}
+
+/* The weights as min_p expects them: the best is 1. */
+static void scale_best_to_one(struct sampler *s)
+{
+    float best = 0;
+    for (int i = 0; i < s->vocab; i++)
+        if (s->w[i] > best) best = s->w[i];
+    for (int i = 0; i < s->vocab; i++) s->w[i] /= best;
+}
+
+static bool typical_on(const struct sample_params *p)
+{
+    return p->typical_p > 0 && p->typical_p < 1;
+}
+
 static int32_t choose(struct sampler *s, const float *x, float max, const struct sample_params *p, uint64_t index)
 {
     if (!(p->temperature >= GREEDY_BELOW)) return first_equal(x, s->vocab, max);
     double mass = exp_row(x, s->vocab, max, 1.0f / p->temperature, s->w, s->sum);
     double u = uniform(p->seed, index);
     bool filtered = (p->top_k > 0 && p->top_k < s->vocab) || p->top_p < 1 || p->min_p > 0;
+    if (typical_on(p)) {
+        keep_typical(s, p->typical_p, mass);
+        scale_best_to_one(s);
+        filtered = true;
+    }
     return filtered ? draw_head(s, p, u) : draw_all(s, mass, u);
 }
 
@@ -358,30 +411,42 @@ static void logprobs(const struct sampler *s, const float *x, float max, int wan
     for (int i = 0; i < out->ntop; i++) out->top[i].logprob -= norm;
 }
 
+/* The row that is chosen from: the logits, or an adjusted copy in s->w. Bans that leave nothing give way, then the mask.
+ */
+static const float *adjusted(struct sampler *s, const float *logits, const struct sample_input *in)
+{
+    struct sample_input less = *in;
+    for (int tries = 0; tries < 3 && adjust_needed(&less); tries++) {
+        memcpy(s->w, logits, (size_t)s->vocab * sizeof *s->w);
+        if (adjust_row(s->w, s->vocab, s->seen, &less)) return s->w;
+        if (tries == 0)
+            less.nbanned = 0;
+        else
+            less.mask = NULL;
+    }
+    return logits;
+}
+
 int sample_token(struct sampler *s, const float *logits, const struct sample_input *in, struct sample *out)
 {
-    const struct sample_params *p = in->p;
-    const int32_t *banned = in->banned;
-    int nbanned = in->nbanned;
-    uint64_t index = in->index;
     bool finite, ignored;
-    float max = row_max(logits, s->vocab, &finite), allowed_max = max;
-    const float *x = logits;
+    float max = row_max(logits, s->vocab, &finite);
     if (!finite) return -1;
-    if (nbanned > 0) {
-        memcpy(s->w, logits, (size_t)s->vocab * sizeof *s->w);
-        for (int i = 0; i < nbanned; i++)
-            if (banned[i] >= 0 && banned[i] < s->vocab) s->w[banned[i]] = -INFINITY;
-        allowed_max = row_max(s->w, s->vocab, &ignored);
-        x = s->w;
-        if (allowed_max == -INFINITY) { /* everything is banned: then nothing is */
-            x = logits;
-            allowed_max = max;
-        }
-    }
-    out->id = choose(s, x, allowed_max, p, index);
+    const float *x = adjusted(s, logits, in);
+    out->id = choose(s, x, x == logits ? max : row_max(x, s->vocab, &ignored), in->p, in->index);
     out->ntop = 0;
     out->logprob = 0;
-    if (p->logprobs >= 0) logprobs(s, logits, max, p->logprobs, out);
+    if (in->p->logprobs >= 0) logprobs(s, logits, max, in->p->logprobs, out);
+    return 0;
+}
+
+int sample_given(struct sampler *s, const float *logits, const struct sample_params *p, int32_t id, struct sample *out)
+{
+    bool finite;
+    float max = row_max(logits, s->vocab, &finite);
+    if (!finite) return -1;
+    out->id = id;
+    out->ntop = 0;
+    logprobs(s, logits, max, p->logprobs, out);
     return 0;
 }
