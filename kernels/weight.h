@@ -1,22 +1,29 @@
 /* Weights and adapters in the layout that the matrix products read.
  *
  * A weight is an [n][k] matrix (n outputs, k inputs) in panels of 32 output rows (ENGINE.md section 3); quantized
- * sources stay quantized:
- *   source F32, F16, BF16 -> LAYOUT_BF16 (fast; F32 and F16 are rounded) or LAYOUT_F32 (exact; BF16 too)
- *   source Q8_0           -> LAYOUT_Q8: int8, scale per 32 inputs
- *   source Q4_0, Q4_1     -> LAYOUT_Q4: nibbles 0..15, scale and minimum per 32 inputs: w = d q + m (Q4_0: m = -8 d)
+ * sources stay quantized. Rows come from a `struct weight_source`, or straight from a tensor of a simple type:
+ *   F32, F16, BF16        -> LAYOUT_BF16 (fast; F32 and F16 are rounded) or LAYOUT_F32 (exact; BF16 too)
+ *   Q8_0                  -> LAYOUT_Q8
+ *   Q4_0, Q4_1            -> LAYOUT_Q4
  *
- * Every layout dequantizes to exactly the float32 values that the source format defines. k must be a multiple of 32
- * for quantized sources and even for the others; n is any, the last panel is padded with zeros. A quantized source
- * whose scales are not finite is refused. Memory comes in 2 MB pages where the system gives them.
+ * k must be a multiple of 32 for quantized layouts and even for the others; n is any, the last panel is padded with
+ * zeros. A quantized source whose scales are not finite is refused. Memory comes in 2 MB pages where the system gives
+ * them.
  *
- * Inside a panel:
+ * Inside a panel, d, m and z being scales, minima and zero points of the group's 32 outputs:
  *   LAYOUT_F32   [k][32] float
  *   LAYOUT_BF16  [k/2][32][2] bf16
- *   LAYOUT_Q8    [k/32] groups of { f16 d[32]; uint8 q[8][32][4], the weight's integer + 128 }
- *   LAYOUT_Q4    [k/32] groups of { f16 d[32]; f16 m[32]; uint8 q[4][32][4] }
+ *   LAYOUT_Q8    [k/32] of { f16 d[32]; uint8 q[8][32][4] }              w = d (q - 128)
+ *   LAYOUT_Q4    [k/32] of { f16 d[32]; f16 m[32]; uint8 q[4][32][4] }   w = d q + m
+ *   LAYOUT_Q8F   [k/32] of { float d[32]; uint8 q[8][32][4] }            w = d (q - 128)
+ *   LAYOUT_Q4Z   [k/32] of { float d[32]; int8 z[32]; uint8 q[4][32][4] } w = d (q - z)
+ *   LAYOUT_T4    [k/32] of { float d[32]; uint16 q[4][32][2] }           w = d table[q]
+ *   LAYOUT_F8    [k/32] of { float d[32]; uint8 q[8][32][4] }            w = d e4m3(q)
+ *   LAYOUT_Q2    [k/32] of { f16 d[32]; f16 m[32]; uint8 q[2][32][4] }   w = d q + m
  *
- * where q[p][o][i] of LAYOUT_Q4 holds input 8p+i in its low and input 8p+4+i in its high half. */
+ * where q[p][o][i] of a layout with one code a byte is input 4p+i of output o; of LAYOUT_Q4 and Q4Z its low half is
+ * input 8p+i, its high half 8p+4+i; of LAYOUT_Q2 its bits 2j and 2j+1 are input 16p+4j+i; and bits 4j .. 4j+3 of
+ * LAYOUT_T4's word q[p][o][i] are input 8p+2j+i, so that shifted words are the pairs that bf16 products take. */
 #pragma once
 #include "base/err.h"
 #include <stdbool.h>
@@ -25,7 +32,19 @@
 
 enum tensor_type { T_F32, T_F16, T_BF16, T_Q8_0, T_Q4_0, T_Q4_1 };
 enum precision { PREC_FAST, PREC_EXACT };
-enum layout { LAYOUT_F32, LAYOUT_BF16, LAYOUT_Q8, LAYOUT_Q4, LAYOUTS };
+/* The numbers are part of packed files. */
+enum layout {
+    LAYOUT_F32,
+    LAYOUT_BF16,
+    LAYOUT_Q8,
+    LAYOUT_Q4,
+    LAYOUT_Q8F,
+    LAYOUT_Q4Z,
+    LAYOUT_T4,
+    LAYOUT_F8,
+    LAYOUT_Q2,
+    LAYOUTS
+};
 
 #define PANEL 32 /* output rows of a panel */
 #define GROUP 32 /* inputs that share a scale */
@@ -33,10 +52,13 @@ enum layout { LAYOUT_F32, LAYOUT_BF16, LAYOUT_Q8, LAYOUT_Q4, LAYOUTS };
 struct weight {
     enum layout layout;
     int n, k;
-    size_t bytes;       /* of data, padding included */
-    size_t panel_bytes; /* stride between panels */
-    void *data;         /* owned; 64-byte aligned at least */
-    void *block;        /* the shared 2 MB pages that data lies in */
+    size_t bytes;        /* of data, padding included */
+    size_t panel_bytes;  /* stride between panels */
+    void *data;          /* owned; 64-byte aligned at least */
+    void *block;         /* the shared 2 MB pages that data lies in; NULL: somebody else's memory */
+    float table[16];     /* LAYOUT_T4 */
+    uint16_t coarse[16]; /* LAYOUT_T4: what FAST multiplies with, bf16: table[i] = factor * coarse[i], or nearly */
+    float factor;        /* LAYOUT_T4: to make that exact where it can be (FP4's thirds), else as near as it goes */
 };
 
 /* Source bytes of an [n][k] matrix of that type, or 0 when k does not fit the type's blocks. */
@@ -68,37 +90,50 @@ enum code_kind {
     CODES_INT2,   /* w = d[g] q + z[g], q 0..3 */
 };
 
-/* Room for one row, owned by the caller of read(): k floats, k codes (one a byte), k/32 scales and offsets. */
+/* Room for one row, owned by the caller of read(): k floats, k codes (one a byte), k/32 (rounded up) scales and offsets.
+ */
 struct weight_row {
     float *f;
     uint8_t *q;
     float *d, *z;
 };
 
-/* An [n][k] matrix that is read row by row. read() fills what the kind says; it is called from one thread, rows in any order; -1 with
- * ERR_MODEL for a value that no matrix may hold (a scale that isn't finite, an index out of range). */
+/* An [n][k] matrix that is read row by row. read() fills what the kind says; it is called from one thread, rows in any
+ * order and maybe twice; -1 with ERR_MODEL for a value that no matrix may hold (a scale that isn't finite, an index out
+ * of range). */
 struct weight_source {
     enum code_kind kind;
     int n, k;
     const float *table; /* [16], CODES_TABLE */
     int (*read)(const struct weight_source *s, int row, struct weight_row *out, struct err *e);
     const void *u;      /* read's own */
-    const char *format; /* "GPTQ", "Q4_K", "F16": for the log */
+    const char *format; /* "GPTQ", "Q4_K", "F16": for the log and for messages */
 };
 
-/* Pack a source. `to`: LAYOUT_AUTO, the fast layout of its kind (EXACT: one that dequantizes to exactly the kind's float32 values), or a
- * given layout, into which the row's float32 values are quantized anew. row_of as in weight_pack(). *requantized (may be NULL) tells
- * whether the packed values differ from the source's. */
+/* Pack a source. `to`: LAYOUT_AUTO, or a given layout, into which the row's float32 values are quantized anew (T4: the
+ * source's table, or NF4's; quantize.h has more). row_of as in weight_pack(). *requantized (may be NULL) tells whether
+ * the packed values differ from the source's.
+ *
+ * AUTO takes the first layout that holds the kind's float32 values exactly, which for a float source is LAYOUT_F32, and
+ * in FAST BF16:
+ *   CODES_INT8 Q8, Q8F;  INT4 Q4, Q4Z;  TABLE T4;  E4M3 F8;
+ *   CODES_AFFINE Q4 and CODES_INT2 Q2 where d and z are exactly f16, else FAST rounds them to f16, or the values to
+ *   bf16 where they are beyond it, and EXACT takes F32.
+ * A coded source with k not a multiple of 32 is packed like a float source. */
 int weight_pack_source(struct weight *w, const struct weight_source *src, const int *row_of, enum precision prec,
                        int to, bool *requantized, struct err *e);
 #define LAYOUT_AUTO (-1)
 
-/* A weight whose packed bytes lie in memory that somebody else owns (a mapped file), 64-byte aligned. ERR_MODEL when `bytes` is not what
- * the layout and shape take. weight_close() leaves the memory alone. */
+/* A weight whose packed bytes lie in memory that somebody else owns (a mapped file), 64-byte aligned. ERR_MODEL when
+ * `bytes` is not what the layout and shape take, or the table (NULL unless T4) is not finite. weight_close() leaves the
+ * memory alone. */
 int weight_adopt(struct weight *w, enum layout layout, int n, int k, const float table[16], const void *data,
                  size_t bytes, struct err *e);
 size_t weight_bytes(enum layout layout, int n, int k); /* 0: the shape does not fit the layout */
-extern const char *const layout_name[];                /* "f32", "bf16", "q8", ... */
+extern const char *const layout_name[LAYOUTS];         /* "f32", "bf16", "q8", ... */
+
+/* The form of activations that FAST multiplies the layout with: ACT_BF16 or ACT_Q8 (ops.h); 0: float32. */
+unsigned weight_act_form(enum layout layout);
 
 /* --- adapters --- */
 
