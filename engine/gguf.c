@@ -604,6 +604,12 @@ const struct gguf_tensor *gguf_find(const struct gguf *g, const char *name)
     return g->ntensors ? bsearch(&t, g->tensors, (size_t)g->ntensors, sizeof t, compare_tensor) : NULL;
 }
 
+const char *gguf_type_name(int number)
+{
+    const struct type_row *r = find_type(number);
+    return r ? r->name : "unknown";
+}
+
 int gguf_tensor_type(const struct gguf_tensor *t, enum tensor_type *out, struct err *e)
 {
     const struct type_row *r = find_type(t->type);

@@ -51,5 +51,7 @@ int gguf_tensors(const struct gguf *g);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, int i);
 const struct gguf_tensor *gguf_find(const struct gguf *g, const char *name); /* NULL: absent */
 
+const char *gguf_type_name(int number); /* "Q4_K"; "unknown" */
+
 /* ggml's type number -> ours; -1 with ERR_MODEL naming the type when it isn't served. */
 int gguf_tensor_type(const struct gguf_tensor *t, enum tensor_type *out, struct err *e);

@@ -12,8 +12,11 @@
 #include <stdbool.h>
 
 #define SOURCE_SHARDS_MAX 1024
-#define SOURCE_CONFIG_MAX (4u << 20) /* config.json, tokenizer_config.json, *.index.json */
-#define SOURCE_TOKENIZER_MAX (256u << 20)
+#define SOURCE_TENSORS_MAX (1 << 20)
+#define SOURCE_LAYERS_MAX 4096
+#define SOURCE_CONFIG_MAX (4u << 20) /* config.json */
+#define SOURCE_INDEX_MAX (64u << 20) /* model.safetensors.index.json */
+#define SOURCE_FILE_MAX (256u << 20) /* tokenizer.json and the other text files */
 
 struct source;
 
@@ -69,11 +72,17 @@ const struct gguf *
 source_gguf(const struct source *s); /* NULL unless the metadata is a GGUF's (also for a packed file made of one) */
 const json_t *
 source_config(const struct source *s); /* config.json (its text_config where it is a composite); NULL for GGUF */
+const json_t *source_config_root(const struct source *s); /* config.json itself: "architectures"; NULL for GGUF */
 /* Whole text files of a directory, kept by packed files too: "tokenizer.json", "tokenizer_config.json", "chat_template.jinja",
  * "generation_config.json". Borrowed; false: there is none. */
 bool source_file(const struct source *s, const char *name, const char **text, size_t *len);
 
+/* A head that is tied and stored all the same, byte for byte, is not there. Norms are as the file has them: GGUF's converter has added 1
+ * to Gemma's, Hugging Face's files want it added. */
 bool source_has(const struct source *s, const struct spot *at);
+/* The [n][k] that the file gives a matrix (of one expert), quantized or not; n = 0 and k the length of a vector. false: it isn't there, or
+ * its stored form doesn't tell. */
+bool source_shape(const struct source *s, const struct spot *at, int64_t *n, int64_t *k);
 /* A matrix, ready to be packed. Rows of q and k come in Hugging Face's order, whatever the file's. `n` and `k` are what the shape
  * must be. *src is valid as long as the source; `room` owns what read() needs and is freed by source_matrix_close(). */
 struct source_matrix {
