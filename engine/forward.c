@@ -118,6 +118,7 @@ static struct mm product(const struct forward *f, const struct act *in, int laye
                        .rows = f->b->rows,
                        .lora = f->b->lora.nseg ? &f->b->lora : NULL,
                        .layer = layer,
+                       .expert = -1,
                        .shrink = f->shrink,
                        .shrink_ld = lora_rank_pad(rank)};
 }

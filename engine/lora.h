@@ -14,9 +14,14 @@ struct lora_set;
 
 struct lora_slot {
     char digest[SHA256_HEX];
-    int id;               /* 0 .. max_slots-1 */
+    int id; /* 0 .. max_slots-1 */
     int max_rank;
-    struct lora_mod *mod; /* [layers][LORA_MODULES] */
+    struct lora_mod *mod;    /* [layers][LORA_MODULES] */
+    struct lora_table table; /* all that products look up; table.mod is `mod` */
+    /* aLoRA: rows before the last occurrence of these tokens in the prompt use the base, and so does a prompt without
+     * one. ninvocation 0: every row uses the adapter. */
+    const int32_t *invocation;
+    int ninvocation;
     size_t bytes;
 };
 
@@ -32,10 +37,10 @@ struct lora_info {
 };
 
 struct lora_options {
-    const char *store;  /* BLOBS root: a lora_path must lie in it; NULL: any absolute folder */
+    const char *store; /* BLOBS root: a lora_path must lie in it; NULL: any absolute folder */
     int max_slots;
-    int max_known;      /* adapters remembered, resident or not */
-    int wait_ms;        /* longest wait for a slot: then ERR_NO_SLOT */
+    int max_known; /* adapters remembered, resident or not */
+    int wait_ms;   /* longest wait for a slot: then ERR_NO_SLOT */
     int max_rank;
     struct metrics *metrics; /* rows of meters.h; NULL: none */
 };
@@ -50,15 +55,16 @@ int lora_max_rank(const struct lora_set *s);
 
 /* Make `digest` usable from the folder `path` (loadable by vLLM as it is). Repeating is harmless; loads of one digest are done once and
  * shared. done(u, NULL) when resident, done(u, e) with ERR_NOT_FOUND (no such folder), ERR_ADAPTER_INVALID or ERR_NO_SLOT. */
-void lora_load(struct lora_set *s, const char *digest, const char *path, void (*done)(void *u, const struct err *e), void *u);
+void lora_load(struct lora_set *s, const char *digest, const char *path, void (*done)(void *u, const struct err *e),
+               void *u);
 
 /* Drains and frees, then done(u, NULL); ERR_ADAPTER_NOT_LOADED when unknown. */
 void lora_unload(struct lora_set *s, const char *digest, void (*done)(void *u, const struct err *e), void *u);
 
 /* Pin for a request: got(u, slot, NULL) once resident (perhaps before this returns), or got(u, NULL, e): ERR_ADAPTER_NOT_LOADED when unknown,
  * ERR_NO_SLOT after wait_ms. `cold` tells whether it had to be loaded. Each slot got is given back with lora_unpin(). */
-void lora_pin(struct lora_set *s, const char *digest, void (*got)(void *u, struct lora_slot *slot, bool cold, const struct err *e),
-              void *u);
+void lora_pin(struct lora_set *s, const char *digest,
+              void (*got)(void *u, struct lora_slot *slot, bool cold, const struct err *e), void *u);
 void lora_unpin(struct lora_set *s, struct lora_slot *slot);
 
 /* Up to max infos of known adapters; returns the count. */

@@ -120,6 +120,7 @@ static int pack(const struct model *m, const struct adapter *a, struct slot *slo
     slot->block = block;
     slot->block_bytes = bytes;
     slot->pub.mod = mod;
+    slot->pub.table = (struct lora_table){.mod = mod};
     slot->pub.bytes = bytes;
     slot->pub.max_rank = a->max_rank;
     return 0;

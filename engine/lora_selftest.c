@@ -70,7 +70,7 @@ static void fused(struct kthread *t, void *arg)
 {
     struct bench *b = arg;
     const struct weight *w = &b->m->layer[b->layer].module[b->module];
-    const struct lora_seg seg = {.row0 = 0, .rows = ROWS, .mod = b->slot->mod};
+    const struct lora_seg seg = {.row0 = 0, .rows = ROWS, .nuse = 1, .use = {{&b->slot->table, 1}}};
     const struct lora_batch batch = {.nseg = 1, .seg = &seg, .modules = LORA_MODULES};
     b->k->rmsnorm(t, b->in, NULL, ROWS, w->k, b->ones, b->m->norm_eps, &b->act);
     pool_barrier(t);

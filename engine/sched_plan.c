@@ -137,11 +137,11 @@ static void add_segment(struct plan *p, const struct gen *g, int row0, int rows)
 {
     if (!g->slot) return;
     struct lora_batch *l = &p->batch.lora;
-    if (l->nseg > 0 && p->seg[l->nseg - 1].mod == g->slot->mod) {
+    if (l->nseg > 0 && p->seg[l->nseg - 1].use[0].t == &g->slot->table) {
         p->seg[l->nseg - 1].rows += rows;
         return;
     }
-    p->seg[l->nseg++] = (struct lora_seg){.row0 = row0, .rows = rows, .mod = g->slot->mod};
+    p->seg[l->nseg++] = (struct lora_seg){.row0 = row0, .rows = rows, .nuse = 1, .use = {{&g->slot->table, 1}}};
     if (g->slot->max_rank > p->batch.max_rank) p->batch.max_rank = g->slot->max_rank;
 }
 

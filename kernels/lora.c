@@ -71,19 +71,42 @@ void lora_mod_pack(struct lora_mod *m, enum lora_type type, void *dst, int r, in
     *m = (struct lora_mod){.r = r, .scale = scale, .a = dst, .b = b_dst};
 }
 
-const struct lora_mod *lora_mod_of(const struct mm *m, const struct lora_seg *seg, const struct mm_out *out)
+/* The expert tables hold the last columns only. */
+static const struct lora_mod *expert_mod(const struct mm *m, const struct lora_table *t, int module)
 {
-    if (out->module < 0 || !seg->mod) return NULL;
-    const struct lora_mod *mod = &seg->mod[(size_t)m->layer * (size_t)m->lora->modules + (size_t)out->module];
-    return mod->r > 0 ? mod : NULL;
+    int part = module - (m->lora->modules - EXPERT_PARTS);
+    if (!t->expert || part < 0) return NULL;
+    return &t->expert[((size_t)m->layer * (size_t)m->lora->experts + (size_t)m->expert) * EXPERT_PARTS + (size_t)part];
+}
+
+static const struct lora_mod *place_of(const struct mm *m, const struct lora_table *t, int module)
+{
+    size_t layer = (size_t)m->layer;
+    switch (module) {
+    case MM_BASE:
+        return NULL;
+    case MM_HEAD:
+        return t->head_full ? NULL : t->head;
+    case MM_ROUTER:
+        return t->router ? &t->router[layer] : NULL;
+    }
+    if (m->lora->experts > 0 && m->expert >= 0) return expert_mod(m, t, module);
+    return t->mod ? &t->mod[layer * (size_t)m->lora->modules + (size_t)module] : NULL;
+}
+
+const struct lora_mod *lora_mod_of(const struct mm *m, const struct lora_use *use, const struct mm_out *out)
+{
+    const struct lora_mod *mod = use->t ? place_of(m, use->t, out->module) : NULL;
+    return mod && mod->r > 0 ? mod : NULL;
 }
 
 bool lora_any(const struct mm *m)
 {
     if (!m->lora) return false;
     for (int s = 0; s < m->lora->nseg; s++)
-        for (int o = 0; o < m->nout; o++)
-            if (lora_mod_of(m, &m->lora->seg[s], &m->out[o])) return true;
+        for (int u = 0; u < m->lora->seg[s].nuse; u++)
+            for (int o = 0; o < m->nout; o++)
+                if (lora_mod_of(m, &m->lora->seg[s].use[u], &m->out[o])) return true;
     return false;
 }
 
@@ -106,8 +129,14 @@ void lora_shrink_share(struct kthread *t, const struct mm *m, lora_shrink_fn *sh
         float *v = m->shrink + (size_t)o * (size_t)m->rows * (size_t)m->shrink_ld;
         for (int s = 0; s < m->lora->nseg; s++) {
             const struct lora_seg *seg = &m->lora->seg[s];
-            const struct lora_mod *mod = lora_mod_of(m, seg, &m->out[o]);
-            if (mod) shrink_part(t, m, seg, mod, v, shrink);
+            for (int u = 0, at = 0; u < seg->nuse; u++) {
+                const struct lora_mod *mod = lora_mod_of(m, &seg->use[u], &m->out[o]);
+                if (!mod) continue;
+                struct lora_mod weighted = *mod;
+                weighted.scale *= seg->use[u].weight;
+                shrink_part(t, m, seg, &weighted, v + at, shrink);
+                at += lora_rank_pad(mod->r);
+            }
         }
     }
 }

@@ -22,8 +22,8 @@ typedef void lora_expand_fn(const struct lora_mod *mod, int panel, const float *
 lora_shrink_fn lora_shrink_bf16, lora_shrink_f32;
 lora_expand_fn lora_expand_bf16, lora_expand_f32;
 
-/* The module that `out` uses in a segment, or NULL where it has none. */
-const struct lora_mod *lora_mod_of(const struct mm *m, const struct lora_seg *seg, const struct mm_out *out);
+/* The module that an adapter brings for `out`, or NULL where it has none. */
+const struct lora_mod *lora_mod_of(const struct mm *m, const struct lora_use *use, const struct mm_out *out);
 
 /* Does any row of the product use an adapter? */
 bool lora_any(const struct mm *m);

@@ -69,9 +69,33 @@ static void prefetch_adapters(const struct mm *m, const struct item *it, size_t 
     for (int s = 0; m->lora && s < m->lora->nseg; s++) {
         const struct lora_seg *seg = &m->lora->seg[s];
         if (!overlap(seg, it->row0, it->rows, &lo, &hi)) continue;
-        const struct lora_mod *mod = lora_mod_of(m, seg, &m->out[it->out]);
-        size_t bytes = mod ? (size_t)mod->r * PANEL * element : 0;
-        if (mod) prefetch_lines((const char *)mod->b + (size_t)it->panel * bytes, bytes);
+        for (int u = 0; u < seg->nuse; u++) {
+            const struct lora_mod *mod = lora_mod_of(m, &seg->use[u], &m->out[it->out]);
+            size_t bytes = mod ? (size_t)mod->r * PANEL * element : 0;
+            if (mod) prefetch_lines((const char *)mod->b + (size_t)it->panel * bytes, bytes);
+        }
+    }
+}
+
+/* DoRA: the sums of `rows` rows times the factor of their output. */
+static void scale_rows(const struct mm_out *out, int panel, const float *factor, int rows, float *acc)
+{
+    int n0 = panel * PANEL, count = out->w->n - n0 < PANEL ? out->w->n - n0 : PANEL;
+    for (int row = 0; row < rows; row++, acc += PANEL)
+        for (int i = 0; i < count; i++) acc[i] *= factor[n0 + i];
+}
+
+/* The uses of a segment on `rows` rows of the tile; v and acc stand at the first one. */
+static void expand_uses(const struct mm *m, const struct item *it, const struct lora_seg *seg, int rows, const float *v,
+                        float *acc, lora_expand_fn *fn)
+{
+    const struct mm_out *out = &m->out[it->out];
+    for (int u = 0; u < seg->nuse; u++) {
+        const struct lora_mod *mod = lora_mod_of(m, &seg->use[u], out);
+        if (!mod) continue;
+        fn(mod, it->panel, v, m->shrink_ld, rows, acc);
+        if (mod->row_scale) scale_rows(out, it->panel, mod->row_scale, rows, acc);
+        v += lora_rank_pad(mod->r);
     }
 }
 
@@ -81,9 +105,8 @@ static void expand(const struct mm *m, const struct item *it, float *acc, lora_e
     int lo, hi;
     for (int s = 0; m->lora && s < m->lora->nseg; s++) {
         const struct lora_seg *seg = &m->lora->seg[s];
-        const struct lora_mod *mod = lora_mod_of(m, seg, &m->out[it->out]);
-        if (mod && overlap(seg, it->row0, it->rows, &lo, &hi))
-            fn(mod, it->panel, v + (size_t)lo * (size_t)m->shrink_ld, m->shrink_ld, hi - lo, acc + lo * PANEL);
+        if (overlap(seg, it->row0, it->rows, &lo, &hi))
+            expand_uses(m, it, seg, hi - lo, v + (size_t)lo * (size_t)m->shrink_ld, acc + lo * PANEL, fn);
     }
 }
 
@@ -109,12 +132,27 @@ static struct item item_at(const struct mm *m, int index)
     return it;
 }
 
+/* Rows whose adapter brings a whole lm_head take their sums from it. They were summed over the base's before: rare
+ * enough not to cut the base's tile for it. */
+static void replace_head(struct kthread *t, const struct mm *m, const struct mm_ops *ops, const struct item *it,
+                         float *acc)
+{
+    int lo, hi;
+    for (int s = 0; m->lora && s < m->lora->nseg; s++) {
+        const struct lora_seg *seg = &m->lora->seg[s];
+        const struct weight *w = seg->nuse == 1 && seg->use[0].t ? seg->use[0].t->head_full : NULL;
+        if (w && overlap(seg, it->row0, it->rows, &lo, &hi))
+            ops->panel[w->layout](t, w, it->panel, m->in, it->row0 + lo, hi - lo, acc + lo * PANEL);
+    }
+}
+
 static void run_item(struct kthread *t, const struct mm *m, const struct mm_ops *ops, const struct item *it)
 {
     _Alignas(LINE) float acc[BLOCK_ROWS * PANEL];
     const struct mm_out *out = &m->out[it->out];
     prefetch_adapters(m, it, ops->element);
     ops->panel[out->w->layout](t, out->w, it->panel, m->in, it->row0, it->rows, acc);
+    if (out->module == MM_HEAD) replace_head(t, m, ops, it, acc);
     expand(m, it, acc, ops->expand);
     store(out, it, acc);
 }

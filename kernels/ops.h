@@ -42,26 +42,63 @@ void act_close(struct act *a);
 
 /* --- matrix products with adapters --- */
 
-/* Rows row0 .. row0+rows-1 use one adapter; `mod` is its table [layer][module]. Rows in no segment use none. */
+/* LoRA on the embedding: row t of the table += scale * sum_j a[t][j] b[j][..]; float32 in both precisions. */
+struct lora_embed {
+    int r;
+    float scale;
+    const float *a; /* [vocab][r] */
+    const float *b; /* [r][hidden] */
+};
+
+/* What a resident adapter brings. A lora_mod with r 0 changes nothing, nor does a table that is NULL. Whole matrices
+ * (modules_to_save) have the base's shape and stand in its place: products take head_full themselves, rows of
+ * embed_full are the embedder's affair. */
+struct lora_table {
+    const struct lora_mod *mod;    /* [layers][modules] */
+    const struct lora_mod *expert; /* [layers][experts][EXPERT_PARTS] gate, up, down */
+    const struct lora_mod *router; /* [layers] */
+    const struct lora_mod *head;   /* of lm_head */
+    const struct lora_embed *embed;
+    const struct weight *embed_full, *head_full;
+    bool alone; /* has DoRA or whole matrices: serves with nuse 1 and weight 1 only */
+};
+
+#define LORA_STACK 4   /* adapters summed on one row */
+#define EXPERT_PARTS 3 /* the last columns of the mod tables: gate, up, down */
+
+/* `weight` multiplies the adapter's scale. */
+struct lora_use {
+    const struct lora_table *t;
+    float weight;
+};
+
+/* Rows row0 .. row0+rows-1 use the sum of nuse (1 .. LORA_STACK) adapters, in this order. Rows in no segment use none.
+ */
 struct lora_seg {
     int row0, rows;
-    const struct lora_mod *mod;
+    int nuse;
+    struct lora_use use[LORA_STACK];
 };
 
 struct lora_batch {
     int nseg;
     const struct lora_seg *seg; /* ascending row0 */
     int modules;                /* columns of the mod tables */
+    int experts;                /* of the expert tables; 0: none, and mm.expert is not looked at */
 };
 
-/* One output of a product: y[row][0..w->n) = (add ? y : 0) + W x + scale B (A x). */
+/* What an output is, where it is no column of the mod tables. */
+enum { MM_BASE = -1, MM_HEAD = -2, MM_ROUTER = -3 };
+
+/* One output of a product: y[row][0..w->n) = (add ? y : 0) + g (W x + sum of weight scale B (A x)) + bias, where g is 1,
+ * or row_scale of the row's one adapter. */
 struct mm_out {
     const struct weight *w;
     float *y; /* [rows][ldy] */
     int ldy;
     bool add;          /* add to what y holds (residual) */
     const float *bias; /* [n] or NULL */
-    int module;        /* column of the mod tables; -1: never adapted (lm_head) */
+    int module;        /* column of the mod tables, MM_HEAD, MM_ROUTER, or MM_BASE: never adapted */
 };
 
 #define MM_OUTS 3
@@ -73,10 +110,12 @@ struct mm {
     struct mm_out out[MM_OUTS];    /* q,k,v or gate,up share one pass over the activations */
     const struct lora_batch *lora; /* or NULL */
     int layer;
+    int expert;    /* the outputs with a column are parts of this expert; -1: of the dense layer */
     float *shrink; /* scratch [nout][rows][shrink_ld] floats for A x */
-    int shrink_ld; /* >= the largest padded rank in the batch (a multiple of 16); see lora_rank_pad() */
+    int shrink_ld; /* a multiple of 16, >= the sum of lora_rank_pad(rank) over the uses of any one segment */
 };
 
+/* What an adapter's ranks take of a row of the scratch; those of a stack lie one behind the other. */
 int lora_rank_pad(int r);
 
 /* --- attention --- */

@@ -165,6 +165,7 @@ static struct model {
     struct act x, norm, gated;
     float *q, *k, *v, *gate, *up, *logits, *shrink, *ones;
     int rows, head_rows;
+    struct lora_table table[3];
     struct lora_seg seg[3];
     struct lora_batch batch;
     bool adapted;
@@ -240,7 +241,8 @@ static void set_rows(int rows)
     model.batch = (struct lora_batch){.seg = model.seg, .modules = PROJECTIONS};
     for (int i = 0, row0 = 0; i < 3; i++) {
         int n = (rows + 2 - i) / 3;
-        if (n) model.seg[model.batch.nseg++] = (struct lora_seg){row0, n, model.mods[i]};
+        model.table[i].mod = model.mods[i];
+        if (n) model.seg[model.batch.nseg++] = (struct lora_seg){row0, n, 1, {{&model.table[i], 1}}};
         row0 += n;
     }
 }

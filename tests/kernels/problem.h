@@ -25,6 +25,7 @@ struct problem {
     int ldy[MM_OUTS];
     float *shrink;
     struct lora_seg seg[SEGS_MAX];
+    struct lora_table table[SEGS_MAX];
     int seg_of[1024]; /* row -> segment or -1 */
     struct lora_mod mods[SEGS_MAX][LAYERS_OF_MODS * MM_OUTS];
     struct adapter adapter[SEGS_MAX][MM_OUTS];
@@ -74,7 +75,8 @@ static inline void problem_rows(struct problem *p, const struct problem_spec *s)
         for (int r = 0; r < s->seg[i].rows; r++) p->seg_of[p->rows + r] = s->seg[i].r ? p->batch.nseg : -1;
         if (s->seg[i].r) {
             int at = p->batch.nseg++;
-            p->seg[at] = (struct lora_seg){p->rows, s->seg[i].rows, p->mods[at]};
+            p->table[at].mod = p->mods[at];
+            p->seg[at] = (struct lora_seg){p->rows, s->seg[i].rows, 1, {{&p->table[at], 1}}};
             for (int o = 0; o < p->nout; o++)
                 if (s->adapted >> o & 1) problem_adapter(p, s, at, o, s->seg[i].r);
         }

@@ -151,7 +151,7 @@ static void run_alone(const struct problem *p, const struct kernels *kn, int row
     memcpy(in->q8_scale, p->in.q8_scale + r * k / 32, k / 32 * 4);
     memcpy(in->q8_sum, p->in.q8_sum + r * k / 32, k / 32 * 4);
     int s = p->seg_of[row];
-    struct lora_seg seg = {0, 1, s >= 0 ? p->mods[s] : NULL};
+    struct lora_seg seg = {0, 1, 1, {{s >= 0 ? &p->table[s] : NULL, 1}}};
     struct lora_batch batch = {.nseg = s >= 0, .seg = &seg, .modules = MM_OUTS};
     struct mm mm = p->mm;
     mm.in = in, mm.rows = 1, mm.lora = s >= 0 ? &batch : NULL;
@@ -219,7 +219,7 @@ static void poison(struct problem *p, int keep)
     for (int i = 0; i < 4096; i++) nan_block[i] = NAN;
     for (int s = 0; s < p->batch.nseg; s++)
         for (int m = 0; m < MM_OUTS; m++)
-            p->mods[s][m] = (struct lora_mod){1, NAN, nan_block, nan_block}; /* the other layer */
+            p->mods[s][m] = (struct lora_mod){1, NAN, nan_block, nan_block, NULL}; /* the other layer */
 }
 
 static void nothing_is_read_that_does_not_belong_to_the_row(void **state)
@@ -280,7 +280,8 @@ static void adapters_pack_from_every_float_format_in_the_order_asked_for(void **
             float zero[N * K] = {0}, y[N], scratch[16];
             assert_int_equal(weight_pack(&w, T_F32, zero, N, K, NULL, type == LORA_BF16 ? PREC_FAST : PREC_EXACT, NULL),
                              0);
-            struct lora_seg seg = {0, 1, &m};
+            struct lora_table table = {.mod = &m};
+            struct lora_seg seg = {0, 1, 1, {{&table, 1}}};
             struct lora_batch batch = {.nseg = 1, .seg = &seg, .modules = 1};
             struct mm mm = {.in = &in,
                             .rows = 1,

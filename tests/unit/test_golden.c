@@ -228,7 +228,8 @@ static void run_case(struct engine *e, struct runner *r, const struct golden *g,
     struct forward_batch b = {
         .rows = rows, .token = g->ids, .nseq = 1, .seq = &at, .nlogits = g->ntokens, .logit_row = wanted};
     if (g->adapter >= 0) {
-        seg.mod = e->slot[g->adapter]->mod;
+        seg.nuse = 1;
+        seg.use[0] = (struct lora_use){&e->slot[g->adapter]->table, 1};
         b.lora = (struct lora_batch){.nseg = 1, .seg = &seg, .modules = LORA_MODULES};
         b.max_rank = e->slot[g->adapter]->max_rank;
     }

@@ -151,7 +151,8 @@ static void run(const struct model *m, const char *kernels, int threads, const s
     assert_int_equal(forward_new(&f, m, k, pool, &kv.cache, ROWS, ROWS, 64, &e), 0);
     for (int i = 0; i < ROWS; i++) all[i] = i;
     const struct attn_seq at = {.rows = ROWS, .page = seq.page};
-    const struct lora_seg seg = {.rows = ROWS, .mod = mod};
+    const struct lora_table table = {.mod = mod};
+    const struct lora_seg seg = {.rows = ROWS, .nuse = 1, .use = {{&table, 1}}};
     const struct forward_batch b = {.rows = ROWS,
                                     .token = tokens,
                                     .nseq = 1,
