@@ -41,7 +41,7 @@ int tokenizer_vocab(const struct tokenizer *t); /* the largest id + 1 */
 int tokenizer_bos(const struct tokenizer *t);   /* -1: none */
 int tokenizer_eos(const struct tokenizer *t);
 bool tokenizer_adds_bos(const struct tokenizer *t);
-bool tokenizer_is_end(const struct tokenizer *t, int32_t id); /* eos, eot, <|im_end|>, <|endoftext|>, ... */
+bool tokenizer_is_end(const struct tokenizer *t, int32_t id);     /* eos, eot, <|im_end|>, <|endoftext|>, ... */
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id); /* control tokens: not shown */
 
 /* The bytes of a token (a special token's text), borrowed. May be part of a UTF-8 character. */

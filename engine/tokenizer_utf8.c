@@ -1,9 +1,9 @@
 /* Characters: strict UTF-8, and Unicode's tables as utf8proc has them (this file is its only home).
  *
- * Composition (NFC) is asked for by few vocabularies, and nearly all text is composed already: a text without any character from
- * U+0300 on cannot change, which is decided in one pass. utf8proc orders combining marks by exchanging neighbours, quadratic in the
- * length of a run; a stranger's megabyte of marks would take minutes. So a long run is cut, which changes only text that no
- * language writes.
+ * Normal forms (UAX 15) are asked for by few vocabularies, and nearly all text is composed already: a text without any byte from
+ * CC on (U+0300) is in NFC, which is decided in one pass. utf8proc orders combining marks by exchanging neighbours, quadratic in the
+ * length of a run; a stranger's megabyte of marks would take minutes, so characters are taken apart and put together by utf8proc,
+ * and ordered here.
  *
  * Any thread; no state. */
 #include "engine/tokenizer_utf8.h"
@@ -11,21 +11,22 @@
 #include <string.h>
 #include <utf8proc.h>
 
-#define MARKS_MAX 128         /* combining marks ordered together */
 #define FIRST_COMBINING 0x300 /* below it every character is a starter and composes with nothing before it */
+#define DECOMPOSED_MAX 32     /* characters that one becomes: 18 at most (U+FDFA) */
+#define PART_BYTES 65536      /* normalized at a time, at least */
 
 int utf8_decode(const char *text, size_t n, uint32_t *cp)
 {
     static const struct {
         uint8_t mask, lead, len;
         uint32_t least;
-    } forms[] = {{0x80, 0x00, 1, 0}, {0xe0, 0xc0, 2, 0x80}, {0xf0, 0xe0, 3, 0x800}, {0xf8, 0xf0, 4, 0x10000}};
+    } shapes[] = {{0x80, 0x00, 1, 0}, {0xe0, 0xc0, 2, 0x80}, {0xf0, 0xe0, 3, 0x800}, {0xf8, 0xf0, 4, 0x10000}};
     const uint8_t *s = (const uint8_t *)text;
     if (n == 0) return UTF8_MORE;
     for (size_t f = 0; f < 4; f++) {
-        if ((s[0] & forms[f].mask) != forms[f].lead) continue;
-        int len = forms[f].len;
-        uint32_t c = s[0] & (uint8_t)~forms[f].mask;
+        if ((s[0] & shapes[f].mask) != shapes[f].lead) continue;
+        int len = shapes[f].len;
+        uint32_t c = s[0] & (uint8_t)~shapes[f].mask;
         if ((len == 2 && s[0] < 0xc2) || s[0] > 0xf4) return UTF8_BAD;
         for (int i = 1; i < len; i++) {
             if ((size_t)i >= n) return UTF8_MORE;
@@ -34,7 +35,7 @@ int utf8_decode(const char *text, size_t n, uint32_t *cp)
             /* What can't become valid any more is bad at once: it must not be waited for. */
             if (i == 1 && len > 2) {
                 uint32_t low = c << (6 * (len - 2)), high = low | ((1u << (6 * (len - 2))) - 1);
-                if (high < forms[f].least || low > 0x10ffff || (low >= 0xd800 && high <= 0xdfff)) return UTF8_BAD;
+                if (high < shapes[f].least || low > 0x10ffff || (low >= 0xd800 && high <= 0xdfff)) return UTF8_BAD;
             }
         }
         *cp = c;
@@ -102,61 +103,167 @@ bool utf8_is_printable(uint32_t cp)
     return c != UTF8PROC_CATEGORY_CN && !(c >= UTF8PROC_CATEGORY_ZS && c <= UTF8PROC_CATEGORY_CO);
 }
 
-/* --- NFC --- */
-
-static bool may_compose(const char *s, size_t n)
+bool utf8_is_white(uint32_t cp)
 {
-    for (size_t i = 0; i < n; i++)
-        if ((uint8_t)s[i] >= 0xcc) return true; /* U+0300 is CC 80 */
-    return false;
+    return utf8_is_space(cp) && !(cp >= 0x1c && cp <= 0x1f);
 }
 
-/* Where a piece that begins at s may end: n, or inside a run of too many marks. */
-static size_t piece_end(const char *s, size_t n)
+bool utf8_is_numeric(uint32_t cp)
 {
-    size_t at = 0;
-    int marks = 0;
+    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    return c >= UTF8PROC_CATEGORY_ND && c <= UTF8PROC_CATEGORY_NO;
+}
+
+bool utf8_is_punct(uint32_t cp)
+{
+    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    return c >= UTF8PROC_CATEGORY_PC && c <= UTF8PROC_CATEGORY_PO;
+}
+
+bool utf8_is_accent(uint32_t cp)
+{
+    return utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_MN;
+}
+
+/* Other_Alphabetic beyond marks are the circled and squared letters. */
+bool utf8_is_word(uint32_t cp)
+{
+    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    return (c >= UTF8PROC_CATEGORY_LU && c <= UTF8PROC_CATEGORY_NL) || c == UTF8PROC_CATEGORY_PC ||
+           (cp >= 0x24b6 && cp <= 0x24e9) || (cp >= 0x1f130 && cp <= 0x1f149) || (cp >= 0x1f150 && cp <= 0x1f169) ||
+           (cp >= 0x1f170 && cp <= 0x1f189);
+}
+
+/* --- normal forms --- */
+
+static const struct {
+    uint8_t least; /* text whose bytes are all below is in the form already */
+    bool compose;
+    utf8proc_option_t options;
+} forms[] = {
+    [UTF8_NFC] = {0xcc, true, UTF8PROC_DECOMPOSE}, /* U+0300 is CC 80 */
+    [UTF8_NFD] = {0xc3, false, UTF8PROC_DECOMPOSE},
+    [UTF8_NFKC] = {0xc2, true, UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT},
+    [UTF8_NFKD] = {0xc2, false, UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT},
+};
+
+struct normal {
+    utf8proc_int32_t *cp, *spare; /* characters of one part of the text; one block */
+    size_t n, cap;
+    char *out;
+    size_t used, room;
+};
+
+static int class_of(utf8proc_int32_t cp)
+{
+    return cp < FIRST_COMBINING ? 0 : utf8proc_get_property(cp)->combining_class;
+}
+
+static int grow_part(struct normal *w)
+{
+    size_t cap = w->cap * 2 + 256;
+    utf8proc_int32_t *p = realloc(w->cp, 2 * cap * sizeof *p);
+    if (!p) return -1;
+    w->cp = p;
+    w->spare = p + cap;
+    w->cap = cap;
+    return 0;
+}
+
+static int decompose(struct normal *w, enum utf8_form f, const char *s, size_t n)
+{
     uint32_t cp;
-    while (at < n) {
-        int len = utf8_decode(s + at, n - at, &cp);
-        marks = cp >= FIRST_COMBINING && utf8proc_get_property((utf8proc_int32_t)cp)->combining_class ? marks + 1 : 0;
-        if (marks > MARKS_MAX) break;
-        at += (size_t)len;
-    }
-    return at;
-}
-
-static int compose_piece(const char *s, size_t n, char *out, size_t room, size_t *outlen)
-{
-    utf8proc_uint8_t *p = NULL;
-    utf8proc_ssize_t len =
-        utf8proc_map((const utf8proc_uint8_t *)s, (utf8proc_ssize_t)n, &p, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-    int r = len < 0 || (size_t)len > room ? -1 : 0;
-    if (!r) {
-        memcpy(out, p, (size_t)len);
-        *outlen = (size_t)len;
-    }
-    free(p);
-    return r;
-}
-
-int utf8_nfc(const char *s, size_t n, char **out, size_t *outlen)
-{
-    size_t room = 3 * n + 1, used = 0; /* UAX 15: NFC grows UTF-8 at most threefold */
-    *out = NULL;
-    if (!may_compose(s, n)) return 0;
-    char *o = malloc(room);
-    if (!o) return -1;
+    int bound = 0;
+    w->n = 0;
     for (size_t at = 0; at < n;) {
-        size_t len = piece_end(s + at, n - at), got = 0;
-        if (compose_piece(s + at, len, o + used, room - used, &got)) {
-            free(o);
-            return -1;
-        }
-        at += len;
-        used += got;
+        at += (size_t)utf8_decode(s + at, n - at, &cp);
+        if (w->cap - w->n < DECOMPOSED_MAX && grow_part(w)) return -1;
+        w->n += (size_t)utf8proc_decompose_char((utf8proc_int32_t)cp, w->cp + w->n, DECOMPOSED_MAX,
+                                                forms[f].options | UTF8PROC_STABLE, &bound);
     }
-    *out = o;
-    *outlen = used;
+    return 0;
+}
+
+/* Orders a run of marks by their combining class, equal ones as they stand: by counting, so a megabyte of marks takes no longer than
+ * a megabyte of letters. (Short runs, nearly all there are, by insertion.) */
+static void order_run(struct normal *w, size_t from, size_t to)
+{
+    size_t at[257] = {0};
+    utf8proc_int32_t *p = w->cp;
+    if (to - from < 32) {
+        for (size_t i = from + 1; i < to; i++)
+            for (size_t k = i; k > from && class_of(p[k - 1]) > class_of(p[k]); k--) {
+                utf8proc_int32_t c = p[k];
+                p[k] = p[k - 1];
+                p[k - 1] = c;
+            }
+        return;
+    }
+    for (size_t i = from; i < to; i++) at[class_of(p[i]) + 1]++;
+    for (int c = 0; c < 256; c++) at[c + 1] += at[c];
+    for (size_t i = from; i < to; i++) w->spare[at[class_of(p[i])]++] = p[i];
+    memcpy(p + from, w->spare, (to - from) * sizeof *p);
+}
+
+static void order_marks(struct normal *w)
+{
+    for (size_t i = 0; i < w->n; i++) {
+        size_t from = i;
+        while (i < w->n && class_of(w->cp[i])) i++;
+        if (i - from > 1) order_run(w, from, i);
+    }
+}
+
+static int write_part(struct normal *w)
+{
+    size_t want = w->used + 4 * w->n;
+    if (want > w->room) {
+        char *p = realloc(w->out, want + want / 2);
+        if (!p) return -1;
+        w->out = p;
+        w->room = want + want / 2;
+    }
+    for (size_t i = 0; i < w->n; i++) w->used += (size_t)utf8_encode((uint32_t)w->cp[i], w->out + w->used);
+    return 0;
+}
+
+/* Parts end before an ASCII character, which combines with nothing before it. */
+static size_t part_end(const char *s, size_t n)
+{
+    size_t at = PART_BYTES;
+    while (at < n && (uint8_t)s[at] >= 0x80) at++;
+    return at < n ? at : n;
+}
+
+static int normalize(struct normal *w, enum utf8_form f, const char *s, size_t n)
+{
+    for (size_t at = 0; at < n;) {
+        size_t len = part_end(s + at, n - at);
+        if (decompose(w, f, s + at, len)) return -1;
+        order_marks(w);
+        if (forms[f].compose)
+            w->n = (size_t)utf8proc_normalize_utf32(w->cp, (utf8proc_ssize_t)w->n, UTF8PROC_COMPOSE | UTF8PROC_STABLE);
+        if (write_part(w)) return -1;
+        at += len;
+    }
+    return 0;
+}
+
+int utf8_normal(enum utf8_form f, const char *s, size_t n, char **out, size_t *outlen)
+{
+    struct normal w = {.room = n + 16};
+    size_t i = 0;
+    *out = NULL;
+    while (i < n && (uint8_t)s[i] < forms[f].least) i++;
+    if (i == n) return 0;
+    w.out = malloc(w.room);
+    int r = w.out ? normalize(&w, f, s, n) : -1;
+    free(w.cp);
+    if (r) {
+        free(w.out);
+        return -1;
+    }
+    *out = w.out;
+    *outlen = w.used;
     return 0;
 }
