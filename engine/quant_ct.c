@@ -1,6 +1,6 @@
 /* quant_ct: the integer formats of compressed-tensors.
  *
- * pack-quantized, b = 4 or 8 bits: weight_packed [n][k b/32] int32, codes along a row and moved by 2^(b-1) to be positive;
+ * pack-quantized, b = 2 to 8 bits: weight_packed [n][k b/32] int32, codes along a row and moved by 2^(b-1) to be positive;
  *   weight_scale [n][groups] (or [n][1]); where it isn't symmetric weight_zero_point [n b/32][groups] int32, packed along the outputs and
  *   moved the same way; weight_shape [2]: n and k; weight_g_idx [k] where the inputs were reordered.
  * int-quantized and naive-quantized: weight [n][k] int8, weight_scale [n][1], [n][groups], [n] or one for all, weight_zero_point of
@@ -63,8 +63,8 @@ int ct_packed_open(const struct module_of *m, struct source_matrix *out, struct 
     const struct tensor *q = module_need(m, ".weight_packed", e);
     if (!q || check_stated_shape(m, e)) return -1;
     int64_t bits = q->ndim == 2 && q->dim[1] <= m->k ? q->dim[1] * 32 / m->k : 0;
-    if (q->ndim != 2 || q->dim[0] != m->n || bits * m->k != q->dim[1] * 32 || (bits != 4 && bits != 8))
-        return module_bad(m, e, "its weight_packed is %lld x %lld, which is no packing of 4 or 8 bits",
+    if (q->ndim != 2 || q->dim[0] != m->n || bits * m->k != q->dim[1] * 32 || bits < 2 || bits > 8)
+        return module_bad(m, e, "its weight_packed is %lld x %lld, which is no packing of 2 to 8 bits",
                           (long long)q->dim[0], (long long)q->dim[1]);
     g.q = (struct codes){.p = q->data, .bits = (int)bits, .line = q->dim[1], .stride = 1};
     if (scales_of(m, &g, e) || packed_zeros(m, &g, e)) return -1;

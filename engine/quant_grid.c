@@ -4,8 +4,8 @@
  * shuffled within words. Here the packing is three numbers and a flag, so that one reader serves all and each format's file only says
  * where things lie.
  *
- * A row keeps its codes when 32 neighbours share a scale and the codes fit a kind: four bits or fewer with any zero, eight bits with the
- * zero in the middle. Otherwise it is expanded to floats: groups in another order than the inputs (g_idx of GPTQ's act-order), groups of
+ * A row keeps its codes when 32 neighbours share a scale and the codes fit a kind: four bits or fewer with any zero, up to eight bits
+ * with the zero in the middle. Otherwise it is expanded to floats: groups in another order than the inputs (g_idx of GPTQ's act-order), groups of
  * less than 32, eight bits with other zeros. The values are the same either way, scale * (q - zero) in float32.
  *
  * Refused: scales that are not finite, groups that do not exist. Called at load only. */
@@ -68,7 +68,7 @@ static int bad_scale(const struct grid *g, int row, int group, struct err *e)
 static int read_codes(const struct weight_source *src, int row, struct weight_row *out, struct err *e)
 {
     const struct grid *g = src->u;
-    int per = g->group_size / GROUP;
+    int per = g->group_size / GROUP, plus = src->kind == CODES_INT8 ? 128 - (1 << (g->q.bits - 1)) : 0;
     for (int i = 0; i < g->groups; i++) {
         float d = grid_scale(g, row, i), z = (float)zero_at(g, row, i);
         if (!isfinite(d)) return bad_scale(g, row, i, e);
@@ -77,7 +77,7 @@ static int read_codes(const struct weight_source *src, int row, struct weight_ro
             if (src->kind != CODES_INT8) out->z[j] = src->kind == CODES_INT2 ? -(d * z) : z;
         }
     }
-    for (int i = 0; i < src->k; i++) out->q[i] = (uint8_t)q_at(g, row, i);
+    for (int i = 0; i < src->k; i++) out->q[i] = (uint8_t)((int)q_at(g, row, i) + plus);
     return 0;
 }
 

@@ -102,7 +102,8 @@ static const char *const matrix_ends[] = {".weight", ".qweight", ".weight_packed
 
 /* Scales and zeros of activations and of the key-value cache, and what is computed anew anyway: without them the weights say the same. */
 static const char *const harmless_ends[] = {
-    ".rotary_emb.inv_freq", ".input_scale", ".input_zero_point", ".output_scale", ".k_scale", ".v_scale", ".q_scale",
+    ".rotary_emb.inv_freq", ".input_scale", ".input_zero_point", ".output_scale",
+    ".activation_scale",    ".k_scale",     ".v_scale",          ".q_scale",
     ".weight_format"};
 /* The other halves of composites. */
 static const char *const other_halves[] = {"vision_tower.", "multi_modal_projector.", "vision_model.", "visual.",
