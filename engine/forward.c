@@ -2,9 +2,14 @@
  *
  *     x = embed(token)
  *     each layer:
- *         h = norm(x)    q,k,v = W h (and adapters)    rotate, store k and v    a = attention(q)    x += W a
- *         h = norm(x)    gate,up = W h                 a = silu(gate) * up                          x += W a
- *     logits of the wanted rows = head(norm(x))
+ *         h = norm(x)    q,k,v = W h (and adapters)    norm heads, rotate, store k and v    a = attention(q)
+ *         x += W a, or x += norm(W a)
+ *         h = norm(x)    gate,up = W h                 a = act(gate) * up
+ *         x += W a, or x += norm(W a);                 a layer of experts: forward_moe.c
+ *     logits of the wanted rows = head(norm(x)), capped
+ *
+ * Families differ by columns of the model, never by code of their own; a column that is zero or NULL is an operation
+ * that isn't there.
  *
  * Idea: one pool_run() per pass; every thread walks the same list and the kernels share the work inside each call, so
  * threads are woken once a step and meet at a barrier between operations. `x` is kept in float32 (the residual stream);
@@ -14,29 +19,10 @@
  * promise: this file adds no operation across rows). Rows that are not in the batch are neither read nor written.
  *
  * Called by the step thread; fields are read by the pool's threads during forward_run() only. */
-#include "engine/forward.h"
+#include "engine/forward_impl.h"
 #include <assert.h>
 #include <math.h>
 #include <stdlib.h>
-
-struct forward {
-    const struct model *m;
-    const struct kernels *k;
-    struct pool *pool;
-    struct kv_cache *kv;
-    int max_rows, max_logits, max_rank;
-    float *block; /* owns the arrays below */
-    size_t block_bytes;
-    float *x;                      /* [rows][hidden] */
-    float *q;                      /* [rows][heads*head_dim] */
-    float *kk, *v;                 /* [rows][kv_heads*head_dim] */
-    float *gate, *up;              /* [rows][mlp] */
-    float *shrink;                 /* [MM_OUTS][rows][padded rank] */
-    float *logits;                 /* [max_logits][vocab] */
-    struct act h;                  /* after a norm, k = hidden */
-    struct act a;                  /* attention's or the gate's output, k = heads*head_dim or mlp */
-    const struct forward_batch *b; /* of the pass that runs */
-};
 
 static int round_up(int v, int to)
 {
@@ -46,6 +32,13 @@ static int round_up(int v, int to)
 static int max_of(int a, int b)
 {
     return a > b ? a : b;
+}
+
+/* Rows of the shrinks' scratch: of q, k, v; of gate and up of all experts; of the head. */
+static size_t shrink_rows(const struct forward *f)
+{
+    int places = f->m->experts > 0 ? 2 * f->max_rows * f->m->experts_used : 0;
+    return (size_t)max_of(max_of(MM_OUTS * f->max_rows, places), f->max_logits);
 }
 
 /* Hand out the arrays of one block, each on its own cache lines. With block NULL only counts. */
@@ -58,12 +51,13 @@ static size_t lay_out(struct forward *f, float *block)
         float **at;
         size_t n;
     } part[] = {{&f->x, rows * (size_t)m->hidden},
+                {&f->y, rows * (size_t)m->hidden},
                 {&f->q, rows * q},
                 {&f->kk, rows * kv},
                 {&f->v, rows * kv},
                 {&f->gate, rows * (size_t)m->mlp},
                 {&f->up, rows * (size_t)m->mlp},
-                {&f->shrink, MM_OUTS * rows * rank},
+                {&f->shrink, shrink_rows(f) * rank},
                 {&f->logits, (size_t)f->max_logits * (size_t)m->vocab}};
     size_t used = 0;
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
@@ -73,6 +67,22 @@ static size_t lay_out(struct forward *f, float *block)
     return used * sizeof(float);
 }
 
+static int take_memory(struct forward *f, struct err *e)
+{
+    const struct model *m = f->m;
+    f->block_bytes = lay_out(f, NULL);
+    f->block = big_alloc(f->block_bytes);
+    f->head_seg = calloc((size_t)max_of(f->max_logits, 1), sizeof *f->head_seg);
+    if (!f->block || !f->head_seg)
+        return err_set(e, ERR_NO_MEMORY, "no memory for the workspace of %d rows (%zu bytes)", f->max_rows,
+                       f->block_bytes);
+    lay_out(f, f->block);
+    int rows = max_of(f->max_rows, f->max_logits), inner = max_of(m->heads * m->head_dim, m->mlp);
+    if (act_init(&f->h, rows, round_up(m->hidden, GROUP), m->act_forms, e)) return -1;
+    if (act_init(&f->a, rows, round_up(inner, GROUP), m->act_forms, e)) return -1;
+    return m->experts > 0 ? forward_moe_new(&f->moe, m, f->max_rows, e) : 0;
+}
+
 int forward_new(struct forward **out, const struct model *m, const struct kernels *k, struct pool *pool,
                 struct kv_cache *kv, int max_rows, int max_logits, int max_rank, struct err *e)
 {
@@ -80,21 +90,12 @@ int forward_new(struct forward **out, const struct model *m, const struct kernel
     if (!f) return err_set(e, ERR_NO_MEMORY, "no memory for the forward pass");
     *f = (struct forward){
         .m = m, .k = k, .pool = pool, .kv = kv, .max_rows = max_rows, .max_logits = max_logits, .max_rank = max_rank};
-    f->block_bytes = lay_out(f, NULL);
-    f->block = big_alloc(f->block_bytes);
-    if (!f->block) {
-        err_set(e, ERR_NO_MEMORY, "no memory for the workspace of %d rows (%zu bytes)", max_rows, f->block_bytes);
-        goto fail;
+    if (take_memory(f, e)) {
+        forward_free(f);
+        return -1;
     }
-    lay_out(f, f->block);
-    int rows = max_of(max_rows, max_logits), inner = max_of(m->heads * m->head_dim, m->mlp);
-    if (act_init(&f->h, rows, round_up(m->hidden, 32), m->act_forms, e)) goto fail;
-    if (act_init(&f->a, rows, round_up(inner, 32), m->act_forms, e)) goto fail;
     *out = f;
     return 0;
-fail:
-    forward_free(f);
-    return -1;
 }
 
 void forward_free(struct forward *f)
@@ -103,24 +104,42 @@ void forward_free(struct forward *f)
     if (f->block) big_free(f->block, f->block_bytes);
     act_close(&f->h);
     act_close(&f->a);
+    forward_moe_free(f->moe);
+    free(f->head_seg);
     free(f);
 }
 
 size_t forward_bytes(const struct forward *f)
 {
-    return f->block_bytes + f->h.bytes + f->a.bytes;
+    return f->block_bytes + f->h.bytes + f->a.bytes + forward_moe_bytes(f->moe);
 }
 
-static struct mm product(const struct forward *f, const struct act *in, int layer)
+struct mm forward_product(const struct forward *f, const struct act *in, int rows, const struct lora_batch *lora,
+                          int layer)
 {
-    int rank = f->b->max_rank > 0 ? f->b->max_rank : 1;
     return (struct mm){.in = in,
-                       .rows = f->b->rows,
-                       .lora = f->b->lora.nseg ? &f->b->lora : NULL,
+                       .rows = rows,
+                       .lora = lora->nseg ? lora : NULL,
                        .layer = layer,
                        .expert = -1,
                        .shrink = f->shrink,
-                       .shrink_ld = lora_rank_pad(rank)};
+                       .shrink_ld = lora_rank_pad(max_of(f->b->max_rank, 1))};
+}
+
+int forward_segments(const struct lora_batch *b, const int *row_of, int rows, struct lora_seg *out)
+{
+    int n = 0, at = 0;
+    for (int s = 0; s < b->nseg && at < rows; s++) {
+        const struct lora_seg *seg = &b->seg[s];
+        while (at < rows && row_of[at] < seg->row0) at++;
+        int first = at;
+        while (at < rows && row_of[at] < seg->row0 + seg->rows) at++;
+        if (at == first) continue;
+        out[n] = *seg;
+        out[n].row0 = first;
+        out[n++].rows = at - first;
+    }
+    return n;
 }
 
 static void add_out(const struct forward *f, struct mm *mm, int module, float *y, bool add)
@@ -134,56 +153,88 @@ static void add_out(const struct forward *f, struct mm *mm, int module, float *y
                                           .module = module};
 }
 
+/* x += norm(y), where what a half gives is normed first. */
+static void add_normed(struct forward *f, struct kthread *t, const float *post)
+{
+    if (!post) return;
+    f->k->rmsnorm_add(t, f->y, f->b->rows, f->m->hidden, post, f->m->norm_eps, f->x);
+    pool_barrier(t);
+}
+
+static struct attn attention_of(struct forward *f, int layer)
+{
+    const struct model *m = f->m;
+    const struct model_layer *l = &m->layer[layer];
+    return (struct attn){.nseq = f->b->nseq,
+                         .seq = f->b->seq,
+                         .rows = f->b->rows,
+                         .heads = m->heads,
+                         .layer = layer,
+                         .scale = m->attn_scale != 0 ? m->attn_scale : 1.0f / sqrtf((float)m->head_dim),
+                         .window = l->window,
+                         .softcap = m->attn_softcap,
+                         .rotary = m->rotary,
+                         .q_norm = l->q_norm,
+                         .k_norm = l->k_norm,
+                         .norm_eps = m->norm_eps,
+                         .q = f->q,
+                         .k = f->kk,
+                         .v = f->v,
+                         .rope = l->rope ? l->rope : m->rope,
+                         .kv = f->kv};
+}
+
 static void attention_half(struct forward *f, struct kthread *t, int layer)
 {
     const struct model *m = f->m;
-    const struct forward_batch *b = f->b;
-    f->k->rmsnorm(t, f->x, NULL, b->rows, m->hidden, m->layer[layer].attn_norm, m->norm_eps, &f->h);
+    const struct model_layer *l = &m->layer[layer];
+    int rows = f->b->rows;
+    f->k->rmsnorm(t, f->x, NULL, rows, m->hidden, l->attn_norm, m->norm_eps, &f->h);
     pool_barrier(t);
-    struct mm qkv = product(f, &f->h, layer);
+    struct mm qkv = forward_product(f, &f->h, rows, &f->lora, layer);
     add_out(f, &qkv, LM_Q, f->q, false);
     add_out(f, &qkv, LM_K, f->kk, false);
     add_out(f, &qkv, LM_V, f->v, false);
     f->k->matmul(t, &qkv);
     pool_barrier(t);
-    struct attn at = {.nseq = b->nseq,
-                      .seq = b->seq,
-                      .rows = b->rows,
-                      .heads = m->heads,
-                      .layer = layer,
-                      .scale = 1.0f / sqrtf((float)m->head_dim),
-                      .q = f->q,
-                      .k = f->kk,
-                      .v = f->v,
-                      .rope = m->rope,
-                      .kv = f->kv};
+    struct attn at = attention_of(f, layer);
     f->k->rope_store(t, &at);
     pool_barrier(t);
     f->k->attention(t, &at, &f->a);
     pool_barrier(t);
-    struct mm o = product(f, &f->a, layer);
-    add_out(f, &o, LM_O, f->x, true);
+    struct mm o = forward_product(f, &f->a, rows, &f->lora, layer);
+    add_out(f, &o, LM_O, l->attn_post ? f->y : f->x, !l->attn_post);
     f->k->matmul(t, &o);
+    pool_barrier(t);
+    add_normed(f, t, l->attn_post);
+}
+
+static void dense(struct forward *f, struct kthread *t, int layer, float *to, bool add)
+{
+    int rows = f->b->rows;
+    struct mm gu = forward_product(f, &f->h, rows, &f->lora, layer);
+    add_out(f, &gu, LM_GATE, f->gate, false);
+    add_out(f, &gu, LM_UP, f->up, false);
+    f->k->matmul(t, &gu);
+    pool_barrier(t);
+    f->k->glu(t, f->m->act, f->gate, f->up, rows, f->m->mlp, &f->a);
+    pool_barrier(t);
+    struct mm down = forward_product(f, &f->a, rows, &f->lora, layer);
+    add_out(f, &down, LM_DOWN, to, add);
+    f->k->matmul(t, &down);
     pool_barrier(t);
 }
 
 static void mlp_half(struct forward *f, struct kthread *t, int layer)
 {
     const struct model *m = f->m;
-    const struct forward_batch *b = f->b;
-    f->k->rmsnorm(t, f->x, NULL, b->rows, m->hidden, m->layer[layer].mlp_norm, m->norm_eps, &f->h);
+    const struct model_layer *l = &m->layer[layer];
+    f->k->rmsnorm(t, f->x, NULL, f->b->rows, m->hidden, l->mlp_norm, m->norm_eps, &f->h);
     pool_barrier(t);
-    struct mm gu = product(f, &f->h, layer);
-    add_out(f, &gu, LM_GATE, f->gate, false);
-    add_out(f, &gu, LM_UP, f->up, false);
-    f->k->matmul(t, &gu);
-    pool_barrier(t);
-    f->k->swiglu(t, f->gate, f->up, b->rows, m->mlp, &f->a);
-    pool_barrier(t);
-    struct mm down = product(f, &f->a, layer);
-    add_out(f, &down, LM_DOWN, f->x, true);
-    f->k->matmul(t, &down);
-    pool_barrier(t);
+    void (*half)(struct forward * f, struct kthread * t, int layer, float *to, bool add) =
+        l->router.n > 0 ? forward_moe : dense;
+    half(f, t, layer, l->mlp_post ? f->y : f->x, !l->mlp_post);
+    add_normed(f, t, l->mlp_post);
 }
 
 static void head(struct forward *f, struct kthread *t)
@@ -192,10 +243,13 @@ static void head(struct forward *f, struct kthread *t)
     const struct forward_batch *b = f->b;
     f->k->rmsnorm(t, f->x, b->logit_row, b->nlogits, m->hidden, m->final_norm, m->norm_eps, &f->h);
     pool_barrier(t);
-    struct mm mm = {
-        .in = &f->h, .rows = b->nlogits, .nout = 1, .layer = 0, .shrink = f->shrink, .shrink_ld = lora_rank_pad(1)};
-    mm.out[0] = (struct mm_out){.w = m->head, .y = f->logits, .ldy = m->vocab, .module = -1};
+    struct mm mm = forward_product(f, &f->h, b->nlogits, &f->head_lora, 0);
+    mm.nout = 1;
+    mm.out[0] = (struct mm_out){.w = m->head, .y = f->logits, .ldy = m->vocab, .module = MM_HEAD};
     f->k->matmul(t, &mm);
+    pool_barrier(t);
+    if (m->logit_softcap <= 0) return;
+    f->k->softcap(t, f->logits, (size_t)b->nlogits * (size_t)m->vocab, m->logit_softcap);
     pool_barrier(t);
 }
 
@@ -203,7 +257,13 @@ static void pass(struct kthread *t, void *arg)
 {
     struct forward *f = arg;
     const struct forward_batch *b = f->b;
-    f->k->embed(t, &f->m->embed, b->token, b->rows, f->x);
+    struct embed e = {.w = &f->m->embed,
+                      .token = b->token,
+                      .rows = b->rows,
+                      .scale = f->m->embed_scale,
+                      .lora = f->lora.nseg ? &f->lora : NULL,
+                      .x = f->x};
+    f->k->embed(t, &e);
     pool_barrier(t);
     for (int layer = 0; layer < f->m->layers; layer++) {
         attention_half(f, t, layer);
@@ -217,6 +277,10 @@ const float *forward_run(struct forward *f, const struct forward_batch *b)
 {
     assert(b->rows >= 1 && b->rows <= f->max_rows && b->nlogits <= f->max_logits && b->max_rank <= f->max_rank);
     f->b = b;
+    f->lora = b->lora;
+    f->head_lora = f->lora;
+    f->head_lora.seg = f->head_seg;
+    f->head_lora.nseg = forward_segments(&b->lora, b->logit_row, b->nlogits, f->head_seg);
     pool_run(f->pool, pass, f);
     f->b = NULL;
     return f->logits;

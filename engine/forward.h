@@ -13,15 +13,17 @@ struct forward_batch {
     int nseq;
     const struct attn_seq *seq; /* ascending row0, together they cover all rows: pages must hold their positions */
     struct lora_batch lora;     /* nseg 0: base rows only */
-    int max_rank;               /* largest rank among the adapters of `lora` */
-    int nlogits;                /* 0 .. max_logits */
-    const int *logit_row;       /* [nlogits] rows whose logits are wanted */
+    int max_rank;         /* largest sum of lora_rank_pad(rank) over one segment's uses; where each segment has one
+                                 * adapter, the largest rank will do */
+    int nlogits;          /* 0 .. max_logits; several rows of a sequence may ask */
+    const int *logit_row; /* [nlogits] rows whose logits are wanted, ascending */
     /* Runs on every thread of the pool when the logits are complete (sampling is shared that way); NULL: nothing. */
     void (*after)(struct kthread *t, void *u, const float *logits);
     void *u;
 };
 
-/* max_rank: of any adapter that a batch may hold. */
+/* max_rank: the largest that a batch may say. max_logits may exceed the running sequences (speculation, log-probabilities
+ * of prompts): it costs max_logits * vocab floats. ERR_MODEL: more experts than EXPERTS_MAX. */
 int forward_new(struct forward **out, const struct model *m, const struct kernels *k, struct pool *pool,
                 struct kv_cache *kv, int max_rows, int max_logits, int max_rank, struct err *e);
 void forward_free(struct forward *f);

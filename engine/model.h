@@ -10,8 +10,6 @@
 #include "engine/tokenizer.h"
 #include "kernels/ops.h"
 
-enum mlp_act { MLP_SILU, MLP_GELU_TANH };
-
 /* gate, up and down of one expert, in the order LM_GATE, LM_UP, LM_DOWN. */
 struct model_expert {
     struct weight part[3];
@@ -24,8 +22,8 @@ struct model_layer {
     struct weight module[LORA_MODULES]; /* in a layer of experts gate, up and down have n 0 */
     float *bias[LORA_MODULES];          /* [out]; NULL: none */
     int window;                         /* 0: attention sees all */
-    const float *rope;                  /* one of the model's tables, [max_context][rotary/2][2] */
-    struct weight router;               /* [experts][hidden]; n 0: a dense layer */
+    const float *rope;                  /* one of the model's tables, [max_context][rotary/2][2]; NULL: model.rope */
+    struct weight router;               /* [experts][hidden], packed PREC_EXACT: its logits are float32; n 0: a dense layer */
     struct model_expert *expert;        /* [experts] or NULL */
 };
 
@@ -36,10 +34,10 @@ struct model {
     int layers, hidden, heads, kv_heads, head_dim, mlp, vocab;
     int max_context; /* tokens */
     float norm_eps;
-    int rotary;                        /* dimensions of a head that rotate */
-    float attn_scale;                  /* of the scores: 1/sqrt(head_dim) but for Gemma */
+    int rotary;                        /* dimensions of a head that rotate; 0: all */
+    float attn_scale;                  /* of the scores; 0: 1/sqrt(head_dim) */
     float attn_softcap, logit_softcap; /* 0: none */
-    float embed_scale;                 /* of the embedding's rows: 1 but for Gemma */
+    float embed_scale;                 /* of the embedding's rows; 0: 1 */
     enum mlp_act act;
     int experts, experts_used, expert_mlp; /* 0: no layer has experts */
     bool norm_topk;                        /* the weights of the chosen experts are made to sum to 1 */

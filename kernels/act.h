@@ -10,9 +10,15 @@
  * result shows it. */
 void act_round(struct act *out, int row, int k, int c0, int c1);
 
-void embed_plain(struct kthread *t, const struct weight *w, const int32_t *token, int rows, float *x);
+void embed_plain(struct kthread *t, const struct embed *e);
 void rmsnorm_plain(struct kthread *t, const float *x, const int *row_of, int rows, int k, const float *weight,
                    float eps, struct act *out);
+void rmsnorm_add_plain(struct kthread *t, const float *y, int rows, int k, const float *weight, float eps, float *x);
 void rope_store_plain(struct kthread *t, const struct attn *a);
 void attention_plain(struct kthread *t, const struct attn *a, struct act *out);
-void swiglu_plain(struct kthread *t, const float *gate, const float *up, int rows, int k, struct act *out);
+void glu_plain(struct kthread *t, enum mlp_act act, const float *gate, const float *up, int rows, int k,
+               struct act *out);
+void softcap_plain(struct kthread *t, float *x, size_t n, float cap);
+void moe_route_plain(struct kthread *t, const struct moe *m);
+void moe_gather_plain(struct kthread *t, const struct moe *m, const struct act *in, int k, struct act *out);
+void moe_combine_plain(struct kthread *t, const struct moe *m, const float *y, int k, float *x, bool add);

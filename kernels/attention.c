@@ -1,5 +1,5 @@
 /* Attention over pages, plain: for each row and head an online softmax (Milakov and Gimelshein 2018) over the positions
- * in order, float32, reading only the slots that the row sees. Rows are dealt to the threads. */
+ * in order, float32, reading only the slots that the row sees: those of its window, where there is one. Rows are dealt to the threads. */
 #include "kernels/act.h"
 #include "kernels/convert.h"
 #include "kernels/kv.h"
@@ -29,9 +29,11 @@ static void attend(const struct attn *a, const struct attn_seq *seq, int pos, in
     const struct kv_cache *kv = a->kv;
     float most = -INFINITY, sum = 0;
     memset(out, 0, sizeof *out * (size_t)kv->head_dim);
-    for (int p = 0; p <= pos; p++) {
+    for (int p = attn_first(a, pos); p <= pos; p++) {
         const char *head = kv_head_at(kv, a->layer, seq->page[p / KV_PAGE], h / (a->heads / kv->kv_heads));
-        float s = a->scale * score(kv, head, p % KV_PAGE, q), larger = s > most ? s : most;
+        float s = a->scale * score(kv, head, p % KV_PAGE, q);
+        if (a->softcap > 0) s = a->softcap * tanhf(s / a->softcap);
+        float larger = s > most ? s : most;
         float keep = expf(most - larger), e = expf(s - larger);
         add_value(kv, head, p % KV_PAGE, keep, e, out);
         sum = sum * keep + e;

@@ -1,16 +1,16 @@
-/* Attention over pages: online softmax in blocks of 64 positions.
+/* Attention over pages: online softmax in blocks of 64 positions, from the first that the window reaches.
  *
  * An item of work is one kv head of a sequence and a tile of its rows; the query heads that share the kv head and the
  * tile's rows are its `vectors`. For each block of four pages, in order: scores of up to 8 vectors at once (lanes are
  * tokens), largest score, exponentials, then values (lanes are dimensions). In FAST q and the exponentials are rounded
  * to bf16 for vdpbf16ps; sums are float32. EXACT is float32 throughout.
  *
- * Batch invariance: what a row computes is set by its position p alone: blocks 0 .. p/64, each with min(64, p + 1 - 64
- * b) tokens, one accumulator per score and per output. Blocks that every row of the tile sees whole are computed for 8
- * vectors together, the others row by row: the same operations in the same order.
+ * Batch invariance: what a row computes is set by its position p and the window alone: blocks (first position
+ * seen)/64 .. p/64, of each the tokens that p sees, one accumulator per score and per output. Blocks that every row of
+ * the tile sees whole are computed for 8 vectors together, the others row by row: the same operations in the same order.
  *
- * Never read: slots behind a row's position (scores of a page's unused lanes are dropped before anything uses them; a
- * pair of values with an unused half is masked), other pages, other heads. */
+ * Never used: slots behind a row's position or before its window (scores of a page's unused lanes are dropped before
+ * anything uses them; a pair of values with an unused half is masked), other heads. Never read: other pages. */
 #include "kernels/act.h"
 #include "kernels/avx512.h"
 #include "kernels/kv.h"
@@ -49,6 +49,19 @@ struct item {
     int kv_head, head, heads;
 };
 
+/* What a row sees of a block, tokens from .. to-1, and how scores are made. */
+struct span {
+    int from, to;
+    float scale, softcap;
+};
+
+/* The lanes of page j of the block that are seen. */
+static inline __mmask16 seen_of(const struct span *s, int j)
+{
+    int from = s->from - j * KV_PAGE, to = s->to - j * KV_PAGE;
+    return (__mmask16)((to > 0 ? lanes16(to) : 0) & ~(from > 0 ? lanes16(from) : 0));
+}
+
 static inline __m512 bcast_pair(uint32_t pair)
 {
     return _mm512_castsi512_ps(_mm512_set1_epi32((int)pair));
@@ -75,21 +88,26 @@ static inline __attribute__((always_inline)) void scores_page(struct vector *v, 
     for (int i = 0; i < V; i++) _mm512_storeu_ps(v[i].s + at, s[i]);
 }
 
-/* From the scores of n visible tokens: p, keep, and the running maximum and sum. */
-static void softmax_block(struct vector *v, int n, float scale, const bool bf16)
+/* softcap tanh(s / softcap) */
+static inline __m512 capped(__m512 s, float softcap)
+{
+    return _mm512_mul_ps(_mm512_set1_ps(softcap), tanh16(_mm512_div_ps(s, _mm512_set1_ps(softcap))));
+}
+
+/* From the scores of the visible tokens: p, keep, and the running maximum and sum. */
+static void softmax_block(struct vector *v, const struct span *b, const bool bf16)
 {
     __m512 s[BLOCK_PAGES], most = _mm512_set1_ps(-INFINITY);
     for (int j = 0; j < BLOCK_PAGES; j++) {
-        __mmask16 seen = n > j * 16 ? lanes16(n - j * 16) : 0;
-        s[j] =
-            _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), seen, _mm512_loadu_ps(v->s + j * 16), _mm512_set1_ps(scale));
+        s[j] = _mm512_mul_ps(_mm512_loadu_ps(v->s + j * 16), _mm512_set1_ps(b->scale));
+        if (b->softcap > 0) s[j] = capped(s[j], b->softcap);
+        s[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen_of(b, j), s[j]);
         most = _mm512_max_ps(most, s[j]);
     }
     float larger = fmaxf(v->most, _mm512_reduce_max_ps(most));
     __m512 keep = exp16(_mm512_set1_ps(v->most - larger)), sum = _mm512_setzero_ps();
     for (int j = 0; j < BLOCK_PAGES; j++) {
-        __mmask16 seen = n > j * 16 ? lanes16(n - j * 16) : 0;
-        __m512 p = _mm512_maskz_mov_ps(seen, exp16(_mm512_sub_ps(s[j], _mm512_set1_ps(larger))));
+        __m512 p = _mm512_maskz_mov_ps(seen_of(b, j), exp16(_mm512_sub_ps(s[j], _mm512_set1_ps(larger))));
         sum = _mm512_add_ps(sum, p);
         if (bf16)
             _mm256_storeu_si256((__m256i *)(v->p.pair + j * 8), (__m256i)_mm512_cvtneps_pbh(p));
@@ -101,18 +119,19 @@ static void softmax_block(struct vector *v, int n, float scale, const bool bf16)
     v->most = larger;
 }
 
-/* out_i[d..d+16) = out_i * keep_i + sum over n tokens of p V, for V vectors; value[j] is V of page j. */
-static inline __attribute__((always_inline)) void values_chunk(struct vector *v, const int V, const bool bf16,
-                                                               const char *const *value, int hd, int d, int n)
+/* out_i[d..d+16) = out_i * keep_i + sum over tokens from .. to-1 of p V, for V vectors; value[j] is V of page j. */
+static inline __attribute__((always_inline)) void
+values_chunk(struct vector *v, const int V, const bool bf16, const char *const *value, int hd, int d, int from, int to)
 {
     __m512 y[TOGETHER];
 #pragma GCC unroll 8
     for (int i = 0; i < V; i++) y[i] = _mm512_mul_ps(_mm512_loadu_ps(v[i].out + d), _mm512_set1_ps(v[i].keep));
-    for (int token = 0; token < n; token += bf16 ? 2 : 1) {
+    for (int token = bf16 ? from & ~1 : from; token < to; token += bf16 ? 2 : 1) {
         int slot = token % KV_PAGE;
         __m512 w =
             _mm512_loadu_ps((const float *)value[token / KV_PAGE] + (size_t)(bf16 ? slot / 2 : slot) * (size_t)hd + d);
-        if (bf16 && token + 1 == n) w = _mm512_and_ps(w, _mm512_castsi512_ps(_mm512_set1_epi32(0xffff)));
+        if (bf16 && token + 1 == to) w = _mm512_and_ps(w, _mm512_castsi512_ps(_mm512_set1_epi32(0xffff)));
+        if (bf16 && token < from) w = _mm512_and_ps(w, _mm512_castsi512_ps(_mm512_set1_epi32((int)0xffff0000)));
 #pragma GCC unroll 8
         for (int i = 0; i < V; i++) {
             if (bf16)
@@ -125,64 +144,64 @@ static inline __attribute__((always_inline)) void values_chunk(struct vector *v,
     for (int i = 0; i < V; i++) _mm512_storeu_ps(v[i].out + d, y[i]);
 }
 
-/* One block of n visible tokens for V vectors. */
+/* One block for V vectors. */
 static inline __attribute__((always_inline)) void block_of(struct vector *v, const int V, const bool bf16,
-                                                           const char *const *key, int hd, int n, float scale)
+                                                           const char *const *key, int hd, const struct span *b)
 {
     const char *value[BLOCK_PAGES];
-    for (int j = 0; j * KV_PAGE < n; j++) {
+    for (int j = b->from / KV_PAGE; j * KV_PAGE < b->to; j++) {
         scores_page(v, V, bf16, key[j], hd, j * KV_PAGE);
         value[j] = key[j] + (size_t)KV_PAGE * (size_t)hd * (bf16 ? 2 : 4);
     }
-    for (int i = 0; i < V; i++) softmax_block(&v[i], n, scale, bf16);
-    for (int d = 0; d < hd; d += 16) values_chunk(v, V, bf16, value, hd, d, n);
+    for (int i = 0; i < V; i++) softmax_block(&v[i], b, bf16);
+    for (int d = 0; d < hd; d += 16) values_chunk(v, V, bf16, value, hd, d, b->from, b->to);
 }
 
 static inline __attribute__((always_inline)) void block_any(struct vector *v, int count, const bool bf16,
-                                                            const char *const *key, int hd, int n, float scale)
+                                                            const char *const *key, int hd, const struct span *b)
 {
     for (; count > 0; v += TOGETHER, count -= TOGETHER) {
         switch (count) {
         case 1:
-            block_of(v, 1, bf16, key, hd, n, scale);
+            block_of(v, 1, bf16, key, hd, b);
             break;
         case 2:
-            block_of(v, 2, bf16, key, hd, n, scale);
+            block_of(v, 2, bf16, key, hd, b);
             break;
         case 3:
-            block_of(v, 3, bf16, key, hd, n, scale);
+            block_of(v, 3, bf16, key, hd, b);
             break;
         case 4:
-            block_of(v, 4, bf16, key, hd, n, scale);
+            block_of(v, 4, bf16, key, hd, b);
             break;
         case 5:
-            block_of(v, 5, bf16, key, hd, n, scale);
+            block_of(v, 5, bf16, key, hd, b);
             break;
         case 6:
-            block_of(v, 6, bf16, key, hd, n, scale);
+            block_of(v, 6, bf16, key, hd, b);
             break;
         case 7:
-            block_of(v, 7, bf16, key, hd, n, scale);
+            block_of(v, 7, bf16, key, hd, b);
             break;
         default:
-            block_of(v, 8, bf16, key, hd, n, scale);
+            block_of(v, 8, bf16, key, hd, b);
         }
     }
 }
 
-static __attribute__((noinline)) void block_fast(struct vector *v, int count, const char *const *key, int hd, int n,
-                                                 float scale)
+static __attribute__((noinline)) void block_fast(struct vector *v, int count, const char *const *key, int hd,
+                                                 const struct span *b)
 {
-    block_any(v, count, true, key, hd, n, scale);
+    block_any(v, count, true, key, hd, b);
 }
 
-static __attribute__((noinline)) void block_exact(struct vector *v, int count, const char *const *key, int hd, int n,
-                                                  float scale)
+static __attribute__((noinline)) void block_exact(struct vector *v, int count, const char *const *key, int hd,
+                                                  const struct span *b)
 {
-    block_any(v, count, false, key, hd, n, scale);
+    block_any(v, count, false, key, hd, b);
 }
 
-typedef void block_fn(struct vector *v, int count, const char *const *key, int hd, int n, float scale);
+typedef void block_fn(struct vector *v, int count, const char *const *key, int hd, const struct span *b);
 
 static void load_query(struct vector *v, const float *q, int hd, bool bf16)
 {
@@ -211,29 +230,32 @@ static size_t place(const struct attn *a, const struct item *it, int i, int h)
            (size_t)a->kv->head_dim;
 }
 
-static void attend_block(const struct attn *a, const struct item *it, struct vector *v, int b, block_fn *fn)
+static void attend_block(const struct attn *a, const struct item *it, struct vector *v, int block, block_fn *fn)
 {
     const char *key[BLOCK_PAGES];
-    int first = it->seq->pos0 + it->row, last = first + it->rows - 1, hd = a->kv->head_dim;
-    for (int j = 0; j < BLOCK_PAGES && b * BLOCK + j * KV_PAGE <= last; j++)
-        key[j] = kv_head_at(a->kv, a->layer, it->seq->page[b * BLOCK_PAGES + j], it->kv_head);
-    if (first >= b * BLOCK + BLOCK - 1) {
-        fn(v, it->rows * it->heads, key, hd, BLOCK, a->scale);
+    int first = it->seq->pos0 + it->row, last = first + it->rows - 1, base = block * BLOCK, hd = a->kv->head_dim;
+    for (int j = 0; j < BLOCK_PAGES && base + j * KV_PAGE <= last; j++)
+        if (base + j * KV_PAGE + KV_PAGE > attn_first(a, first))
+            key[j] = kv_head_at(a->kv, a->layer, it->seq->page[block * BLOCK_PAGES + j], it->kv_head);
+    if (first >= base + BLOCK - 1 && attn_first(a, last) <= base) {
+        fn(v, it->rows * it->heads, key, hd, &(struct span){0, BLOCK, a->scale, a->softcap});
         return;
     }
     for (int i = 0; i < it->rows; i++) {
-        int n = first + i + 1 - b * BLOCK;
-        if (n > 0) fn(v + i * it->heads, it->heads, key, hd, n < BLOCK ? n : BLOCK, a->scale);
+        int from = attn_first(a, first + i) - base, to = first + i + 1 - base;
+        if (to <= 0 || from >= BLOCK) continue;
+        fn(v + i * it->heads, it->heads, key, hd,
+           &(struct span){from > 0 ? from : 0, to < BLOCK ? to : BLOCK, a->scale, a->softcap});
     }
 }
 
 static void run_item(const struct attn *a, const struct item *it, struct vector *v, struct act *out, block_fn *fn)
 {
-    int hd = a->kv->head_dim, last = it->seq->pos0 + it->row + it->rows - 1;
+    int hd = a->kv->head_dim, first = it->seq->pos0 + it->row, last = first + it->rows - 1;
     bool bf16 = a->kv->prec == PREC_FAST;
     for (int i = 0; i < it->rows; i++)
         for (int h = 0; h < it->heads; h++) load_query(&v[i * it->heads + h], a->q + place(a, it, i, h), hd, bf16);
-    for (int b = 0; b <= last / BLOCK; b++) attend_block(a, it, v, b, fn);
+    for (int b = attn_first(a, first) / BLOCK; b <= last / BLOCK; b++) attend_block(a, it, v, b, fn);
     for (int i = 0; i < it->rows; i++)
         for (int h = 0; h < it->heads; h++) {
             int column = (it->head + h) * hd;

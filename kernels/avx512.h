@@ -10,10 +10,13 @@ lora_expand_fn lora_expand_bf16_avx512, lora_expand_f32_avx512;
 
 void rmsnorm_avx512(struct kthread *t, const float *x, const int *row_of, int rows, int k, const float *weight,
                     float eps, struct act *out);
+void rmsnorm_add_avx512(struct kthread *t, const float *y, int rows, int k, const float *weight, float eps, float *x);
 void rope_store_avx512(struct kthread *t, const struct attn *a);
 void attention_fast_avx512(struct kthread *t, const struct attn *a, struct act *out);
 void attention_exact_avx512(struct kthread *t, const struct attn *a, struct act *out);
-void swiglu_avx512(struct kthread *t, const float *gate, const float *up, int rows, int k, struct act *out);
+void glu_avx512(struct kthread *t, enum mlp_act act, const float *gate, const float *up, int rows, int k,
+                struct act *out);
+void softcap_avx512(struct kthread *t, float *x, size_t n, float cap);
 
 /* As act_round(), bit for bit. */
 void act_round_avx512(struct act *out, int row, int k, int c0, int c1);

@@ -24,18 +24,56 @@ static const struct mm_ops plain_exact = {
 
 static void matmul_plain_fast(struct kthread *t, const struct mm *m)
 {
-    matmul_run(t, m, &plain_fast);
+    matmul_run(t, m, 1, &plain_fast);
+}
+static void list_plain_fast(struct kthread *t, const struct mm *m, int n)
+{
+    matmul_run(t, m, n, &plain_fast);
 }
 static void matmul_plain_exact(struct kthread *t, const struct mm *m)
 {
-    matmul_run(t, m, &plain_exact);
+    matmul_run(t, m, 1, &plain_exact);
+}
+static void list_plain_exact(struct kthread *t, const struct mm *m, int n)
+{
+    matmul_run(t, m, n, &plain_exact);
 }
 
 static const struct kernels plain[] = {
-    [PREC_FAST] = {"plain", PREC_FAST, embed_plain, rmsnorm_plain, matmul_plain_fast, rope_store_plain, attention_plain,
-                   swiglu_plain},
-    [PREC_EXACT] = {"plain", PREC_EXACT, embed_plain, rmsnorm_plain, matmul_plain_exact, rope_store_plain,
-                    attention_plain, swiglu_plain},
+    [PREC_FAST] =
+        {
+            .name = "plain",
+            .prec = PREC_FAST,
+            .embed = embed_plain,
+            .rmsnorm = rmsnorm_plain,
+            .rmsnorm_add = rmsnorm_add_plain,
+            .matmul = matmul_plain_fast,
+            .matmul_list = list_plain_fast,
+            .rope_store = rope_store_plain,
+            .attention = attention_plain,
+            .glu = glu_plain,
+            .softcap = softcap_plain,
+            .moe_route = moe_route_plain,
+            .moe_gather = moe_gather_plain,
+            .moe_combine = moe_combine_plain,
+        },
+    [PREC_EXACT] =
+        {
+            .name = "plain",
+            .prec = PREC_EXACT,
+            .embed = embed_plain,
+            .rmsnorm = rmsnorm_plain,
+            .rmsnorm_add = rmsnorm_add_plain,
+            .matmul = matmul_plain_exact,
+            .matmul_list = list_plain_exact,
+            .rope_store = rope_store_plain,
+            .attention = attention_plain,
+            .glu = glu_plain,
+            .softcap = softcap_plain,
+            .moe_route = moe_route_plain,
+            .moe_gather = moe_gather_plain,
+            .moe_combine = moe_combine_plain,
+        },
 };
 
 static const struct mm_ops avx512_fast = {
@@ -57,18 +95,56 @@ static const struct mm_ops avx512_exact = {
 
 static void matmul_avx512_fast(struct kthread *t, const struct mm *m)
 {
-    matmul_run(t, m, &avx512_fast);
+    matmul_run(t, m, 1, &avx512_fast);
+}
+static void list_avx512_fast(struct kthread *t, const struct mm *m, int n)
+{
+    matmul_run(t, m, n, &avx512_fast);
 }
 static void matmul_avx512_exact(struct kthread *t, const struct mm *m)
 {
-    matmul_run(t, m, &avx512_exact);
+    matmul_run(t, m, 1, &avx512_exact);
+}
+static void list_avx512_exact(struct kthread *t, const struct mm *m, int n)
+{
+    matmul_run(t, m, n, &avx512_exact);
 }
 
 static const struct kernels avx512[] = {
-    [PREC_FAST] = {"avx512", PREC_FAST, embed_plain, rmsnorm_avx512, matmul_avx512_fast, rope_store_avx512,
-                   attention_fast_avx512, swiglu_avx512},
-    [PREC_EXACT] = {"avx512", PREC_EXACT, embed_plain, rmsnorm_avx512, matmul_avx512_exact, rope_store_avx512,
-                    attention_exact_avx512, swiglu_avx512},
+    [PREC_FAST] =
+        {
+            .name = "avx512",
+            .prec = PREC_FAST,
+            .embed = embed_plain,
+            .rmsnorm = rmsnorm_avx512,
+            .rmsnorm_add = rmsnorm_add_avx512,
+            .matmul = matmul_avx512_fast,
+            .matmul_list = list_avx512_fast,
+            .rope_store = rope_store_avx512,
+            .attention = attention_fast_avx512,
+            .glu = glu_avx512,
+            .softcap = softcap_avx512,
+            .moe_route = moe_route_plain,
+            .moe_gather = moe_gather_plain,
+            .moe_combine = moe_combine_plain,
+        },
+    [PREC_EXACT] =
+        {
+            .name = "avx512",
+            .prec = PREC_EXACT,
+            .embed = embed_plain,
+            .rmsnorm = rmsnorm_avx512,
+            .rmsnorm_add = rmsnorm_add_avx512,
+            .matmul = matmul_avx512_exact,
+            .matmul_list = list_avx512_exact,
+            .rope_store = rope_store_avx512,
+            .attention = attention_exact_avx512,
+            .glu = glu_avx512,
+            .softcap = softcap_avx512,
+            .moe_route = moe_route_plain,
+            .moe_gather = moe_gather_plain,
+            .moe_combine = moe_combine_plain,
+        },
 };
 
 static bool has_avx512(void)

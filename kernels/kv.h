@@ -40,6 +40,18 @@ static inline size_t kv_v_f32(int head_dim, int d, int slot)
     return (size_t)slot * (size_t)head_dim + (size_t)d;
 }
 
+/* The leading dimensions of a head that rotate. */
+static inline int attn_rotary(const struct attn *a)
+{
+    return a->rotary > 0 ? a->rotary : a->kv->head_dim;
+}
+
+/* The first position that position `pos` sees. */
+static inline int attn_first(const struct attn *a, int pos)
+{
+    return a->window > 0 && pos >= a->window ? pos - a->window + 1 : 0;
+}
+
 /* The sequence that a row belongs to; NULL: none. */
 static inline const struct attn_seq *attn_seq_of(const struct attn *a, int row)
 {

@@ -1,6 +1,7 @@
 /* Matrix products with adapters: the part that all tables share.
  *
- * An item of work is one panel (32 outputs) of one `out` times up to BLOCK_ROWS rows. Its sums lie in a tile on the
+ * An item of work is one panel (32 outputs) of one `out` times up to BLOCK_ROWS rows, of one product or of a list of them
+ * that share their barriers (the experts of a layer). Its sums lie in a tile on the
  * stack: the inner loop fills it, each adapter of the block adds its B v, then bias and residual, then one store. So an
  * adapter costs its own bytes and multiplications and no pass over y.
  *
@@ -157,20 +158,38 @@ static void run_item(struct kthread *t, const struct mm *m, const struct mm_ops 
     store(out, it, acc);
 }
 
-void matmul_run(struct kthread *t, const struct mm *m, const struct mm_ops *ops)
+static int items_of(const struct mm *m)
 {
-    assert(m->nout >= 1 && m->nout <= MM_OUTS);
-    if (lora_any(m)) {
-        lora_shrink_share(t, m, ops->shrink);
-        pool_barrier(t);
-    }
-    int items = 0, ticket, lo, hi;
+    int items = 0;
     for (int o = 0; o < m->nout; o++) items += panels_of(m->out[o].w);
-    items *= (m->rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    pool_claim_begin(t);
-    while ((ticket = pool_claim(t, items, 1)) >= 0 && ticket_items(ticket, t->n, items, &lo, &hi))
-        for (int i = lo; i < hi; i++) {
-            struct item it = item_at(m, i);
+    return items * ((m->rows + BLOCK_ROWS - 1) / BLOCK_ROWS);
+}
+
+/* Items lo .. hi-1 of the list. */
+static void run_items(struct kthread *t, const struct mm *m, const struct mm_ops *ops, int lo, int hi)
+{
+    for (int first = 0, items; lo < hi; first += items, m++) {
+        items = items_of(m);
+        for (; lo < hi && lo < first + items; lo++) {
+            struct item it = item_at(m, lo - first);
             run_item(t, m, ops, &it);
         }
+    }
+}
+
+void matmul_run(struct kthread *t, const struct mm *m, int n, const struct mm_ops *ops)
+{
+    bool adapted = false;
+    int items = 0, ticket, lo, hi;
+    for (int i = 0; i < n; i++) {
+        assert(m[i].nout >= 1 && m[i].nout <= MM_OUTS);
+        items += items_of(&m[i]);
+        if (!lora_any(&m[i])) continue;
+        lora_shrink_share(t, &m[i], ops->shrink);
+        adapted = true;
+    }
+    if (adapted) pool_barrier(t);
+    pool_claim_begin(t);
+    while ((ticket = pool_claim(t, items, 1)) >= 0 && ticket_items(ticket, t->n, items, &lo, &hi))
+        run_items(t, m, ops, lo, hi);
 }

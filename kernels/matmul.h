@@ -16,7 +16,7 @@ struct mm_ops {
     size_t element; /* bytes of an element of A and B */
 };
 
-void matmul_run(struct kthread *t, const struct mm *m, const struct mm_ops *ops);
+void matmul_run(struct kthread *t, const struct mm *m, int n, const struct mm_ops *ops); /* n products */
 
 panel_fn panel_exact, panel_fast_bf16, panel_fast_q8, panel_fast_q4; /* plain */
 

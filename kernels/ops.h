@@ -40,6 +40,10 @@ enum act_form { ACT_BF16 = 1, ACT_Q8 = 2 };
 int act_init(struct act *a, int rows_max, int k_max, unsigned forms, struct err *e);
 void act_close(struct act *a);
 
+/* Rows row0 .. row0+rows-1 of `a`, which holds rows of k, as activations of their own; `a` keeps the memory. Where a has
+ * an int8 form, k is a multiple of 32. */
+struct act act_rows(const struct act *a, int row0, int rows, int k);
+
 /* --- matrix products with adapters --- */
 
 /* LoRA on the embedding: row t of the table += scale * sum_j a[t][j] b[j][..]; float32 in both precisions. */
@@ -149,7 +153,7 @@ struct attn {
     int heads; /* query heads; a multiple of kv_heads */
     int layer;
     float scale;   /* 1/sqrt(head_dim) */
-    int window;    /* > 0: position p sees p-window+1 .. p only; 0: all before it */
+    int window;    /* > 0: position p sees p-window+1 .. p only, and pages wholly before them are not read; 0: all */
     float softcap; /* > 0: scores become softcap tanh(score/softcap) after the scale; 0: none */
     int rotary;    /* leading dimensions of a head that rotate, even; 0: all */
     const float *q_norm,
@@ -161,30 +165,84 @@ struct attn {
     struct kv_cache *kv;
 };
 
+/* --- the ends: embedding and gate --- */
+
+struct embed {
+    const struct weight *w;
+    const int32_t *token; /* [rows] */
+    int rows;
+    float scale;                   /* of the rows, adapters' part included; 0: 1 */
+    const struct lora_batch *lora; /* or NULL: embed_full replaces w, embed adds to it */
+    float *x;                      /* [rows][w->k] */
+};
+
+enum mlp_act { MLP_SILU, MLP_GELU_TANH };
+
+/* --- mixture of experts --- */
+
+#define EXPERTS_MAX 1024 /* of a layer */
+
+/* A row takes `used` of the layer's experts; (row, i-th of its experts, by id) is a pair. A pair's place is its rank when
+ * pairs are sorted by expert, then by row: products run on the gathered rows of an expert. */
+struct moe {
+    int rows, experts, used;
+    bool norm_topk;      /* the weights of the chosen experts are made to sum to 1 */
+    const float *logits; /* [rows][experts] */
+    int *expert;         /* [rows][used] ascending; by moe_route, as is weight */
+    float *weight;       /* [rows][used] softmax over all experts, at the chosen ones */
+    int *place;          /* [rows][used]; by moe_order, as are the two below */
+    int *row_of;         /* [rows*used] the row at a place */
+    int *first;          /* [experts+1] first place of each expert, then the number of places */
+};
+
+/* Places from the chosen experts; one thread alone calls it. */
+void moe_order(const struct moe *m);
+
 struct kernels {
     const char *name; /* "plain", "avx512" */
     enum precision prec;
 
-    /* x[i][:] = row token[i] of w. */
-    void (*embed)(struct kthread *t, const struct weight *w, const int32_t *token, int rows, float *x);
+    /* x[i][:] = scale * (row token[i] of w and of the row's adapters). */
+    void (*embed)(struct kthread *t, const struct embed *e);
 
     /* out row i = x row (row_of ? row_of[i] : i), divided by its root mean square (eps inside the root), times
      * weight[k]; with all forms of `out`. Source: Zhang and Sennrich 2019. */
     void (*rmsnorm)(struct kthread *t, const float *x, const int *row_of, int rows, int k, const float *weight,
                     float eps, struct act *out);
 
+    /* x row i += y row i, normed as above. */
+    void (*rmsnorm_add)(struct kthread *t, const float *y, int rows, int k, const float *weight, float eps, float *x);
+
     /* Barrier inside where adapters take part. */
     void (*matmul)(struct kthread *t, const struct mm *m);
 
-    /* Rotate q and k by the row's position, store k and v into the row's page. */
+    /* The products of a list, shared out as one: no output of one may be the input of another, and each has scratch of
+     * its own. */
+    void (*matmul_list)(struct kthread *t, const struct mm *m, int n);
+
+    /* Norm the heads of q and k where there are norms for them, rotate them by the row's position, store k and v into
+     * the row's page. */
     void (*rope_store)(struct kthread *t, const struct attn *a);
 
     /* out rows [heads*head_dim] = softmax(q K^T scale) V, causal, online softmax in the order of positions; with out's
      * forms. May use barriers inside. */
     void (*attention)(struct kthread *t, const struct attn *a, struct act *out);
 
-    /* out = silu(gate) * up, rows of k; with out's forms. */
-    void (*swiglu)(struct kthread *t, const float *gate, const float *up, int rows, int k, struct act *out);
+    /* out = act(gate) * up, rows of k; with out's forms. */
+    void (*glu)(struct kthread *t, enum mlp_act act, const float *gate, const float *up, int rows, int k,
+                struct act *out);
+
+    /* x = cap tanh(x / cap), n values. */
+    void (*softcap)(struct kthread *t, float *x, size_t n, float cap);
+
+    /* The `used` largest logits of each row (ties: the smaller id) and their weights. */
+    void (*moe_route)(struct kthread *t, const struct moe *m);
+
+    /* out row p = in row row_of[p], all forms that `out` has, rows of k. */
+    void (*moe_gather)(struct kthread *t, const struct moe *m, const struct act *in, int k, struct act *out);
+
+    /* x row = (add ? x row : 0) + the sum over the row's pairs, in their order, of weight * y[place]; rows of k. */
+    void (*moe_combine)(struct kthread *t, const struct moe *m, const float *y, int k, float *x, bool add);
 };
 
 /* The table for this processor; `want` NULL or "auto": the fastest that it can run; "plain", "avx512": that one, or

@@ -1,7 +1,15 @@
-/* Root mean square norm, plain: the sum of squares in float64. Rows are dealt to the threads. */
+/* Root mean square norm, plain: the sum of squares in float64; and the one whose result is added to the residual stream
+ * (the norms behind attention and MLP of Gemma). Rows are dealt to the threads. */
 #include "kernels/act.h"
 #include "kernels/matmul.h"
 #include <math.h>
+
+static float rms_factor(const float *x, int k, float eps)
+{
+    double sum = 0;
+    for (int i = 0; i < k; i++) sum += (double)x[i] * x[i];
+    return (float)(1 / sqrt(sum / k + eps));
+}
 
 void rmsnorm_plain(struct kthread *t, const float *x, const int *row_of, int rows, int k, const float *weight,
                    float eps, struct act *out)
@@ -10,11 +18,19 @@ void rmsnorm_plain(struct kthread *t, const float *x, const int *row_of, int row
     pool_share(t, rows, &lo, &hi);
     for (int row = lo; row < hi; row++) {
         const float *in = x + (size_t)(row_of ? row_of[row] : row) * (size_t)k;
-        float *y = out->x + (size_t)row * (size_t)k;
-        double sum = 0;
-        for (int i = 0; i < k; i++) sum += (double)in[i] * in[i];
-        float factor = (float)(1 / sqrt(sum / k + eps));
+        float *y = out->x + (size_t)row * (size_t)k, factor = rms_factor(in, k, eps);
         for (int i = 0; i < k; i++) y[i] = in[i] * factor * weight[i];
         act_round(out, row, k, 0, k);
+    }
+}
+
+void rmsnorm_add_plain(struct kthread *t, const float *y, int rows, int k, const float *weight, float eps, float *x)
+{
+    int lo, hi;
+    pool_share(t, rows, &lo, &hi);
+    for (int row = lo; row < hi; row++) {
+        const float *in = y + (size_t)row * (size_t)k;
+        float *to = x + (size_t)row * (size_t)k, factor = rms_factor(in, k, eps);
+        for (int i = 0; i < k; i++) to[i] += in[i] * factor * weight[i];
     }
 }

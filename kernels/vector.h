@@ -1,6 +1,7 @@
 /* Private to kernels/: vector helpers for the files named *_avx512.c, and only for them. */
 #pragma once
 #include <immintrin.h>
+#include <math.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -64,4 +65,36 @@ static inline float fold(__m512 s)
     __m128 q = fold4(s);
     q = _mm_add_ps(q, _mm_movehl_ps(q, q));
     return _mm_cvtss_f32(_mm_add_ss(q, _mm_movehdup_ps(q)));
+}
+
+/* tanh within 2 ulp of float32. |x| < 0.6: six terms of Lambert's continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ..
+ * ))), the next one is below 1e-11 there; beyond: (1 - e) / (1 + e) of e^(-2 |x|), where nothing cancels any more. */
+static inline __m512 tanh16(__m512 x)
+{
+    const __m512 one = _mm512_set1_ps(1), sign = _mm512_set1_ps(-0.0f);
+    __m512 z = _mm512_mul_ps(x, x), size = _mm512_andnot_ps(sign, x);
+    __m512 top =
+        _mm512_fmadd_ps(_mm512_fmadd_ps(_mm512_set1_ps(21), z, _mm512_set1_ps(1260)), z, _mm512_set1_ps(10395));
+    __m512 low = _mm512_fmadd_ps(_mm512_add_ps(z, _mm512_set1_ps(210)), z, _mm512_set1_ps(4725));
+    __m512 small = _mm512_mul_ps(x, _mm512_div_ps(top, _mm512_fmadd_ps(low, z, _mm512_set1_ps(10395))));
+    __m512 e = exp16(_mm512_mul_ps(size, _mm512_set1_ps(-2)));
+    __m512 large = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
+    large = _mm512_or_ps(large, _mm512_and_ps(sign, x));
+    return _mm512_mask_mov_ps(large, _mm512_cmp_ps_mask(size, _mm512_set1_ps(0.6f), _CMP_LT_OQ), small);
+}
+
+/* 1 / sqrt(mean of squares + eps): squares go over 64 lanes in the order of k, then lanes are folded in a fixed
+ * order. */
+static inline float rms_factor(const float *x, int k, float eps)
+{
+    __m512 s[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+    for (int i = 0; i < k; i += 64)
+#pragma GCC unroll 4
+        for (int j = 0; j < 4; j++) {
+            int left = k - i - j * 16;
+            __m512 v = _mm512_maskz_loadu_ps(left > 0 ? lanes16(left) : 0, x + i + j * 16);
+            s[j] = _mm512_fmadd_ps(v, v, s[j]);
+        }
+    float sum = fold(_mm512_add_ps(_mm512_add_ps(s[0], s[1]), _mm512_add_ps(s[2], s[3])));
+    return 1 / sqrtf(sum / (float)k + eps);
 }

@@ -283,7 +283,7 @@ static void layer(struct kthread *t, int l)
     norm(t, model.rows);
     model.kn->matmul(t, &gu);
     pool_barrier(t);
-    model.kn->swiglu(t, model.gate, model.up, model.rows, MLP, &model.gated);
+    model.kn->glu(t, MLP_SILU, model.gate, model.up, model.rows, MLP, &model.gated);
     pool_barrier(t);
     model.kn->matmul(t, &down);
     pool_barrier(t);

@@ -1,5 +1,5 @@
-/* Rotary positions, the KV cache and attention: against float64, bit for bit however a prompt is cut and whoever shares
- * the step, and blind to slots and pages that a row does not see. */
+/* Rotary positions, norms of heads, the KV cache and attention with its windows and caps: against float64, bit for bit
+ * however a prompt is cut and whoever shares the step, and blind to slots and pages that a row does not see. */
 #include "tests/kernels/common.h"
 
 #define PAGES 64
@@ -14,29 +14,66 @@ static const struct heads HEADS[] = {{9, 3, 64},  {4, 4, 80}, {8, 1, 96}, {6, 2,
                                      {4, 1, 256}, {3, 3, 24}, {40, 1, 32}};
 #define HEADS_N ((int)(sizeof HEADS / sizeof *HEADS))
 
+/* What families do with scores and positions, as columns. The caps are low enough to bend random scores. */
+struct look {
+    int window;
+    float softcap;
+    int rotary_quarters; /* of a head; 0: all */
+    bool norms;
+};
+
+static const struct look LOOKS[] = {
+    {.window = 1},
+    {.window = 15},
+    {.window = 16},
+    {.window = 17},
+    {.window = 64},
+    {.window = 100},
+    {.softcap = 0.5f},
+    {.rotary_quarters = 2},
+    {.rotary_quarters = 3},
+    {.norms = true},
+    {.window = 37, .softcap = 0.7f, .norms = true},
+    {.window = 1000, .softcap = 50, .rotary_quarters = 1, .norms = true},
+};
+#define LOOKS_N ((int)(sizeof LOOKS / sizeof *LOOKS))
+
+/* Rows of HEADS that every look is tried on: usual, no multiple of 32, wide, no multiple of 16. */
+static const int LOOKED_AT[] = {0, 1, 4, 5};
+
 struct problem {
     struct heads h;
+    struct look look;
+    int rotary;
+    float scale;
     enum precision prec;
     struct kv_cache kv;
-    float *rope;      /* [POSITIONS][head_dim/2][2] */
-    float *q, *k, *v; /* of whole sequences: [POSITIONS][...] before rotation */
+    float *rope;            /* [POSITIONS][rotary/2][2] */
+    float *q_norm, *k_norm; /* [head_dim] */
+    float *q, *k, *v;       /* of whole sequences: [POSITIONS][...] before rotation */
     int page[PAGES];
 };
 
-static void problem_init(struct problem *p, struct heads h, enum precision prec)
+static void problem_init(struct problem *p, struct heads h, enum precision prec, struct look look)
 {
     size_t hd = (size_t)h.head_dim;
-    *p = (struct problem){.h = h, .prec = prec};
+    *p = (struct problem){.h = h, .prec = prec, .look = look, .scale = 1 / sqrtf((float)hd)};
+    p->rotary = look.rotary_quarters ? h.head_dim * look.rotary_quarters / 4 : h.head_dim;
     p->kv = (struct kv_cache){prec, LAYERS, h.kv_heads, h.head_dim, PAGES, kv_page_bytes(prec, h.kv_heads, h.head_dim),
                               NULL};
     p->kv.base = xalloc(LAYERS * PAGES * p->kv.page_bytes);
-    p->rope = xalloc(POSITIONS * hd * 4);
+    size_t rotary = (size_t)p->rotary;
+    p->rope = xalloc(POSITIONS * rotary * 4);
     for (int pos = 0; pos < POSITIONS; pos++)
-        for (size_t i = 0; i < hd / 2; i++) {
-            double angle = pos * pow(10000, -2.0 * (double)i / (double)hd);
-            p->rope[((size_t)pos * hd / 2 + i) * 2] = (float)cos(angle);
-            p->rope[((size_t)pos * hd / 2 + i) * 2 + 1] = (float)sin(angle);
+        for (size_t i = 0; i < rotary / 2; i++) {
+            double angle = pos * pow(10000, -2.0 * (double)i / (double)rotary);
+            p->rope[((size_t)pos * rotary / 2 + i) * 2] = (float)cos(angle);
+            p->rope[((size_t)pos * rotary / 2 + i) * 2 + 1] = (float)sin(angle);
         }
+    p->q_norm = xalloc(hd * 4);
+    p->k_norm = xalloc(hd * 4);
+    fill(p->q_norm, hd);
+    fill(p->k_norm, hd);
     p->q = xalloc(POSITIONS * (size_t)h.heads * hd * 4);
     p->k = xalloc(POSITIONS * (size_t)h.kv_heads * hd * 4);
     p->v = xalloc(POSITIONS * (size_t)h.kv_heads * hd * 4);
@@ -50,6 +87,8 @@ static void problem_close(struct problem *p)
 {
     free(p->kv.base);
     free(p->rope);
+    free(p->q_norm);
+    free(p->k_norm);
     free(p->q);
     free(p->k);
     free(p->v);
@@ -59,6 +98,14 @@ static void problem_close(struct problem *p)
 static void poison_cache(struct problem *p)
 {
     memset(p->kv.base, 0xff, LAYERS * PAGES * p->kv.page_bytes);
+}
+
+/* Pages that no row from `pos` on sees are somebody else's. */
+static void poison_behind(struct problem *p, int pos)
+{
+    int first = p->look.window && pos >= p->look.window ? pos - p->look.window + 1 : 0;
+    for (int i = 0; i < first / KV_PAGE; i++)
+        memset(p->kv.base + ((size_t)PAGES + (size_t)p->page[i]) * p->kv.page_bytes, 0xff, p->kv.page_bytes);
 }
 
 struct step {
@@ -75,6 +122,24 @@ static void run_step(struct kthread *t, void *arg)
     s->kn->attention(t, s->a, s->out);
 }
 
+static struct attn attn_of(struct problem *p, float *q, float *k, float *v)
+{
+    return (struct attn){.heads = p->h.heads,
+                         .layer = 1,
+                         .scale = p->scale,
+                         .window = p->look.window,
+                         .softcap = p->look.softcap,
+                         .rotary = p->look.rotary_quarters ? p->rotary : 0,
+                         .q_norm = p->look.norms ? p->q_norm : NULL,
+                         .k_norm = p->look.norms ? p->k_norm : NULL,
+                         .norm_eps = 1e-6f,
+                         .q = q,
+                         .k = k,
+                         .v = v,
+                         .rope = p->rope,
+                         .kv = &p->kv};
+}
+
 /* Rows pos0 .. pos0+rows of the sequence as one step; their outputs go to out [POSITIONS][heads*head_dim]. */
 static void run_chunk(struct problem *p, const struct kernels *kn, int threads, int pos0, int rows, float *out)
 {
@@ -86,7 +151,8 @@ static void run_chunk(struct problem *p, const struct kernels *kn, int threads, 
     memcpy(k, p->k + (size_t)pos0 * kw, (size_t)rows * kw * 4);
     memcpy(v, p->v + (size_t)pos0 * kw, (size_t)rows * kw * 4);
     struct attn_seq seq = {0, rows, pos0, p->page};
-    struct attn a = {1, &seq, rows, p->h.heads, 1, 1 / sqrtf((float)hd), q, k, v, p->rope, &p->kv};
+    struct attn a = attn_of(p, q, k, v);
+    a.nseq = 1, a.seq = &seq, a.rows = rows;
     struct pool *pool = pool_of(threads);
     pool_run(pool, run_step, &(struct step){kn, &a, &act});
     pool_free(pool);
@@ -98,12 +164,18 @@ static void run_chunk(struct problem *p, const struct kernels *kn, int threads, 
     free(v);
 }
 
-static double rotated(const struct problem *p, const float *x, int pos, int d)
+/* A head of q or k as it meets the others: normed where the look says so, rotated. */
+static void turned(const struct problem *p, const float *x, const float *norm, int pos, double *out)
 {
-    int half = p->h.head_dim / 2, i = d % half;
-    const float *cs = p->rope + ((size_t)pos * (size_t)half + (size_t)i) * 2;
-    return d < half ? (double)x[i] * cs[0] - (double)x[i + half] * cs[1]
-                    : (double)x[i + half] * cs[0] + (double)x[i] * cs[1];
+    int hd = p->h.head_dim, half = p->rotary / 2;
+    double sum = 0, y[HEAD_DIM_MAX];
+    for (int d = 0; d < hd; d++) sum += (double)x[d] * x[d];
+    for (int d = 0; d < hd; d++) out[d] = y[d] = p->look.norms ? x[d] / sqrt(sum / hd + 1e-6) * norm[d] : x[d];
+    for (int i = 0; i < half; i++) {
+        const float *cs = p->rope + ((size_t)pos * (size_t)half + (size_t)i) * 2;
+        out[i] = y[i] * cs[0] - y[i + half] * cs[1];
+        out[i + half] = y[i + half] * cs[0] + y[i] * cs[1];
+    }
 }
 
 /* K or V of a position as the cache holds it. */
@@ -116,17 +188,21 @@ static void answer(const struct problem *p, int pos, int h, double *out)
 {
     int hd = p->h.head_dim, kvh = h / (p->h.heads / p->h.kv_heads);
     const float *q = p->q + ((size_t)pos * (size_t)p->h.heads + (size_t)h) * (size_t)hd;
-    double s[POSITIONS], most = -INFINITY, sum = 0;
-    for (int t = 0; t <= pos; t++) {
+    double s[POSITIONS], a[HEAD_DIM_MAX], b[HEAD_DIM_MAX], most = -INFINITY, sum = 0;
+    int first = p->look.window && pos >= p->look.window ? pos - p->look.window + 1 : 0;
+    turned(p, q, p->q_norm, pos, a);
+    for (int t = first; t <= pos; t++) {
         const float *k = p->k + ((size_t)t * (size_t)p->h.kv_heads + (size_t)kvh) * (size_t)hd;
+        turned(p, k, p->k_norm, t, b);
         s[t] = 0;
-        for (int d = 0; d < hd; d++) s[t] += cached(p, rotated(p, q, pos, d)) * cached(p, rotated(p, k, t, d));
-        s[t] /= sqrt(hd);
+        for (int d = 0; d < hd; d++) s[t] += cached(p, a[d]) * cached(p, b[d]);
+        s[t] *= p->scale;
+        if (p->look.softcap > 0) s[t] = p->look.softcap * tanh(s[t] / p->look.softcap);
         if (s[t] > most) most = s[t];
     }
-    for (int t = 0; t <= pos; t++) sum += s[t] = exp(s[t] - most);
+    for (int t = first; t <= pos; t++) sum += s[t] = exp(s[t] - most);
     for (int d = 0; d < hd; d++) out[d] = 0;
-    for (int t = 0; t <= pos; t++)
+    for (int t = first; t <= pos; t++)
         for (int d = 0; d < hd; d++)
             out[d] += s[t] / sum *
                       cached(p, p->v[((size_t)t * (size_t)p->h.kv_heads + (size_t)kvh) * (size_t)hd + (size_t)d]);
@@ -150,32 +226,69 @@ static double tolerance(enum precision prec)
     return prec == PREC_FAST ? 4e-3 : 1e-5;
 }
 
+/* A prompt of 150 on one table, where it exists here. */
+static void check_against_float64(int variant, struct heads h, struct look look, const char *what, int row)
+{
+    const struct kernels *kn = variant_kernels(variant);
+    if (!kn) return;
+    struct problem p;
+    seed((uint64_t)row);
+    problem_init(&p, h, VARIANTS[variant].prec, look);
+    poison_cache(&p);
+    float *out = xalloc(POSITIONS * (size_t)(h.heads * h.head_dim) * 4);
+    run_chunk(&p, kn, 2, 0, 150, out);
+    for (int pos = 0; pos < 150; pos += pos < 20 ? 1 : 13)
+        for (int head = 0; head < h.heads; head += 1 + h.heads / 4) {
+            double error = distance(&p, pos, head, out);
+            if (!(error < tolerance(p.prec)))
+                fail_msg("%s %s row %d, head_dim %d: position %d head %d off by %g", kn->name, what, row, h.head_dim,
+                         pos, head, error);
+        }
+    free(out);
+    problem_close(&p);
+}
+
 static void every_head_shape_agrees_with_float64(void **state)
 {
     (void)state;
     for (int i = 0; i < HEADS_N; i++)
-        for (int v = 0; v < VARIANTS_N; v++) {
-            const struct kernels *kn = variant_kernels(v);
-            if (!kn) continue;
-            struct problem p;
-            seed((uint64_t)i);
-            problem_init(&p, HEADS[i], VARIANTS[v].prec);
-            poison_cache(&p);
-            float *out = xalloc(POSITIONS * (size_t)(HEADS[i].heads * HEADS[i].head_dim) * 4);
-            run_chunk(&p, kn, 2, 0, 150, out);
-            for (int pos = 0; pos < 150; pos += pos < 20 ? 1 : 13)
-                for (int h = 0; h < HEADS[i].heads; h += 1 + HEADS[i].heads / 4) {
-                    double error = distance(&p, pos, h, out);
-                    if (!(error < tolerance(p.prec)))
-                        fail_msg("%s heads row %d: position %d head %d off by %g", kn->name, i, pos, h, error);
-                }
-            free(out);
-            problem_close(&p);
-        }
+        for (int v = 0; v < VARIANTS_N; v++) check_against_float64(v, HEADS[i], (struct look){0}, "heads", i);
+}
+
+static void every_window_cap_norm_and_part_rotation_agrees_with_float64(void **state)
+{
+    (void)state;
+    for (int i = 0; i < LOOKS_N; i++)
+        for (size_t h = 0; h < sizeof LOOKED_AT / sizeof *LOOKED_AT; h++)
+            for (int v = 0; v < VARIANTS_N; v++) check_against_float64(v, HEADS[LOOKED_AT[h]], LOOKS[i], "looks", i);
 }
 
 /* How a prompt of 300 may come in: chunk lengths that repeat. */
 static const int CUTS[][3] = {{300, 300, 300}, {1, 1, 1}, {16, 16, 16}, {64, 1, 7}, {5, 100, 31}, {299, 1, 1}};
+
+static void check_cuts(const struct kernels *kn, struct heads h, struct look look)
+{
+    struct problem p;
+    seed((uint64_t)h.head_dim);
+    problem_init(&p, h, kn->prec, look);
+    size_t bytes = 300 * (size_t)(h.heads * h.head_dim) * 4;
+    float *whole = xalloc(bytes), *parts = xalloc(bytes);
+    poison_cache(&p);
+    run_chunk(&p, kn, 1, 0, 300, whole);
+    for (size_t c = 1; c < sizeof CUTS / sizeof *CUTS; c++) {
+        poison_cache(&p);
+        for (int pos = 0, n = 0; pos < 300; n++) {
+            int rows = CUTS[c][n % 3] < 300 - pos ? CUTS[c][n % 3] : 300 - pos;
+            poison_behind(&p, pos);
+            run_chunk(&p, kn, 1 + n % 4, pos, rows, parts);
+            pos += rows;
+        }
+        assert_memory_equal(whole, parts, bytes);
+    }
+    free(whole);
+    free(parts);
+    problem_close(&p);
+}
 
 static void a_prompt_gives_the_same_bits_however_it_is_cut_and_on_any_threads(void **state)
 {
@@ -183,26 +296,18 @@ static void a_prompt_gives_the_same_bits_however_it_is_cut_and_on_any_threads(vo
     for (int i = 0; i < HEADS_N; i++)
         for (int v = 0; v < VARIANTS_N; v++) {
             const struct kernels *kn = variant_kernels(v);
-            if (!kn || (VARIANTS[v].table[0] == 'p' && i > 1)) continue;
-            struct problem p;
-            seed((uint64_t)i);
-            problem_init(&p, HEADS[i], VARIANTS[v].prec);
-            size_t bytes = 300 * (size_t)(HEADS[i].heads * HEADS[i].head_dim) * 4;
-            float *whole = xalloc(bytes), *parts = xalloc(bytes);
-            poison_cache(&p);
-            run_chunk(&p, kn, 1, 0, 300, whole);
-            for (size_t c = 1; c < sizeof CUTS / sizeof *CUTS; c++) {
-                poison_cache(&p);
-                for (int pos = 0, n = 0; pos < 300; n++) {
-                    int rows = CUTS[c][n % 3] < 300 - pos ? CUTS[c][n % 3] : 300 - pos;
-                    run_chunk(&p, kn, 1 + n % 4, pos, rows, parts);
-                    pos += rows;
-                }
-                assert_memory_equal(whole, parts, bytes);
-            }
-            free(whole);
-            free(parts);
-            problem_close(&p);
+            if (kn && (VARIANTS[v].table[0] != 'p' || i <= 1)) check_cuts(kn, HEADS[i], (struct look){0});
+        }
+}
+
+/* With windows too, and without the pages that they have left behind. */
+static void a_windowed_prompt_gives_the_same_bits_without_the_pages_behind_its_window(void **state)
+{
+    (void)state;
+    for (int i = 0; i < LOOKS_N; i++)
+        for (int v = 0; v < VARIANTS_N; v++) {
+            const struct kernels *kn = variant_kernels(v);
+            if (kn && LOOKS[i].window) check_cuts(kn, HEADS[i % 2 ? 0 : 5], LOOKS[i]);
         }
 }
 
@@ -214,7 +319,7 @@ static void sequences_of_a_step_do_not_meet(void **state)
         const struct kernels *kn = variant_kernels(v);
         if (!kn) continue;
         struct problem p;
-        problem_init(&p, HEADS[0], VARIANTS[v].prec);
+        problem_init(&p, HEADS[0], VARIANTS[v].prec, (struct look){0});
         poison_cache(&p);
         size_t qw = 9 * 64, kw = 3 * 64;
         float *out = xalloc(POSITIONS * qw * 4), *alone = xalloc(POSITIONS * qw * 4);
@@ -230,7 +335,8 @@ static void sequences_of_a_step_do_not_meet(void **state)
         memcpy(q, p.q + 100 * qw, qw * 4), memcpy(q + qw, p.q, 60 * qw * 4);
         memcpy(k, p.k + 100 * kw, kw * 4), memcpy(k + kw, p.k, 60 * kw * 4);
         memcpy(value, p.v + 100 * kw, kw * 4), memcpy(value + kw, p.v, 60 * kw * 4);
-        struct attn a = {2, seq, 61, 9, 1, 0.125f, q, k, value, p.rope, &p.kv};
+        struct attn a = attn_of(&p, q, k, value);
+        a.nseq = 2, a.seq = seq, a.rows = 61;
         struct pool *pool = pool_of(3);
         pool_run(pool, run_step, &(struct step){kn, &a, &act});
         pool_free(pool);
@@ -251,7 +357,7 @@ static void large_scores_stay_finite(void **state)
         if (!kn) continue;
         struct problem p;
         seed(9);
-        problem_init(&p, HEADS[0], VARIANTS[v].prec);
+        problem_init(&p, HEADS[0], VARIANTS[v].prec, (struct look){0});
         for (size_t i = 0; i < POSITIONS * 9 * 64; i++) p.q[i] *= 60;
         for (size_t i = 0; i < POSITIONS * 3 * 64; i++) p.k[i] *= 10;
         float *out = xalloc(POSITIONS * 9 * 64 * 4);
@@ -266,7 +372,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_head_shape_agrees_with_float64),
+        cmocka_unit_test(every_window_cap_norm_and_part_rotation_agrees_with_float64),
         cmocka_unit_test(a_prompt_gives_the_same_bits_however_it_is_cut_and_on_any_threads),
+        cmocka_unit_test(a_windowed_prompt_gives_the_same_bits_without_the_pages_behind_its_window),
         cmocka_unit_test(sequences_of_a_step_do_not_meet),
         cmocka_unit_test(large_scores_stay_finite),
     };

@@ -1,5 +1,5 @@
-/* Norm, gate, embedding and the rounding of activations: against float64 and each other, for lengths that are no
- * multiple of anything. */
+/* Norms, gates, caps, embedding and the rounding of activations: against float64 and each other, for lengths that are
+ * no multiple of anything. */
 #include "tests/kernels/common.h"
 
 #define ROWS 7
@@ -12,6 +12,10 @@ struct job {
     struct act *out;
     const struct weight *w;
     const int32_t *token;
+    const struct lora_batch *lora;
+    float scale;
+    enum mlp_act act;
+    float *sum;
 };
 
 static const int LENGTHS[] = {2, 30, 32, 64, 100, 192, 576, 1536, 4864};
@@ -23,16 +27,30 @@ static void do_rmsnorm(struct kthread *t, void *arg)
     j->kn->rmsnorm(t, j->x, j->row_of, j->rows, j->k, j->y, 1e-5f, j->out);
 }
 
-static void do_swiglu(struct kthread *t, void *arg)
+static void do_rmsnorm_add(struct kthread *t, void *arg)
 {
     struct job *j = arg;
-    j->kn->swiglu(t, j->x, j->y, j->rows, j->k, j->out);
+    j->kn->rmsnorm_add(t, j->x, j->rows, j->k, j->y, 1e-5f, j->sum);
+}
+
+static void do_softcap(struct kthread *t, void *arg)
+{
+    struct job *j = arg;
+    j->kn->softcap(t, j->sum, (size_t)(j->rows * j->k), j->scale);
+}
+
+static void do_glu(struct kthread *t, void *arg)
+{
+    struct job *j = arg;
+    j->kn->glu(t, j->act, j->x, j->y, j->rows, j->k, j->out);
 }
 
 static void do_embed(struct kthread *t, void *arg)
 {
     struct job *j = arg;
-    j->kn->embed(t, j->w, j->token, j->rows, j->out->x);
+    j->kn->embed(
+        t, &(struct embed){
+               .w = j->w, .token = j->token, .rows = j->rows, .scale = j->scale, .lora = j->lora, .x = j->out->x});
 }
 
 static void run(void (*fn)(struct kthread *t, void *arg), struct job *j, int threads)
@@ -97,26 +115,88 @@ static void the_norm_agrees_with_float64_for_any_length(void **state)
         }
 }
 
-/* Every size of argument, both tails included: within 4 ulp of float32 (two for the exponential, the rest for division
- * and products). */
-static void the_gate_agrees_with_float64_from_tail_to_tail(void **state)
+static void the_added_norm_agrees_with_float64_for_any_length(void **state)
 {
     (void)state;
     for (int v = 0; v < VARIANTS_N; v++)
         for (int l = 0; l < LENGTHS_N; l++) {
             int k = LENGTHS[l];
+            size_t n = ROWS * (size_t)k;
+            float *y = xalloc(n * 4), *x = xalloc(n * 4), *w = xalloc((size_t)k * 4), *got = xalloc(n * 4);
+            seed((uint64_t)l);
+            fill(y, n), fill(x, n), fill(w, (size_t)k);
+            memcpy(got, x, n * 4);
+            struct job j = {.kn = variant_kernels(v), .x = y, .y = w, .rows = ROWS, .k = k, .sum = got};
+            if (j.kn) run(do_rmsnorm_add, &j, 1 + l % 3);
+            for (int r = 0; j.kn && r < ROWS; r++) {
+                double sum = 0;
+                for (int i = 0; i < k; i++) sum += (double)y[r * k + i] * y[r * k + i];
+                for (int i = r * k; i < (r + 1) * k; i++) {
+                    double part = y[i] / sqrt(sum / k + 1e-5) * w[i - r * k], want = x[i] + part;
+                    assert_true(fabs(got[i] - want) <= 4e-7 * (fabs(part) + fabs(want)) + 1e-12);
+                }
+            }
+            free(y), free(x), free(w), free(got);
+        }
+}
+
+/* Around zero, where 1 - e^-2x would cancel, as well as in the tails. */
+static void a_cap_agrees_with_float64_from_tail_to_tail(void **state)
+{
+    (void)state;
+    enum { N = 4001 };
+    static float x[N], got[N];
+    for (int v = 0; v < VARIANTS_N; v++)
+        for (int c = 0; c < 3; c++) {
+            struct job j = {
+                .kn = variant_kernels(v), .rows = 1, .k = N, .sum = got, .scale = (float[]){30, 1, 0.01f}[c]};
+            if (!j.kn) continue;
+            seed(7);
+            for (int i = 0; i < N; i++) x[i] = ldexpf(next_float(), i % 40 - 30) * j.scale;
+            x[1] = INFINITY, x[2] = -INFINITY, x[3] = NAN;
+            memcpy(got, x, sizeof x);
+            run(do_softcap, &j, 1 + c);
+            assert_true(got[1] == j.scale && got[2] == -j.scale && isnan(got[3]));
+            for (int i = 4; i < N; i++) {
+                double want = j.scale * tanh((double)x[i] / j.scale);
+                if (!(fabs(got[i] - want) <= 6 * 0x1p-24 * fabs(want)))
+                    fail_msg("%s: cap %g of %g is %.9g, not %.9g", j.kn->name, (double)j.scale, (double)x[i],
+                             (double)got[i], want);
+            }
+        }
+}
+
+static double gated(enum mlp_act act, double g)
+{
+    if (act == MLP_SILU) return g / (1 + exp(-g));
+    return g / (1 + exp(-2 * sqrt(2 / M_PI) *
+                        (g + 0.044715 * g * g * g))); /* = g/2 (1 + tanh(..)), without its cancellation */
+}
+
+/* Every size of argument, both tails included: within 4 ulp of float32 (two for the exponential, the rest for division
+ * and products), and for gelu what the rounding of its exponent makes of it. */
+static void every_gate_agrees_with_float64_from_tail_to_tail(void **state)
+{
+    (void)state;
+    assert_true(fabs(gated(MLP_GELU_TANH, 1.5) - 0.75 * (1 + tanh(sqrt(2 / M_PI) * (1.5 + 0.044715 * 3.375)))) < 1e-15);
+    for (int v = 0; v < VARIANTS_N; v++)
+        for (int l = 0; l < 2 * LENGTHS_N; l++) {
+            int k = LENGTHS[l / 2];
             struct act out;
             float *gate = xalloc(ROWS * (size_t)k * 4), *up = xalloc(ROWS * (size_t)k * 4);
             seed((uint64_t)l);
             fill(gate, ROWS * (size_t)k);
             fill(up, ROWS * (size_t)k);
-            for (int i = 0; i < ROWS * k; i++) gate[i] *= (float)(i % 90);
+            enum mlp_act act = l % 2 ? MLP_GELU_TANH : MLP_SILU;
+            for (int i = 0; i < ROWS * k; i++) gate[i] *= act == MLP_SILU ? (float)(i % 80) : (float)(i % 8);
             assert_int_equal(act_init(&out, ROWS, (k + 31) / 32 * 32, ACT_BF16 | ACT_Q8, NULL), 0);
-            struct job j = {.kn = variant_kernels(v), .x = gate, .y = up, .rows = ROWS, .k = k, .out = &out};
-            if (j.kn) run(do_swiglu, &j, 1 + l % 3);
+            struct job j = {
+                .kn = variant_kernels(v), .x = gate, .y = up, .rows = ROWS, .k = k, .out = &out, .act = act};
+            if (j.kn) run(do_glu, &j, 1 + l % 3);
             for (int i = 0; j.kn && i < ROWS * k; i++) {
-                double want = gate[i] / (1 + exp(-(double)gate[i])) * up[i];
-                assert_true(fabs(out.x[i] - want) <= 4 * 0x1p-24 * fabs(want) + 1e-37);
+                double want = gated(act, gate[i]) * up[i], g = fabs(gate[i]);
+                double ulps = act == MLP_SILU ? 4 : 4 + 3 * (1.6 * g + 0.072 * g * g * g);
+                assert_true(fabs(out.x[i] - want) <= ulps * 0x1p-24 * fabs(want) + 1e-37);
             }
             if (j.kn) check_forms(&out, ROWS, k);
             act_close(&out);
@@ -135,8 +215,8 @@ static void extreme_gates_give_the_limits(void **state)
         struct act out;
         assert_int_equal(act_init(&out, 1, 32, ACT_Q8, NULL), 0);
         struct job j = {.kn = variant_kernels(v), .x = gate, .y = up, .rows = 1, .k = 32, .out = &out};
-        if (j.kn) {
-            run(do_swiglu, &j, 1);
+        for (j.act = MLP_SILU; j.kn && j.act <= MLP_GELU_TANH; j.act++) {
+            run(do_glu, &j, 1);
             assert_true(fabsf(out.x[0]) < 1e-30f && fabsf(out.x[1]) < 1e-30f && fabsf(out.x[2]) < 1e-30f &&
                         out.x[3] == 200);
             assert_true(out.x[4] == 3e38f && fabsf(out.x[5]) < 1e-30f && isinf(out.x[6]) && isnan(out.x[7]) &&
@@ -163,7 +243,7 @@ static void both_tables_round_activations_to_the_same_bits(void **state)
     for (int i = 0; i < 2; i++) {
         assert_int_equal(act_init(&a[i], 1, K, ACT_BF16 | ACT_Q8, NULL), 0);
         struct job j = {.kn = i ? fast : plain, .x = gate, .y = up, .rows = 1, .k = K, .out = &a[i]};
-        run(do_swiglu, &j, 1);
+        run(do_glu, &j, 1);
     }
     assert_memory_equal(a[0].x, a[1].x, K * 4);
     assert_memory_equal(a[0].bf16, a[1].bf16, K * 2);
@@ -195,6 +275,47 @@ static void an_embedding_is_its_row(void **state)
         }
 }
 
+/* Rows 1..2 use one adapter's rank 3, rows 3..4 two at half weight, row 5 a whole table; rows 0 and 6 the base. */
+static void an_embedding_takes_what_its_rows_adapters_add_and_the_models_scale(void **state)
+{
+    (void)state;
+    enum { VOCAB = 75, K = 96, R = 3 };
+    static const int32_t token[ROWS] = {0, 74, 3, 3, 31, 32, 50};
+    static float a[2][VOCAB * R], b[2][R * K];
+    struct matrix m = matrix_make(T_Q8_0, VOCAB, K, false), other = matrix_make(T_BF16, VOCAB, K, false);
+    struct weight w, full;
+    struct act out;
+    assert_int_equal(weight_pack(&w, T_Q8_0, m.src, VOCAB, K, NULL, PREC_FAST, NULL), 0);
+    assert_int_equal(weight_pack(&full, T_BF16, other.src, VOCAB, K, NULL, PREC_FAST, NULL), 0);
+    assert_int_equal(act_init(&out, ROWS, K, 0, NULL), 0);
+    struct lora_embed e[2];
+    for (int i = 0; i < 2; i++) {
+        fill(a[i], VOCAB * R), fill(b[i], R * K);
+        e[i] = (struct lora_embed){.r = R, .scale = 2, .a = a[i], .b = b[i]};
+    }
+    struct lora_table t[3] = {{.embed = &e[0]}, {.embed = &e[1]}, {.embed_full = &full}};
+    struct lora_seg seg[3] = {
+        {1, 2, 1, {{&t[0], 1}}}, {3, 2, 2, {{&t[0], 0.5f}, {&t[1], 0.5f}}}, {5, 1, 1, {{&t[2], 1}}}};
+    struct lora_batch batch = {.nseg = 3, .seg = seg, .modules = 7};
+    for (int v = 0; v < VARIANTS_N; v++) {
+        struct job j = {variant_kernels(v), .w = &w,        .token = token, .rows = ROWS,
+                        .out = &out,        .lora = &batch, .scale = 8};
+        if (!j.kn) continue;
+        run(do_embed, &j, 2);
+        for (int i = 0; i < ROWS * K; i++) {
+            int row = i / K, c = i % K;
+            double want = (row == 5 ? other : m).value[token[row] * K + c], part = row == 3 || row == 4 ? 0.5 : 1;
+            for (int u = 0; u < 2; u++)
+                for (int r = 0; r < R && row >= 1 + 2 * u && row <= 4; r++)
+                    want += part * 2 * a[u][token[row] * R + r] * b[u][r * K + c];
+            assert_true(fabs(out.x[i] - 8 * want) <= 1e-5);
+        }
+    }
+    act_close(&out);
+    weight_close(&w), weight_close(&full);
+    matrix_free(&m), matrix_free(&other);
+}
+
 static void activations_of_a_bad_shape_are_refused(void **state)
 {
     (void)state;
@@ -210,10 +331,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_norm_agrees_with_float64_for_any_length),
-        cmocka_unit_test(the_gate_agrees_with_float64_from_tail_to_tail),
+        cmocka_unit_test(the_added_norm_agrees_with_float64_for_any_length),
+        cmocka_unit_test(a_cap_agrees_with_float64_from_tail_to_tail),
+        cmocka_unit_test(every_gate_agrees_with_float64_from_tail_to_tail),
         cmocka_unit_test(extreme_gates_give_the_limits),
         cmocka_unit_test(both_tables_round_activations_to_the_same_bits),
         cmocka_unit_test(an_embedding_is_its_row),
+        cmocka_unit_test(an_embedding_takes_what_its_rows_adapters_add_and_the_models_scale),
         cmocka_unit_test(activations_of_a_bad_shape_are_refused),
     };
     say_what_runs();
