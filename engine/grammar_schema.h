@@ -1,0 +1,77 @@
+/* Inside structured output: a JSON schema on its way into a net.
+ *
+ * grammar_schema.c decides what a schema asks for, grammar_scalar.c writes strings and numbers, grammar_shape.c values, objects and arrays,
+ * grammar_merge.c turns combinations (allOf, anyOf beside other keywords) into plain schemas. A function that builds takes the node that
+ * comes `next`, as in grammar_net.h; one that refuses says so through the net and returns NODE_FAIL, NULL, false or -1. */
+#pragma once
+#include "engine/grammar_net.h"
+#include <jansson.h>
+
+#define SCHEMA_NESTING 100      /* schemas inside schemas */
+#define SCHEMA_WORK 20000       /* keywords copied and pairs compared while combinations are multiplied out */
+#define SCHEMA_ALTERNATIVES 256 /* of one combination */
+#define SCHEMA_REFS 2048        /* different $ref */
+#define SCHEMA_PROPERTIES 2000  /* of one object */
+#define SCHEMA_PATH 200
+#define SCHEMA_NAME_MAX 256 /* bytes of a property's name where other names are allowed beside it */
+
+struct schema_ref {
+    const char *pointer; /* "#/$defs/a" */
+    uint64_t hash;
+    uint32_t rule;
+};
+
+struct schema {
+    struct net *net;
+    const json_t *root;
+    struct schema_ref *ref;
+    int nref;
+    json_t *made; /* a list that keeps what merging made */
+    int depth, work;
+    char path[SCHEMA_PATH];                      /* of the schema in hand, for messages */
+    uint32_t value, chr, space, number, integer; /* shared rules + 1; 0: not built yet */
+};
+
+enum { /* kinds of values, as bits */
+       K_NULL = 1,
+       K_BOOL = 2,
+       K_INT = 4,
+       K_NUM = 8, /* integers too */
+       K_STR = 16,
+       K_ARR = 32,
+       K_OBJ = 64,
+       K_ALL = 127 - K_INT,
+};
+
+/* --- grammar_schema.c --- */
+int schema_compile(struct net *n, const json_t *root, struct err *e); /* the whole answer is such a value */
+uint32_t schema_net(struct schema *s, const json_t *schema, uint32_t next);
+uint32_t schema_refuse(struct schema *s, const char *keyword, const char *why); /* "#/a: keyword: why"; NODE_FAIL */
+size_t schema_enter(struct schema *s, const char *key, const char *sub);        /* lengthens the path */
+void schema_leave(struct schema *s, size_t mark);
+const json_t *schema_target(struct schema *s, const json_t *ref); /* what a $ref points to */
+int schema_check(struct schema *s, const json_t *schema);         /* the number of keywords that are served */
+bool schema_serves(const char *keyword);
+int schema_kinds(struct schema *s, const json_t *schema); /* what `type` allows; K_ALL where absent */
+int schema_kind_of(const json_t *value);                  /* one bit; an integral real is K_INT */
+int schema_kinds_both(int a, int b);
+
+/* --- grammar_scalar.c --- */
+uint32_t scalar_string(struct schema *s, const json_t *schema, uint32_t next);
+uint32_t scalar_number(struct schema *s, const json_t *schema, bool integer, uint32_t next);
+uint32_t scalar_literals(struct schema *s, const json_t *schema, int kinds, uint32_t next); /* enum and const */
+uint32_t scalar_text(struct schema *s, uint32_t min, uint32_t max,
+                     uint32_t next); /* any string of min..max characters */
+uint32_t scalar_any_number(struct schema *s, bool integer, uint32_t next);
+int schema_count(struct schema *s, const json_t *schema, const char *keyword, uint32_t *out); /* absent: *out stays */
+
+/* --- grammar_shape.c --- */
+uint32_t shape_value(struct schema *s, uint32_t next); /* any value */
+uint32_t shape_object(struct schema *s, const json_t *schema, uint32_t next);
+uint32_t shape_array(struct schema *s, const json_t *schema, uint32_t next);
+int shape_compile_object(struct net *n, struct err *e); /* the whole answer is any object */
+
+/* --- grammar_merge.c --- */
+/* The plain schemas (without $ref, allOf, anyOf, oneOf, nullable) whose union is `schema`: a list that s->made keeps. */
+const json_t *merge_flatten(struct schema *s, const json_t *schema);
+bool merge_apart(struct schema *s, const json_t *list); /* no value is valid for two of a oneOf's schemas */
