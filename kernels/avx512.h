@@ -4,7 +4,15 @@
 #pragma once
 #include "kernels/matmul.h"
 
-panel_fn panel_exact_avx512, panel_bf16_avx512, panel_q8_avx512, panel_q4_avx512;
+panel_fn panel_exact_avx512, panel_bf16_avx512, panel_q8_avx512, panel_q4_avx512, panel_q8f_avx512, panel_q4z_avx512,
+    panel_t4_avx512, panel_f8_avx512, panel_q2_avx512;
+
+/* How a quantized layout's group of 32 inputs becomes float32, out[32 inputs][32 outputs], 64-byte aligned. */
+extern const struct dequant_avx512 {
+    int group_bytes;
+    void (*group)(const struct weight *w, const uint8_t *group, float *out);
+} dequant_avx512[LAYOUTS];
+
 lora_shrink_fn lora_shrink_bf16_avx512, lora_shrink_f32_avx512;
 lora_expand_fn lora_expand_bf16_avx512, lora_expand_f32_avx512;
 

@@ -1,4 +1,5 @@
-/* Number formats: float16 and bfloat16 to and from float32, all by bits, so that every table agrees to the last one. */
+/* Number formats: float16, bfloat16 and e4m3 to and from float32, all by bits, so that every table agrees to the last
+ * one. */
 #pragma once
 #include <stdint.h>
 #include <string.h>
@@ -39,20 +40,34 @@ static inline float f32_of_f16(uint16_t h)
     return sign ? -f : f;
 }
 
-/* f16 bits of -8 times the f16 value `h`, which is exact; overflow gives infinity. */
-static inline uint16_t f16_times_minus_8(uint16_t h)
+/* Rounds to nearest even, beyond the range to infinity; a NaN stays one. */
+static inline uint16_t f16_of_f32(float f)
 {
-    uint32_t sign = (uint32_t)(h & 0x8000) ^ 0x8000, exponent = h >> 10 & 31, mantissa = h & 0x3ff;
-    if (exponent == 31) return (uint16_t)(h ^ 0x8000);
-    if (exponent == 0) { /* subnormal: shift until it is normal or three places are done */
-        int shifts = 3;
-        while (shifts && mantissa && mantissa < 0x400) {
-            mantissa <<= 1;
-            shifts--;
-        }
-        if (mantissa < 0x400) return (uint16_t)(sign | mantissa);
-        return (uint16_t)(sign | (uint32_t)(1 + shifts) << 10 | (mantissa & 0x3ff));
-    }
-    exponent += 3;
-    return (uint16_t)(exponent >= 31 ? sign | 0x7c00 : sign | exponent << 10 | mantissa);
+    uint32_t b = bits_of_f32(f), sign = b >> 16 & 0x8000, magnitude = b & 0x7fffffff;
+    if (magnitude > 0x7f800000) return (uint16_t)(sign | 0x7e00);
+    if (magnitude >= 0x477ff000) return (uint16_t)(sign | 0x7c00); /* 65520 and more */
+    if (magnitude < 0x38800000)                                    /* subnormal: the sum's last place is 2^-24 */
+        return (uint16_t)(sign | (bits_of_f32(f32_of_bits(magnitude) + 0.5f) - 0x3f000000));
+    return (uint16_t)(sign | ((magnitude + 0xfff + (magnitude >> 13 & 1)) - 0x38000000) >> 13);
+}
+
+/* FP8 E4M3 of the OCP specification: no infinities; 0x7f and 0xff are NaN. */
+static inline float f32_of_e4m3(uint8_t code)
+{
+    float f =
+        f32_of_f16((uint16_t)((code & 0x80) << 8 | (code & 0x7f) << 7)) * 256; /* f16 has the same fields, wider */
+    return (code & 0x7f) == 0x7f ? f32_of_bits(0x7fc00000) : f;
+}
+
+/* Rounds to nearest even, beyond 448 to 448. */
+static inline uint8_t e4m3_of_f32(float f)
+{
+    uint32_t b = bits_of_f32(f), magnitude = b & 0x7fffffff, code;
+    if (magnitude >= 0x43e00000) /* 448 */
+        code = 0x7e;
+    else if (magnitude < 0x3c800000) /* 2^-6: subnormal, the sum's last place is 2^-9 */
+        code = bits_of_f32(f32_of_bits(magnitude) + 0x1p14f) - bits_of_f32(0x1p14f);
+    else
+        code = ((magnitude + 0x7ffff + (magnitude >> 20 & 1)) - (120u << 23)) >> 20;
+    return (uint8_t)((b >> 24 & 0x80) | code);
 }

@@ -9,14 +9,19 @@ static const struct mm_ops plain_fast = {
     .panel = {[LAYOUT_F32] = panel_exact,
               [LAYOUT_BF16] = panel_fast_bf16,
               [LAYOUT_Q8] = panel_fast_q8,
-              [LAYOUT_Q4] = panel_fast_q4},
+              [LAYOUT_Q4] = panel_fast_q4,
+              [LAYOUT_Q8F] = panel_fast_q8f,
+              [LAYOUT_Q4Z] = panel_fast_q4z,
+              [LAYOUT_T4] = panel_fast_t4,
+              [LAYOUT_F8] = panel_fast_f8,
+              [LAYOUT_Q2] = panel_fast_q2},
     .shrink = lora_shrink_bf16,
     .expand = lora_expand_bf16,
     .element = 2,
 };
 
 static const struct mm_ops plain_exact = {
-    .panel = {panel_exact, panel_exact, panel_exact, panel_exact},
+    .panel = {[0 ... LAYOUTS - 1] = panel_exact},
     .shrink = lora_shrink_f32,
     .expand = lora_expand_f32,
     .element = 4,
@@ -80,14 +85,19 @@ static const struct mm_ops avx512_fast = {
     .panel = {[LAYOUT_F32] = panel_exact_avx512,
               [LAYOUT_BF16] = panel_bf16_avx512,
               [LAYOUT_Q8] = panel_q8_avx512,
-              [LAYOUT_Q4] = panel_q4_avx512},
+              [LAYOUT_Q4] = panel_q4_avx512,
+              [LAYOUT_Q8F] = panel_q8f_avx512,
+              [LAYOUT_Q4Z] = panel_q4z_avx512,
+              [LAYOUT_T4] = panel_t4_avx512,
+              [LAYOUT_F8] = panel_f8_avx512,
+              [LAYOUT_Q2] = panel_q2_avx512},
     .shrink = lora_shrink_bf16_avx512,
     .expand = lora_expand_bf16_avx512,
     .element = 2,
 };
 
 static const struct mm_ops avx512_exact = {
-    .panel = {panel_exact_avx512, panel_exact_avx512, panel_exact_avx512, panel_exact_avx512},
+    .panel = {[0 ... LAYOUTS - 1] = panel_exact_avx512},
     .shrink = lora_shrink_f32_avx512,
     .expand = lora_expand_f32_avx512,
     .element = 4,

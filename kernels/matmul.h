@@ -18,7 +18,9 @@ struct mm_ops {
 
 void matmul_run(struct kthread *t, const struct mm *m, int n, const struct mm_ops *ops); /* n products */
 
-panel_fn panel_exact, panel_fast_bf16, panel_fast_q8, panel_fast_q4; /* plain */
+/* plain */
+panel_fn panel_exact, panel_fast_bf16, panel_fast_q8, panel_fast_q4, panel_fast_q8f, panel_fast_q4z, panel_fast_t4,
+    panel_fast_f8, panel_fast_q2;
 
 /* `total` items dealt to the threads in order: this thread's are lo <= i < hi. */
 static inline void pool_share(const struct kthread *t, int total, int *lo, int *hi)

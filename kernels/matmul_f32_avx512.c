@@ -12,39 +12,6 @@
 #define TILE 8
 #define PART 128 /* inputs; a multiple of GROUP */
 
-/* Dequantize one group of 32 inputs into out[32][32]. */
-static void group_q8(const uint8_t *group, float *out)
-{
-    const __m512i offset = _mm512_set1_epi32(128), byte = _mm512_set1_epi32(255);
-    for (int half = 0; half < 2; half++) {
-        __m512 d = _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)group + half));
-        for (int p = 0; p < GROUP / 4; p++) {
-            __m512i q = _mm512_load_si512(group + PANEL * 2 + p * PANEL * 4 + half * 64);
-            for (int i = 0; i < 4; i++, q = _mm512_srli_epi32(q, 8)) {
-                __m512 value = _mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_and_si512(q, byte), offset));
-                _mm512_store_ps(out + (p * 4 + i) * PANEL + half * 16, _mm512_mul_ps(d, value));
-            }
-        }
-    }
-}
-
-static void group_q4(const uint8_t *group, float *out)
-{
-    const __m512i nibble = _mm512_set1_epi32(15);
-    for (int half = 0; half < 2; half++) {
-        __m512 d = _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)group + half));
-        __m512 m = _mm512_cvtph_ps(_mm256_load_si256((const __m256i *)group + 2 + half));
-        for (int p = 0; p < GROUP / 8; p++) {
-            __m512i q = _mm512_load_si512(group + PANEL * 4 + p * PANEL * 4 + half * 64);
-            for (int i = 0; i < 8; i++, q = _mm512_srli_epi32(q, 4)) {
-                /* Nibbles in order are inputs 0, 4, 1, 5, 2, 6, 3, 7 of the eight. */
-                __m512 value = _mm512_cvtepi32_ps(_mm512_and_si512(q, nibble));
-                _mm512_store_ps(out + (p * 8 + i / 2 + i % 2 * 4) * PANEL + half * 16, _mm512_fmadd_ps(d, value, m));
-            }
-        }
-    }
-}
-
 static void part_bf16(const char *pairs, int count, float *out)
 {
     for (int i = 0; i < count; i += 2, pairs += PANEL * 4)
@@ -65,19 +32,14 @@ static const float *dequantize(const struct weight *w, const char *panel, int k0
     case LAYOUT_BF16:
         part_bf16(panel + (size_t)k0 * PANEL * 2, count, buffer);
         break;
-    case LAYOUT_Q8:
+    default: {
+        const struct dequant_avx512 *way = &dequant_avx512[w->layout];
         for (int i = 0; i < count; i += GROUP) {
-            const char *group = panel + (size_t)((k0 + i) / GROUP) * Q8_GROUP_BYTES;
-            prefetch(group + w->panel_bytes, Q8_GROUP_BYTES);
-            group_q8((const uint8_t *)group, buffer + i * PANEL);
+            const char *group = panel + (size_t)((k0 + i) / GROUP) * (size_t)way->group_bytes;
+            prefetch(group + w->panel_bytes, way->group_bytes);
+            way->group(w, (const uint8_t *)group, buffer + i * PANEL);
         }
-        break;
-    default:
-        for (int i = 0; i < count; i += GROUP) {
-            const char *group = panel + (size_t)((k0 + i) / GROUP) * Q4_GROUP_BYTES;
-            prefetch(group + w->panel_bytes, Q4_GROUP_BYTES);
-            group_q4((const uint8_t *)group, buffer + i * PANEL);
-        }
+    }
     }
     return buffer;
 }

@@ -23,7 +23,7 @@ const struct quant_type *quant_type_find(const char *name);
 
 extern const float table_nf4[16], table_fp4[16], table_mxfp4[16];
 
-/* Pack `src`, quantized to the type. k not a multiple of 32: LAYOUT_BF16 whatever the type; see w->layout. Scales
- * beyond f16: LAYOUT_Q8F instead of Q8, Q4Z instead of Q4. ERR_MODEL for values that are not finite. */
+/* Pack `src`, quantized to the type. w->layout may be another one: BF16 where k is not a multiple of 32, or where an
+ * affine type's scales are beyond f16; Q8F for Q8. ERR_MODEL for values that are not finite. */
 int weight_quantize(struct weight *w, const struct quant_type *type, const struct weight_source *src, const int *row_of,
                     struct err *e);

@@ -1,42 +1,40 @@
-/* Packing of a model's matrices, once at load.
+/* Packed matrices: what each layout takes (a row of `layouts`), reading them back, and their memory.
  *
- * A row of `layouts` says what a layout needs; `source_of` which one a source type goes to. Memory: most matrices of a
- * small model are smaller than a 2 MB page, so weights packed one after the other share blocks of BLOCK_BYTES, each
- * freed with its last weight. That also puts the matrices of a layer next to each other, in the order in which the step
- * reads them.
+ * Most matrices of a small model are smaller than a 2 MB page, so weights packed one after the other share blocks of
+ * BLOCK_BYTES, each freed with its last weight. That also puts the matrices of a layer next to each other, in the order
+ * in which the step reads them.
  *
  * Threads: packing and closing may happen on several at once (a lock guards the blocks); reading needs none. */
-#include "kernels/convert.h"
+#include "kernels/ops.h"
 #include "kernels/pack.h"
+#include <math.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define BLOCK_BYTES ((size_t)32 << 20)
-#define N_MAX (1 << 24)
-#define K_MAX (1 << 20)
 
-static const struct {
-    const char *name;
-    int block; /* elements that share a block */
-    int block_bytes;
-    enum layout fast, exact;
-} source_of[] = {
-    [T_F32] = {"F32", 1, 4, LAYOUT_BF16, LAYOUT_F32},   [T_F16] = {"F16", 1, 2, LAYOUT_BF16, LAYOUT_F32},
-    [T_BF16] = {"BF16", 1, 2, LAYOUT_BF16, LAYOUT_F32}, [T_Q8_0] = {"Q8_0", 32, 34, LAYOUT_Q8, LAYOUT_Q8},
-    [T_Q4_0] = {"Q4_0", 32, 18, LAYOUT_Q4, LAYOUT_Q4},  [T_Q4_1] = {"Q4_1", 32, 20, LAYOUT_Q4, LAYOUT_Q4},
+const char *const layout_name[LAYOUTS] = {
+    [LAYOUT_F32] = "f32", [LAYOUT_BF16] = "bf16", [LAYOUT_Q8] = "q8", [LAYOUT_Q4] = "q4", [LAYOUT_Q8F] = "q8f",
+    [LAYOUT_Q4Z] = "q4z", [LAYOUT_T4] = "t4",     [LAYOUT_F8] = "f8", [LAYOUT_Q2] = "q2",
 };
 
 static const struct {
     int unit;       /* k must be a multiple of it */
     int unit_bytes; /* of one panel per `unit` inputs */
-    pack_panel_fn *pack;
-    void (*row)(const void *panel, int o, int k, float *out);
+    unsigned form;  /* of activations, in FAST */
+    unpack_row_fn *row;
 } layouts[LAYOUTS] = {
-    [LAYOUT_F32] = {2, PANEL * 8, pack_panel_f32, unpack_row_f32},
-    [LAYOUT_BF16] = {2, PANEL * 4, pack_panel_bf16, unpack_row_bf16},
-    [LAYOUT_Q8] = {GROUP, Q8_GROUP_BYTES, pack_panel_q8, unpack_row_q8},
-    [LAYOUT_Q4] = {GROUP, Q4_GROUP_BYTES, pack_panel_q4, unpack_row_q4},
+    [LAYOUT_F32] = {2, PANEL * 8, 0, unpack_f32},
+    [LAYOUT_BF16] = {2, PANEL * 4, ACT_BF16, unpack_bf16},
+    [LAYOUT_Q8] = {GROUP, Q8_GROUP_BYTES, ACT_Q8, unpack_q8},
+    [LAYOUT_Q4] = {GROUP, Q4_GROUP_BYTES, ACT_Q8, unpack_q4},
+    [LAYOUT_Q8F] = {GROUP, Q8F_GROUP_BYTES, ACT_Q8, unpack_q8f},
+    [LAYOUT_Q4Z] = {GROUP, Q4Z_GROUP_BYTES, ACT_Q8, unpack_q4z},
+    [LAYOUT_T4] = {GROUP, T4_GROUP_BYTES, ACT_BF16, unpack_t4},
+    [LAYOUT_F8] = {GROUP, F8_GROUP_BYTES, ACT_BF16, unpack_f8},
+    [LAYOUT_Q2] = {GROUP, Q2_GROUP_BYTES, ACT_Q8, unpack_q2},
 };
 
 struct block {
@@ -96,50 +94,57 @@ void block_drop(void *block)
     pthread_mutex_unlock(&lock);
 }
 
-size_t tensor_bytes(enum tensor_type type, int64_t n, int64_t k)
+static size_t panels_of(int n)
 {
-    if (n < 1 || k < 1 || n > N_MAX || k > K_MAX || k % source_of[type].block) return 0;
-    return (size_t)n * (size_t)(k / source_of[type].block) * (size_t)source_of[type].block_bytes;
+    return ((size_t)n + PANEL - 1) / PANEL;
 }
 
-static int check_shape(enum tensor_type type, int n, int k, enum layout layout, struct err *e)
+int weight_shape(struct weight *w, enum layout layout, int n, int k, const char *format, struct err *e)
 {
     if (n < 1 || n > N_MAX) return err_set(e, ERR_MODEL, "a matrix with %d outputs: 1 to %d are served", n, N_MAX);
     if (k < 1 || k > K_MAX) return err_set(e, ERR_MODEL, "a matrix with %d inputs: 1 to %d are served", k, K_MAX);
-    if (k % layouts[layout].unit)
-        return err_set(e, ERR_MODEL, "a %s matrix with %d inputs: they must be a multiple of %d", source_of[type].name,
-                       k, layouts[layout].unit);
+    int unit = layouts[layout].unit;
+    if (k % unit)
+        return err_set(e, ERR_MODEL, "a %s matrix with %d inputs: they must be a multiple of %d", format, k, unit);
+    w->layout = layout, w->n = n, w->k = k;
+    w->panel_bytes = (size_t)(k / unit) * (size_t)layouts[layout].unit_bytes;
+    w->bytes = panels_of(n) * w->panel_bytes;
     return 0;
 }
 
-static int pack_panels(const struct weight *w, enum tensor_type type, const char *src, const int *row_of)
+size_t weight_bytes(enum layout layout, int n, int k)
 {
-    size_t row_bytes = tensor_bytes(type, 1, w->k);
-    for (int n0 = 0; n0 < w->n; n0 += PANEL) {
-        const char *row[PANEL];
-        int count = w->n - n0 < PANEL ? w->n - n0 : PANEL;
-        for (int o = 0; o < count; o++) row[o] = src + (size_t)(row_of ? row_of[n0 + o] : n0 + o) * row_bytes;
-        char *panel = (char *)w->data + (size_t)(n0 / PANEL) * w->panel_bytes;
-        if (layouts[w->layout].pack(panel, type, row, count, w->k)) return -1;
-    }
+    struct weight w = {0};
+    if ((unsigned)layout >= LAYOUTS || weight_shape(&w, layout, n, k, layout_name[layout], NULL)) return 0;
+    return w.bytes;
+}
+
+unsigned weight_act_form(enum layout layout)
+{
+    return layouts[layout].form;
+}
+
+static int adopt_table(struct weight *w, const float *table, struct err *e)
+{
+    for (int i = 0; i < 16; i++)
+        if (!table || !isfinite(table[i])) return err_set(e, ERR_MODEL, "a table's entry %d is not a finite number", i);
+    memcpy(w->table, table, sizeof w->table);
+    table_coarse(w);
     return 0;
 }
 
-int weight_pack(struct weight *out, enum tensor_type type, const void *src, int n, int k, const int *row_of,
-                enum precision prec, struct err *e)
+int weight_adopt(struct weight *out, enum layout layout, int n, int k, const float table[16], const void *data,
+                 size_t bytes, struct err *e)
 {
-    enum layout layout = prec == PREC_FAST ? source_of[type].fast : source_of[type].exact;
-    if (check_shape(type, n, k, layout, e)) return -1;
-    struct weight w = {.layout = layout, .n = n, .k = k};
-    w.panel_bytes = (size_t)(k / layouts[layout].unit) * (size_t)layouts[layout].unit_bytes;
-    w.bytes = (size_t)((n + PANEL - 1) / PANEL) * w.panel_bytes;
-    w.data = block_take(w.bytes, &w.block);
-    if (!w.data) return err_set(e, ERR_NO_MEMORY, "no memory for a matrix of %d x %d (%zu bytes)", n, k, w.bytes);
-    if (pack_panels(&w, type, src, row_of)) {
-        weight_close(&w);
-        return err_set(e, ERR_MODEL, "a %s matrix of %d x %d has a scale that is not finite", source_of[type].name, n,
-                       k);
-    }
+    struct weight w = {0};
+    if ((unsigned)layout >= LAYOUTS) return err_set(e, ERR_MODEL, "a matrix of layout %d is not known", (int)layout);
+    if (weight_shape(&w, layout, n, k, layout_name[layout], e)) return -1;
+    if (w.bytes != bytes)
+        return err_set(e, ERR_MODEL, "a %s matrix of %d x %d has %zu bytes: it takes %zu", layout_name[layout], n, k,
+                       bytes, w.bytes);
+    if ((uintptr_t)data % 64) return err_set(e, ERR_MODEL, "a packed matrix does not lie at a multiple of 64 bytes");
+    if (layout == LAYOUT_T4 && adopt_table(&w, table, e)) return -1;
+    w.data = (void *)(uintptr_t)data;
     *out = w;
     return 0;
 }
@@ -154,15 +159,10 @@ void weight_part(const struct weight *w, int panel, int o, int k0, int count, fl
 {
     const char *start = (const char *)w->data + (size_t)panel * w->panel_bytes;
     start += (size_t)(k0 / layouts[w->layout].unit) * (size_t)layouts[w->layout].unit_bytes;
-    layouts[w->layout].row(start, o, count, out);
+    layouts[w->layout].row(w, start, o, count, out);
 }
 
 void weight_row(const struct weight *w, int row, float *out)
 {
     weight_part(w, row / PANEL, row % PANEL, 0, w->k, out);
-}
-
-void tensor_to_f32(enum tensor_type type, const void *src, int64_t n, float *out)
-{
-    for (int64_t i = 0; i < n; i++) out[i] = tensor_element(type, src, (size_t)i);
 }

@@ -21,9 +21,9 @@
  *   LAYOUT_F8    [k/32] of { float d[32]; uint8 q[8][32][4] }            w = d e4m3(q)
  *   LAYOUT_Q2    [k/32] of { f16 d[32]; f16 m[32]; uint8 q[2][32][4] }   w = d q + m
  *
- * where q[p][o][i] of a layout with one code a byte is input 4p+i of output o; of LAYOUT_Q4 and Q4Z its low half is
+ * where q[p][o][i] of LAYOUT_Q8 and Q8F is input 4p+i of output o, and of LAYOUT_F8 input 4p+{0,2,1,3}[i]; of LAYOUT_Q4 and Q4Z its low half is
  * input 8p+i, its high half 8p+4+i; of LAYOUT_Q2 its bits 2j and 2j+1 are input 16p+4j+i; and bits 4j .. 4j+3 of
- * LAYOUT_T4's word q[p][o][i] are input 8p+2j+i, so that shifted words are the pairs that bf16 products take. */
+ * LAYOUT_T4's word q[p][o][i] are input 8p+2j+i, so that words are the pairs of bf16 that its products take. */
 #pragma once
 #include "base/err.h"
 #include <stdbool.h>

@@ -83,16 +83,117 @@ static inline uint16_t bf16_bits(float exact)
     return (uint16_t)(b >> 16);
 }
 
+/* By the OCP specification: sign, 4 bits of exponent with bias 7, 3 of mantissa. */
+static inline double e4m3_value(uint8_t q)
+{
+    int e = q >> 3 & 15, m = q & 7;
+    double v = e ? ldexp(8 + m, e - 10) : ldexp(m, -9);
+    return q & 0x80 ? -v : v;
+}
+
 /* --- matrices --- */
 
-static const char *const TYPE_NAMES[] = {"F32", "F16", "BF16", "Q8_0", "Q4_0", "Q4_1"};
+/* Tensor types, then what only sources of codes have. */
+enum matrix_type { M_INT8 = T_Q4_1 + 1, M_ZERO, M_NF4, M_FP4, M_IQ4, M_E4M3, M_INT2, MATRIX_TYPES };
+
+static const char *const TYPE_NAMES[MATRIX_TYPES] = {
+    "F32", "F16", "BF16",   "Q8_0", "Q4_0", "Q4_1", "int8, float32", "4-bit with zero",
+    "NF4", "FP4", "IQ4_NL", "e4m3", "2-bit"};
+
+static const float TABLES[3][16] = {{-1, -0.6961928f, -0.52507305f, -0.3949175f, -0.28444138f, -0.18477343f,
+                                     -0.091050036f, 0, 0.0795803f, 0.1609302f, 0.2461123f, 0.33791524f, 0.44070983f,
+                                     0.562617f, 0.72295684f, 1},
+                                    {0, 0.0052083333f, 0.66666667f, 1, 0.33333333f, 0.5f, 0.16666667f, 0.25f, 0,
+                                     -0.0052083333f, -0.66666667f, -1, -0.33333333f, -0.5f, -0.16666667f, -0.25f},
+                                    {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113}};
 
 struct matrix {
     int n, k;
-    enum tensor_type type;
-    void *src;
-    double *value; /* [n][k] as the format defines them */
+    int type;  /* enum tensor_type or enum matrix_type */
+    void *src; /* of tensor types */
+    uint8_t *q;
+    float *d, *z;
+    double *value; /* [n][k] as the format defines them, rounded once to float32 */
 };
+
+/* A row of codes. */
+static inline int matrix_read(const struct weight_source *s, int row, struct weight_row *out, struct err *e)
+{
+    (void)e;
+    const struct matrix *m = s->u;
+    size_t k = (size_t)m->k, r = (size_t)row;
+    memcpy(out->q, m->q + r * k, k);
+    memcpy(out->d, m->d + r * (k / 32), k / 32 * 4);
+    memcpy(out->z, m->z + r * (k / 32), k / 32 * 4);
+    return 0;
+}
+
+static inline struct weight_source matrix_source(const struct matrix *m)
+{
+    static const enum code_kind kind[] = {CODES_INT8,  CODES_INT4, CODES_TABLE, CODES_TABLE,
+                                          CODES_TABLE, CODES_E4M3, CODES_INT2};
+    bool table = m->type >= M_NF4 && m->type <= M_IQ4;
+    return (struct weight_source){.kind = kind[m->type - M_INT8],
+                                  .n = m->n,
+                                  .k = m->k,
+                                  .table = table ? TABLES[m->type - M_NF4] : NULL,
+                                  .read = matrix_read,
+                                  .u = m,
+                                  .format = TYPE_NAMES[m->type]};
+}
+
+static inline int matrix_pack(struct weight *w, const struct matrix *m, const int *row_of, enum precision prec,
+                              struct err *e)
+{
+    if (m->type <= T_Q4_1) return weight_pack(w, (enum tensor_type)m->type, m->src, m->n, m->k, row_of, prec, e);
+    struct weight_source s = matrix_source(m);
+    return weight_pack_source(w, &s, row_of, prec, LAYOUT_AUTO, NULL, e);
+}
+
+/* A code and its value by the kind's definition. */
+static inline uint8_t any_code(int type, bool integers)
+{
+    static const uint8_t whole[] = {0x00, 0x38, 0x40, 0x44, 0x48, 0x4a, 0x4c, 0xb8, 0xc0, 0xc4}; /* 0 to 6, -1 to -3 */
+    int q = next_int(0, type == M_INT2 ? 3 : type == M_INT8 || type == M_E4M3 ? 255 : 15);
+    if (type == M_INT8 && integers) return (uint8_t)(120 + q % 16);
+    if (type == M_E4M3) return integers ? whole[q % 10] : (q & 0x7f) == 0x7f ? 0x81 : (uint8_t)q;
+    return (uint8_t)q;
+}
+
+static inline double code_value(int type, uint8_t q, float d, float z)
+{
+    switch (type) {
+    case M_INT8:
+        return (float)((double)d * (q - 128));
+    case M_ZERO:
+        return (float)((double)d * (q - z));
+    case M_E4M3:
+        return (float)(d * e4m3_value(q));
+    case M_INT2:
+        return (float)((double)d * q + z);
+    default:
+        return (float)((double)d * TABLES[type - M_NF4][q]);
+    }
+}
+
+static inline void codes_make(struct matrix *m, bool integers)
+{
+    size_t count = (size_t)m->n * (size_t)m->k;
+    static const float size[] = {0.0003f, 0.01f, 0.1f, 0.1f, 0.001f, 0.001f, 0.1f};
+    m->q = xalloc(count), m->d = xalloc(count / 32 * 4), m->z = xalloc(count / 32 * 4);
+    for (size_t g = 0; g < count / 32; g++) {
+        m->d[g] = integers ? m->type == M_FP4 ? 192 : 1 : (0.2f + fabsf(next_float())) * size[m->type - M_INT8];
+        m->z[g] = m->type == M_ZERO ? (float)next_int(0, 16) : integers ? -1 : next_float() / 8;
+        if (m->type == M_INT2) { /* exactly f16, so that FAST rounds nothing */
+            m->d[g] = (float)f16_value(f16_near(m->d[g]));
+            m->z[g] = (float)f16_value(f16_near(m->z[g]));
+        }
+    }
+    for (size_t i = 0; i < count; i++) {
+        m->q[i] = any_code(m->type, integers && m->type != M_NF4);
+        m->value[i] = code_value(m->type, m->q[i], m->d[i / 32], m->z[i / 32]);
+    }
+}
 
 static inline void block_of_ints(struct matrix *m, uint8_t *b, double *v, double d, double min, bool integers)
 {
@@ -115,9 +216,14 @@ static inline void block_of_ints(struct matrix *m, uint8_t *b, double *v, double
 }
 
 /* Seeded [n][k]; integers: values are small integers and scales are 1. */
-static inline struct matrix matrix_make(enum tensor_type type, int n, int k, bool integers)
+static inline struct matrix matrix_make(int type, int n, int k, bool integers)
 {
-    struct matrix m = {n, k, type, xalloc(tensor_bytes(type, n, k)), xalloc(sizeof(double) * (size_t)n * (size_t)k)};
+    struct matrix m = {.n = n, .k = k, .type = type, .value = xalloc(sizeof(double) * (size_t)n * (size_t)k)};
+    if (type > T_Q4_1) {
+        codes_make(&m, integers);
+        return m;
+    }
+    m.src = xalloc(tensor_bytes((enum tensor_type)type, n, k));
     size_t count = (size_t)n * (size_t)k, block = type == T_Q8_0 ? 34 : type == T_Q4_0 ? 18 : 20;
     for (size_t i = 0; type <= T_BF16 && i < count; i++) {
         float x = integers ? (float)next_int(-8, 8) : next_float() / 8;
@@ -139,6 +245,9 @@ static inline struct matrix matrix_make(enum tensor_type type, int n, int k, boo
 static inline void matrix_free(struct matrix *m)
 {
     free(m->src);
+    free(m->q);
+    free(m->d);
+    free(m->z);
     free(m->value);
 }
 

@@ -36,7 +36,7 @@ struct problem {
 
 struct problem_spec {
     enum precision prec;
-    enum tensor_type type;
+    int type; /* of the matrices: enum tensor_type or enum matrix_type */
     int k, nout, n[MM_OUTS];
     const struct seg_spec *seg;
     int nseg;
@@ -107,6 +107,21 @@ static inline void integer_rows(struct problem *p)
     }
 }
 
+/* What FAST makes of the matrix: bf16 where it multiplies that; of a table that bf16 does not hold, the nearest that it
+ * does. */
+static inline void problem_round(struct matrix *m, const struct weight *w)
+{
+    for (size_t i = 0; i < (size_t)m->n * (size_t)m->k; i++) {
+        if (w->layout == LAYOUT_BF16) m->value[i] = bf16_near((float)m->value[i]);
+        if (m->type == M_NF4) {
+            uint32_t bits = (uint32_t)w->coarse[m->q[i]] << 16;
+            float coarse;
+            memcpy(&coarse, &bits, 4);
+            m->value[i] = (double)m->d[i / 32] * w->factor * coarse;
+        }
+    }
+}
+
 static inline void problem_init(struct problem *p, const struct problem_spec *s)
 {
     memset(p, 0, sizeof *p);
@@ -126,10 +141,9 @@ static inline void problem_init(struct problem *p, const struct problem_spec *s)
                         .shrink_ld = RANK_MAX};
     for (int o = 0; o < s->nout; o++) {
         p->m[o] = matrix_make(s->type, s->n[o], s->k, s->integers);
-        if (weight_pack(&p->w[o], s->type, p->m[o].src, s->n[o], s->k, NULL, s->prec, NULL)) abort();
+        if (matrix_pack(&p->w[o], &p->m[o], NULL, s->prec, NULL)) abort();
         p->ldy[o] = s->n[o] + 5;
-        for (size_t i = 0; p->w[o].layout == LAYOUT_BF16 && i < (size_t)s->n[o] * (size_t)s->k; i++)
-            p->m[o].value[i] = bf16_near((float)p->m[o].value[i]);
+        if (s->prec == PREC_FAST) problem_round(&p->m[o], &p->w[o]);
         size_t cells = (size_t)p->rows * (size_t)p->ldy[o];
         p->y[o] = xalloc(cells * 4), p->y0[o] = xalloc(cells * 4), p->bias[o] = xalloc((size_t)s->n[o] * 4);
         for (size_t i = 0; i < cells; i++)
@@ -194,7 +208,7 @@ static inline double problem_x(const struct problem *p, int o, int row, int c, b
     uint32_t bits = (uint32_t)p->in.bf16[i] << 16;
     memcpy(&bf16, &bits, 4);
     if (p->prec == PREC_EXACT) return p->in.x[i];
-    if (lora || p->w[o].layout == LAYOUT_BF16) return bf16;
+    if (lora || weight_act_form(p->w[o].layout) == ACT_BF16) return bf16;
     return (double)p->in.q8_scale[i / 32] * p->in.q8[i];
 }
 
