@@ -250,18 +250,18 @@ int parts_normalizer(struct tokenizer *t, const json_t *j, struct err *e);
 int parts_pre_tokenizer(struct tokenizer *t, const json_t *j, struct err *e); /* sets bpe.bytes */
 int parts_post_processor(struct tokenizer *t, const json_t *j, struct err *e);
 
-/* How tokens are shown (tokenizer_decode.c). */
+/* How tokens are shown (tokenizer_decode.c). Zeroed: no decoder, which joins them by spaces. */
 struct decode {
-    enum { DECODE_JOIN, DECODE_BYTES, DECODE_METASPACE, DECODE_CHAIN } kind;
+    enum { DECODE_JOIN, DECODE_CHAIN } kind;
     struct {
-        enum { SHOW_REPLACE, SHOW_BYTE, SHOW_STRIP } kind;
-        struct text from, to;
-        int start, stop;
+        enum { SHOW_REPLACE, SHOW_BYTE, SHOW_ALPHABET, SHOW_STRIP } kind;
+        struct text from, to; /* REPLACE */
+        int start, stop;      /* STRIP: spaces */
     } op[8];
     int n;
-    int strip; /* spaces that the beginning of a text does not show */
-    bool metaspace_first;
-    char space[8]; /* METASPACE's replacement */
+    bool fused; /* what follows works on the whole text */
+    int strip;  /* spaces that the beginning of a text does not show */
+    bool drops; /* a first token shows no replacement of Metaspace */
 };
 
 int decode_parse(struct decode *d, const json_t *j, struct err *e);

@@ -122,7 +122,8 @@ bool utf8_is_punct(uint32_t cp)
 
 bool utf8_is_accent(uint32_t cp)
 {
-    return utf8proc_category((utf8proc_int32_t)cp) == UTF8PROC_CATEGORY_MN;
+    utf8proc_category_t c = utf8proc_category((utf8proc_int32_t)cp);
+    return c >= UTF8PROC_CATEGORY_MN && c <= UTF8PROC_CATEGORY_ME;
 }
 
 /* Other_Alphabetic beyond marks are the circled and squared letters. */

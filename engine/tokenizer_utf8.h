@@ -31,7 +31,7 @@ bool utf8_is_printable(uint32_t cp); /* as Python's str.isprintable() */
 bool utf8_is_white(uint32_t cp);   /* Unicode's White_Space */
 bool utf8_is_numeric(uint32_t cp); /* Nd, Nl, No */
 bool utf8_is_punct(uint32_t cp);   /* P */
-bool utf8_is_accent(uint32_t cp);  /* Mn */
+bool utf8_is_accent(uint32_t cp);  /* M */
 bool utf8_is_word(uint32_t cp);    /* letters, marks, digits, connectors: \w of regular expressions */
 
 /* A normal form of valid text into a malloc'ed *out of *outlen bytes, in linear time; *out NULL when the text is in that form already, as
