@@ -85,6 +85,7 @@ int fp8_open(const struct module_of *m, struct source_matrix *out, struct err *e
         return module_bad(m, e, "its scale is %lld x %lld: neither one, nor for rows, nor for blocks of %d x %d",
                           (long long)f.scale->dim[0], (long long)f.scale->dim[1], m->s->quant.block[0],
                           m->s->quant.block[1]);
+    if (!zeros_say_nothing(m)) return module_bad(m, e, "8-bit floats with zero points are not served");
     if (f.block_inputs % GROUP)
         return module_bad(m, e, "groups of %lld inputs are not served", (long long)f.block_inputs);
     struct fp8 *room = malloc(sizeof *room);
