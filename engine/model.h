@@ -1,9 +1,9 @@
 /* A base model: its shape, its packed weights, its tokenizer and chat template. Immutable after loading; any thread may
  * read it.
  *
- * Families are rows of the table in model_family.c; an architecture that is no row is refused by name. GGUF llama files have the rows
- * of q and k permuted for interleaved rope: they are put back into Hugging Face's order at load, so that adapters (trained in
- * that order) need no special case and rope rotates halves. */
+ * Families are rows of the table in model_family.c; an architecture that is no row is refused by name. Where the files lie
+ * (GGUF, a Hugging Face directory, a packed file) is source.h's affair: whatever it was, rows of q and k are in Hugging Face's order here,
+ * so that adapters (trained in that order) need no special case and rope rotates halves. */
 #pragma once
 #include "adapters/adapter.h"
 #include "engine/chat.h"
@@ -23,8 +23,8 @@ struct model_layer {
     float *bias[LORA_MODULES];          /* [out]; NULL: none */
     int window;                         /* 0: attention sees all */
     const float *rope;                  /* one of the model's tables, [max_context][rotary/2][2]; NULL: model.rope */
-    struct weight router;               /* [experts][hidden], packed PREC_EXACT: its logits are float32; n 0: a dense layer */
-    struct model_expert *expert;        /* [experts] or NULL */
+    struct weight router;        /* [experts][hidden], packed PREC_EXACT: its logits are float32; n 0: a dense layer */
+    struct model_expert *expert; /* [experts] or NULL */
 };
 
 struct model {
@@ -32,6 +32,7 @@ struct model {
     struct base_desc desc;
     enum precision prec;
     int layers, hidden, heads, kv_heads, head_dim, mlp, vocab;
+    int tokens;      /* of the vocabulary: rows of the embedding beyond are padding, their ids are never sampled */
     int max_context; /* tokens */
     float norm_eps;
     int rotary;                        /* dimensions of a head that rotate; 0: all */
@@ -46,17 +47,21 @@ struct model {
     struct weight head_own;
     float *final_norm;
     struct model_layer *layer;
-    float *rope,
-        *rope_local; /* [max_context][rotary/2][2]; rope_local: of windowed layers where they have their own, or NULL */
-    unsigned act_forms; /* what activations the layouts multiply with (enum act_form) */
+    float *rope,         /* [max_context][rotary/2][2] */
+        *rope_local,     /* of windowed layers, where they have their own, or NULL */
+        *rope_none;      /* of layers that don't rotate, or NULL: cosines 1, sines 0 */
+    struct source *from; /* of a packed file: what its weights lie in; NULL otherwise */
+    unsigned act_forms;  /* what activations the layouts multiply with (enum act_form) */
     struct tokenizer *tok;
     struct chat_template *chat; /* NULL: the file has none */
     size_t weight_bytes;
     int64_t created; /* unix seconds: the file's mtime */
 };
 
-/* name NULL: from the file's name, lower case, without the type suffix ("SmolLM2-135M-Instruct.Q4_1.gguf" ->
- * "smollm2-135m-instruct"). max_context 0: the model's own. Logs the plan: layouts and bytes. */
+/* path: a GGUF file, a Hugging Face directory or a packed file. name NULL: from the file's or directory's name, lower case, without
+ * the type suffix ("SmolLM2-135M-Instruct.Q4_1.gguf" -> "smollm2-135m-instruct"; a snapshot in Hugging Face's cache has its
+ * repository's). max_context 0: the model's own, of a rope scaling that answers short prompts otherwise (longrope, dynamic) its original
+ * one, and 131,072 at most. Logs the plan: formats, layouts and bytes. */
 int model_load(struct model **out, const char *path, const char *name, enum precision prec, int max_context,
                struct err *e);
 void model_free(struct model *m);

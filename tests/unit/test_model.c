@@ -324,7 +324,8 @@ static void test_what_is_not_served_is_refused_by_name(void **state)
         struct tiny t;
         const char *says;
     } row[] = {
-        {{.arch = "gemma3"}, "gemma3"},
+        {{.arch = "gpt2"}, "gpt2"},
+        {{.arch = "gemma3"}, "post_attention_norm"},
         {{.drop = "blk.1.ffn_up.weight"}, "blk.1.ffn_up.weight"},
         {{.drop = "blk.0.attn_norm.weight"}, "blk.0.attn_norm.weight"},
         {{.drop = "output_norm.weight"}, "output_norm.weight"},
@@ -346,9 +347,15 @@ static void test_what_is_not_served_is_refused_by_name(void **state)
         {{.key = "context_length", .value = 3e9}, "context_length"},
         {{.key = "attention.layer_norm_rms_epsilon", .value = 0}, "epsilon"},
         {{.key = "rope.freq_base", .value = 0}, "freq_base"},
-        {{.key = "expert_count", .value = 8}, "experts"},
+        {{.key = "expert_count", .value = 8}, "expert_used_count"},
+        {{.arch = "qwen2", .key = "expert_count", .value = 8}, "experts"},
+        {{.arch = "qwen2", .key = "attention.sliding_window", .value = 64}, "sliding_window_pattern"},
+        {{.key = "attention.max_alibi_bias", .value = 8}, "max_alibi_bias"},
+        {{.key = "final_logit_softcapping", .value = 30}, "softcapping"},
         {{.key = "vocab_size", .value = 7}, "vocab_size"},
-        {{.scaling = "yarn"}, "yarn"},
+        {{.scaling = "ntk"}, "ntk"},
+        {{.scaling = "longrope"}, "rope_factors_short"},
+        {{.scaling = "yarn", .key = "rope.scaling.yarn_ext_factor", .value = 2}, "yarn_ext_factor"},
         {{.scaling = "linear", .key = "rope.scaling.factor", .value = 0}, "factor"},
     };
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
@@ -362,17 +369,21 @@ static void test_what_is_not_served_is_refused_by_name(void **state)
     }
 }
 
-static void test_a_context_beyond_the_models_is_refused_and_a_window_bounds_it(void **state)
+static void test_a_context_beyond_the_models_is_refused_and_a_window_is_kept(void **state)
 {
     (void)state;
     struct err e = {0};
     struct model *m;
     tiny_gguf(file, &(struct tiny){.seed = 1, .key = "attention.sliding_window", .value = 64});
-    assert_int_equal(model_load(&m, file, NULL, PREC_FAST, 65, &e), -1);
+    assert_int_equal(model_load(&m, file, NULL, PREC_FAST, 257, &e), -1);
     assert_int_equal(e.code, ERR_USAGE);
     err_clear(&e);
     assert_int_equal(model_load(&m, file, NULL, PREC_FAST, 0, &e), 0);
-    assert_int_equal(m->max_context, 64);
+    assert_int_equal(m->max_context, 256);
+    assert_int_equal(m->layer[1].window, 64);
+    model_free(m);
+    assert_int_equal(model_load(&m, file, NULL, PREC_FAST, 60, &e), 0);
+    assert_int_equal(m->layer[1].window, 0); /* one that sees the whole context is none */
     model_free(m);
 }
 
@@ -387,7 +398,7 @@ int main(void)
         cmocka_unit_test(test_a_model_is_described_by_its_file),
         cmocka_unit_test(test_names_come_from_the_file_without_its_type),
         cmocka_unit_test(test_what_is_not_served_is_refused_by_name),
-        cmocka_unit_test(test_a_context_beyond_the_models_is_refused_and_a_window_bounds_it),
+        cmocka_unit_test(test_a_context_beyond_the_models_is_refused_and_a_window_is_kept),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }
