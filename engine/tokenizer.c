@@ -67,7 +67,7 @@ static int encode_span(struct encode *x, const char *s, size_t n, bool first, st
     const struct tokenizer *t = x->t;
     if (t->nnorm == 0) return cut_text(x, &t->normal, s, n, first, encode_plain, e);
     x->normal.n = 0;
-    if (text_add(&x->normal, s, n, e) || norm_run(t->norm, t->nnorm, &x->match, &x->normal, &x->spare, e)) return -1;
+    if (text_append(&x->normal, s, n, e) || norm_run(t->norm, t->nnorm, &x->match, &x->normal, &x->spare, e)) return -1;
     return cut_text(x, &t->normal, x->normal.s, x->normal.n, first, encode_plain, e);
 }
 

@@ -29,7 +29,7 @@ int cut_add(struct cut *c, const struct added *a, const char *text, size_t n, st
         c->cap = cap;
         c->at[0] = 0;
     }
-    if (text_add(&c->text, text, n, e)) return -1;
+    if (text_append(&c->text, text, n, e)) return -1;
     c->a[c->n++] = *a;
     c->at[c->n] = (uint32_t)c->text.n;
     return 0;

@@ -36,8 +36,8 @@ static int add_replace(struct decode *d, const json_t *j, struct err *e)
     if (add_op(d, SHOW_REPLACE, e)) return -1;
     if (!json_string_length(from) || !json_is_string(to))
         return err_set(e, ERR_MODEL, "tokenizer.json: a decoder Replace of anything but a String is not served");
-    return text_add(&d->op[d->n - 1].from, json_string_value(from), json_string_length(from), e) ||
-                   text_add(&d->op[d->n - 1].to, json_string_value(to), json_string_length(to), e)
+    return text_append(&d->op[d->n - 1].from, json_string_value(from), json_string_length(from), e) ||
+                   text_append(&d->op[d->n - 1].to, json_string_value(to), json_string_length(to), e)
                ? -1
                : 0;
 }
@@ -72,8 +72,8 @@ static int add_metaspace(struct decode *d, const json_t *j, struct err *e)
         return err_set(e, ERR_MODEL, "tokenizer.json: a decoder Metaspace without \"replacement\"");
     if (add_op(d, SHOW_REPLACE, e)) return -1;
     d->drops = strcmp(s, "never") != 0;
-    return text_add(&d->op[d->n - 1].from, json_string_value(space), json_string_length(space), e) ||
-                   text_add(&d->op[d->n - 1].to, " ", 1, e)
+    return text_append(&d->op[d->n - 1].from, json_string_value(space), json_string_length(space), e) ||
+                   text_append(&d->op[d->n - 1].to, " ", 1, e)
                ? -1
                : 0;
 }
@@ -126,24 +126,24 @@ static int replace(const struct text *from, const struct text *to, const struct 
     const char *hit;
     while (at < in->n && (hit = memmem(in->s + at, in->n - at, from->s, from->n))) {
         size_t gap = (size_t)(hit - in->s) - at;
-        if (text_add(out, in->s + at, gap, e) || text_add(out, to->s, to->n, e)) return -1;
+        if (text_append(out, in->s + at, gap, e) || text_append(out, to->s, to->n, e)) return -1;
         at += gap + from->n;
     }
-    return text_add(out, in->s + at, in->n - at, e);
+    return text_append(out, in->s + at, in->n - at, e);
 }
 
 static int show_byte(const struct text *in, struct text *out, struct err *e)
 {
     int byte = vocab_byte_of(in->s, in->n);
     char c = (char)byte;
-    return byte < 0 ? text_add(out, in->s, in->n, e) : text_add(out, &c, 1, e);
+    return byte < 0 ? text_append(out, in->s, in->n, e) : text_append(out, &c, 1, e);
 }
 
 static int show_alphabet(const struct text *in, struct text *out, struct err *e)
 {
     if (text_room(out, in->n + 1, e)) return -1;
     int64_t n = alphabet_decode(in->s, in->n, out->s);
-    if (n < 0) return text_add(out, in->s, in->n, e);
+    if (n < 0) return text_append(out, in->s, in->n, e);
     out->n = (size_t)n;
     return 0;
 }
@@ -153,7 +153,7 @@ static int show_strip(int start, int stop, const struct text *in, struct text *o
     size_t from = 0, to = in->n;
     while (from < to && start-- > 0 && in->s[from] == ' ') from++;
     while (from < to && stop-- > 0 && in->s[to - 1] == ' ') to--;
-    return text_add(out, in->s + from, to - from, e);
+    return text_append(out, in->s + from, to - from, e);
 }
 
 /* One token, from *in, by way of *out. */
@@ -201,7 +201,7 @@ int decode_show(const struct decode *d, const struct strings *raw, struct vocab 
         size_t n;
         const char *s = strings_at(raw, id, &n);
         in.n = 0;
-        r = (d->kind == DECODE_JOIN && n && text_add(&in, " ", 1, e)) || text_add(&in, s, n, e) ||
+        r = (d->kind == DECODE_JOIN && n && text_append(&in, " ", 1, e)) || text_append(&in, s, n, e) ||
             show(d, &in, &out, e) || strings_add(&v->show, id, in.s, in.n, e);
         if (!r) v->skip[id] = (uint8_t)(d->kind == DECODE_JOIN ? n != 0 : skipped(d, &in));
     }

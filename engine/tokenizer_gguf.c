@@ -300,7 +300,7 @@ static int load_spaces(struct tokenizer *t, const struct gguf *g, const struct m
     t->pre.step[t->pre.n++] = step;
     if (!prefix) return 0;
     t->norm[t->nnorm].kind = NORM_PREPEND; /* whatever the text begins with, another space included */
-    if (text_add(&t->norm[t->nnorm++].text, METASPACE, 3, e)) return -1;
+    if (text_append(&t->norm[t->nnorm++].text, METASPACE, 3, e)) return -1;
     for (int32_t id = 0; id < t->vocab.n; id++) {
         const char *s = strings_at(&t->vocab.show, id, &n);
         t->vocab.skip[id] = t->vocab.kind[id] != CONTROL && n && *s == ' ';

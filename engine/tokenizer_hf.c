@@ -115,7 +115,7 @@ static struct entry *new_entry(struct hf *h, struct entries *list, size_t max, c
         list->e = p;
         list->cap = cap;
     }
-    if (text_add(&h->texts, s, n, h->e)) return NULL;
+    if (text_append(&h->texts, s, n, h->e)) return NULL;
     struct entry *x = &list->e[list->n++];
     *x = (struct entry){.at = h->texts.n - n, .n = n};
     return x;
@@ -334,7 +334,7 @@ static int add_merge(struct hf *h, struct text *left, struct text *right, int32_
         return 0; /* not of the alphabet: it never comes to pass */
     a = find(h, left->s, na);
     b = find(h, right->s, right->n);
-    if (text_add(left, right->s, right->n, h->e)) return -1;
+    if (text_append(left, right->s, right->n, h->e)) return -1;
     both = a < 0 || b < 0 ? -1 : find(h, left->s, left->n);
     if (both < 0)
         return err_set(h->e, ERR_MODEL,
@@ -361,7 +361,7 @@ static int read_merge(struct hf *h, struct js *j, struct text *left, struct text
     if (!gap || memchr(gap + 1, ' ', left->n - n - 1))
         return js_fail(j, "a merge is not of two tokens with a space between them");
     right->n = 0;
-    if (text_add(right, gap + 1, left->n - n - 1, h->e)) return -1;
+    if (text_append(right, gap + 1, left->n - n - 1, h->e)) return -1;
     left->n = n;
     return add_merge(h, left, right, rank);
 }
@@ -473,7 +473,7 @@ static int add_one(struct hf *h, struct matcher *m, const struct entry *x)
     if (same >= 0 && same != x->id)
         return err_set(h->e, ERR_MODEL, "tokenizer.json: \"%.*s\" has the ids %d and %d", (int)(x->n < 64 ? x->n : 64),
                        h->texts.s + x->at, x->id, same);
-    int r = text_add(&s, h->texts.s + x->at, x->n, h->e);
+    int r = text_append(&s, h->texts.s + x->at, x->n, h->e);
     if (!r && x->normalized) r = norm_run(t->norm, t->nnorm, m, &s, &spare, h->e);
     if (!r) r = cut_add(x->normalized ? &t->normal : &t->raw, &a, s.s, s.n, h->e);
     text_close(&s);

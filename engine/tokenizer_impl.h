@@ -32,7 +32,7 @@ struct text {
 };
 
 int text_room(struct text *t, size_t more, struct err *e);
-int text_add(struct text *t, const char *s, size_t n, struct err *e);
+int text_append(struct text *t, const char *s, size_t n, struct err *e);
 void text_close(struct text *t);
 
 /* --- GPT-2's byte alphabet: each byte as a printable character (tokenizer_vocab.c) --- */

@@ -71,7 +71,7 @@ static int unicode_escape(struct js *j, struct text *out)
     } else if (cp >= 0xdc00 && cp <= 0xdfff) {
         return js_fail(j, "half of a surrogate pair");
     }
-    return text_add(out, s, (size_t)utf8_encode(cp, s), j->e);
+    return text_append(out, s, (size_t)utf8_encode(cp, s), j->e);
 }
 
 static int escape(struct js *j, struct text *out)
@@ -80,7 +80,7 @@ static int escape(struct js *j, struct text *out)
     char c = j->at < j->end ? *j->at++ : 0;
     const char *p = c ? strchr(from, c) : NULL;
     if (c == 'u') return unicode_escape(j, out);
-    return p ? text_add(out, &to[p - from], 1, j->e) : js_fail(j, "an escape that JSON does not have");
+    return p ? text_append(out, &to[p - from], 1, j->e) : js_fail(j, "an escape that JSON does not have");
 }
 
 int js_string(struct js *j, struct text *out)
@@ -93,7 +93,7 @@ int js_string(struct js *j, struct text *out)
         while (j->at < j->end && *j->at != '"' && *j->at != '\\' && (uint8_t)*j->at >= 0x20) j->at++;
         if (utf8_valid(from, (size_t)(j->at - from)) != (size_t)(j->at - from))
             return js_fail(j, "a string is no UTF-8");
-        if (text_add(out, from, (size_t)(j->at - from), j->e)) return -1;
+        if (text_append(out, from, (size_t)(j->at - from), j->e)) return -1;
         if (j->at == j->end) return js_fail(j, "it ends inside a string");
         char c = *j->at++;
         if (c == '"') return 0;

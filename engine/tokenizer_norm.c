@@ -25,7 +25,7 @@ static int each_valid(const struct norm *n, struct matcher *m, const struct text
         size_t good = utf8_valid(in->s + at, in->n - at);
         if (good && run(n, m, in->s + at, good, out, e)) return -1;
         at += good;
-        if (at < in->n && text_add(out, in->s + at++, 1, e)) return -1;
+        if (at < in->n && text_append(out, in->s + at++, 1, e)) return -1;
     }
     return 0;
 }
@@ -38,7 +38,7 @@ static int form(const struct norm *n, struct matcher *m, const char *s, size_t l
     size_t got = 0;
     (void)m;
     if (utf8_normal(forms[n->kind], s, len, &p, &got)) return err_set(e, ERR_NO_MEMORY, "tokenizer: out of memory");
-    int r = text_add(out, p ? p : s, p ? got : len, e);
+    int r = text_append(out, p ? p : s, p ? got : len, e);
     free(p);
     return r;
 }
@@ -52,11 +52,11 @@ static int each_char(const struct norm *n, struct matcher *m, const char *s, siz
     for (size_t at = 0; at < len;) {
         int k = utf8_decode(s + at, len - at, &cp), r = 0;
         if (n->kind == NORM_LOWER && cp == 0x130)
-            r = text_add(out, "i\xcc\x87", 3, e); /* the one that has no simple mapping */
+            r = text_append(out, "i\xcc\x87", 3, e); /* the one that has no simple mapping */
         else if (n->kind == NORM_LOWER)
-            r = text_add(out, c, (size_t)utf8_encode(utf8_lower(cp), c), e);
+            r = text_append(out, c, (size_t)utf8_encode(utf8_lower(cp), c), e);
         else if (!utf8_is_accent(cp))
-            r = text_add(out, s + at, (size_t)k, e);
+            r = text_append(out, s + at, (size_t)k, e);
         if (r) return -1;
         at += (size_t)k;
     }
@@ -69,13 +69,13 @@ static int replace(const struct norm *n, struct matcher *m, const char *s, size_
     size_t at = 0, from, to;
     int r;
     while ((r = pattern_next(n->pattern, m, &f, s, len, &from, &to, e)) != 0) {
-        if (r < 0 || text_add(out, s + at, from - at, e) || text_add(out, n->text.s, n->text.n, e)) return -1;
+        if (r < 0 || text_append(out, s + at, from - at, e) || text_append(out, n->text.s, n->text.n, e)) return -1;
         if (out->n > NORMAL_GROWTH * len + NORMAL_FREE)
             return err_set(e, ERR_INVALID, "the vocabulary's normalizer makes more than %d times as much of the text",
                            NORMAL_GROWTH);
         at = to;
     }
-    return text_add(out, s + at, len - at, e);
+    return text_append(out, s + at, len - at, e);
 }
 
 static int strip(const struct norm *n, const struct text *in, struct text *out, struct err *e)
@@ -90,7 +90,7 @@ static int strip(const struct norm *n, const struct text *in, struct text *out, 
         if (utf8_decode(in->s + to - k, k, &cp) != (int)k || !utf8_is_white(cp)) break;
         to -= k;
     }
-    return text_add(out, in->s + from, to - from, e);
+    return text_append(out, in->s + from, to - from, e);
 }
 
 static int run_one(const struct norm *n, struct matcher *m, const struct text *in, struct text *out, struct err *e)
@@ -99,7 +99,7 @@ static int run_one(const struct norm *n, struct matcher *m, const struct text *i
     if (n->kind == NORM_LOWER || n->kind == NORM_ACCENTS) return each_valid(n, m, in, out, e, each_char);
     if (n->kind == NORM_REPLACE) return each_valid(n, m, in, out, e, replace);
     if (n->kind == NORM_STRIP) return strip(n, in, out, e);
-    return text_add(out, n->text.s, n->text.n, e) || text_add(out, in->s, in->n, e) ? -1 : 0; /* PREPEND */
+    return text_append(out, n->text.s, n->text.n, e) || text_append(out, in->s, in->n, e) ? -1 : 0; /* PREPEND */
 }
 
 int norm_run(const struct norm *n, int count, struct matcher *m, struct text *in, struct text *spare, struct err *e)

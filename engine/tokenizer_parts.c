@@ -133,7 +133,7 @@ static int norm_prepend(struct tokenizer *t, const json_t *j, struct err *e)
     struct norm *n = new_norm(t, NORM_PREPEND, e);
     const char *s;
     size_t len;
-    return !n || string(j, "prepend", &s, &len, e) || text_add(&n->text, s, len, e) ? -1 : 0;
+    return !n || string(j, "prepend", &s, &len, e) || text_append(&n->text, s, len, e) ? -1 : 0;
 }
 
 static int norm_replace(struct tokenizer *t, const json_t *j, struct err *e)
@@ -141,8 +141,9 @@ static int norm_replace(struct tokenizer *t, const json_t *j, struct err *e)
     struct norm *n = new_norm(t, NORM_REPLACE, e);
     const char *s;
     size_t len;
-    return !n || string(j, "content", &s, &len, e) || text_add(&n->text, s, len, e) || pattern(j, &n->pattern, e) ? -1
-                                                                                                                  : 0;
+    return !n || string(j, "content", &s, &len, e) || text_append(&n->text, s, len, e) || pattern(j, &n->pattern, e)
+               ? -1
+               : 0;
 }
 
 int parts_normalizer(struct tokenizer *t, const json_t *j, struct err *e)

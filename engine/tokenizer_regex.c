@@ -52,14 +52,14 @@ static int refuse(struct rewrite *w, const char *what)
 
 static int put(struct rewrite *w, const char *s)
 {
-    return text_add(&w->out, s, strlen(s), w->e);
+    return text_append(&w->out, s, strlen(s), w->e);
 }
 
 static int copy(struct rewrite *w, size_t n)
 {
     if (n > w->n - w->at) n = w->n - w->at;
     w->at += n;
-    return text_add(&w->out, w->s + w->at - n, n, w->e);
+    return text_append(&w->out, w->s + w->at - n, n, w->e);
 }
 
 /* \s and the like; `set`: inside of brackets, where a class cannot be turned round. */
@@ -176,7 +176,7 @@ int pattern_text(struct pattern **out, const char *text, size_t n, struct err *e
     struct pattern *p;
     if (n == 0) return err_set(e, ERR_MODEL, "a pattern that is empty");
     if (new_pattern(&p, TEXT, e)) return -1;
-    if (text_add(&p->text, text, n, e)) {
+    if (text_append(&p->text, text, n, e)) {
         pattern_free(p);
         return -1;
     }

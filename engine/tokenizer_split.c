@@ -94,7 +94,7 @@ static int prefix_piece(struct split *x, int step, const char *s, size_t n, bool
     has = has || (spaces && s[0] == ' ');
     out->n = 0;
     if (!has && (p->prefix == PREFIX_ALWAYS || (p->prefix == PREFIX_FIRST && first)) &&
-        text_add(out, p->text, len, x->e))
+        text_append(out, p->text, len, x->e))
         return -1;
     if (text_room(out, spaces ? n * len : n, x->e)) return -1;
     for (size_t i = 0; i < n; i++) {

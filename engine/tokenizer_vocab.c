@@ -29,7 +29,7 @@ int text_room(struct text *t, size_t more, struct err *e)
     return 0;
 }
 
-int text_add(struct text *t, const char *s, size_t n, struct err *e)
+int text_append(struct text *t, const char *s, size_t n, struct err *e)
 {
     if (text_room(t, n + 1, e)) return -1;
     if (n) memcpy(t->s + t->n, s, n);
@@ -115,7 +115,7 @@ int strings_add(struct strings *s, int id, const char *text, size_t n, struct er
                        TOKEN_BYTES_MAX);
     if (n > UINT32_MAX - s->text.n)
         return err_set(e, ERR_MODEL, "the vocabulary's tokens take more than %u bytes", UINT32_MAX);
-    if (text_add(&s->text, text, n, e)) return -1;
+    if (text_append(&s->text, text, n, e)) return -1;
     s->at[id + 1] = (uint32_t)s->text.n;
     return 0;
 }
