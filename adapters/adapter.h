@@ -2,7 +2,8 @@
  * digest.
  *
  * Fail closed: every tensor is used or the adapter is refused with the list of those that were not; A and B come in
- * pairs; shapes match the base; values are finite and |x| <= 1e4; r in 1..PEFT_RANK_MAX; |scale| <= 64. */
+ * pairs, under DoRA with a magnitude; shapes match the base; values are finite and |x| <= 1e4; r in 1..PEFT_RANK_MAX;
+ * |scale| <= 64. */
 #pragma once
 #include "adapters/peft.h"
 #include "adapters/safetensors.h"
@@ -24,24 +25,45 @@ struct base_desc {
         fused_gate_up; /* the base's own modules are qkv_proj and gate_up_proj (Phi-3): q, k, v and gate, up by rows */
 };
 
+/* One adapted matrix, as views into the file's tensors: fused modules and stacked experts share theirs. */
 struct adapter_part {
-    const struct st_tensor *a; /* [r][in];  NULL: this module is not adapted in this layer */
-    const struct st_tensor *b; /* [out][r] */
+    const struct st_tensor *a;         /* [..][in]; for embed_tokens [r][vocab]. NULL: not adapted */
+    const struct st_tensor *b;         /* [..][..]; for embed_tokens [hidden][r] */
+    const struct st_tensor *magnitude; /* DoRA: one for each output; or NULL */
     int r;
     float scale;
+    int64_t a_row0; /* A's row j is a_row0 + j */
+    int64_t b_row0; /* output o is row b_row0 + o of B and of the magnitude */
+    int64_t b_col0; /* rank j is column b_col0 + j b_step of B */
+    int b_step;
 };
+
+/* Element j, i of A; o, j of B. */
+float adapter_part_a(const struct adapter_part *p, int64_t j, int64_t i);
+float adapter_part_b(const struct adapter_part *p, int64_t o, int64_t j);
 
 struct adapter {
     struct peft_config *config;
     struct st_file *file;
-    int layers;
-    struct adapter_part *part; /* [layers][LORA_MODULES] */
+    int layers, experts;
+    struct adapter_part *part;   /* [layers][LORA_MODULES] */
+    struct adapter_part *expert; /* [layers][experts][3] gate, up, down; NULL: no expert is adapted */
+    struct adapter_part *router; /* [layers]; NULL: none is adapted */
+    struct adapter_part embed, head;
+    const struct st_tensor *embed_full, *head_full; /* [vocab][hidden] in the base's place, or NULL */
+    bool full_tied; /* on a base whose head is its embedding, one whole matrix stands for both */
+    bool tied;      /* there, embed's LoRA also adapts the head (ensure_weight_tying) */
     int max_rank;
-    unsigned modules; /* bit set of the modules that occur */
+    unsigned modules; /* bit set of the modules that occur, experts' included, and of those below */
     size_t tensor_bytes;
     char digest[SHA256_HEX];      /* digest.h: the version's identity */
     char file_sha256[SHA256_HEX]; /* of adapter_model.safetensors as it is */
 };
+
+#define ADAPTS_EMBED (1u << 16)
+#define ADAPTS_HEAD (1u << 17)
+#define ADAPTS_ROUTER (1u << 18)
+#define ADAPTS_EXPERTS (1u << 19)
 
 struct adapter_limits {
     int max_rank;     /* 0: PEFT_RANK_MAX */
@@ -64,8 +86,9 @@ void adapter_close(struct adapter *a); /* NULL is fine */
 int base_desc_accepts(const struct base_desc *b, const char *trained_on, struct err *e);
 
 /* base_desc as JSON (the engine's /weft/v1/state carries it, the gateway reads it back):
- * {"name","digest","also":[..],"layers":N,"modules":{"q_proj":[out,in],..}}. NULL: out of memory. The reader fails with
- * ERR_INVALID. */
+ * {"name","digest","also":[..],"layers":N,"modules":{"q_proj":[out,in],..},"vocab","hidden","experts","expert_mlp",
+ * "fused_qkv","fused_gate_up"}, the last six only where they are not 0 or false. NULL: out of memory. The reader fails
+ * with ERR_INVALID. */
 struct json_t;
 struct json_t *base_desc_to_json(const struct base_desc *b);
 int base_desc_from_json(struct base_desc *b, const struct json_t *j, struct err *e);

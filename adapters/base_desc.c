@@ -14,6 +14,8 @@
 #include <string.h>
 
 #define DIM_MAX (1 << 20)
+#define VOCAB_MAX (1 << 24)
+#define EXPERTS_AT_MOST 1024
 #define ALSO (int)(sizeof((struct base_desc *)0)->also / sizeof((struct base_desc *)0)->also[0])
 
 /* --- the name rule --- */
@@ -58,6 +60,22 @@ int base_desc_accepts(const struct base_desc *b, const char *trained_on, struct 
 
 /* --- JSON --- */
 
+static const struct {
+    const char *name;
+    size_t at;
+    int max;
+} more[] = {
+    {"vocab", offsetof(struct base_desc, vocab), VOCAB_MAX},
+    {"hidden", offsetof(struct base_desc, hidden), DIM_MAX},
+    {"experts", offsetof(struct base_desc, experts), EXPERTS_AT_MOST},
+    {"expert_mlp", offsetof(struct base_desc, expert_mlp), DIM_MAX},
+};
+
+static int *more_at(struct base_desc *b, size_t i)
+{
+    return (int *)((char *)b + more[i].at);
+}
+
 static int put_also(json_t *o, const struct base_desc *b)
 {
     json_t *list = json_array();
@@ -76,10 +94,23 @@ static int put_modules(json_t *o, const struct base_desc *b)
     return rc | json_object_set_new(o, "modules", modules);
 }
 
+/* What only some bases have, so that readers of older versions find what they know. */
+static int put_more(json_t *o, const struct base_desc *b)
+{
+    int rc = 0;
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++) {
+        int v = *more_at((struct base_desc *)b, i);
+        if (v) rc |= json_object_set_new(o, more[i].name, json_integer(v));
+    }
+    if (b->fused_qkv) rc |= json_object_set_new(o, "fused_qkv", json_true());
+    if (b->fused_gate_up) rc |= json_object_set_new(o, "fused_gate_up", json_true());
+    return rc;
+}
+
 json_t *base_desc_to_json(const struct base_desc *b)
 {
     json_t *o = json_pack("{s:s,s:s,s:i}", "name", b->name, "digest", b->digest, "layers", b->layers);
-    if (o && !put_also(o, b) && !put_modules(o, b)) return o;
+    if (o && !put_also(o, b) && !put_modules(o, b) && !put_more(o, b)) return o;
     json_decref(o);
     return NULL;
 }
@@ -113,6 +144,23 @@ static int get_modules(struct base_desc *b, const json_t *o, struct err *e)
     return 0;
 }
 
+static int get_more(struct base_desc *b, const json_t *j, struct err *e)
+{
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++) {
+        int64_t v = 0;
+        if (json_get_int(j, more[i].name, 0, more[i].max, &v, NULL, e)) return -1;
+        *more_at(b, i) = (int)v;
+    }
+    if ((b->vocab || b->experts) && !b->hidden)
+        return err_field(e, ERR_INVALID, "hidden", "hidden is missing beside vocab or experts");
+    if (b->experts && !b->expert_mlp)
+        return err_field(e, ERR_INVALID, "expert_mlp", "expert_mlp is missing beside experts");
+    return json_get_bool(j, "fused_qkv", &b->fused_qkv, NULL, e) ||
+                   json_get_bool(j, "fused_gate_up", &b->fused_gate_up, NULL, e)
+               ? -1
+               : 0;
+}
+
 int base_desc_from_json(struct base_desc *b, const json_t *j, struct err *e)
 {
     struct base_desc d = {0};
@@ -124,7 +172,9 @@ int base_desc_from_json(struct base_desc *b, const json_t *j, struct err *e)
         return -1;
     if (!layers) return err_field(e, ERR_MISSING, "layers", "layers is missing");
     if (!sha256_is_hex(digest)) return err_field(e, ERR_INVALID, "digest", "digest is not 64 hex digits");
-    if (get_also(&d, json_object_get(j, "also"), e) || get_modules(&d, json_object_get(j, "modules"), e)) return -1;
+    if (get_also(&d, json_object_get(j, "also"), e) || get_modules(&d, json_object_get(j, "modules"), e) ||
+        get_more(&d, j, e))
+        return -1;
     snprintf(d.name, sizeof d.name, "%s", name);
     snprintf(d.digest, sizeof d.digest, "%s", digest);
     d.layers = (int)layers;

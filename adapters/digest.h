@@ -7,8 +7,8 @@
  *         NAME SP DTYPE SP SHAPE SP HASH LF
  *         DTYPE as safetensors spells it (F32, F16, BF16); SHAPE like [8,576], no spaces;
  *         HASH the SHA-256 of the tensor's bytes in lower-case hex
- *     then the canonical JSON (keys sorted, no spaces, no newline) of one object with exactly these fields:
- *         alora_invocation_tokens   null (until it is served)
+ *     then the canonical JSON (keys sorted, no spaces, no newline) of one object with these fields:
+ *         alora_invocation_tokens   list in the file's order, or null
  *         alpha_pattern             list of [pattern, value] in the file's order, because the first match wins; [] when absent
  *         base                      the base's digest
  *         fan_in_fan_out            true or false
@@ -20,6 +20,10 @@
  *         rank_pattern              as alpha_pattern
  *         target_modules            sorted list, each once, or the pattern
  *         use_dora, use_rslora      true or false
+ *     and these, each only where it says something:
+ *         ensure_weight_tying       true
+ *         modules_to_save           sorted list of "embed_tokens", "lm_head"
+ *         target_parameters         sorted list, each once
  *
  * So neither the order of tensors in the file, nor its metadata, nor the spelling of the config matters; what can
  * change an answer does. */

@@ -45,14 +45,16 @@ static const struct {
     {"target_modules", READ, NULL},
     {"exclude_modules", READ, NULL},
     {"init_lora_weights", READ, NULL},
-    {"use_dora", NEUTRAL, "DoRA is not served yet"},
-    {"alora_invocation_tokens", NEUTRAL, "aLoRA is not served yet"},
-    {"bias", NEUTRAL, "trained biases are not served"},
-    {"lora_bias", NEUTRAL, "biases in the adapter are not served"},
-    {"modules_to_save", NEUTRAL, "modules saved whole are not served"},
-    {"trainable_token_indices", NEUTRAL, "trained token embeddings are not served"},
+    {"use_dora", READ, NULL},
+    {"alora_invocation_tokens", READ, NULL},
+    {"modules_to_save", READ, NULL},
+    {"target_parameters", READ, NULL},
+    {"ensure_weight_tying", READ, NULL},
+    {"bias", NEUTRAL, "trained biases are not served; train with bias \"none\""},
+    {"lora_bias", NEUTRAL, "biases in the adapter are not served; train with lora_bias false"},
+    {"trainable_token_indices", NEUTRAL,
+     "single trained rows of the embedding are not served; train embed_tokens by modules_to_save or target_modules"},
     {"layer_replication", NEUTRAL, "a base with replicated layers is not served"},
-    {"target_parameters", NEUTRAL, "adapting bare parameters is not served"},
     {"use_qalora", NEUTRAL, "QALoRA is not served"},
     {"use_bdlora", NEUTRAL, "BD-LoRA is not served"},
     {"bdlora_config", NEUTRAL, "BD-LoRA is not served"},
@@ -123,7 +125,7 @@ static int init_check(const json_t *v, struct err *e)
         return err_set(
             e, ERR_ADAPTER_INVALID,
             "adapter_config.json: init_lora_weights \"%.40s\": %s changes the base's weights; save the adapter "
-            "converted to plain LoRA",
+            "converted to plain LoRA, by save_pretrained(path_initial_model_for_weight_conversion=...)",
             s, inits[i].changes_base);
     }
     return err_set(e, ERR_ADAPTER_INVALID,
@@ -136,7 +138,11 @@ static int fields_check(const json_t *o, struct err *e)
     json_t *v;
     if (!type) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: peft_type is missing");
     if (strcmp(type, "LORA"))
-        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: peft_type %.40s is not served, only LORA", type);
+        return err_set(
+            e, ERR_ADAPTER_INVALID,
+            "adapter_config.json: peft_type %.40s is not served, only LORA; train with LoraConfig, or merge the "
+            "adapter into its base",
+            type);
     json_object_foreach((json_t *)o, name, v) if (field_check(name, v, e)) return -1;
     return init_check(json_object_get(o, "init_lora_weights"), e);
 }
@@ -166,6 +172,7 @@ static int read_scalars(struct peft_config *c, const json_t *o, struct err *e)
         json_get_bool(o, "use_rslora", &c->use_rslora, NULL, &why) ||
         json_get_bool(o, "use_dora", &c->use_dora, NULL, &why) ||
         json_get_bool(o, "fan_in_fan_out", &c->fan_in_fan_out, NULL, &why) ||
+        json_get_bool(o, "ensure_weight_tying", &c->ensure_weight_tying, NULL, &why) ||
         json_get_str(o, "base_model_name_or_path", 4096, &c->base_model, NULL, &why))
         return from_json_err(e, &why);
     if (!has_r) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: r is missing");
@@ -296,17 +303,75 @@ static int read_layers_pattern(struct peft_config *c, const json_t *v, struct er
     return 0;
 }
 
+static bool is_module(const char *name, const char *module)
+{
+    size_t n = strlen(name), k = strlen(module);
+    return n >= k && !strcmp(name + n - k, module) && (n == k || name[n - k - 1] == '.');
+}
+
+/* Whole modules beside LoRA: those that have a place of their own in a step. */
+static int read_saved(struct peft_config *c, const json_t *v, struct err *e)
+{
+    if (!v || json_is_null(v)) return 0;
+    if (!json_is_array(v)) return wrong(e, "modules_to_save", "a list of names");
+    for (size_t i = 0; i < json_array_size(v); i++) {
+        const char *name = json_string_value(json_array_get(v, i));
+        if (!name) return wrong(e, "modules_to_save", "a list of names");
+        bool embed = is_module(name, "embed_tokens"), head = is_module(name, "lm_head");
+        if (!embed && !head)
+            return err_field(e, ERR_ADAPTER_INVALID, "modules_to_save",
+                             "adapter_config.json: modules_to_save names %.80s: only embed_tokens and lm_head are "
+                             "served whole",
+                             name);
+        c->saves_embed |= embed;
+        c->saves_head |= head;
+    }
+    return 0;
+}
+
+static int read_parameters(struct peft_config *c, const json_t *v, struct err *e)
+{
+    if (!v || json_is_null(v)) return 0;
+    if (!json_is_array(v)) return wrong(e, "target_parameters", "a list of names");
+    return read_strings(&c->target_parameters, &c->ntarget_parameters, v, "target_parameters", PEFT_TARGETS, e);
+}
+
+static int read_invocation(struct peft_config *c, const json_t *v, struct err *e)
+{
+    if (!v || json_is_null(v)) return 0;
+    size_t n = json_array_size(v);
+    if (!json_is_array(v) || n < 1 || n > PEFT_INVOCATION_MAX)
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "adapter_config.json: alora_invocation_tokens is not a list of 1 to %d token ids",
+                       PEFT_INVOCATION_MAX);
+    c->invocation = calloc(n, sizeof *c->invocation);
+    if (!c->invocation) return err_set(e, ERR_NO_MEMORY, "out of memory for tokens");
+    for (; (size_t)c->ninvocation < n; c->ninvocation++) {
+        const json_t *id = json_array_get(v, (size_t)c->ninvocation);
+        if (!json_is_integer(id) || json_integer_value(id) < 0 || json_integer_value(id) > INT32_MAX)
+            return wrong(e, "alora_invocation_tokens", "a list of token ids");
+        c->invocation[c->ninvocation] = (int32_t)json_integer_value(id);
+    }
+    return 0;
+}
+
 static int read_all(struct peft_config *c, const json_t *o, struct err *e)
 {
     if (read_scalars(c, o, e) || read_patterns(&c->rank_pattern, &c->nrank_pattern, o, "rank_pattern", true, e) ||
         read_patterns(&c->alpha_pattern, &c->nalpha_pattern, o, "alpha_pattern", false, e) ||
         read_modules(&c->target_modules, &c->ntarget_modules, &c->target_regex, o, "target_modules", e) ||
         read_modules(&c->exclude_modules, &c->nexclude_modules, &c->exclude_regex, o, "exclude_modules", e) ||
+        read_saved(c, json_object_get(o, "modules_to_save"), e) ||
+        read_parameters(c, json_object_get(o, "target_parameters"), e) ||
+        read_invocation(c, json_object_get(o, "alora_invocation_tokens"), e) ||
         read_layers(c, json_object_get(o, "layers_to_transform"), e) ||
         read_layers_pattern(c, json_object_get(o, "layers_pattern"), e))
         return -1;
-    if (!c->ntarget_modules && !c->target_regex)
+    if (!c->ntarget_modules && !c->target_regex && !c->ntarget_parameters)
         return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: target_modules is missing or empty");
+    if (c->ninvocation && (c->use_dora || c->ntarget_parameters))
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "adapter_config.json: alora_invocation_tokens does not go with use_dora or target_parameters");
     if (c->target_regex && c->nlayers_to_transform)
         return err_set(
             e, ERR_ADAPTER_INVALID,
@@ -357,20 +422,36 @@ static json_t *ints(const int *v, int n)
     return list;
 }
 
+/* Fields that adapters without them never had in their digest. */
+static int canonical_extend(json_t *o, const struct peft_config *c)
+{
+    json_t *saved = json_array();
+    if (c->saves_embed) saved = append(saved, json_string("embed_tokens"));
+    if (c->saves_head) saved = append(saved, json_string("lm_head"));
+    int rc = !saved;
+    if (json_array_size(saved)) rc |= json_object_set(o, "modules_to_save", saved);
+    json_decref(saved);
+    if (c->ntarget_parameters)
+        rc |= json_object_set_new(o, "target_parameters", strings(c->target_parameters, c->ntarget_parameters));
+    if (c->ensure_weight_tying) rc |= json_object_set_new(o, "ensure_weight_tying", json_true());
+    return rc;
+}
+
 static int canonical_make(struct peft_config *c, struct err *e)
 {
-    json_t *o = json_pack(
-        "{s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b, s:n}", "peft_type", "LORA", "r", c->r, "lora_alpha",
-        number(c->lora_alpha), "target_modules",
-        c->target_regex ? json_string(c->target_regex) : strings(c->target_modules, c->ntarget_modules), "rank_pattern",
-        pattern_pairs(c->rank_pattern, c->nrank_pattern), "alpha_pattern",
-        pattern_pairs(c->alpha_pattern, c->nalpha_pattern), "layers_to_transform",
-        ints(c->layers_to_transform, c->nlayers_to_transform), "layers_pattern",
-        c->nlayers_pattern ? strings(c->layers_pattern, c->nlayers_pattern) : json_null(), "use_rslora", c->use_rslora,
-        "use_dora", c->use_dora, "fan_in_fan_out", c->fan_in_fan_out, "alora_invocation_tokens");
+    json_t *o =
+        json_pack("{s:s, s:i, s:o, s:o, s:o, s:o, s:o, s:o, s:b, s:b, s:b, s:o}", "peft_type", "LORA", "r", c->r,
+                  "lora_alpha", number(c->lora_alpha), "target_modules",
+                  c->target_regex ? json_string(c->target_regex) : strings(c->target_modules, c->ntarget_modules),
+                  "rank_pattern", pattern_pairs(c->rank_pattern, c->nrank_pattern), "alpha_pattern",
+                  pattern_pairs(c->alpha_pattern, c->nalpha_pattern), "layers_to_transform",
+                  ints(c->layers_to_transform, c->nlayers_to_transform), "layers_pattern",
+                  c->nlayers_pattern ? strings(c->layers_pattern, c->nlayers_pattern) : json_null(), "use_rslora",
+                  c->use_rslora, "use_dora", c->use_dora, "fan_in_fan_out", c->fan_in_fan_out,
+                  "alora_invocation_tokens", ints(c->invocation, c->ninvocation));
     struct buf b;
     buf_init(&b, 4 * PEFT_CONFIG_MAX);
-    int rc = o ? json_dump(o, true, &b) : -1;
+    int rc = o && !canonical_extend(o, c) ? json_dump(o, true, &b) : -1;
     json_decref(o);
     if (!rc) c->canonical = buf_take(&b);
     buf_close(&b);
@@ -447,6 +528,8 @@ void peft_free(struct peft_config *c)
     free(c->layers_pattern);
     free(c->target_modules);
     free(c->exclude_modules);
+    free(c->target_parameters);
+    free(c->invocation);
     free(c->canonical);
     free(c);
 }

@@ -2,8 +2,8 @@
  *
  * Source of the fields and of the rules: PEFT's LoraConfig (huggingface.co/docs/peft). Fields that don't change the
  * result (dropout, revision, task_type, ...) are ignored; fields that would change it and are not served (bias,
- * modules_to_save, trainable_token_indices, layer_replication, QALoRA, BD-LoRA, initialisations that alter the base,
- * DoRA and aLoRA until they are served, ...) are refused when set to anything but their neutral value. A field that we
+ * trainable_token_indices, layer_replication, QALoRA, BD-LoRA, initialisations that alter the base, modules_to_save of
+ * anything but embed_tokens and lm_head, ...) are refused when set to anything but their neutral value. A field that we
  * don't know is refused when it looks like a switch that is on (use_...: true) or like the settings of a method
  * (..._config: {...}).
  *
@@ -12,12 +12,14 @@
 #include "base/err.h"
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdint.h>
 
 #define PEFT_CONFIG_MAX (256u << 10)
 #define PEFT_PATTERNS 256
 #define PEFT_PATTERN_LEN 4096
 #define PEFT_TARGETS 4096
 #define PEFT_LAYERS_MAX 1024
+#define PEFT_INVOCATION_MAX 256 /* tokens that wake an aLoRA */
 #define PEFT_RANK_MAX 512
 #define PEFT_SCALE_MAX 64.0
 
@@ -45,6 +47,12 @@ struct peft_config {
     const char **exclude_modules; /* as target_modules */
     int nexclude_modules;
     const char *exclude_regex;
+    const char **target_parameters; /* whole names or suffixes, sorted: "mlp.experts.gate_up_proj" */
+    int ntarget_parameters;
+    bool saves_embed, saves_head; /* modules_to_save */
+    bool ensure_weight_tying;     /* what adapts a tied embedding adapts the head too */
+    int32_t *invocation;          /* aLoRA: alora_invocation_tokens */
+    int ninvocation;              /* 0: none */
     char *canonical; /* the fields of ARCHITECTURE.md's digest rule as canonical JSON (see digest.h), without the base's
                         digest */
     void *json;      /* private: owns the strings */
@@ -66,6 +74,9 @@ struct peft_place {
 /* `module` without prefixes of the file and without ".lora_A.weight". Fails when the scale is out of range or a pattern
  * takes too long to match (the whole config has a budget of CPU time). One thread at a time per config. */
 int peft_resolve(const struct peft_config *c, const char *module, struct peft_place *out, struct err *e);
+
+/* The same for a parameter that target_parameters may name: "model.layers.0.mlp.experts.gate_up_proj". */
+int peft_resolve_parameter(const struct peft_config *c, const char *parameter, struct peft_place *out, struct err *e);
 
 /* Private to peft*.c: compile the patterns of a config; the reverse. */
 int peft_match_new(struct peft_config *c, struct err *e);

@@ -211,6 +211,12 @@ static int layer_wanted(const struct peft_config *c, const char *name, bool *yes
     return 0;
 }
 
+static bool ends_in(const char *name, const char *part)
+{
+    size_t n = strlen(name), k = strlen(part);
+    return n >= k && !strcmp(name + n - k, part) && (n == k || name[n - k - 1] == '.');
+}
+
 static int targeted(const struct peft_config *c, const char *name, bool *yes, struct err *e)
 {
     *yes = false;
@@ -221,8 +227,8 @@ static int targeted(const struct peft_config *c, const char *name, bool *yes, st
     }
     if (named_by(c->exclude_modules, c->nexclude_modules, name)) return 0;
     if (c->match->target) return matches(c->match, c->match->target, name, yes, e);
-    if (c->target_regex) { /* all-linear */
-        *yes = true;
+    if (c->target_regex) { /* all-linear: neither the embedding nor the output layer */
+        *yes = !ends_in(name, "embed_tokens") && !ends_in(name, "lm_head");
         return 0;
     }
     enum named how = named_by(c->target_modules, c->ntarget_modules, name);
@@ -230,11 +236,11 @@ static int targeted(const struct peft_config *c, const char *name, bool *yes, st
     return how == NAMED_SUFFIX ? layer_wanted(c, name, yes, e) : 0;
 }
 
-int peft_resolve(const struct peft_config *c, const char *module, struct peft_place *out, struct err *e)
+/* Rank, alpha and scale of what is called `module`. */
+static int resolve(const struct peft_config *c, const char *module, bool target, struct peft_place *out, struct err *e)
 {
-    struct peft_place p = {.r = c->r, .alpha = c->lora_alpha};
+    struct peft_place p = {.target = target, .r = c->r, .alpha = c->lora_alpha};
     int i;
-    if (targeted(c, module, &p.target, e)) return -1;
     if (first_match(c->match, c->match->rank, c->match->nrank, module, &i, e)) return -1;
     if (i >= 0) p.r = (int)c->rank_pattern[i].value;
     if (first_match(c->match, c->match->alpha, c->match->nalpha, module, &i, e)) return -1;
@@ -246,4 +252,16 @@ int peft_resolve(const struct peft_config *c, const char *module, struct peft_pl
                        p.alpha, p.r, (double)p.scale, PEFT_SCALE_MAX);
     *out = p;
     return 0;
+}
+
+int peft_resolve(const struct peft_config *c, const char *module, struct peft_place *out, struct err *e)
+{
+    bool target;
+    return targeted(c, module, &target, e) ? -1 : resolve(c, module, target, out, e);
+}
+
+int peft_resolve_parameter(const struct peft_config *c, const char *parameter, struct peft_place *out, struct err *e)
+{
+    bool target = named_by(c->target_parameters, c->ntarget_parameters, parameter) != NAMED_NOT;
+    return resolve(c, parameter, target, out, e);
 }

@@ -48,6 +48,7 @@ static inline void fix_base(struct base_desc *b)
     *b = (struct base_desc){.name = "tiny-base", .digest = FIX_BASE_DIGEST, .also = {"org/Other-Name"}, .layers = 2};
     const int in[] = {8, 8, 8, 8, 8, 8, 16}, out[] = {8, 4, 4, 8, 16, 16, 8};
     for (int m = 0; m < LORA_MODULES; m++) b->in[m] = in[m], b->out[m] = out[m];
+    b->vocab = 32, b->hidden = 8;
 }
 
 static inline void fix_file(const char *dir, const char *name, const void *bytes, size_t n)

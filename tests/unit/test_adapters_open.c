@@ -208,26 +208,52 @@ static void adapters_in_every_usual_spelling_open(void **state)
 }
 
 #define EMBED "base_model.model.model.embed_tokens.lora_embedding_A"
+#define MAGNITUDE "base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector"
+#define HEAD(r) "+base_model.model.lm_head.lora_A.weight=F32:" r ",8 +base_model.model.lm_head.lora_B.weight=F32:32," r
 #define ALL_GONE "-0.q.A -0.q.B -1.q.A -1.q.B -0.v.A -0.v.B -1.v.A -1.v.B"
 
 static const struct {
     const char *what, *patch, *edits, *expect;
 } bad[] = {
-    {"embedding", NULL, "+" EMBED "=F32:4,8", "1 of the file's 9 tensors would not be used: " EMBED},
-    {"head", NULL, "+base_model.model.lm_head.lora_A.weight=F32:4,8", "would not be used: base_model.model.lm_head"},
-    {"DoRA magnitude", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_magnitude_vector=F32:8",
-     "would not be used"},
+    {"embedding's A of another vocabulary", NULL, "+" EMBED "=F32:4,33",
+     EMBED " has 33 columns, and tiny-base needs 32"},
+    {"an A as of a linear layer on the embedding", NULL, "+" EMBED ".weight=F32:4,32",
+     "1 of the file's 9 tensors would not be used: " EMBED},
+    {"DoRA magnitude without use_dora", NULL, "+" MAGNITUDE "=F32:8", "has a lora_magnitude_vector, and"},
+    {"DoRA magnitude of another width", "{\"use_dora\":true}", "+" MAGNITUDE "=F32:9", "no vector of 8 magnitudes"},
+    {"DoRA without one magnitude", "{\"use_dora\":true}", "+" MAGNITUDE "=F32:8", "has no lora_magnitude_vector"},
+    {"DoRA on the embedding", "{\"use_dora\":true}", "+base_model.model.model.embed_tokens.lora_magnitude_vector=F32:8",
+     "DoRA on the embedding is not served"},
+    {"head that the config does not name", NULL, HEAD("4"), "the file has tensors for lm_head"},
+    {"half a head", "{\"target_modules\":[\"q_proj\",\"v_proj\",\"lm_head\"]}",
+     "+base_model.model.lm_head.lora_A.weight=F32:4,8", "lm_head has lora_A and no lora_B"},
+    {"resized vocabulary", "{\"modules_to_save\":[\"lm_head\"]}", "+base_model.model.lm_head.weight=F32:33,8",
+     "is [33,8], and tiny-base has [32,8]: an adapter with a resized vocabulary"},
+    {"saved head that is not there", "{\"modules_to_save\":[\"lm_head\"]}", NULL,
+     "modules_to_save names lm_head, and the file has no weight of it"},
+    {"saved head that is not named", NULL, "+base_model.model.lm_head.modules_to_save.default.weight=F32:32,8",
+     "does not name its module"},
+    {"saved norm", "{\"modules_to_save\":[\"norm\"]}", NULL,
+     "modules_to_save names norm: only embed_tokens and lm_head"},
+    {"expert of a dense base", NULL, "+base_model.model.model.layers.0.mlp.experts.0.up_proj.lora_A.weight=F32:4,8",
+     "tiny-base has no experts"},
+    {"router of a dense base", NULL, "+base_model.model.model.layers.0.block_sparse_moe.gate.lora_A.weight=F32:4,8",
+     "tiny-base has no experts"},
+    {"fused module of a split base", NULL, "+base_model.model.model.layers.0.self_attn.qkv_proj.lora_A.weight=F32:4,8",
+     "tiny-base has no qkv_proj"},
+    {"aLoRA with DoRA", "{\"alora_invocation_tokens\":[1,2],\"use_dora\":true}", NULL, "does not go with use_dora"},
+    {"aLoRA that nothing wakes", "{\"alora_invocation_tokens\":[]}", NULL, "not a list of 1 to 256 token ids"},
+    {"trained rows", "{\"trainable_token_indices\":[3]}", NULL, "train embed_tokens by modules_to_save"},
+    {"VeRA", "{\"peft_type\":\"VERA\"}", NULL, "peft_type VERA is not served, only LORA; train with LoraConfig"},
     {"bias", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.bias=F32:8", "would not be used"},
     {"lora_B bias", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias=F32:8", "would not be used"},
     {"another adapter's name", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_A.other.weight=F32:4,8",
-     "would not be used"},
+     "of the adapter \"other\", others of \"default\": two adapters in one file"},
     {"vision tower", NULL, "+base_model.model.vision_tower.encoder.layers.0.self_attn.q_proj.lora_A.weight=F32:4,8",
      "would not be used"},
     {"self attention misspelled", NULL, "+base_model.model.model.layers.0.attn.q_proj.lora_A.weight=F32:4,8",
      "would not be used"},
     {"module under the wrong parent", NULL, "+base_model.model.model.layers.0.mlp.q_proj.lora_A.weight=F32:4,8",
-     "would not be used"},
-    {"expert", NULL, "+base_model.model.model.layers.0.mlp.experts.0.up_proj.lora_A.weight=F32:4,8",
      "would not be used"},
     {"leading zero", NULL, "+base_model.model.model.layers.00.mlp.up_proj.lora_A.weight=F32:4,8", "would not be used"},
     {"negative layer", NULL, "+base_model.model.model.layers.-1.mlp.up_proj.lora_A.weight=F32:4,8",
@@ -283,7 +309,7 @@ static const struct {
     {"too large", NULL, "0.q.B@0=461c4001", "element [0,0] is 10000.001, not within +-10000"},
     {"too large in bf16", NULL, "+0.q.B=BF16:8,4 0.q.B@1=461d", "element [0,1] is 10048"},
     {"too large in f16", NULL, "+0.q.B=F16:8,4 0.q.B@1=70e3", "element [0,1] is 10008"},
-    {"DoRA", "{\"use_dora\":true}", NULL, "DoRA is not served yet"},
+    {"DoRA without magnitudes", "{\"use_dora\":true}", NULL, "has no lora_magnitude_vector"},
     {"PiSSA", "{\"init_lora_weights\":\"pissa\"}", NULL, "PiSSA"},
     {"endless pattern", "{\"rank_pattern\":{\"(([a-z0-9._]+)*)*_\":4}}", NULL, "takes too long"},
 };
