@@ -4,10 +4,12 @@
  * each. A page number means the same position in every layer's part of the block, so one table per sequence serves all
  * layers.
  *
- *     free --kv_page_take--> held (1) --kv_page_ref--> held (n) --kv_page_drop x n--> free
+ *     free --kv_page_take--> held (1) --kv_page_ref--> held (n) --kv_page_drop x n--> free, or idle when it is published
+ *                                                        ^---------kv_page_ref--------------------- idle
  *
  * Guarantees: taking is all or nothing for a sequence's reservation; a page is handed out again only when nobody counts
- * on it. What a page held before is not cleared: attention never reads positions that its sequence has not written.
+ * on it, and idle ones only when none is free. What a page held before is not cleared: attention never reads positions that its sequence has
+ * not written or taken over as a whole.
  *
  * Refuses to grow: when the pool is empty the scheduler preempts somebody. Step thread only, so no lock. */
 #include "engine/kv.h"
@@ -59,6 +61,10 @@ int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int ma
         kv_pool_close(p);
         return err_set(e, ERR_NO_MEMORY, "no memory for a KV pool of %lld bytes", (long long)bytes);
     }
+    if (kv_prefix_init(p, e)) {
+        kv_pool_close(p);
+        return -1;
+    }
     for (int i = 0; i < c->pages; i++) p->free_page[i] = c->pages - 1 - i;
     p->nfree = c->pages;
     log_info("kv_pool", LI("pages", c->pages), LI("tokens", (int64_t)c->pages * KV_PAGE),
@@ -71,12 +77,22 @@ void kv_pool_close(struct kv_pool *p)
     if (p->cache.base) big_free(p->cache.base, p->bytes);
     free(p->free_page);
     free(p->refs);
+    kv_prefix_close(p);
     memset(p, 0, sizeof *p);
+}
+
+int kv_available(const struct kv_pool *p)
+{
+    return p->nfree + p->nidle;
 }
 
 int kv_page_take(struct kv_pool *p)
 {
-    if (p->nfree == 0) return -1;
+    if (p->nfree == 0) {
+        if (p->nidle == 0) return -1;
+        kv_prefix_forget(p, p->idle_first);
+        p->evictions++;
+    }
     int page = p->free_page[--p->nfree];
     assert(p->refs[page] == 0);
     p->refs[page] = 1;
@@ -85,14 +101,18 @@ int kv_page_take(struct kv_pool *p)
 
 void kv_page_ref(struct kv_pool *p, int page)
 {
-    assert(p->refs[page] > 0);
-    p->refs[page]++;
+    assert(p->refs[page] > 0 || p->slot[page].published);
+    if (p->refs[page]++ == 0) kv_idle_remove(p, page);
 }
 
 void kv_page_drop(struct kv_pool *p, int page)
 {
     assert(p->refs[page] > 0);
-    if (--p->refs[page] == 0) p->free_page[p->nfree++] = page;
+    if (--p->refs[page] > 0) return;
+    if (p->slot[page].published)
+        kv_idle_add(p, page);
+    else
+        p->free_page[p->nfree++] = page;
 }
 
 int kv_seq_init(struct kv_seq *s, int max_tokens, struct err *e)
@@ -115,9 +135,24 @@ bool kv_seq_reserve(struct kv_pool *p, struct kv_seq *s, int tokens)
 {
     int want = kv_pages_of(tokens);
     assert(want <= s->cap);
-    if (want - s->npages > p->nfree) return false;
+    if (want - s->npages > kv_available(p)) return false;
     while (s->npages < want) s->page[s->npages++] = kv_page_take(p);
     return true;
+}
+
+void kv_seq_share(struct kv_pool *p, struct kv_seq *s, int page)
+{
+    assert(s->npages < s->cap);
+    kv_page_ref(p, page);
+    s->page[s->npages++] = page;
+}
+
+void kv_seq_swap(struct kv_pool *p, struct kv_seq *s, int i, int page)
+{
+    assert(i < s->npages);
+    kv_page_ref(p, page);
+    kv_page_drop(p, s->page[i]);
+    s->page[i] = page;
 }
 
 void kv_seq_release(struct kv_pool *p, struct kv_seq *s)

@@ -1,16 +1,39 @@
-/* The pool of KV pages, and the list of pages that a sequence holds.
+/* The pool of KV pages, the list of pages that a sequence holds, and the cache of prefixes.
  *
  * All pages are taken at start; a page belongs to every sequence that counts on it (reference counts, so that prefixes
- * may be shared), and goes back to the pool with the last of them. Used by the step thread only. */
+ * are shared). A full page may be published under a key that stands for everything its contents depend on; when nobody
+ * counts on it any more it stays as it is, idle, until a lookup finds it again or the pool needs it: the longest idle
+ * goes first. Used by the step thread only. */
 #pragma once
+#include "base/sha256.h"
 #include "engine/model.h"
+
+/* What a page's keys and values depend on: root, adapters and all tokens up to the page's last, as a chain of SHA-256.
+ * Keys that are equal mean contents that are equal, bit for bit. */
+struct kv_key {
+    uint8_t b[SHA256_BYTES];
+};
+
+/* Of a page, for the cache. */
+struct kv_slot {
+    struct kv_key key;
+    int chain;      /* next page of the bucket, -1: the last */
+    int prev, next; /* of the idle, -1: the end */
+    bool published;
+};
 
 struct kv_pool {
     struct kv_cache cache; /* what the kernels see */
     size_t bytes;
     int nfree;
-    int *free_page; /* stack of nfree page numbers */
-    int *refs;      /* [cache.pages] */
+    int *free_page;                   /* stack of nfree page numbers */
+    int *refs;                        /* [cache.pages] */
+    struct kv_slot *slot;             /* [cache.pages] */
+    int *bucket;                      /* [nbuckets] first page, -1: none */
+    int nbuckets;                     /* a power of two */
+    int nidle, idle_first, idle_last; /* published pages without a reference, longest idle first */
+    int npublished;
+    uint64_t evictions; /* idle pages that were taken for something else */
 };
 
 struct kv_seq {
@@ -26,9 +49,12 @@ void kv_pool_close(struct kv_pool *p);
 /* Pages that `tokens` positions take. */
 int kv_pages_of(int tokens);
 
-/* A page with one reference, or -1 when none is free. */
+/* Pages that can be taken: the free and the idle. */
+int kv_available(const struct kv_pool *p);
+
+/* A page with one reference, or -1 when none is available. */
 int kv_page_take(struct kv_pool *p);
-void kv_page_ref(struct kv_pool *p, int page);
+void kv_page_ref(struct kv_pool *p, int page); /* also of an idle page */
 void kv_page_drop(struct kv_pool *p, int page);
 
 int kv_seq_init(struct kv_seq *s, int max_tokens, struct err *e);
@@ -36,4 +62,32 @@ void kv_seq_close(struct kv_seq *s); /* its pages must be back */
 
 /* Pages for positions 0 .. tokens-1: all that are missing, or none and false. */
 bool kv_seq_reserve(struct kv_pool *p, struct kv_seq *s, int tokens);
+/* The sequence's next page is this one, with a reference of its own. */
+void kv_seq_share(struct kv_pool *p, struct kv_seq *s, int page);
+/* Page i of the sequence becomes this one; the page that it had is dropped. */
+void kv_seq_swap(struct kv_pool *p, struct kv_seq *s, int i, int page);
+/* Last page first, so that of an idle prefix the end goes before the beginning. */
 void kv_seq_release(struct kv_pool *p, struct kv_seq *s);
+
+/* --- the cache of prefixes: engine/kv_prefix.c --- */
+
+int kv_prefix_init(struct kv_pool *p, struct err *e); /* by kv_pool_init() */
+void kv_prefix_close(struct kv_pool *p);
+
+/* Where a chain begins: prefixes are shared under the same salt only. */
+void kv_key_root(struct kv_key *out, const char *salt);
+/* The key of the page behind `before`'s. `begins`: which adapters take part from some row of this page on; NULL: none
+ * that did not before. */
+void kv_key_next(struct kv_key *out, const struct kv_key *before, const int32_t token[KV_PAGE],
+                 const struct kv_key *begins);
+
+/* The published page of that key, or -1. Takes no reference. */
+int kv_prefix_find(const struct kv_pool *p, const struct kv_key *k);
+/* A page that the caller holds and that is complete enters the cache; false: one of that key is there already. */
+bool kv_prefix_publish(struct kv_pool *p, int page, const struct kv_key *k);
+/* The page is found no more; when it was idle it is free. Fine for one that isn't published. */
+void kv_prefix_forget(struct kv_pool *p, int page);
+
+/* The list of the idle; kv.c's. */
+void kv_idle_add(struct kv_pool *p, int page);
+void kv_idle_remove(struct kv_pool *p, int page);

@@ -1,14 +1,9 @@
 /* sched: the scheduler's doors: start, submit, cancel, stop.
  *
- * A submitted request is checked, copied and put into its tenant's queue; its adapter's pin is asked for at once, so
- * that a cold adapter loads while the request waits. From there on it belongs to the step thread (sched_step.c), which
+ * A submitted request is checked, copied and put into its tenant's queue; its adapters are asked for (sched_pin.c). From there on it belongs to the step thread (sched_step.c), which
  * tells its events.
  *
- * Two threads may hold a request at a time: the step thread, and the loader while the pin is on its way. So a request
- * that ends before its pin came is left (`ended`) for the pin's answer to free; nothing else is ever shared.
- *
- * Lock order: the scheduler's lock is a leaf but for the metrics' own. lora_pin() and lora_unpin() are called without
- * it, because they call back into on_pin(), which takes it. */
+ * Lock order: the scheduler's lock is a leaf but for the metrics' own. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/meters.h"
@@ -43,21 +38,28 @@ static int init_compute(struct sched *s, struct err *e)
     s->kernels = kernels_pick(o->kernels, s->m->prec);
     if (!s->kernels) return err_set(e, ERR_USAGE, "the kernels \"%s\" can't run on this processor", o->kernels);
     if (pool_new(&s->pool, o->threads, e)) return -1;
-    for (int i = 0; i < pool_threads(s->pool); i++)
-        if (!(s->sampler[i] = sampler_new(s->m->vocab))) return err_set(e, ERR_NO_MEMORY, "no memory for sampling");
+    for (int i = 0; i < pool_threads(s->pool); i++) {
+        s->sampler[i] = sampler_new(s->m->vocab);
+        s->mask[i] = malloc((size_t)grammar_mask_words(s->m->vocab) * sizeof *s->mask[i]);
+        if (!s->sampler[i] || !s->mask[i]) return err_set(e, ERR_NO_MEMORY, "no memory for sampling");
+    }
     if (kv_pool_init(&s->kv, s->m, o->kv_bytes, o->max_running, e)) return -1;
-    int rank = s->loras ? lora_max_rank(s->loras) : 1;
-    if (forward_new(&s->forward, s->m, s->kernels, s->pool, &s->kv.cache, o->step_tokens, o->max_running, rank, e))
-        return -1;
+    int rank = s->loras ? lora_rank_pad(lora_max_rank(s->loras)) : 1, logits = o->max_running + SCHED_EXTRA;
+    if (forward_new(&s->forward, s->m, s->kernels, s->pool, &s->kv.cache, o->step_tokens, logits, rank, e)) return -1;
+    if (o->draft && o->speculate && draft_new(&s->draft, s, e)) return -1;
     return plan_init(&s->plan, o, e);
 }
 
 static void free_all(struct sched *s)
 {
     plan_close(&s->plan);
+    draft_free(s->draft);
     forward_free(s->forward);
     kv_pool_close(&s->kv);
-    for (int i = 0; i < POOL_THREADS_MAX; i++) sampler_free(s->sampler[i]);
+    for (int i = 0; i < POOL_THREADS_MAX; i++) {
+        sampler_free(s->sampler[i]);
+        free(s->mask[i]);
+    }
     if (s->pool) pool_free(s->pool);
     queue_free(s);
     if (s->sync_ready) {
@@ -75,6 +77,8 @@ static int check_options(const struct sched_options *o, struct err *e)
         o->step_tokens > 8192)
         return err_set(e, ERR_USAGE, "scheduler limits out of range: %d running, %d waiting, %d rows a step",
                        o->max_running, o->max_waiting, o->step_tokens);
+    if (o->speculate < 0 || o->speculate > SPECULATE_MAX)
+        return err_set(e, ERR_USAGE, "speculate is %d: 0 to %d tokens", o->speculate, SPECULATE_MAX);
     return 0;
 }
 
@@ -100,7 +104,8 @@ int sched_new(struct sched **out, const struct model *m, struct lora_set *loras,
     s->started = true;
     log_info("scheduler_started", LS("kernels", s->kernels->name), LI("threads", pool_threads(s->pool)),
              LI("max_running", s->o.max_running), LI("max_waiting", s->o.max_waiting),
-             LI("step_tokens", s->o.step_tokens), LI("workspace_bytes", (int64_t)forward_bytes(s->forward)));
+             LI("step_tokens", s->o.step_tokens), LI("prefix_cache", s->o.prefix_cache),
+             LI("speculate", s->o.speculate), LI("workspace_bytes", (int64_t)forward_bytes(s->forward)));
     *out = s;
     return 0;
 fail:
@@ -127,53 +132,16 @@ bool sched_alive(struct sched *s)
 
 /* --- submit --- */
 
-/* The request was over before its pin came: this thread is the last that knows it. */
-static void drop_late_pin(struct sched *s, struct gen *g, struct lora_slot *slot)
-{
-    if (slot) lora_unpin(s->loras, slot);
-    gen_free(g);
-    pthread_mutex_lock(&s->lock);
-    s->pins_pending--;
-    pthread_cond_broadcast(&s->wake);
-    pthread_mutex_unlock(&s->lock);
-}
-
-static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e)
-{
-    struct gen *g = u;
-    struct sched *s = g->s;
-    if (cold && slot) note_add(s, M_COLD, NULL, 1);
-    pthread_mutex_lock(&s->lock);
-    if (g->ended) {
-        pthread_mutex_unlock(&s->lock);
-        drop_late_pin(s, g, slot);
-        return;
-    }
-    s->pins_pending--;
-    g->pin_pending = false;
-    g->slot = slot;
-    g->cold = cold;
-    if (g->place == PLACE_PINNING) {
-        if (slot)
-            queue_move(g, PLACE_READY);
-        else
-            queue_fail(g, e->code, e->msg);
-    }
-    pthread_cond_broadcast(&s->wake);
-    pthread_mutex_unlock(&s->lock);
-}
-
 int sched_submit(struct sched *s, const struct gen_request *r, struct gen **out, struct err *e)
 {
     struct gen *g;
-    if (r->digest && (!s->loras || !lora_known(s->loras, r->digest)))
-        return err_set(e, ERR_ADAPTER_NOT_LOADED, "no adapter %.80s is loaded", r->digest);
     if (gen_new(&g, s, r, e)) return -1;
+    bool single = g->npins == 1; /* unless it waits for its pin it may be gone once the lock is given back */
     pthread_mutex_lock(&s->lock);
     int rc = queue_enter(s, g, r->tenant, r->weight, e);
     if (rc == 0) {
         *out = g; /* before the step thread can tell of it */
-        if (g->adapted) s->pins_pending++;
+        pins_enter(g);
         pthread_cond_broadcast(&s->wake); /* also for one that waits for its adapter: its deadline may be the next */
     }
     pthread_mutex_unlock(&s->lock);
@@ -181,7 +149,7 @@ int sched_submit(struct sched *s, const struct gen_request *r, struct gen **out,
         gen_free(g);
         return -1;
     }
-    if (r->digest) lora_pin(s->loras, r->digest, on_pin, g);
+    if (single) pins_ask(g);
     return 0;
 }
 

@@ -3,7 +3,8 @@
  * One step thread owns the pool, the KV pages and the sequences. A step is one forward pass over the next token of every running
  * sequence plus chunks of waiting prompts, up to a token budget; rows of different adapters, ranks and none together. Prefill never blocks decode.
  * Waiting requests are taken in order of their tenant's virtual token counter (Sheng et al., OSDI 2024). When KV pages run out the
- * youngest sequence is preempted and recomputed later: its answer is the same, bit for bit.
+ * youngest sequence is preempted and recomputed later: its answer is the same, bit for bit. Prefixes that were computed
+ * before are taken from the cache, under the same salt and adapters only.
  *
  * sched_submit() and sched_cancel() may be called from any thread; events come on the step thread and must not block. */
 #pragma once
@@ -17,6 +18,9 @@
 #define GEN_ID_LEN 64
 #define GEN_ADAPTERS 4 /* summed on one request */
 #define GEN_SALT_LEN 128
+#define GEN_BIAS_MAX 1024
+#define GEN_WEIGHT_MAX 100.0f /* of an adapter in a sum, either sign */
+#define SPECULATE_MAX 8
 
 struct sched;
 struct gen;
@@ -74,7 +78,7 @@ struct gen_request {
     } adapter[GEN_ADAPTERS]; /* what is summed: y = W x + sum of weight s B A x */
     int nadapters;           /* 0: `digest` says it */
     const char *salt;        /* prefixes are shared under the same salt only; NULL: "" */
-    bool no_prefix_cache;
+    bool no_prefix_cache;    /* takes nothing from the cache; what it computes enters it */
     bool prompt_logprobs;    /* a GEN_PROMPT event with p.sample.logprobs alternatives comes before the first token */
     struct grammar *grammar; /* a reference is taken; NULL: any text */
     const char *tenant;      /* opaque tag, "" where none is given */
@@ -92,9 +96,16 @@ struct sched_options {
     int64_t kv_bytes; /* KV pool; 0: chosen from max_running and the context */
     int threads;
     const char *kernels; /* "auto", "plain", "avx512" */
+    bool prefix_cache;   /* pages of prompts and answers are kept and found again */
+    int speculate;       /* tokens drafted ahead at most, up to SPECULATE_MAX; 0: none */
+    const struct model *
+        draft; /* drafts where the sequence's own past has nothing to copy; NULL: nobody. Same vocabulary and precision, which
+                                * the caller checks; outlives the scheduler */
 };
 
-/* loras NULL: the base only. metrics NULL: none. step_tokens below max_running is raised to it. */
+/* Answers do not depend on the cache or on speculation, bit for bit.
+ *
+ * loras NULL: the base only. metrics NULL: none. step_tokens below max_running is raised to it. */
 int sched_new(struct sched **out, const struct model *m, struct lora_set *loras, const struct sched_options *o,
               struct metrics *metrics, struct err *e);
 
@@ -111,9 +122,12 @@ void sched_cancel(struct sched *s, struct gen *g);
 
 struct sched_state {
     int running, waiting, pages_total, pages_used, max_running;
+    int pages_idle; /* of the prefix cache, held by nobody: neither used nor lost */
     uint64_t steps, preemptions;
-    int last_rows, last_adapters;     /* of the last step */
-    int64_t step_us_p50, step_us_p99; /* over the last 1,024 steps */
+    uint64_t prefix_queries, prefix_hits; /* tokens looked for in the cache, and found */
+    uint64_t drafted, accepted;           /* tokens */
+    int last_rows, last_adapters;         /* of the last step */
+    int64_t step_us_p50, step_us_p99;     /* over the last 1,024 steps */
     struct {
         char tag[64];
         int waiting, running;

@@ -6,6 +6,7 @@
  *
  *     end token and not ignore_eos, or a stop id    FINISH_STOP
  *     a stop string is complete                     FINISH_STOP, its text is the reason
+ *     the grammar allows nothing but the end        FINISH_STOP
  *     max_tokens are chosen                         FINISH_LENGTH
  *
  * Before min_tokens the first two can't happen: the ids are banned in the sampler and stop strings are not looked for.
@@ -25,54 +26,6 @@
 const char *const gen_finish_name[] = {"", "stop", "length", "cancelled", "error"};
 
 /* --- the request --- */
-
-static int check_stops(const struct gen_params *p, struct err *e)
-{
-    if (p->nstop < 0 || p->nstop > GEN_STOPS)
-        return err_field(e, ERR_INVALID, "stop", "at most %d stop strings", GEN_STOPS);
-    if (p->nstop_id < 0 || p->nstop_id > GEN_STOP_IDS)
-        return err_field(e, ERR_INVALID, "stop_token_ids", "at most %d stop ids", GEN_STOP_IDS);
-    for (int i = 0; i < p->nstop; i++) {
-        size_t n = strlen(p->stop[i]);
-        if (n == 0 || n >= DETOK_STOP_BYTES)
-            return err_field(e, ERR_INVALID, "stop", "a stop string has 1 to %d bytes, not %zu", DETOK_STOP_BYTES - 1,
-                             n);
-    }
-    return 0;
-}
-
-static int check_params(const struct gen_params *p, struct err *e)
-{
-    if (p->max_tokens < 1)
-        return err_field(e, ERR_INVALID, "max_tokens", "max_tokens is %d: at least 1", p->max_tokens);
-    if (p->min_tokens < 0 || p->min_tokens > p->max_tokens)
-        return err_field(e, ERR_INVALID, "min_tokens", "min_tokens is %d: 0 to max_tokens, %d", p->min_tokens,
-                         p->max_tokens);
-    if (!(p->sample.temperature >= 0) || isinf(p->sample.temperature))
-        return err_field(e, ERR_INVALID, "temperature", "temperature must be a number of at least 0");
-    return check_stops(p, e);
-}
-
-static int check(const struct sched *s, const struct gen_request *r, struct err *e)
-{
-    if (check_params(&r->p, e)) return -1;
-    if (r->nprompt < 1) return err_set(e, ERR_INVALID, "the prompt has no tokens");
-    int64_t all = (int64_t)r->nprompt + r->p.max_tokens;
-    if (all > s->m->max_context)
-        return err_set(e, ERR_CONTEXT_LENGTH, "the prompt's %d tokens and max_tokens %d exceed the context of %d",
-                       r->nprompt, r->p.max_tokens, s->m->max_context);
-    if (kv_pages_of((int)all - 1) > s->kv.cache.pages)
-        return err_set(e, ERR_CONTEXT_LENGTH,
-                       "the prompt's %d tokens and max_tokens %d exceed the KV pool of %d tokens", r->nprompt,
-                       r->p.max_tokens, s->kv.cache.pages * KV_PAGE);
-    for (int i = 0; i < r->nprompt; i++)
-        if (r->prompt[i] < 0 || r->prompt[i] >= s->m->vocab)
-            return err_set(e, ERR_INVALID, "token %d of the prompt is %d: ids are 0 to %d", i, r->prompt[i],
-                           s->m->vocab - 1);
-    if (r->digest && !sha256_is_hex(r->digest))
-        return err_set(e, ERR_ADAPTER_NOT_LOADED, "no adapter %.80s is loaded", r->digest);
-    return 0;
-}
 
 static int copy_stops(struct gen *g, const struct gen_params *p)
 {
@@ -100,15 +53,55 @@ static int list_banned(struct gen *g, const struct sched *s)
     return 0;
 }
 
+static int by_id(const void *x, const void *y)
+{
+    const struct token_bias *a = x, *b = y;
+    return a->id < b->id ? -1 : a->id > b->id;
+}
+
+/* Sorted, each id once: biases for the same token are added. */
+static int copy_bias(struct gen *g)
+{
+    int n = 0;
+    if (g->p.nbias == 0) return 0;
+    g->bias = malloc((size_t)g->p.nbias * sizeof *g->bias);
+    if (!g->bias) return -1;
+    memcpy(g->bias, g->p.bias, (size_t)g->p.nbias * sizeof *g->bias);
+    qsort(g->bias, (size_t)g->p.nbias, sizeof *g->bias, by_id);
+    for (int i = 0; i < g->p.nbias; i++) {
+        if (n && g->bias[n - 1].id == g->bias[i].id)
+            g->bias[n - 1].bias += g->bias[i].bias;
+        else
+            g->bias[n++] = g->bias[i];
+    }
+    g->p.nbias = n;
+    return 0;
+}
+
+static void set_adapters(struct gen *g, const struct gen_request *r)
+{
+    g->npins = r->nadapters ? r->nadapters : r->digest != NULL;
+    for (int i = 0; i < g->npins; i++) {
+        struct gen_pin *p = &g->pin[i];
+        p->g = g;
+        p->weight = r->nadapters ? r->adapter[i].weight : 1;
+        memcpy(p->digest, r->nadapters ? r->adapter[i].digest : r->digest, sizeof p->digest);
+    }
+}
+
 static int fill(struct gen *g, struct sched *s, const struct gen_request *r, struct err *e)
 {
     int cap = r->nprompt + r->p.max_tokens;
     g->ids = malloc((size_t)cap * sizeof *g->ids);
-    if (!g->ids || copy_stops(g, &r->p) || list_banned(g, s))
+    g->key = malloc((size_t)kv_pages_of(cap) * sizeof *g->key);
+    if (!g->ids || !g->key || copy_stops(g, &r->p) || copy_bias(g) || list_banned(g, s))
         return err_set(e, ERR_NO_MEMORY, "no memory for a request");
     memcpy(g->ids, r->prompt, (size_t)r->nprompt * sizeof *g->ids);
     g->nids = g->nprompt = r->nprompt;
-    if (kv_seq_init(&g->kv, cap, e)) return -1;
+    g->told = g->prompt_logprobs ? 1 : g->nprompt;
+    kv_key_root(&g->root, r->salt ? r->salt : "");
+    if (kv_seq_init(&g->kv, cap, e) || (s->draft && kv_seq_init(&g->spec.kv, cap, e))) return -1;
+    if (r->grammar && grammar_state_new(&g->grammar, r->grammar, e)) return -1;
     if (detok_init(&g->detok, s->m->tok, g->p.stop, g->p.nstop, e)) return -1;
     if (g->p.min_tokens > 0) g->detok.nstop = 0; /* until then */
     return 0;
@@ -116,7 +109,7 @@ static int fill(struct gen *g, struct sched *s, const struct gen_request *r, str
 
 int gen_new(struct gen **out, struct sched *s, const struct gen_request *r, struct err *e)
 {
-    if (check(s, r, e)) return -1;
+    if (check_request(s, r, e)) return -1;
     struct gen *g = calloc(1, sizeof *g);
     if (!g) return err_set(e, ERR_NO_MEMORY, "no memory for a request");
     g->s = s;
@@ -125,10 +118,12 @@ int gen_new(struct gen **out, struct sched *s, const struct gen_request *r, stru
     g->user = r->user;
     g->submit_us = clock_mono_us();
     g->deadline_us = r->deadline_ms > 0 ? g->submit_us + (int64_t)r->deadline_ms * 1000 : 0;
-    g->adapted = g->pin_pending = r->digest != NULL;
     g->place = PLACE_NONE;
+    g->no_cache = r->no_prefix_cache;
+    g->prompt_logprobs = r->prompt_logprobs;
+    g->spec.len = SPEC_LEN;
     memcpy(g->id, r->id, sizeof g->id);
-    if (r->digest) memcpy(g->digest, r->digest, sizeof g->digest);
+    set_adapters(g, r);
     if (fill(g, s, r, e)) {
         gen_free(g);
         return -1;
@@ -140,6 +135,10 @@ int gen_new(struct gen **out, struct sched *s, const struct gen_request *r, stru
 void gen_free(struct gen *g)
 {
     kv_seq_close(&g->kv);
+    kv_seq_close(&g->spec.kv);
+    grammar_state_free(g->grammar);
+    free(g->key);
+    free(g->bias);
     detok_close(&g->detok);
     free(g->ids);
     free(g->strings);
@@ -151,10 +150,10 @@ void gen_free(struct gen *g)
 
 static struct gen_counts counts_of(const struct gen *g)
 {
-    return (struct gen_counts){.prompt = g->nprompt, .output = g->nout};
+    return (struct gen_counts){.prompt = g->nprompt, .cached = g->cached, .output = g->nout};
 }
 
-static bool is_stop_id(const struct gen *g, int32_t id)
+bool gen_is_stop_id(const struct gen *g, int32_t id)
 {
     if (!g->p.ignore_eos && tokenizer_is_end(g->s->m->tok, id)) return true;
     for (int i = 0; i < g->p.nstop_id; i++)
@@ -174,7 +173,19 @@ static void note_token_time(struct gen *g)
     g->last_us = now;
 }
 
-void gen_take_token(struct gen *g, const struct sample *sample)
+void gen_tell_prompt(struct gen *g, const struct sample *samples, int n)
+{
+    struct gen_event ev = {.kind = GEN_PROMPT,
+                           .samples = samples,
+                           .first = g->told,
+                           .nsamples = n,
+                           .counts = counts_of(g),
+                           .cold = g->cold};
+    g->told += n;
+    g->on_event(g->user, &ev);
+}
+
+void gen_take_token(struct gen *g, const struct sample *sample, bool over)
 {
     const char *text = "";
     size_t len = 0;
@@ -183,11 +194,11 @@ void gen_take_token(struct gen *g, const struct sample *sample)
     g->nout++;
     note_token_time(g);
     if (g->nout >= g->p.min_tokens) g->detok.nstop = g->p.nstop;
-    if (is_stop_id(g, sample->id)) {
+    if (gen_is_stop_id(g, sample->id)) {
         g->finish = FINISH_STOP;
     } else {
         stopped = detok_push(&g->detok, sample->id, g->p.show_special, &text, &len);
-        if (stopped > 0)
+        if (stopped > 0 || over)
             g->finish = FINISH_STOP;
         else if (g->nout >= g->p.max_tokens)
             g->finish = FINISH_LENGTH;
@@ -235,33 +246,37 @@ static void forget_cancel(struct sched *s, struct gen *g)
     *at = g->next_cancelled;
 }
 
-/* Out of every list and without pages; returns the pin, which has to be given back without the lock. */
-static struct lora_slot *withdraw(struct sched *s, struct gen *g)
+/* Out of every list and without pages; the pins are the caller's, to be given back without the lock. */
+static int withdraw(struct sched *s, struct gen *g, struct lora_slot *slot[GEN_ADAPTERS])
 {
     pthread_mutex_lock(&s->lock);
     queue_move(g, PLACE_NONE);
+    pins_leave(g);
     kv_seq_release(&s->kv, &g->kv);
-    s->pages_used = s->kv.cache.pages - s->kv.nfree;
-    struct lora_slot *slot = g->slot;
-    g->slot = NULL;
+    if (s->draft) draft_release(s->draft, g);
+    int n = pins_withdraw(g, slot);
     note_gauges(s);
     pthread_mutex_unlock(&s->lock);
-    return slot;
+    return n;
+}
+
+static void unpin(struct sched *s, struct lora_slot *const *slot, int n)
+{
+    for (int i = 0; i < n; i++) lora_unpin(s->loras, slot[i]);
 }
 
 void gen_end(struct gen *g, enum gen_finish finish, const struct err *e)
 {
     struct sched *s = g->s;
-    struct lora_slot *slot = withdraw(s, g);
-    if (slot) lora_unpin(s->loras, slot);
+    struct lora_slot *slot[GEN_ADAPTERS];
+    unpin(s, slot, withdraw(s, g, slot));
     tell_done(g, finish, e);
-    /* The caller knows now that it is over and asks for no cancel any more; a pin may still come. */
+    /* The caller knows now that it is over and asks for no cancel any more; pins may still come. */
     pthread_mutex_lock(&s->lock);
     forget_cancel(s, g);
-    slot = g->slot;
-    bool pin_on_its_way = g->ended = g->pin_pending;
+    int n = pins_withdraw(g, slot);
+    bool pins_on_their_way = g->ended = g->pins_left > 0;
     pthread_mutex_unlock(&s->lock);
-    if (pin_on_its_way) return;
-    if (slot) lora_unpin(s->loras, slot);
-    gen_free(g);
+    unpin(s, slot, n);
+    if (!pins_on_their_way) gen_free(g);
 }

@@ -1,15 +1,21 @@
 /* What sched*.c share. Private: others use sched.h.
  *
  *   sched.c         submit, cancel, start, stop
+ *   sched_pin.c     the adapters of a request
  *   sched_queue.c   places of requests, tenants and their virtual counters, admission
  *   sched_plan.c    pages, preemption, the rows of a step
+ *   sched_rows.c    which rows of a step use which adapters
+ *   sched_prefix.c  pages of others that have the same beginning
+ *   sched_spec.c    tokens guessed ahead; sched_draft.c: by a second model
+ *   sched_sample.c  from logits to tokens, on every thread of the pool
  *   sched_step.c    the step thread
+ *   sched_check.c   what a request may say
  *   sched_gen.c     one request: its memory, its tokens, its end
  *   sched_state.c   what can be seen from outside
  *
  * `lock` guards what is marked [L]; what is marked [S] belongs to the step thread. No callback runs under it, and no
- * lock but the metrics' own is taken. A request is freed by the step thread after its GEN_DONE, or by the late answer
- * to its pin. */
+ * lock but the metrics' own is taken. The lists [L] of preempted and running sequences are changed by the step thread alone, which so may read
+ * them without it. A request is freed by the step thread after its GEN_DONE, or by the late answer to its last pin. */
 #pragma once
 #include "engine/detok.h"
 #include "engine/forward.h"
@@ -23,6 +29,9 @@
 #define SCHED_TAG_MAX 64
 #define SCHED_ENDS_MAX 64 /* end tokens of a vocabulary that min_tokens bans */
 #define SCHED_TIMES 1024  /* step times remembered */
+#define SPEC_LEN 3        /* tokens guessed at first: up to four rows cost what one does */
+#define SCHED_EXTRA                                                                                                    \
+    64 /* logits of a step besides one per sequence: guesses to verify, prompts whose log-probabilities are asked */
 
 enum gen_place {
     PLACE_PINNING,   /* waits for its adapter */
@@ -53,58 +62,102 @@ struct tenant_list {
     int n;
 };
 
+/* One adapter of a request. */
+struct gen_pin {
+    struct gen *g;
+    char digest[SHA256_HEX];
+    float weight;
+    struct lora_slot *slot; /* [L] set once; the step thread reads it when PLACE_READY or later */
+    int from;               /* [S] the first position that uses it: 0, but for aLoRA */
+};
+
+/* What was guessed of a sequence: the tokens stand in ids[nids ..]. */
+struct gen_spec {
+    int n;            /* guessed for the next step */
+    int len;          /* how many are tried */
+    int pause, again; /* tokens waited after the last failure; the nout from which to try again */
+    struct kv_seq kv; /* of the draft model */
+    int done;         /* positions of it that hold this sequence's tokens */
+};
+
 struct gen {
     struct sched *s;
     /* the request: never changes */
     char id[GEN_ID_LEN];
-    struct gen_params p; /* strings in `strings` */
+    struct gen_params p; /* strings in `strings`, bias its own */
     char *strings;
+    struct token_bias *bias;
     int32_t *banned; /* before min_tokens */
     int nbanned;
     int nprompt;
+    bool no_cache, prompt_logprobs;
+    struct kv_key root; /* of its prefixes */
     void (*on_event)(void *u, const struct gen_event *ev);
     void *user;
     int64_t submit_us, deadline_us; /* deadline 0: none */
     uint64_t number;                /* of submission */
-    bool adapted;
-    char digest[SHA256_HEX];
+    int npins;                      /* adapters */
     /* [L] */
     enum gen_place place;
     struct gen *prev, *next; /* of the place's list */
     struct tenant *tenant;   /* NULL when it is over */
     bool cancel_asked;
     struct gen *next_cancelled;
-    bool pin_pending, ended; /* ended while its pin was on the way: the pin's answer frees it */
-    struct lora_slot *slot;  /* set once; the step thread reads it when PLACE_READY or later */
+    struct gen_pin pin[GEN_ADAPTERS];
+    int pins_left;          /* asked for, without an answer yet */
+    struct gen *next_stack; /* of those whose pins are not asked for yet */
+    bool ended;             /* while pins were on the way: the answer to the last frees it */
     bool cold;
     struct err err; /* PLACE_FAILED */
     /* [S] */
     uint64_t stamp;       /* of first admission: age among the running */
-    int32_t *ids;         /* prompt, then what was chosen */
+    int32_t *ids;         /* prompt, then what was chosen, then what is guessed */
     int nids, nout, done; /* done: positions whose keys and values are in the cache */
     struct kv_seq kv;
+    struct kv_key *key; /* [kv.cap] of full pages, nkeys of them known */
+    int nkeys, npublic; /* npublic: leading pages that are in the prefix cache, or had a twin there */
+    int high, cached;   /* positions that were held before; prompt tokens never computed */
+    bool looked;        /* counted among the queries of the cache */
+    int told;           /* prompt tokens whose log-probabilities are settled: nprompt when none is wanted */
+    struct gen_spec spec;
+    struct grammar_state *grammar; /* or NULL; the pool's thread that samples the sequence changes it */
     struct detok detok;
     enum gen_finish finish; /* once it is decided */
     int64_t admitted_us, first_us, last_us;
 };
 
-/* A sequence's share of a step. */
+/* A sequence's share of a step: rows of its tokens, then rows of guessed ones; and its jobs: `given` for prompt tokens that are told, then one
+ * that chooses when the rows reach its last token. */
 struct part {
     struct gen *g;
-    int rows;
+    int rows, drafts, given, job0;
+    bool chooses;
+};
+
+enum sample_rc { SAMPLE_OK, SAMPLE_NOT_FINITE, SAMPLE_NOTHING, SAMPLE_NO_MEMORY };
+
+/* Consecutive logits of one sequence that one thread turns into tokens. */
+struct job {
+    struct gen *g;
+    int logit, n;      /* n > 1: guesses to verify */
+    int given;         /* > 0: the prompt position whose token is told; 0: tokens are chosen */
+    int chosen;        /* result: how many of the n */
+    bool over;         /* result: the grammar allows nothing after the last of them */
+    enum sample_rc rc; /* result: of what came after them */
 };
 
 /* The arrays of a step, for the largest one. */
 struct plan {
-    int nparts, rows, nlogits, adapters, prefill_rows;
-    struct part *part;      /* [max_running] */
-    int32_t *token;         /* [step_tokens] */
-    struct attn_seq *seq;   /* [max_running] */
-    struct lora_seg *seg;   /* [max_running] */
-    int *logit_row;         /* [max_running] */
-    struct gen **logit_gen; /* [max_running] */
-    struct sample *sample;  /* [max_running] */
-    int *sample_rc;         /* [max_running] */
+    int nparts, rows, njobs, nlogits, adapters, prefill_rows, draft_rows;
+    int extra;             /* logits besides one per sequence */
+    int chosen, accepted;  /* results: tokens, and guesses among them */
+    struct part *part;     /* [max_running] */
+    int32_t *token;        /* [step_tokens] */
+    struct attn_seq *seq;  /* [max_running] */
+    struct lora_seg *seg;  /* [max_running * GEN_ADAPTERS] */
+    int *logit_row;        /* [max_running + SCHED_EXTRA] */
+    struct job *job;       /* the same */
+    struct sample *sample; /* the same */
     struct forward_batch batch;
 };
 
@@ -120,10 +173,11 @@ struct sched {
     pthread_cond_t wake; /* the step thread: work; also: a late pin was answered */
     pthread_t thread;
     bool started, sync_ready;
-    bool stop;                                  /* [L] */
-    uint64_t submitted;                         /* [L] */
-    int waiting;                                /* [L] requests that never ran: bounded by max_waiting */
-    int pins_pending;                           /* [L] */
+    bool stop;                  /* [L] */
+    uint64_t submitted;         /* [L] */
+    int waiting;                /* [L] requests that never ran: bounded by max_waiting */
+    int pins_pending;           /* [L] */
+    struct gen *stacks, *stack; /* [L] requests of several adapters: those that wait to ask, the one that has asked */
     struct gen_list preempted, running, failed; /* [L] by stamp, by stamp, any order */
     struct gen *cancelled;                      /* [L] */
     struct tenant *bucket[SCHED_BUCKETS];       /* [L] */
@@ -134,7 +188,9 @@ struct sched {
     uint64_t steps, preemptions;                /* [L] */
     int last_rows, last_adapters;               /* [L] */
     int64_t times_us[SCHED_TIMES];              /* [L] ring by steps */
-    int pages_used;                             /* [L] copy of the pool's count */
+    int pages_used, pages_idle;                 /* [L] copies of the pool's counts */
+    uint64_t prefix_queries, prefix_hits;       /* [L] tokens */
+    uint64_t drafted, accepted;                 /* [L] tokens */
 
     _Atomic int64_t busy_since_us; /* 0: asleep */
 
@@ -144,6 +200,9 @@ struct sched {
     struct kv_pool kv;
     struct forward *forward;
     struct sampler *sampler[POOL_THREADS_MAX];
+    uint32_t *mask[POOL_THREADS_MAX]; /* of a grammar */
+    struct draft *draft;              /* or NULL */
+    uint64_t evictions_noted;
     struct plan plan;
     uint64_t stamps;
     uint64_t lora_noted;
@@ -151,14 +210,31 @@ struct sched {
     char *lora_running, *lora_waiting; /* labels last set */
 };
 
+/* --- sched_check.c --- */
+int check_request(const struct sched *s, const struct gen_request *r, struct err *e);
+
 /* --- sched_gen.c --- */
 int gen_new(struct gen **out, struct sched *s, const struct gen_request *r, struct err *e);
 void gen_free(struct gen *g); /* in no list, no pages, no pin */
-/* A chosen token: remembered, shown, and g->finish set when it was the last. Callback: without the lock. */
-void gen_take_token(struct gen *g, const struct sample *sample);
-/* The end: pages, place and pin are given back, then GEN_DONE, then it is freed. `e` with FINISH_ERROR. Step thread,
+/* A chosen token: remembered, shown, and g->finish set when it was the last; over: nothing may follow it. Callback:
+ * without the lock. */
+void gen_take_token(struct gen *g, const struct sample *sample, bool over);
+/* Prompt tokens g->told .. g->told+n-1. Callback: without the lock. */
+void gen_tell_prompt(struct gen *g, const struct sample *samples, int n);
+bool gen_is_stop_id(const struct gen *g, int32_t id);
+/* The end: pages, place and pins are given back, then GEN_DONE, then it is freed. `e` with FINISH_ERROR. Step thread,
  * without the lock. */
 void gen_end(struct gen *g, enum gen_finish finish, const struct err *e);
+
+/* --- sched_pin.c --- */
+void pins_enter(struct gen *g); /* with the lock held, once it is in a queue */
+void pins_ask(
+    struct gen *g); /* without it, afterwards: a single adapter's pin. Several are asked for by the step thread */
+/* Several adapters: the next request's pins, when none is asking. Step thread, without the lock. */
+void pins_ask_next(struct sched *s);
+void pins_leave(struct gen *g); /* with the lock held: asks for nothing more */
+/* With the lock held: what is pinned, now the caller's to give back. */
+int pins_withdraw(struct gen *g, struct lora_slot *out[GEN_ADAPTERS]);
 
 /* --- sched_queue.c; with the lock held --- */
 int queue_enter(struct sched *s, struct gen *g, const char *tag, double weight, struct err *e);
@@ -176,6 +252,36 @@ void queue_free(struct sched *s);
 int plan_init(struct plan *p, const struct sched_options *o, struct err *e);
 void plan_close(struct plan *p);
 bool plan_make(struct sched *s); /* with the lock held; false: nothing to compute */
+
+/* --- sched_rows.c --- */
+int rows_compare(const struct gen *a, const struct gen *b); /* equal adapters stand together, none first */
+void rows_place_adapters(struct gen *g);                    /* sets pin[].from */
+/* `rows` rows of g from `row` of the step on, the first at g->done. */
+void rows_add_segments(struct plan *p, const struct gen *g, int row, int rows);
+
+/* --- sched_prefix.c: step thread --- */
+void prefix_take(struct sched *s, struct gen *g); /* at admission: pages of the cache, as g's first ones */
+void prefix_begin(struct sched *s, struct gen *g,
+                  int pages); /* with the lock held: it is admitted with so many of them */
+/* In prefill: takes pages that others completed meanwhile; with the lock held. Returns the prompt tokens saved. */
+int prefix_catch_up(struct sched *s, struct gen *g);
+bool prefix_awaits(struct sched *s, struct gen *g); /* its next page is computed by one that is in the plan */
+void prefix_publish(struct sched *s, struct gen *g);
+void prefix_forget(struct sched *s, struct gen *g); /* what it published can't be trusted */
+
+/* --- sched_spec.c: step thread, without the lock --- */
+void spec_guess(struct sched *s); /* sets spec.n of running sequences */
+void spec_learn(struct gen *g, int guessed, int right);
+
+/* --- sched_draft.c: step thread, without the lock --- */
+int draft_new(struct draft **out, struct sched *s, struct err *e);
+void draft_free(struct draft *d);
+/* Greedy guesses for g[0..n-1], want[i] tokens each into its ids; spec.n set. */
+void draft_guess(struct draft *d, struct gen *const *g, const int *want, int n);
+void draft_release(struct draft *d, struct gen *g); /* its pages */
+
+/* --- sched_sample.c --- */
+void sample_jobs(struct kthread *t, void *sched, const float *logits); /* on every thread of the pool */
 
 /* --- sched_step.c --- */
 void *sched_thread(void *sched);

@@ -5,13 +5,15 @@
  * and a resumed sequence takes the same road as a new one.
  *
  *   1. pages: each running sequence, oldest first, gets the page for its next token; when none is free the youngest is preempted
- *   2. preempted sequences come back, oldest first; then ready ones by turn, while there are places and pages
- *   3. rows: one for every sequence that lacks one token, then chunks of the others, oldest first, up to step_tokens
- *   4. order: base rows first, then by adapter slot, so that rows of one adapter are one segment
+ *   2. preempted sequences come back, oldest first; then ready ones by turn, while there are places and pages; each takes over what the
+ *      prefix cache has of it
+ *   3. rows: one for every sequence that lacks one token, with those that were guessed behind it; then chunks of the others, oldest first, up
+ *      to step_tokens, but for those whose next page is computed by one before them
+ *   4. order: base rows first, then by adapters, so that rows of equal adapters are one segment
  *
  * Guarantees: a sequence in prefill holds the pages of all its tokens, so two prompts can't block each other halfway; the oldest is never
  * preempted while others run, and sched_submit() refuses what the whole pool can't hold, so the oldest always gets through; prefill takes
- * only the rows that decoding leaves.
+ * only the rows that decoding leaves; guesses take only pages that nobody has to give up. Logits are one per sequence and SCHED_EXTRA.
  *
  * Step thread, with the lock held. */
 #include "base/clock.h"
@@ -21,16 +23,15 @@
 
 int plan_init(struct plan *p, const struct sched_options *o, struct err *e)
 {
-    size_t n = (size_t)o->max_running;
+    size_t n = (size_t)o->max_running, logits = n + SCHED_EXTRA;
     *p = (struct plan){.part = calloc(n, sizeof *p->part),
                        .token = calloc((size_t)o->step_tokens, sizeof *p->token),
                        .seq = calloc(n, sizeof *p->seq),
-                       .seg = calloc(n, sizeof *p->seg),
-                       .logit_row = calloc(n, sizeof *p->logit_row),
-                       .logit_gen = calloc(n, sizeof *p->logit_gen),
-                       .sample = calloc(n, sizeof *p->sample),
-                       .sample_rc = calloc(n, sizeof *p->sample_rc)};
-    if (p->part && p->token && p->seq && p->seg && p->logit_row && p->logit_gen && p->sample && p->sample_rc) return 0;
+                       .seg = calloc(n * GEN_ADAPTERS, sizeof *p->seg),
+                       .logit_row = calloc(logits, sizeof *p->logit_row),
+                       .job = calloc(logits, sizeof *p->job),
+                       .sample = calloc(logits, sizeof *p->sample)};
+    if (p->part && p->token && p->seq && p->seg && p->logit_row && p->job && p->sample) return 0;
     plan_close(p);
     return err_set(e, ERR_NO_MEMORY, "no memory to plan steps of %d sequences", o->max_running);
 }
@@ -42,18 +43,23 @@ void plan_close(struct plan *p)
     free(p->seq);
     free(p->seg);
     free(p->logit_row);
-    free(p->logit_gen);
+    free(p->job);
     free(p->sample);
-    free(p->sample_rc);
     *p = (struct plan){0};
 }
 
 /* --- pages --- */
 
-static void preempt(struct sched *s, struct gen *g)
+static void give_up_pages(struct sched *s, struct gen *g)
 {
     kv_seq_release(&s->kv, &g->kv);
-    g->done = 0;
+    if (s->draft) draft_release(s->draft, g);
+    g->done = g->npublic = g->spec.n = 0;
+}
+
+static void preempt(struct sched *s, struct gen *g)
+{
+    give_up_pages(s, g);
     queue_move(g, PLACE_PREEMPTED);
     s->preemptions++;
     note_add(s, M_PREEMPTIONS, NULL, 1);
@@ -77,13 +83,19 @@ static void grow_running(struct sched *s)
 static bool has_pages(const struct sched *s, const struct gen *g)
 {
     int spare = s->running.n ? 1 + s->running.n / 8 : 0;
-    return s->kv.nfree >= kv_pages_of(g->nids) + spare;
+    return kv_available(&s->kv) >= kv_pages_of(g->nids) - g->kv.npages + spare;
 }
 
 static bool start(struct sched *s, struct gen *g)
 {
-    if (s->running.n >= s->o.max_running || !has_pages(s, g)) return false;
-    if (!kv_seq_reserve(&s->kv, &g->kv, g->nids)) return false;
+    if (s->running.n >= s->o.max_running) return false;
+    prefix_take(s, g);
+    int taken = g->kv.npages;
+    if (!has_pages(s, g) || !kv_seq_reserve(&s->kv, &g->kv, g->nids)) {
+        kv_seq_release(&s->kv, &g->kv);
+        return false;
+    }
+    prefix_begin(s, g, taken);
     queue_move(g, PLACE_RUNNING);
     return true;
 }
@@ -97,67 +109,110 @@ static void admit(struct sched *s)
         if (!start(s, g)) return;
         s->stamps++;
         g->admitted_us = clock_mono_us();
-        queue_charge(g, COST_PROMPT * g->nprompt);
+        queue_charge(g, COST_PROMPT * (g->nprompt - g->cached));
     }
 }
 
 /* --- rows --- */
 
-static void add_part(struct plan *p, struct gen *g, int rows)
+static void add_part(struct plan *p, struct gen *g, int rows, int drafts, int given)
 {
-    p->part[p->nparts++] = (struct part){g, rows};
-    p->rows += rows;
+    p->part[p->nparts++] = (struct part){.g = g, .rows = rows, .drafts = drafts, .given = given};
+    p->rows += rows + drafts;
+    p->draft_rows += drafts;
+    p->extra += drafts + given;
     if (g->nout == 0 || rows > 1) p->prefill_rows += rows;
+}
+
+static int min_of(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* `left`: rows of the step that nobody needs. */
+static int drafts_of(struct sched *s, struct gen *g, int left)
+{
+    int n = min_of(min_of(g->spec.n, left), SCHED_EXTRA - s->plan.extra);
+    g->spec.n = 0;
+    return n > 0 && kv_seq_reserve(&s->kv, &g->kv, g->nids + n) ? n : 0;
+}
+
+/* Prompt tokens whose logits stand among the next rows; with too few places for logits the rows become fewer. */
+static int given_of(const struct plan *p, const struct gen *g, int *rows)
+{
+    int first = g->told - 1, room = SCHED_EXTRA - p->extra; /* position `first` tells token `told` */
+    int n = min_of(g->done + *rows, g->nprompt - 1) - first;
+    if (g->told >= g->nprompt || n <= 0) return 0;
+    if (n <= room) return n;
+    *rows = first + room - g->done;
+    return room;
+}
+
+static void add_decode(struct sched *s, struct plan *p)
+{
+    int ones = 0;
+    for (struct gen *g = s->running.first; g; g = g->next) ones += g->nids - g->done == 1;
+    for (struct gen *g = s->running.first; g; g = g->next) {
+        if (g->nids - g->done != 1) continue;
+        ones--;
+        int rows = 1, drafts = drafts_of(s, g, s->o.step_tokens - p->rows - 1 - ones), given = given_of(p, g, &rows);
+        if (rows) add_part(p, g, rows, drafts, given);
+    }
+}
+
+static void add_prefill(struct sched *s, struct plan *p)
+{
+    for (struct gen *g = s->running.first; g && p->rows < s->o.step_tokens; g = g->next) {
+        int missing = g->nids - g->done;
+        if (missing == 1 || prefix_awaits(s, g)) continue;
+        int rows = min_of(missing, s->o.step_tokens - p->rows), given = given_of(p, g, &rows);
+        if (rows) add_part(p, g, rows, 0, given);
+    }
 }
 
 static void share_rows(struct sched *s, struct plan *p)
 {
     for (struct gen *g = s->running.first; g; g = g->next)
-        if (g->nids - g->done == 1) add_part(p, g, 1);
-    for (struct gen *g = s->running.first; g && p->rows < s->o.step_tokens; g = g->next) {
-        int missing = g->nids - g->done, left = s->o.step_tokens - p->rows;
-        if (missing > 1) add_part(p, g, missing < left ? missing : left);
-    }
+        if (g->nids - g->done > 1) queue_charge(g, -COST_PROMPT * prefix_catch_up(s, g));
+    add_decode(s, p);
+    add_prefill(s, p);
 }
 
-static int slot_of(const struct gen *g)
-{
-    return g->slot ? g->slot->id : -1;
-}
-
-static int by_adapter(const void *x, const void *y)
+static int by_adapters(const void *x, const void *y)
 {
     const struct gen *a = ((const struct part *)x)->g, *b = ((const struct part *)y)->g;
-    int sa = slot_of(a), sb = slot_of(b);
-    if (sa != sb) return sa < sb ? -1 : 1;
+    int order = rows_compare(a, b);
+    if (order) return order;
     return a->stamp < b->stamp ? -1 : a->stamp > b->stamp;
 }
 
-static void add_segment(struct plan *p, const struct gen *g, int row0, int rows)
+static void add_job(struct plan *p, struct gen *g, int row, int n, int given)
 {
-    if (!g->slot) return;
-    struct lora_batch *l = &p->batch.lora;
-    if (l->nseg > 0 && p->seg[l->nseg - 1].use[0].t == &g->slot->table) {
-        p->seg[l->nseg - 1].rows += rows;
-        return;
-    }
-    p->seg[l->nseg++] = (struct lora_seg){.row0 = row0, .rows = rows, .nuse = 1, .use = {{&g->slot->table, 1}}};
-    if (g->slot->max_rank > p->batch.max_rank) p->batch.max_rank = g->slot->max_rank;
+    p->job[p->njobs++] = (struct job){.g = g, .logit = p->nlogits, .n = n, .given = given};
+    for (int i = 0; i < n; i++) p->logit_row[p->nlogits++] = row + i;
+}
+
+static void add_jobs(struct plan *p, struct part *a, int row)
+{
+    struct gen *g = a->g;
+    a->job0 = p->njobs;
+    for (int i = 0; i < a->given; i++) add_job(p, g, row + g->told - 1 - g->done + i, 1, g->told + i);
+    a->chooses = g->done + a->rows == g->nids;
+    if (a->chooses) add_job(p, g, row + a->rows - 1, 1 + a->drafts, 0);
 }
 
 static void fill(struct plan *p)
 {
     int row = 0;
     for (int i = 0; i < p->nparts; i++) {
-        struct gen *g = p->part[i].g;
-        int rows = p->part[i].rows;
+        struct part *a = &p->part[i];
+        struct gen *g = a->g;
+        int rows = a->rows + a->drafts;
         for (int j = 0; j < rows; j++) p->token[row + j] = g->ids[g->done + j];
         p->seq[i] = (struct attn_seq){.row0 = row, .rows = rows, .pos0 = g->done, .page = g->kv.page};
-        add_segment(p, g, row, rows);
+        rows_add_segments(p, g, row, rows);
+        add_jobs(p, a, row);
         row += rows;
-        if (g->done + rows < g->nids) continue;
-        p->logit_row[p->nlogits] = row - 1;
-        p->logit_gen[p->nlogits++] = g;
     }
 }
 
@@ -166,12 +221,13 @@ bool plan_make(struct sched *s)
     struct plan *p = &s->plan;
     grow_running(s);
     admit(s);
-    p->nparts = p->rows = p->nlogits = p->prefill_rows = 0;
+    p->nparts = p->rows = p->njobs = p->nlogits = p->prefill_rows = p->draft_rows = 0;
+    p->extra = p->chosen = p->accepted = 0;
     p->batch = (struct forward_batch){
         .token = p->token, .seq = p->seq, .logit_row = p->logit_row, .lora = {.seg = p->seg, .modules = LORA_MODULES}};
     share_rows(s, p);
     if (p->nparts == 0) return false;
-    qsort(p->part, (size_t)p->nparts, sizeof *p->part, by_adapter);
+    qsort(p->part, (size_t)p->nparts, sizeof *p->part, by_adapters);
     fill(p);
     p->adapters = p->batch.lora.nseg;
     p->batch.rows = p->rows;

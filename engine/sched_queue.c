@@ -208,7 +208,7 @@ void queue_move(struct gen *g, enum gen_place to)
     count(g, g->place, -1);
     count(g, to, 1);
     g->place = to;
-    if (g->adapted) g->s->lora_changes++;
+    if (g->npins) g->s->lora_changes++;
     if (to == PLACE_FAILED || to == PLACE_NONE) leave_tenant(g);
     if (!l) return;
     struct gen *at = l->last;
@@ -228,7 +228,7 @@ int queue_enter(struct sched *s, struct gen *g, const char *tag, double weight, 
     g->number = ++s->submitted;
     g->place = PLACE_NONE;
     activate(s, t);
-    queue_move(g, g->adapted ? PLACE_PINNING : PLACE_READY);
+    queue_move(g, g->npins ? PLACE_PINNING : PLACE_READY);
     if (g->deadline_us && g->deadline_us < s->next_deadline_us) s->next_deadline_us = g->deadline_us;
     return 0;
 }

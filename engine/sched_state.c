@@ -39,16 +39,27 @@ void note_step(struct sched *s, int64_t took_us)
     note_add(s, M_STEPS, NULL, 1);
     note_time(s, M_STEP_SECONDS, took_us);
     note_add(s, M_STEP_ROWS, "prefill", p->prefill_rows);
-    note_add(s, M_STEP_ROWS, "decode", p->rows - p->prefill_rows);
+    note_add(s, M_STEP_ROWS, "decode", p->rows - p->prefill_rows - p->draft_rows);
+    note_add(s, M_STEP_ROWS, "draft", p->draft_rows);
     note_add(s, M_STEP_ADAPTERS, adapters, 1);
     note_add(s, M_PROMPT_TOKENS, NULL, p->prefill_rows);
-    note_add(s, M_GEN_TOKENS, NULL, p->nlogits);
+    note_add(s, M_GEN_TOKENS, NULL, p->chosen);
+    s->drafted += (uint64_t)p->draft_rows;
+    s->accepted += (uint64_t)p->accepted;
+    note_add(s, M_SPEC_DRAFTED, NULL, p->draft_rows);
+    note_add(s, M_SPEC_ACCEPTED, NULL, p->accepted);
+    note_add(s, M_VLLM_DRAFTED, NULL, p->draft_rows);
+    note_add(s, M_VLLM_ACCEPTED, NULL, p->accepted);
 }
 
 void note_gauges(struct sched *s)
 {
-    s->pages_used = s->kv.cache.pages - s->kv.nfree;
+    s->pages_idle = s->kv.nidle;
+    s->pages_used = s->kv.cache.pages - kv_available(&s->kv);
     if (!s->metrics) return;
+    metric_set(s->metrics, M_PREFIX_IDLE, NULL, s->pages_idle);
+    metric_add(s->metrics, M_PREFIX_EVICTIONS, NULL, (double)(s->kv.evictions - s->evictions_noted));
+    s->evictions_noted = s->kv.evictions;
     metric_set(s->metrics, M_RUNNING, NULL, s->running.n);
     metric_set(s->metrics, M_WAITING, NULL, s->waiting + s->preempted.n);
     metric_set(s->metrics, M_KV_USAGE, NULL, (double)s->pages_used / s->kv.cache.pages);
@@ -56,17 +67,20 @@ void note_gauges(struct sched *s)
 
 /* --- the adapters' label --- */
 
-static void add_digest(struct buf *b, const struct gen *g)
+static void add_digests_of(struct buf *b, const struct gen *g)
 {
-    if (!g->adapted || (b->len && strstr(b->data, g->digest))) return;
-    if (b->len) buf_addc(b, ',');
-    buf_adds(b, g->digest);
+    for (int i = 0; i < g->npins; i++) {
+        if (b->len && strstr(b->data, g->pin[i].digest)) continue;
+        if (b->len) buf_addc(b, ',');
+        buf_adds(b, g->pin[i].digest);
+    }
 }
 
 static void add_digests(struct buf *b, const struct gen_list *l, int *left)
 {
-    for (const struct gen *g = l->first; g && *left > 0 && b->len + SHA256_HEX < LABEL_BYTES; g = g->next, --*left)
-        add_digest(b, g);
+    for (const struct gen *g = l->first; g && *left > 0 && b->len + GEN_ADAPTERS * SHA256_HEX < LABEL_BYTES;
+         g = g->next, --*left)
+        add_digests_of(b, g);
 }
 
 static void list_adapters(struct sched *s, struct buf *running, struct buf *waiting)
@@ -148,6 +162,11 @@ void sched_get_state(struct sched *s, struct sched_state *out)
     out->waiting = s->waiting + s->preempted.n;
     out->pages_total = s->kv.cache.pages;
     out->pages_used = s->pages_used;
+    out->pages_idle = s->pages_idle;
+    out->prefix_queries = s->prefix_queries;
+    out->prefix_hits = s->prefix_hits;
+    out->drafted = s->drafted;
+    out->accepted = s->accepted;
     out->max_running = s->o.max_running;
     out->steps = s->steps;
     out->preemptions = s->preemptions;

@@ -1,6 +1,7 @@
 /* sched_step: the thread that computes.
  *
  *     settle: cancelled, failed and late requests are ended <-----------------+
+ *     guess   (sched_spec.c), next pins are asked for (sched_pin.c)           |
  *     plan    (sched_plan.c)                                                  |
  *     step    forward pass, sampling on all threads, tokens told, ends told --+
  *
@@ -58,46 +59,74 @@ static void wind_up(struct sched *s)
 
 /* --- a step --- */
 
-/* On every thread of the pool, after the logits. */
-static void sample_rows(struct kthread *t, void *u, const float *logits)
+static void blame(struct gen *g)
 {
-    struct sched *s = u;
-    struct plan *p = &s->plan;
-    pool_claim_begin(t);
-    for (int i; (i = pool_claim(t, p->nlogits, 1)) >= 0;) {
-        const struct gen *g = p->logit_gen[i];
-        int nbanned = g->nout < g->p.min_tokens ? g->nbanned : 0;
-        struct sample_input in = {.p = &g->p.sample,
-                                  .index = (uint64_t)g->nout,
-                                  .ids = g->ids,
-                                  .nprompt = g->nprompt,
-                                  .nids = g->nids,
-                                  .banned = g->banned,
-                                  .nbanned = nbanned};
-        p->sample_rc[i] = sample_token(s->sampler[t->id], logits + (size_t)i * (size_t)s->m->vocab, &in, &p->sample[i]);
+    char who[GEN_ADAPTERS * SHA256_HEX + 1] = "";
+    size_t len = 0;
+    for (int i = 0; i < g->npins; i++)
+        len += (size_t)snprintf(who + len, sizeof who - len, "%s%s", i ? " " : "", g->pin[i].digest);
+    g->finish = FINISH_ERROR;
+    if (g->npins)
+        err_set(&g->err, ERR_ADAPTER_FAULT, "the adapter %s produced values that are not finite", who);
+    else
+        err_set(&g->err, ERR_INTERNAL, "the base model produced values that are not finite");
+    log_warn("not_finite", LS("request", g->id), LS("adapter", who), LI("position", g->nids));
+}
+
+static void end_early(struct gen *g, enum sample_rc rc)
+{
+    switch (rc) {
+    case SAMPLE_OK:
+        break;
+    case SAMPLE_NOT_FINITE:
+        blame(g);
+        break;
+    case SAMPLE_NOTHING: /* the grammar leaves no token */
+        g->finish = FINISH_STOP;
+        break;
+    case SAMPLE_NO_MEMORY:
+        g->finish = FINISH_ERROR;
+        err_set(&g->err, ERR_NO_MEMORY, "no memory for the grammar's mask");
     }
 }
 
-static void blame(struct gen *g)
+static void take_chosen(struct plan *p, const struct part *a, const struct job *j)
 {
-    g->finish = FINISH_ERROR;
-    if (g->slot)
-        err_set(&g->err, ERR_ADAPTER_FAULT, "the adapter %s produced values that are not finite", g->slot->digest);
-    else
-        err_set(&g->err, ERR_INTERNAL, "the base model produced values that are not finite");
-    log_warn("not_finite", LS("request", g->id), LS("adapter", g->slot ? g->slot->digest : ""),
-             LI("position", g->nids));
+    struct gen *g = a->g;
+    int n = 0;
+    while (n < j->chosen && !g->finish) {
+        n++;
+        gen_take_token(g, &p->sample[j->logit + n - 1], j->over && n == j->chosen);
+    }
+    if (n) g->done = g->nids - 1; /* guesses that were wrong are overwritten */
+    if (!g->finish) end_early(g, j->rc);
+    p->chosen += n;
+    p->accepted += n > 1 ? n - 1 : 0;
+    spec_learn(g, a->drafts, n > 1 ? n - 1 : 0);
 }
 
-static void take_results(struct sched *s)
+static void take_part(struct sched *s, const struct part *a)
 {
     struct plan *p = &s->plan;
-    for (int i = 0; i < p->nparts; i++) p->part[i].g->done += p->part[i].rows;
-    for (int i = 0; i < p->nlogits; i++) {
-        if (p->sample_rc[i])
-            blame(p->logit_gen[i]);
-        else
-            gen_take_token(p->logit_gen[i], &p->sample[i]);
+    struct gen *g = a->g;
+    const struct job *j = &p->job[a->job0];
+    g->done += a->rows;
+    for (int i = 0; i < a->given && !g->finish; i++) end_early(g, j[i].rc);
+    if (a->given && !g->finish) gen_tell_prompt(g, &p->sample[j->logit], a->given);
+    if (a->chooses && !g->finish) take_chosen(p, a, j + a->given);
+    if (g->done > g->high) g->high = g->done;
+    if (g->finish == FINISH_ERROR)
+        prefix_forget(s, g);
+    else
+        prefix_publish(s, g);
+}
+
+/* What each was served is charged: with the lock held. */
+static void charge(struct plan *p)
+{
+    for (int i = 0; i < p->nparts; i++) {
+        const struct part *a = &p->part[i];
+        if (a->chooses) queue_charge(a->g, COST_OUTPUT * p->job[a->job0 + a->given].chosen);
     }
 }
 
@@ -105,16 +134,16 @@ static void step(struct sched *s)
 {
     struct plan *p = &s->plan;
     int64_t t0 = clock_mono_us();
-    p->batch.after = sample_rows;
+    p->batch.after = sample_jobs;
     p->batch.u = s;
     forward_run(s->forward, &p->batch);
-    take_results(s);
+    for (int i = 0; i < p->nparts; i++) take_part(s, &p->part[i]);
     pthread_mutex_lock(&s->lock);
-    for (int i = 0; i < p->nlogits; i++) queue_charge(p->logit_gen[i], COST_OUTPUT);
+    charge(p);
     note_step(s, clock_mono_us() - t0);
     pthread_mutex_unlock(&s->lock);
-    for (int i = 0; i < p->nlogits; i++) {
-        struct gen *g = p->logit_gen[i];
+    for (int i = 0; i < p->nparts; i++) {
+        struct gen *g = p->part[i].g;
         if (g->finish) gen_end(g, g->finish, &g->err);
     }
     note_adapters(s, false);
@@ -140,6 +169,10 @@ void *sched_thread(void *sched)
         atomic_store(&s->busy_since_us, clock_mono_us());
         settle(s);
         if (s->stop) break;
+        pthread_mutex_unlock(&s->lock);
+        pins_ask_next(s);
+        spec_guess(s);
+        pthread_mutex_lock(&s->lock);
         bool work = plan_make(s);
         note_gauges(s);
         if (work) {

@@ -1,0 +1,73 @@
+/* sched_sample: from logits to tokens, on every thread of the pool, right after the last product of a step.
+ *
+ * A job is the logits of one sequence: usually one row. With guesses it is several, and they are gone through in order: a token is chosen
+ * from the row exactly as if no guess had been made, and only when it is the guessed one does the next row mean anything. So what is chosen never
+ * depends on guesses, neither greedy nor sampled. A prompt's token that is told is a job of its own.
+ *
+ * A thread that has a job owns its sequence for the time: it reads its tokens and moves the state of its grammar. The step thread takes
+ * over when the pool is done. */
+#include "engine/sched_impl.h"
+#include <string.h>
+
+/* The tokens that the grammar allows next, in the thread's own words. */
+static enum sample_rc allow(struct sched *s, int thread, struct gen *g, struct sample_input *in)
+{
+    int words = grammar_mask_words(s->m->vocab);
+    if (!g->grammar) return SAMPLE_OK;
+    if (grammar_mask(g->grammar, s->mask[thread])) return SAMPLE_NO_MEMORY;
+    in->mask = s->mask[thread];
+    for (int i = 0; i < words; i++)
+        if (s->mask[thread][i]) return SAMPLE_OK;
+    return SAMPLE_NOTHING;
+}
+
+static enum sample_rc choose(struct sched *s, int thread, const struct job *j, const float *logits, struct sample *out)
+{
+    struct gen *g = j->g;
+    int index = g->nout + j->chosen;
+    struct sample_input in = {.p = &g->p.sample,
+                              .index = (uint64_t)index,
+                              .ids = g->ids,
+                              .nprompt = g->nprompt,
+                              .nids = g->nids + j->chosen,
+                              .bias = g->bias,
+                              .nbias = g->p.nbias,
+                              .banned = g->banned,
+                              .nbanned = index < g->p.min_tokens ? g->nbanned : 0};
+    enum sample_rc rc = allow(s, thread, g, &in);
+    if (rc) return rc;
+    return sample_token(s->sampler[thread], logits, &in, out) ? SAMPLE_NOT_FINITE : SAMPLE_OK;
+}
+
+/* Guesses stand in ids[nids ..]. */
+static void choose_all(struct sched *s, int thread, struct job *j, const float *logits)
+{
+    struct gen *g = j->g;
+    for (bool goes_on = true; goes_on && j->chosen < j->n;) {
+        int at = j->logit + j->chosen;
+        struct sample *out = &s->plan.sample[at];
+        j->rc = choose(s, thread, j, logits + (size_t)at * (size_t)s->m->vocab, out);
+        if (j->rc) return;
+        bool end = gen_is_stop_id(g, out->id), guessed = j->chosen + 1 < j->n && out->id == g->ids[g->nids + j->chosen];
+        if (g->grammar) j->over = !grammar_accept(g->grammar, out->id) || grammar_is_over(g->grammar);
+        j->chosen++;
+        goes_on = guessed && !end && !j->over;
+    }
+}
+
+void sample_jobs(struct kthread *t, void *sched, const float *logits)
+{
+    struct sched *s = sched;
+    struct plan *p = &s->plan;
+    pool_claim_begin(t);
+    for (int i; (i = pool_claim(t, p->njobs, 1)) >= 0;) {
+        struct job *j = &p->job[i];
+        if (!j->given) {
+            choose_all(s, t->id, j, logits);
+            continue;
+        }
+        const float *row = logits + (size_t)j->logit * (size_t)s->m->vocab;
+        if (sample_given(s->sampler[t->id], row, &j->g->p.sample, j->g->ids[j->given], &p->sample[j->logit]))
+            j->rc = SAMPLE_NOT_FINITE;
+    }
+}
