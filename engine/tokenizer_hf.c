@@ -29,6 +29,7 @@ struct slice {
 
 struct entry { /* a token of the model or an added one; its text lies in hf.texts */
     size_t at, n;
+    size_t normal_at, normal_n; /* added: its text after normalizing */
     int32_t id;
     bool special, normalized, lstrip, rstrip, single_word;
 };
@@ -288,19 +289,47 @@ static int32_t find(struct hf *h, const char *s, size_t n)
     return key_of(h, s, n, &key, &len) ? vocab_find(&h->t->vocab, key, len) : -1;
 }
 
+/* The token of an id, the added one first; NULL: a hole. */
+static const struct entry *entry_of(const struct hf *h, int32_t id)
+{
+    if (h->added_of[id] >= 0) return &h->added.e[h->added_of[id]];
+    return h->token_of[id] >= 0 ? &h->tokens.e[h->token_of[id]] : NULL;
+}
+
+/* An added word that is looked for in normalized text is shown as it was found there. */
 static int store(struct hf *h, int32_t id)
 {
-    bool ours = h->token_of[id] >= 0;
-    const struct entry *x = ours                   ? &h->tokens.e[h->token_of[id]]
-                            : h->added_of[id] >= 0 ? &h->added.e[h->added_of[id]]
-                                                   : NULL;
+    const struct entry *x = entry_of(h, id);
+    bool normal = x && h->added_of[id] >= 0 && x->normalized && !x->special;
     const char *key = "";
     size_t len = 0;
-    if (ours) key_of(h, h->texts.s + x->at, x->n, &key, &len);
-    return strings_add(&h->raw, id, x ? h->texts.s + x->at : "", x ? x->n : 0, h->e) ||
+    if (x && h->token_of[id] >= 0) key_of(h, h->texts.s + x->at, x->n, &key, &len);
+    return strings_add(&h->raw, id, x ? h->texts.s + (normal ? x->normal_at : x->at) : "",
+                       x ? normal ? x->normal_n : x->n : 0, h->e) ||
                    strings_add(&h->t->vocab.key, id, key, len, h->e)
                ? -1
                : 0;
+}
+
+static int normalize_added(struct hf *h)
+{
+    struct text s = {0}, spare = {0};
+    struct matcher m;
+    int r = 0;
+    if (matcher_init(&m, h->e)) return -1;
+    for (size_t i = 0; i < h->added.n && !r; i++) {
+        struct entry *x = &h->added.e[i];
+        s.n = 0;
+        r = text_append(&s, h->texts.s + x->at, x->n, h->e);
+        if (!r && x->normalized) r = norm_run(h->t->norm, h->t->nnorm, &m, &s, &spare, h->e);
+        if (!r) r = text_append(&h->texts, s.s, s.n, h->e);
+        x->normal_at = h->texts.n - s.n;
+        x->normal_n = s.n;
+    }
+    matcher_close(&m);
+    text_close(&s);
+    text_close(&spare);
+    return r;
 }
 
 static int build_vocab(struct hf *h)
@@ -316,7 +345,7 @@ static int build_vocab(struct hf *h)
     h->raw.at = calloc((size_t)v->n + 1, sizeof *h->raw.at);
     if (!h->token_of || !h->added_of || !h->raw.at || text_room(&h->raw.text, 1, h->e))
         return err_set(h->e, ERR_NO_MEMORY, "tokenizer: out of memory for %d tokens", v->n);
-    if (map_ids(h)) return -1;
+    if (map_ids(h) || normalize_added(h)) return -1;
     for (int32_t id = 0; id < v->n && !r; id++) r = store(h, id);
     return r || vocab_index(v, h->e) ? -1 : 0;
 }
@@ -464,38 +493,28 @@ static int load_model(struct hf *h)
 
 /* --- added tokens --- */
 
-static int add_one(struct hf *h, struct matcher *m, const struct entry *x)
+static int add_one(struct hf *h, const struct entry *x)
 {
-    struct tokenizer *t = h->t;
+    struct cut *c = x->normalized ? &h->t->normal : &h->t->raw;
     struct added a = {x->id, x->lstrip, x->rstrip, x->single_word, x->special};
-    struct text s = {0}, spare = {0};
     int32_t same = find(h, h->texts.s + x->at, x->n);
     if (same >= 0 && same != x->id)
         return err_set(h->e, ERR_MODEL, "tokenizer.json: \"%.*s\" has the ids %d and %d", (int)(x->n < 64 ? x->n : 64),
                        h->texts.s + x->at, x->id, same);
-    int r = text_append(&s, h->texts.s + x->at, x->n, h->e);
-    if (!r && x->normalized) r = norm_run(t->norm, t->nnorm, m, &s, &spare, h->e);
-    if (!r) r = cut_add(x->normalized ? &t->normal : &t->raw, &a, s.s, s.n, h->e);
-    text_close(&s);
-    text_close(&spare);
-    return r;
+    return cut_add(c, &a, h->texts.s + x->normal_at, x->normal_n, h->e);
 }
 
 static int load_added(struct hf *h)
 {
     struct vocab *v = &h->t->vocab;
-    struct matcher m;
-    int r = 0;
-    if (matcher_init(&m, h->e)) return -1;
-    for (int32_t id = 0; id < v->n && !r; id++)
-        if (h->added_of[id] >= 0) r = add_one(h, &m, &h->added.e[h->added_of[id]]);
-    for (int32_t id = 0; id < v->n && !r; id++) {
-        const struct entry *x = h->added_of[id] >= 0 ? &h->added.e[h->added_of[id]] : NULL;
-        v->kind[id] = x ? (x->special ? CONTROL : USER_DEFINED) : h->token_of[id] >= 0 ? NORMAL : UNUSED;
+    for (int32_t id = 0; id < v->n; id++) {
+        const struct entry *x = entry_of(h, id);
+        bool added = h->added_of[id] >= 0;
+        if (added && add_one(h, x)) return -1;
+        v->kind[id] = !x ? UNUSED : !added ? NORMAL : x->special ? CONTROL : USER_DEFINED;
         v->end[id] = v->kind[id] == CONTROL && vocab_is_end_name(h->texts.s + x->at, x->n);
     }
-    matcher_close(&m);
-    return r || cut_sort(&h->t->raw, h->e) || cut_sort(&h->t->normal, h->e) ? -1 : 0;
+    return cut_sort(&h->t->raw, h->e) || cut_sort(&h->t->normal, h->e) ? -1 : 0;
 }
 
 /* --- beginning and end --- */
@@ -504,10 +523,10 @@ static int load_added(struct hf *h)
 static int32_t named(struct hf *h, const json_t *config, const char *name)
 {
     const json_t *v = json_object_get(config, name), *s = json_is_object(v) ? json_object_get(v, "content") : v;
-    size_t n = json_string_length(s), len;
+    size_t n = json_string_length(s);
     for (int32_t id = 0; n && id < h->t->vocab.n; id++) {
-        const char *have = strings_at(&h->raw, id, &len);
-        if (len == n && !memcmp(have, json_string_value(s), n)) return id;
+        const struct entry *x = entry_of(h, id);
+        if (x && x->n == n && !memcmp(h->texts.s + x->at, json_string_value(s), n)) return id;
     }
     return -1;
 }
