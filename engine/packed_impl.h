@@ -1,0 +1,32 @@
+/* Private to engine/packed*.c: the head and the index of a packed file as they lie in it (packed.c draws them). */
+#pragma once
+#include <stdint.h>
+
+#define PACKED_VERSION 1
+#define PACKED_ALIGN 64
+#define PACKED_DATA 4096 /* where the first entry's bytes begin: a page */
+
+#if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
+#error "packed files are mapped as they are: little-endian machines only"
+#endif
+
+struct packed_head {
+    char magic[8];
+    uint32_t version, zero;
+    uint64_t index, entries;
+    uint64_t meta, meta_bytes;
+    uint64_t file_bytes;
+    uint64_t reserved;
+};
+
+struct packed_entry {
+    uint32_t kind, layout;
+    int32_t n, k; /* of a weight; n of a vector */
+    uint64_t offset, bytes;
+    float table[16];
+    uint8_t sha256[32];
+    char name[128];
+};
+
+_Static_assert(sizeof(struct packed_head) == 64, "the head is a line");
+_Static_assert(sizeof(struct packed_entry) == 256, "entries are records of 256 bytes");
