@@ -259,6 +259,30 @@ static int usable_context(const struct api_engine *g)
     return pool < g->model->max_context ? (int)pool : g->model->max_context;
 }
 
+static bool is_special_word(const struct tokenizer *t, const char *word)
+{
+    struct tokens out = {0};
+    struct err ignored = {0};
+    if (!*word || tokenizer_encode(t, word, strlen(word), true, 16, &out, &ignored)) return false;
+    bool special = out.n == 1 && tokenizer_is_special(t, out.id[0]);
+    free(out.id);
+    return special;
+}
+
+/* What the model's template tells about tools. */
+static void learn_tools(struct api_engine *g)
+{
+    const char *words[3];
+    size_t len;
+    const char *source = g->model->chat ? chat_source(g->model->chat, &len) : NULL;
+    if (!source) return;
+    g->template_takes_tools = memmem(source, len, "tools", 5) != NULL;
+    g->tools = tool_format_of(source, len);
+    if (!g->tools) return;
+    tool_format_words(g->tools, words);
+    for (int i = 0; i < 3; i++) g->tools_special |= is_special_word(g->model->tok, words[i]);
+}
+
 int api_publish(struct api *a, const struct api_engine *g, struct err *e)
 {
     struct selftests *s;
@@ -266,6 +290,7 @@ int api_publish(struct api *a, const struct api_engine *g, struct err *e)
     pthread_rwlock_wrlock(&a->lock);
     a->engine = *g;
     a->engine.max_context = usable_context(g);
+    learn_tools(&a->engine);
     a->selftests = s;
     snprintf(a->fingerprint, sizeof a->fingerprint, "fp_%.10s_%s", g->model->desc.digest,
              g->model->prec == PREC_EXACT ? "exact" : "fast");

@@ -21,9 +21,14 @@ struct api_engine {
     const struct model *model;
     struct lora_set *loras;
     struct sched *sched;
-    const char *kernels; /* name of the table in use */
+    const char *kernels;         /* name of the table in use */
+    struct constrain *constrain; /* masks over the model's vocabulary */
     int max_slots, max_known;
-    int max_context; /* set by api_publish(): the model's, or less where the KV pool is smaller */
+    /* set by api_publish() */
+    int max_context;                 /* the model's, or less where the KV pool is smaller */
+    const struct tool_format *tools; /* how the model calls tools; NULL: in no known way */
+    bool tools_special;              /* the words that begin and end a call are special tokens */
+    bool template_takes_tools;
 };
 
 /* *bound: malloc'ed, the address with the real port. */

@@ -37,8 +37,9 @@ static struct gen_counts total(const struct call *c)
 {
     struct gen_counts t = {0};
     for (int i = 0; i < c->nparts; i++) {
-        t.prompt += c->part[i].counts.prompt;
-        t.cached += c->part[i].counts.cached;
+        bool first = part_choice(&c->part[i]) == 0; /* a prompt counts once, however many answers it gets */
+        t.prompt += first ? c->part[i].counts.prompt : 0;
+        t.cached += first ? c->part[i].counts.cached : 0;
         t.output += c->part[i].counts.output;
     }
     return t;
@@ -66,8 +67,19 @@ static void note_end(const struct call *c, bool gone)
         note_receipt(c, RECEIPT_COMPLETED, gen_finish_name[c->part[0].finish]);
 }
 
+/* OpenAI's word for the end of a choice. */
+static const char *finish_name(const struct part *p)
+{
+    int calls = 0;
+    if (p->tools) tool_calls(p->tools, &calls);
+    bool called = calls > 0 && p->finish == FINISH_STOP && p->call->ask.tool_choice != TOOL_CHOICE_NAMED;
+    return called ? "tool_calls" : gen_finish_name[p->finish];
+}
+
 static struct piece piece_of(const struct part *p)
 {
+    int ncalls = 0;
+    const struct tool_call *calls = p->tools ? tool_calls(p->tools, &ncalls) : NULL;
     const struct ask *a = &p->call->ask;
     bool ids = a->return_token_ids;
     return (struct piece){.index = p->index,
@@ -75,17 +87,20 @@ static struct piece piece_of(const struct part *p)
                           .text_len = p->text.len,
                           .lp = a->p.sample.logprobs >= 0 ? &p->lp : NULL,
                           .ids = ids ? &p->ids : NULL,
-                          .prompt_ids = ids && !p->began ? p->prompt.id : NULL,
-                          .nprompt_ids = (int)p->prompt.n};
+                          .calls = calls,
+                          .first_call = p->calls_sent,
+                          .ncalls = ncalls,
+                          .prompt_ids = ids && !p->began ? part_prompt(p)->id : NULL,
+                          .nprompt_ids = (int)part_prompt(p)->n};
 }
 
 static void answer_whole(struct call *c)
 {
-    struct piece pieces[ASK_PROMPTS_MAX];
+    struct piece pieces[ASK_CHOICES_MAX];
     struct gen_counts t = total(c);
     for (int i = 0; i < c->nparts; i++) {
         pieces[i] = piece_of(&c->part[i]);
-        pieces[i].finish = gen_finish_name[c->part[i].finish];
+        pieces[i].finish = finish_name(&c->part[i]);
     }
     buf_reset(&c->out);
     render_whole(&c->render, pieces, c->nparts, &t, &c->out);
@@ -164,11 +179,27 @@ static bool is_end(const struct part *p, int32_t id)
     return !q->ignore_eos && tokenizer_is_end(p->call->tok, id);
 }
 
+static int keep_prompt(struct part *p, const struct gen_event *ev)
+{
+    if (p->lp.n == 0 && ev->first == 1 && logprobs_add_first(&p->lp, &p->call->vocab, part_prompt(p)->id[0])) return -1;
+    for (int i = 0; i < ev->nsamples; i++)
+        if (logprobs_add(&p->lp, p->call->ask.kind, &p->call->vocab, &ev->samples[i])) return -1;
+    return 0;
+}
+
+static int keep_text(struct part *p, const struct gen_event *ev)
+{
+    if (!p->tools) return ev->text_len ? buf_add(&p->text, ev->text, ev->text_len) : 0;
+    if (tool_push(p->tools, ev->text, ev->text_len, &p->text)) return -1;
+    return ev->kind == GEN_DONE ? tool_end(p->tools, &p->text) : 0;
+}
+
 /* What an event brings is kept with the part until it is sent. */
 static int keep(struct part *p, const struct gen_event *ev)
 {
     const struct ask *a = &p->call->ask;
-    if (ev->text_len && buf_add(&p->text, ev->text, ev->text_len)) return -1;
+    if (ev->kind == GEN_PROMPT) return keep_prompt(p, ev);
+    if (keep_text(p, ev)) return -1;
     if (ev->kind != GEN_TOKEN) return 0;
     if (a->p.sample.logprobs >= 0 && !is_end(p, ev->sample->id) &&
         logprobs_add(&p->lp, a->kind, &p->call->vocab, ev->sample))
@@ -185,6 +216,7 @@ static void add_role(struct part *p, struct buf *out)
     role.text_len = 0;
     role.lp = NULL;
     role.ids = NULL;
+    role.first_call = role.ncalls;
     render_chunk(&p->call->render, &role, &p->call->shown, out);
     p->began = true;
 }
@@ -197,12 +229,20 @@ static void add_kept(struct part *p, struct buf *out)
     buf_reset(&p->text);
     buf_reset(&p->ids);
     logprobs_reset(&p->lp);
+    p->calls_sent = fresh.ncalls;
 }
 
 static void add_finish(struct part *p, struct buf *out)
 {
-    struct piece last = {.index = p->index, .text = "", .finish = gen_finish_name[p->finish]};
+    struct piece last = {.index = p->index, .text = "", .finish = finish_name(p)};
     render_chunk(&p->call->render, &last, &p->call->shown, out);
+}
+
+static bool has_new_calls(const struct part *p)
+{
+    int n = 0;
+    if (p->tools) tool_calls(p->tools, &n);
+    return n > p->calls_sent;
 }
 
 /* One write per event: comment, then the chunks that it counts. */
@@ -210,7 +250,7 @@ static void send(struct part *p, bool last)
 {
     struct call *c = p->call;
     bool role = !p->began && c->ask.kind == ASK_CHAT;
-    bool content = p->text.len || (last && (p->lp.n || p->ids.len));
+    bool content = p->text.len || has_new_calls(p) || (last && (p->lp.n || p->ids.len));
     if (!content && !role && !last) return;
     if (content || last) c->shown = total(c);
     buf_reset(&c->out);
@@ -228,7 +268,7 @@ static void open_stream(struct call *c)
 {
     http_set_header(c->r, "Cache-Control", "no-cache");
     c->stream = http_stream_open(c->r, 200, "text/event-stream; charset=utf-8");
-    for (int i = 0; i < c->nparts; i++) c->shown.prompt += c->part[i].counts.prompt;
+    c->shown.prompt = total(c).prompt;
 }
 
 static void progress(struct part *p, const struct gen_event *ev)
@@ -238,6 +278,7 @@ static void progress(struct part *p, const struct gen_event *ev)
         fail_with(c, ERR_NO_MEMORY, "no memory for the answer", false);
         return;
     }
+    if (ev->kind == GEN_PROMPT) return; /* goes out with the first token */
     if (c->ask.stream && !c->stream) open_stream(c);
     if (c->stream) send(p, ev->kind == GEN_DONE);
     note_receipt(c, RECEIPT_RUNNING, "");

@@ -20,7 +20,9 @@ struct part {
     struct call *call;
     struct gen *gen; /* under call.lock; NULL before submission and after GEN_DONE */
     int index;
-    struct tokens prompt;
+    struct tokens prompt;      /* of the prompt's first choice; the others use that one's, see part_prompt() */
+    struct tool_parser *tools; /* NULL: the answer is text */
+    int calls_sent;
     struct gen_counts counts;
     enum gen_finish finish;
     bool began;         /* something of it was sent */
@@ -34,6 +36,7 @@ struct call {
     struct api *api;
     struct ask ask; /* its JSON is gone once submitted; numbers and switches stay */
     struct origin origin;
+    struct grammar *grammar; /* NULL: any text */
     struct render render;
     const struct tokenizer *tok;
     struct vocab_text vocab; /* over tok */
@@ -56,6 +59,10 @@ struct call {
 int call_new(struct call **out, struct http_request *r, const struct api_engine *g, enum ask_kind kind,
              const char **digest, struct err *e);
 void call_free(struct call *c);
+
+/* The part's place among the choices of its prompt, and that prompt. */
+int part_choice(const struct part *p);
+const struct tokens *part_prompt(const struct part *p);
 
 /* Hands the parts to the scheduler; the call then answers its request by itself, whatever happens, perhaps before this
  * returns. */

@@ -68,6 +68,16 @@ static int read_origin(const struct http_request *r, struct origin *o, struct er
 
 /* --- making a call --- */
 
+int part_choice(const struct part *p)
+{
+    return p->index % p->call->ask.n;
+}
+
+const struct tokens *part_prompt(const struct part *p)
+{
+    return &p->call->part[p->index - part_choice(p)].prompt;
+}
+
 /* The same limit for all parts: the longest prompt decides what "the rest" is. */
 static int fit_context(struct call *c, const struct api_engine *g, struct err *e)
 {
@@ -96,15 +106,85 @@ static int tokenize_parts(struct call *c, const struct api_engine *g, struct err
 {
     for (int i = 0; i < c->nparts; i++) {
         struct part *p = &c->part[i];
-        if (api_tokenize(g, &c->ask, i, &p->prompt, e)) return -1;
-        p->counts.prompt = (int)p->prompt.n;
-        for (size_t k = 0; k < p->prompt.n && c->ask.echo; k++) {
+        if (part_choice(p) == 0 && api_tokenize(g, &c->ask, i / c->ask.n, &p->prompt, e)) return -1;
+        const struct tokens *t = part_prompt(p);
+        p->counts.prompt = (int)t->n;
+        for (size_t k = 0; k < t->n && c->ask.echo; k++) {
             size_t n;
-            const char *s = c->vocab.bytes(c->vocab.u, p->prompt.id[k], &n);
+            const char *s = c->vocab.bytes(c->vocab.u, t->id[k], &n);
             if (buf_add(&p->text, s, n)) return err_set(e, ERR_NO_MEMORY, "no memory for the answer");
         }
     }
     return fit_context(c, g, e);
+}
+
+/* --- the answer's shape --- */
+
+static int choice_grammar(struct constrain *k, const json_t *list, struct grammar **out, struct err *e)
+{
+    size_t n = json_array_size(list);
+    const char **choice = calloc(n, sizeof *choice);
+    if (!choice) return err_set(e, ERR_NO_MEMORY, "no memory for the request");
+    for (size_t i = 0; i < n; i++) choice[i] = json_string_value(json_array_get(list, i));
+    int rc = grammar_choice(k, choice, (int)n, out, e);
+    free(choice);
+    return rc;
+}
+
+static int forced_grammar(struct constrain *k, const struct ask *a, struct grammar **out, struct err *e)
+{
+    json_t *schema = tool_schema(a->tools, a->tool_choice == TOOL_CHOICE_NAMED ? a->tool_named : NULL);
+    if (!schema) return err_set(e, ERR_NO_MEMORY, "no memory for the request");
+    int rc = grammar_json_schema(k, schema, out, e);
+    json_decref(schema);
+    return rc;
+}
+
+static int compile_grammar(struct constrain *k, const struct ask *a, struct grammar **out, struct err *e)
+{
+    const json_t *v = a->format.value;
+    if (a->tool_choice >= TOOL_CHOICE_REQUIRED) return forced_grammar(k, a, out, e);
+    switch (a->format.kind) {
+    case FORMAT_ANY:
+        return 0;
+    case FORMAT_JSON_OBJECT:
+        return grammar_json_object(k, out, e);
+    case FORMAT_JSON_SCHEMA:
+        return grammar_json_schema(k, v, out, e);
+    case FORMAT_REGEX:
+        return grammar_regex(k, json_string_value(v), json_string_length(v), out, e);
+    case FORMAT_CHOICE:
+        return choice_grammar(k, v, out, e);
+    }
+    return 0;
+}
+
+/* The grammar, and a parser of tool calls per part. */
+static int shape_answer(struct call *c, const struct api_engine *g, struct err *e)
+{
+    struct ask *a = &c->ask;
+    struct err why = {0};
+    if (compile_grammar(g->constrain, a, &c->grammar, &why))
+        return err_field(e, why.code, a->format.kind ? a->format.field : "tools", "%s", why.msg);
+    if (a->tool_choice == TOOL_CHOICE_NONE) return 0;
+    if (a->tool_choice == TOOL_CHOICE_AUTO && g->tools_special) a->p.show_special = true;
+    for (int i = 0; i < c->nparts; i++)
+        if (tool_parser_new(&c->part[i].tools, g->tools, a->tool_choice, a->tools, a->tool_named,
+                            a->parallel_tool_calls, e))
+            return -1;
+    return 0;
+}
+
+/* Those of `adapters`, each an adapter's digest. */
+static int resolve_stack(const struct api_engine *g, const struct ask *a, struct err *e)
+{
+    for (int i = 0; i < a->nadapters; i++) {
+        const char *digest;
+        if (api_resolve(g, a->adapter[i].name, &digest, e)) return -1;
+        if (!digest)
+            return err_field(e, ERR_INVALID, "adapters", "'%.128s' is the base, not an adapter", a->adapter[i].name);
+    }
+    return 0;
 }
 
 static int set_render(struct call *c, struct err *e)
@@ -129,7 +209,8 @@ static const char *token_bytes(const void *u, int32_t id, size_t *len)
 
 static struct call *call_alloc(struct http_request *r, const struct ask *a, const struct api_engine *g)
 {
-    struct call *c = calloc(1, sizeof *c + (size_t)a->nprompts * sizeof *c->part);
+    int nparts = a->nprompts * a->n;
+    struct call *c = calloc(1, sizeof *c + (size_t)nparts * sizeof *c->part);
     if (!c) return NULL;
     c->r = r;
     c->api = r->server_user;
@@ -137,7 +218,7 @@ static struct call *call_alloc(struct http_request *r, const struct ask *a, cons
     c->tok = g->model->tok;
     c->vocab = (struct vocab_text){token_bytes, g->model->tok};
     c->outstanding = 1;
-    c->nparts = a->nprompts;
+    c->nparts = nparts;
     pthread_mutex_init(&c->lock, NULL);
     buf_init(&c->out, RENDER_ANSWER_MAX);
     for (int i = 0; i < c->nparts; i++) {
@@ -165,8 +246,8 @@ int call_new(struct call **out, struct http_request *r, const struct api_engine 
         ask_close(&a);
         return err_set(e, ERR_NO_MEMORY, "no memory for the request");
     }
-    if (api_resolve(g, a.model, digest, e) || read_origin(r, &c->origin, e) || tokenize_parts(c, g, e) ||
-        set_render(c, e)) {
+    if (api_resolve(g, a.model, digest, e) || resolve_stack(g, &c->ask, e) || read_origin(r, &c->origin, e) ||
+        tokenize_parts(c, g, e) || shape_answer(c, g, e) || set_render(c, e)) {
         call_free(c);
         return -1;
     }
@@ -182,7 +263,9 @@ void call_free(struct call *c)
         buf_close(&p->text);
         buf_close(&p->ids);
         logprobs_close(&p->lp);
+        tool_parser_free(p->tools);
     }
+    grammar_unref(c->grammar);
     ask_close(&c->ask);
     render_close(&c->render);
     buf_close(&c->out);
@@ -196,15 +279,25 @@ void call_free(struct call *c)
 static int submit(struct part *p, const struct api_engine *g, const char *digest, struct err *e)
 {
     struct call *c = p->call;
-    struct gen_request q = {.prompt = p->prompt.id,
-                            .nprompt = (int)p->prompt.n,
-                            .digest = digest,
+    const struct ask *a = &c->ask;
+    struct gen_request q = {.prompt = part_prompt(p)->id,
+                            .nprompt = (int)part_prompt(p)->n,
+                            .digest = a->nadapters ? NULL : digest,
+                            .nadapters = a->nadapters,
+                            .salt = a->cache_salt,
+                            .prompt_logprobs = a->echo && a->p.sample.logprobs >= 0,
+                            .grammar = c->grammar,
                             .tenant = c->origin.tenant,
                             .weight = c->origin.weight,
                             .deadline_ms = c->origin.deadline_ms,
                             .p = c->ask.p,
                             .on_event = call_on_event,
                             .user = p};
+    q.p.sample.seed += (uint64_t)part_choice(p); /* the choices of a prompt differ, and each can be had again */
+    for (int i = 0; i < a->nadapters; i++) {
+        q.adapter[i].digest = a->adapter[i].name;
+        q.adapter[i].weight = (float)a->adapter[i].weight;
+    }
     snprintf(q.id, sizeof q.id, "%s", c->origin.id);
     int rc = 0;
     pthread_mutex_lock(&c->lock);
@@ -221,7 +314,7 @@ void call_run(struct call *c, const struct api_engine *g, const char *digest)
     struct err e = {0};
     struct receipt running = {.state = RECEIPT_RUNNING, .finish = ""};
     snprintf(running.id, sizeof running.id, "%s", c->origin.id);
-    for (int i = 0; i < c->nparts; i++) running.prompt += c->part[i].counts.prompt;
+    for (int i = 0; i < c->nparts; i += c->ask.n) running.prompt += c->part[i].counts.prompt;
     receipts_put(c->api->receipts, &running, clock_mono_us());
     for (int i = 0; i < c->nparts; i++) {
         if (submit(&c->part[i], g, digest, &e) == 0) continue;

@@ -4,12 +4,13 @@
  * answer and are not served, each with the values that change nothing), and `parsers` (fields with a structure, a
  * function each). Which table a field stands in is the documentation of what is served.
  *
- * Everything borrowed (model, stop strings, prompts) points into the parsed JSON, which the ask owns. The one change
- * made to it: a message's content given as text parts is replaced by their text joined with newlines, as other servers
- * do, so that chat templates see strings only. Runs on HTTP workers; no state of its own. */
-#include "engine/api_params.h"
+ * Everything borrowed (model, stop strings, prompts, schemas) points into the parsed JSON, which the ask owns. What has a
+ * shape of its own is read by api_params_input.c (messages, prompts) and api_params_output.c (formats, tools, biases).
+ * Runs on HTTP workers; no state of its own. */
+#include "engine/api_params_impl.h"
 #include "engine/detok.h"
 #include <stddef.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define BOTH (ASK_CHAT | ASK_COMPLETION)
@@ -32,6 +33,12 @@ static const struct field fields[] = {
     {"temperature", BOTH, F_FLOAT, 0, 2, offsetof(struct ask, p.sample.temperature)},
     {"top_p", BOTH, F_FLOAT, 0, 1, offsetof(struct ask, p.sample.top_p)},
     {"min_p", BOTH, F_FLOAT, 0, 1, offsetof(struct ask, p.sample.min_p)},
+    {"typical_p", BOTH, F_FLOAT, 0, 1, offsetof(struct ask, p.sample.typical_p)},
+    {"repetition_penalty", BOTH, F_FLOAT, 0.01, 100, offsetof(struct ask, p.sample.repetition_penalty)},
+    {"presence_penalty", BOTH, F_FLOAT, -2, 2, offsetof(struct ask, p.sample.presence_penalty)},
+    {"frequency_penalty", BOTH, F_FLOAT, -2, 2, offsetof(struct ask, p.sample.frequency_penalty)},
+    {"n", BOTH, F_INT, 1, ASK_CHOICES_MAX, offsetof(struct ask, n)},
+    {"best_of", ASK_COMPLETION, F_INT, 1, ASK_CHOICES_MAX, offsetof(struct ask, best_of)},
     {"top_k", BOTH, F_INT, -1, MAX_TOKENS, offsetof(struct ask, p.sample.top_k)},
     {"max_tokens", BOTH, F_INT, 1, MAX_TOKENS, offsetof(struct ask, p.max_tokens)},
     {"max_completion_tokens", ASK_CHAT, F_INT, 1, MAX_TOKENS,
@@ -75,30 +82,18 @@ struct refusal {
 };
 
 static const struct refusal refused[] = {
-    {"n", BOTH, {"1"}},
-    {"best_of", BOTH, {"1"}},
+    {"best_of", ASK_CHAT, {"1"}},
     {"use_beam_search", BOTH, {"false"}},
     {"length_penalty", BOTH, {"1"}},
-    {"frequency_penalty", BOTH, {"0"}},
-    {"presence_penalty", BOTH, {"0"}},
-    {"repetition_penalty", BOTH, {"1"}},
-    {"typical_p", BOTH, {"1"}},
-    {"logit_bias", BOTH, {"{}", "[]"}},
     {"bad_words", BOTH, {"[]"}},
     {"allowed_token_ids", BOTH, {NULL}},
     {"logits_processors", BOTH, {"[]"}},
-    {"guided_json", BOTH, {NULL}},
-    {"guided_regex", BOTH, {NULL}},
-    {"guided_choice", BOTH, {NULL}},
     {"guided_grammar", BOTH, {NULL}},
-    {"structured_outputs", BOTH, {NULL}},
     {"prompt_logprobs", BOTH, {NULL}},
     {"truncate_prompt_tokens", BOTH, {NULL}},
     {"include_stop_str_in_output", BOTH, {"false"}},
     {"suffix", ASK_COMPLETION, {"\"\""}},
     {"prompt_embeds", ASK_COMPLETION, {NULL}},
-    {"tools", ASK_CHAT, {"[]"}},
-    {"tool_choice", ASK_CHAT, {"\"none\"", "\"auto\""}},
     {"functions", ASK_CHAT, {"[]"}},
     {"function_call", ASK_CHAT, {"\"none\"", "\"auto\""}},
     {"modalities", ASK_CHAT, {"[\"text\"]"}},
@@ -135,8 +130,7 @@ static int check_refused(const struct refusal *r, const struct ask *a, struct er
 
 /* --- fields with a structure --- */
 
-/* NULL where the field is absent or null. */
-static json_t *given(const struct ask *a, const char *name)
+json_t *ask_given(const struct ask *a, const char *name)
 {
     json_t *v = json_object_get(a->root, name);
     return json_is_null(v) ? NULL : v;
@@ -158,7 +152,7 @@ static int add_stop(struct ask *a, const json_t *v, struct err *e)
 static int parse_stop(struct ask *a, int vocab, struct err *e)
 {
     (void)vocab;
-    const json_t *v = given(a, "stop");
+    const json_t *v = ask_given(a, "stop");
     if (!v) return 0;
     if (!json_is_array(v)) return add_stop(a, v, e);
     for (size_t i = 0; i < json_array_size(v); i++)
@@ -166,7 +160,7 @@ static int parse_stop(struct ask *a, int vocab, struct err *e)
     return 0;
 }
 
-static int check_id(const json_t *v, const char *name, int vocab, struct err *e)
+int ask_check_id(const json_t *v, const char *name, int vocab, struct err *e)
 {
     if (!json_is_integer(v))
         return err_field(e, ERR_INVALID, name, "'%s' must hold token ids, which are integers", name);
@@ -180,14 +174,14 @@ static int check_id(const json_t *v, const char *name, int vocab, struct err *e)
 static int parse_stop_ids(struct ask *a, int vocab, struct err *e)
 {
     const char *name = "stop_token_ids";
-    const json_t *v = given(a, name);
+    const json_t *v = ask_given(a, name);
     if (!v) return 0;
     if (!json_is_array(v)) return err_field(e, ERR_INVALID, name, "'%s' must be an array of token ids", name);
     if (json_array_size(v) > GEN_STOP_IDS)
         return err_field(e, ERR_INVALID, name, "'%s' holds more than %d ids", name, GEN_STOP_IDS);
     for (size_t i = 0; i < json_array_size(v); i++) {
         const json_t *id = json_array_get(v, i);
-        if (check_id(id, name, vocab, e)) return -1;
+        if (ask_check_id(id, name, vocab, e)) return -1;
         a->p.stop_id[a->p.nstop_id++] = (int32_t)json_integer_value(id);
     }
     return 0;
@@ -221,7 +215,7 @@ static int parse_stream_options(struct ask *a, int vocab, struct err *e)
 {
     (void)vocab;
     const char *name = "stream_options";
-    const json_t *v = given(a, name);
+    const json_t *v = ask_given(a, name);
     if (!v) return 0;
     if (!json_is_object(v)) return err_field(e, ERR_INVALID, name, "'%s' must be an object", name);
     if (!a->stream) return err_field(e, ERR_INVALID, name, "'%s' is only allowed when 'stream' is true", name);
@@ -248,21 +242,6 @@ static int parse_logprobs(struct ask *a, int vocab, struct err *e)
     int64_t n = -1;
     if (json_get_int(a->root, "logprobs", 0, TOP_LOGPROBS_MAX, &n, NULL, e)) return -1;
     a->p.sample.logprobs = (int)n;
-    if (n >= 0 && a->echo)
-        return err_field(e, ERR_UNSUPPORTED, "echo", "'echo' together with 'logprobs' is not supported");
-    return 0;
-}
-
-static int parse_response_format(struct ask *a, int vocab, struct err *e)
-{
-    (void)vocab;
-    const char *name = "response_format", *type = NULL;
-    const json_t *v = given(a, name);
-    if (!v) return 0;
-    if (!json_is_object(v)) return err_field(e, ERR_INVALID, name, "'%s' must be an object", name);
-    if (json_need_str(v, "type", 64, &type, e)) return -1;
-    if (strcmp(type, "text"))
-        return err_field(e, ERR_UNSUPPORTED, name, "'%s' of this type is not supported, only \"text\" is", name);
     return 0;
 }
 
@@ -271,117 +250,18 @@ static int parse_template_args(struct ask *a, int vocab, struct err *e)
     (void)vocab;
     if (a->kind != ASK_CHAT) return 0;
     const char *name = "chat_template_kwargs";
-    a->template_args = given(a, name);
+    a->template_args = ask_given(a, name);
     if (a->template_args && !json_is_object(a->template_args))
         return err_field(e, ERR_INVALID, name, "'%s' must be an object", name);
     return 0;
 }
 
-/* --- messages --- */
-
-static int fault(struct err *e, enum err_code code, size_t i, const char *what)
-{
-    char param[64];
-    snprintf(param, sizeof param, "messages.%zu", i);
-    return err_field(e, code, param, "message %zu: %s", i, what);
-}
-
-static int join_parts(json_t *message, const json_t *parts, size_t i, struct err *e)
-{
-    struct buf text;
-    int rc = -1;
-    buf_init(&text, 64u << 20);
-    for (size_t k = 0; k < json_array_size(parts); k++) {
-        const json_t *part = json_array_get(parts, k), *t = json_object_get(part, "text");
-        const char *type = json_string_value(json_object_get(part, "type"));
-        if (!type) {
-            fault(e, ERR_INVALID, i, "each part of 'content' must be an object with a 'type'");
-            goto out;
-        }
-        if (strcmp(type, "text")) {
-            fault(e, ERR_UNSUPPORTED, i, "parts of 'content' other than text are not supported");
-            goto out;
-        }
-        if (!json_is_string(t)) {
-            fault(e, ERR_INVALID, i, "a text part of 'content' needs a 'text' that is a string");
-            goto out;
-        }
-        if (k) buf_addc(&text, '\n');
-        buf_add(&text, json_string_value(t), json_string_length(t));
-    }
-    if (text.failed || json_object_set_new(message, "content", json_stringn(text.data, text.len)))
-        err_set(e, ERR_NO_MEMORY, "no memory for the messages");
-    else
-        rc = 0;
-out:
-    buf_close(&text);
-    return rc;
-}
-
-static int check_message(json_t *m, size_t i, struct err *e)
-{
-    if (!json_is_object(m)) return fault(e, ERR_INVALID, i, "it must be an object");
-    const json_t *role = json_object_get(m, "role"), *content = json_object_get(m, "content");
-    if (!role) return fault(e, ERR_MISSING, i, "'role' is missing");
-    if (!json_is_string(role) || json_string_length(role) == 0)
-        return fault(e, ERR_INVALID, i, "'role' must be a string");
-    if (json_is_array(content)) return join_parts(m, content, i, e);
-    if (json_is_string(content)) return 0;
-    if (content && !json_is_null(content))
-        return fault(e, ERR_INVALID, i, "'content' must be a string or an array of text parts");
-    if (!json_object_get(m, "tool_calls")) return fault(e, ERR_MISSING, i, "'content' is missing");
-    return json_object_set_new(m, "content", json_string("")) ? fault(e, ERR_NO_MEMORY, i, "no memory") : 0;
-}
-
-static int parse_messages(struct ask *a, struct err *e)
-{
-    json_t *list = given(a, "messages");
-    if (!list) return err_field(e, ERR_MISSING, "messages", "'messages' is missing");
-    if (!json_is_array(list)) return err_field(e, ERR_INVALID, "messages", "'messages' must be an array");
-    size_t n = json_array_size(list);
-    if (n == 0) return err_field(e, ERR_INVALID, "messages", "'messages' is empty");
-    if (n > ASK_MESSAGES_MAX) return err_field(e, ERR_INVALID, "messages", "more than %d messages", ASK_MESSAGES_MAX);
-    for (size_t i = 0; i < n; i++)
-        if (check_message(json_array_get(list, i), i, e)) return -1;
-    a->messages = list;
-    a->nprompts = 1;
-    return 0;
-}
-
-/* --- prompts --- */
-
-static int add_prompt(struct ask *a, const json_t *v, int vocab, struct err *e)
-{
-    if (a->nprompts == ASK_PROMPTS_MAX)
-        return err_field(e, ERR_INVALID, "prompt", "more than %d prompts", ASK_PROMPTS_MAX);
-    if (!json_is_string(v) && !json_is_array(v))
-        return err_field(e, ERR_INVALID, "prompt",
-                         "'prompt' must be a string, an array of strings, or arrays of token ids");
-    if (json_is_array(v) && json_array_size(v) == 0) return err_field(e, ERR_INVALID, "prompt", "a prompt is empty");
-    for (size_t i = 0; i < json_array_size(v); i++)
-        if (check_id(json_array_get(v, i), "prompt", vocab, e)) return -1;
-    a->prompt[a->nprompts++] = v;
-    return 0;
-}
-
-static int parse_prompts(struct ask *a, int vocab, struct err *e)
-{
-    const json_t *v = given(a, "prompt");
-    if (!v) return err_field(e, ERR_MISSING, "prompt", "'prompt' is missing");
-    if (!json_is_array(v) || json_is_number(json_array_get(v, 0)) || json_array_size(v) == 0)
-        return add_prompt(a, v, vocab, e);
-    for (size_t i = 0; i < json_array_size(v); i++)
-        if (add_prompt(a, json_array_get(v, i), vocab, e)) return -1;
-    return 0;
-}
-
 /* --- all of it --- */
 
-typedef int parser(struct ask *a, int vocab, struct err *e);
-
-static parser *const parsers[] = {
-    parse_seed,           parse_stop,     parse_stop_ids,        parse_special,       parse_salt,
-    parse_stream_options, parse_logprobs, parse_response_format, parse_template_args,
+static ask_parser *const parsers[] = {
+    parse_seed,           parse_stop,      parse_stop_ids,     parse_special,  parse_salt,
+    parse_stream_options, parse_logprobs,  ask_parse_choices,  ask_parse_bias, ask_parse_format,
+    parse_template_args,  ask_parse_tools, ask_parse_adapters,
 };
 
 static int parse_all(struct ask *a, int vocab, struct err *e)
@@ -394,7 +274,10 @@ static int parse_all(struct ask *a, int vocab, struct err *e)
     for (size_t i = 0; i < sizeof parsers / sizeof *parsers; i++)
         if (parsers[i](a, vocab, e)) return -1;
     if (a->p.sample.top_k < 0) a->p.sample.top_k = 0; /* -1 is another way to say "all" */
-    return a->kind == ASK_CHAT ? parse_messages(a, e) : parse_prompts(a, vocab, e);
+    if (a->kind == ASK_CHAT ? ask_parse_messages(a, e) : ask_parse_prompts(a, vocab, e)) return -1;
+    if (a->nprompts * a->n <= ASK_CHOICES_MAX) return 0;
+    return err_field(e, ERR_INVALID, "n", "%d prompts times %d choices are more than %d answers", a->nprompts, a->n,
+                     ASK_CHOICES_MAX);
 }
 
 int ask_parse(const char *body, size_t len, enum ask_kind kind, int vocab, struct ask *out, struct err *e)
@@ -403,12 +286,13 @@ int ask_parse(const char *body, size_t len, enum ask_kind kind, int vocab, struc
         .kind = kind,
         .add_generation_prompt = true,
         .add_special_tokens = kind == ASK_COMPLETION, /* a chat template writes its own BOS */
-        .p = {.sample = {.temperature = 1, .top_p = 1, .logprobs = -1},
+        .n = 1,
+        .p = {.sample = {.temperature = 1, .top_p = 1, .typical_p = 1, .repetition_penalty = 1, .logprobs = -1},
               .max_tokens = kind == ASK_COMPLETION ? COMPLETION_MAX_TOKENS : 0},
     };
     if (json_parse(body, len, &a.root, e)) return -1;
     if (parse_all(&a, vocab, e)) {
-        json_decref(a.root);
+        ask_close(&a);
         return -1;
     }
     *out = a;
@@ -418,5 +302,8 @@ int ask_parse(const char *body, size_t len, enum ask_kind kind, int vocab, struc
 void ask_close(struct ask *a)
 {
     json_decref(a->root);
+    free((void *)a->p.bias);
     a->root = NULL;
+    a->p.bias = NULL;
+    a->p.nbias = 0;
 }

@@ -8,13 +8,20 @@
 #include "base/err.h"
 #include "base/json.h"
 #include "engine/sched.h"
+#include "engine/tools.h"
 
 #define ASK_PROMPTS_MAX 64 /* prompts of one completions request */
 #define ASK_MESSAGES_MAX 4096
 #define ASK_MODEL_LEN 256
-#define ASK_SALT_LEN 128
+#define ASK_SALT_LEN GEN_SALT_LEN
+#define ASK_CHOICES_MAX 128 /* of one request: prompts times n */
+#define ASK_BIASES_MAX 1024
+#define ASK_ALTERNATIVES_MAX 4096 /* of guided_choice */
 
 enum ask_kind { ASK_CHAT = 1, ASK_COMPLETION = 2 };
+
+/* What the answer has to look like. */
+enum ask_format { FORMAT_ANY, FORMAT_JSON_OBJECT, FORMAT_JSON_SCHEMA, FORMAT_REGEX, FORMAT_CHOICE };
 
 struct ask {
     enum ask_kind kind;
@@ -25,8 +32,23 @@ struct ask {
     bool add_generation_prompt;
     const json_t *prompt[ASK_PROMPTS_MAX]; /* completions: a string, or an array of token ids, each */
     int nprompts;                          /* chat: 1 */
-    struct gen_params p;                   /* max_tokens 0: none given; stop[] borrowed from root */
-    bool seeded;                           /* p.sample.seed was given */
+    struct gen_params p;                   /* max_tokens 0: none given; stop[] borrowed from root, bias malloc'ed */
+    int n, best_of;                        /* choices per prompt; best_of 0: not given */
+    struct {
+        enum ask_format kind;
+        const char *field;   /* that asked for it */
+        const json_t *value; /* schema, pattern, or list of alternatives */
+    } format;
+    const json_t *tools; /* NULL: none */
+    enum tool_choice tool_choice;
+    const char *tool_named;
+    bool parallel_tool_calls;
+    struct {
+        const char *name;
+        double weight;
+    } adapter[GEN_ADAPTERS]; /* summed, in place of the one that `model` names */
+    int nadapters;
+    bool seeded; /* p.sample.seed was given */
     bool stream, include_usage, continuous_usage;
     bool echo, return_token_ids;
     bool add_special_tokens; /* completions: begin with BOS where the vocabulary does */

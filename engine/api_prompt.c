@@ -64,7 +64,10 @@ static int chat_tokens(const struct api_engine *g, const struct ask *a, struct t
         return err_field(e, ERR_UNSUPPORTED, "messages", "the model %s has no chat template; use /v1/completions",
                          m->name);
     buf_init(&text, RENDERED_MAX);
-    int rc = chat_render(m->chat, a->messages, NULL, a->add_generation_prompt, a->template_args, &text, e);
+    const json_t *tools = a->tool_choice == TOOL_CHOICE_NONE ? NULL : a->tools;
+    if (tools && !g->template_takes_tools)
+        return err_field(e, ERR_UNSUPPORTED, "tools", "the chat template of %s has no place for tools", m->name);
+    int rc = chat_render(m->chat, a->messages, tools, a->add_generation_prompt, a->template_args, &text, e);
     if (!rc) rc = encode(g, a, text.data, text.len, "messages", out, e);
     buf_close(&text);
     return rc;

@@ -143,6 +143,19 @@ int logprobs_add(struct logprobs *l, enum ask_kind kind, const struct vocab_text
     return failed ? -1 : 0;
 }
 
+int logprobs_add_first(struct logprobs *l, const struct vocab_text *v, int32_t id)
+{
+    size_t n;
+    const char *text = v->bytes(v->u, id, &n);
+    buf_add_json(&l->column[0], text, n);
+    buf_adds(&l->column[1], "null");
+    buf_adds(&l->column[2], "null");
+    buf_addu(&l->column[3], (uint64_t)l->offset);
+    l->offset += characters(text, n);
+    l->n++;
+    return l->column[0].failed || l->column[3].failed ? -1 : 0;
+}
+
 static void add_logprobs(const struct logprobs *l, enum ask_kind kind, struct buf *out)
 {
     static const char *const completion[LOGPROB_COLUMNS] = {"{\"tokens\":[", "],\"token_logprobs\":[",
@@ -210,6 +223,23 @@ static void add_prompt_ids(const struct piece *p, struct buf *out)
     buf_addc(out, ']');
 }
 
+static void add_calls(const struct piece *p, bool stream, struct buf *out)
+{
+    buf_adds(out, "\"tool_calls\":[");
+    for (int i = p->first_call; i < p->ncalls; i++) {
+        const struct tool_call *c = &p->calls[i];
+        if (i > p->first_call) buf_addc(out, ',');
+        buf_addc(out, '{');
+        if (stream) buf_addf(out, "\"index\":%d,", i);
+        buf_addf(out, "\"id\":\"%s\",\"type\":\"function\",\"function\":{\"name\":", c->id);
+        buf_add_json(out, c->name, strlen(c->name));
+        buf_adds(out, ",\"arguments\":");
+        buf_add_json(out, c->arguments, strlen(c->arguments));
+        buf_adds(out, "}}");
+    }
+    buf_addc(out, ']');
+}
+
 /* "message":{..}, "delta":{..} or "text":.. */
 static void add_content(const struct render *r, const struct piece *p, struct buf *out)
 {
@@ -224,8 +254,17 @@ static void add_content(const struct render *r, const struct piece *p, struct bu
         buf_addc(out, '}'); /* the last chunk says why, and nothing else */
         return;
     }
-    buf_adds(out, "\"content\":");
-    buf_add_json(out, p->text, p->text_len);
+    bool calls = p->ncalls > p->first_call;
+    if (p->text_len || !calls) {
+        buf_adds(out, "\"content\":");
+        buf_add_json(out, p->text, p->text_len);
+    } else if (!r->stream) {
+        buf_adds(out, "\"content\":null");
+    }
+    if (calls) {
+        if (p->text_len || !r->stream) buf_addc(out, ',');
+        add_calls(p, r->stream, out);
+    }
     buf_adds(out, r->stream ? "}" : ",\"refusal\":null}");
 }
 

@@ -26,6 +26,8 @@ struct logprobs {
 void logprobs_init(struct logprobs *l);
 void logprobs_close(struct logprobs *l);
 void logprobs_reset(struct logprobs *l); /* after its tokens were sent: the offset goes on */
+/* A prompt's first token, which has no log-probability (null). */
+int logprobs_add_first(struct logprobs *l, const struct vocab_text *v, int32_t id);
 int logprobs_add(struct logprobs *l, enum ask_kind kind, const struct vocab_text *v, const struct sample *s);
 
 struct render {
@@ -55,6 +57,8 @@ struct piece {
     const struct buf *ids;     /* token ids printed with commas; NULL: no "token_ids" */
     const int32_t *prompt_ids; /* NULL: no "prompt_token_ids" */
     int nprompt_ids;
+    const struct tool_call *calls; /* [ncalls] of which first_call is the first one shown */
+    int first_call, ncalls;
     const char *finish; /* NULL: null */
 };
 

@@ -15,7 +15,8 @@
 
 struct chat_template {
     struct jinja j;
-    const char *bos, *eos; /* in j.arena */
+    const char *bos, *eos, *source; /* in j.arena */
+    size_t source_len;
 };
 
 static int compile(struct chat_template *t, const char *source, size_t len, const char *bos, const char *eos, struct err *e)
@@ -26,7 +27,9 @@ static int compile(struct chat_template *t, const char *source, size_t len, cons
     if (!t->j.arena) return err_set(e, ERR_NO_MEMORY, "chat template: out of memory");
     t->bos = arena_strdup(t->j.arena, bos);
     t->eos = arena_strdup(t->j.arena, eos);
-    if (!t->bos || !t->eos) return err_set(e, ERR_NO_MEMORY, "chat template: out of memory");
+    t->source = arena_strdup(t->j.arena, source);
+    t->source_len = t->source ? strlen(t->source) : 0;
+    if (!t->bos || !t->eos || !t->source) return err_set(e, ERR_NO_MEMORY, "chat template: out of memory");
     return jinja_lex(&t->j, source, len, &tokens, &n, e) || jinja_parse(&t->j, tokens, e) ? -1 : 0;
 }
 
@@ -41,6 +44,12 @@ int chat_template_new(struct chat_template **out, const char *source, size_t len
     }
     *out = t;
     return 0;
+}
+
+const char *chat_source(const struct chat_template *t, size_t *len)
+{
+    *len = t->source_len;
+    return t->source;
 }
 
 void chat_template_free(struct chat_template *t)

@@ -18,6 +18,9 @@ int chat_template_new(struct chat_template **out, const char *source, size_t len
                       struct err *e);
 void chat_template_free(struct chat_template *t);
 
+/* The template's own text, borrowed. */
+const char *chat_source(const struct chat_template *t, size_t *len);
+
 /* messages: array of {"role","content",...}; tools: array or NULL; extra: object of further variables (chat_template_kwargs) or
  * NULL. Appends to out. raise_exception and bad input are ERR_INVALID with param "messages". */
 int chat_render(const struct chat_template *t, const json_t *messages, const json_t *tools, bool add_generation_prompt,

@@ -27,6 +27,7 @@
 
 #define ENGINE_VERSION "0.1.0"
 #define TICK_MS 100
+#define GRAMMAR_CACHE_BYTES ((size_t)64 << 20)
 #define TOKEN_MAX 4096
 #define USAGE_HINT                                                                                                     \
     "usage: weft-engine serve --model PATH (--socket PATH | --listen ADDR:PORT --token-file F); see --help"
@@ -53,6 +54,7 @@ struct engine {
     struct metrics *metrics;
     struct model *model;
     struct lora_set *loras;
+    struct constrain *constrain;
     struct sched *sched;
     struct err error;
     enum exit_code refused;
@@ -124,6 +126,7 @@ static int load_parts(struct engine *g)
     }
     if (model_load(&g->model, s->model, s->name[0] ? s->name : NULL, prec, (int)s->max_context, e))
         return refuse(g, EXIT_MODEL);
+    if (s->chat_template[0] && model_set_chat(g->model, s->chat_template, e)) return refuse(g, EXIT_MODEL);
     struct lora_options lo = {.store = s->store[0] ? s->store : NULL,
                               .max_slots = (int)s->max_slots,
                               .max_known = (int)s->max_known,
@@ -131,6 +134,7 @@ static int load_parts(struct engine *g)
                               .max_rank = (int)s->max_rank,
                               .metrics = g->metrics};
     if (lora_set_new(&g->loras, g->model, &lo, e)) return refuse(g, EXIT_DEVICE);
+    if (constrain_new(&g->constrain, g->model->tok, GRAMMAR_CACHE_BYTES, e)) return refuse(g, EXIT_DEVICE);
     struct sched_options so = {.max_running = (int)s->max_running,
                                .max_waiting = (int)s->max_waiting,
                                .step_tokens = (int)s->step_tokens,
@@ -140,6 +144,7 @@ static int load_parts(struct engine *g)
     if (sched_new(&g->sched, g->model, g->loras, &so, g->metrics, e)) return refuse(g, EXIT_DEVICE);
     struct api_engine face = {.model = g->model,
                               .loras = g->loras,
+                              .constrain = g->constrain,
                               .sched = g->sched,
                               .kernels = k->name,
                               .max_slots = (int)s->max_slots,
@@ -200,6 +205,7 @@ static void stop(struct engine *g)
     if (g->sched) sched_free(g->sched);
     if (g->loras) lora_set_free(g->loras);
     api_stop(g->api);
+    if (g->constrain) constrain_free(g->constrain);
     if (g->model) model_free(g->model);
     metrics_free(g->metrics);
 }

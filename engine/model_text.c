@@ -11,7 +11,10 @@
  * Called at load only. */
 #include "engine/model_family.h"
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+#define TEMPLATE_MAX (4u << 20) /* bytes of a template in a file of its own */
 
 /* A special token's text with a NUL, cut where it is absurdly long. */
 static void token_text(const struct tokenizer *t, int id, char out[256])
@@ -105,5 +108,23 @@ int text_load(const struct source *s, struct model *m, struct err *e)
     m->tokens = tokenizer_vocab(m->tok);
     if (m->tokens > m->vocab)
         return err_set(e, ERR_MODEL, "the vocabulary has %d tokens, the embedding only %d rows", m->tokens, m->vocab);
+    return 0;
+}
+
+int model_set_chat(struct model *m, const char *path, struct err *e)
+{
+    struct chat_template *old = m->chat;
+    FILE *f = fopen(path, "re");
+    if (!f) return err_errno(e, "cannot open the chat template %s", path);
+    char *text = malloc(TEMPLATE_MAX);
+    size_t n = text ? fread(text, 1, TEMPLATE_MAX, f) : 0;
+    bool whole = feof(f) && !ferror(f);
+    fclose(f);
+    int rc = !text    ? err_set(e, ERR_NO_MEMORY, "no memory for the chat template")
+             : !whole ? err_set(e, ERR_USAGE, "the chat template %s has more than %u bytes", path, TEMPLATE_MAX)
+                      : compile(m, text, n, e);
+    free(text);
+    if (rc) return err_prefix(e, "%s", path);
+    chat_template_free(old);
     return 0;
 }

@@ -15,11 +15,12 @@ def error_of(response):
 
 
 REFUSED = [
-    ({"n": 2}, "n", "unsupported_parameter"),
-    ({"frequency_penalty": 0.5}, "frequency_penalty", "unsupported_parameter"),
-    ({"presence_penalty": 0.5}, "presence_penalty", "unsupported_parameter"),
-    ({"logit_bias": {"1": 5}}, "logit_bias", "unsupported_parameter"),
-    ({"response_format": {"type": "json_object"}}, "response_format", "unsupported_parameter"),
+    ({"n": 0}, "n", "invalid_value"),
+    ({"n": 129}, "n", "invalid_value"),
+    ({"frequency_penalty": 2.5}, "frequency_penalty", "invalid_value"),
+    ({"presence_penalty": -3}, "presence_penalty", "invalid_value"),
+    ({"logit_bias": {"1": 500}}, "logit_bias", "invalid_value"),
+    ({"response_format": {"type": "xml"}}, "response_format", "unsupported_parameter"),
     ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools", "unsupported_parameter"),
     ({"temperature": 3}, "temperature", "invalid_value"),
     ({"top_p": -1}, "top_p", "invalid_value"),
@@ -29,8 +30,8 @@ REFUSED = [
     ({"messages": []}, "messages", "invalid_value"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages.0", "unsupported_parameter"),
     ({"extra_body": {"min_tokens": 50}, "max_tokens": 5}, "min_tokens", "invalid_value"),
-    ({"extra_body": {"repetition_penalty": 1.3}}, "repetition_penalty", "unsupported_parameter"),
-    ({"extra_body": {"guided_regex": "a+"}}, "guided_regex", "unsupported_parameter"),
+    ({"extra_body": {"repetition_penalty": -1.3}}, "repetition_penalty", "invalid_value"),
+    ({"extra_body": {"guided_grammar": "root ::= x"}}, "guided_grammar", "unsupported_parameter"),
 ]
 
 
