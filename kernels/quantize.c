@@ -234,6 +234,7 @@ static void group_scaled(const struct quant_type *t, const float *f, struct foun
     if (top == 0) top = 1;
     if (t->power_of_two) {
         float d = power_above(most / top);
+        if (!isfinite(d * top)) d /= 2; /* a code of the largest value would be beyond float32 */
         codes_at(t, f, d, best);
         if (d > 0x1p-126f) codes_at(t, f, d / 2, best);
         return;
