@@ -183,7 +183,7 @@ int quant_matrix(const struct module_of *m, struct source_matrix *out, struct er
         snprintf(name, sizeof name, "%s%s", m->stem, forms[i].suffix);
         const struct tensor *t = hf_find(m->s, name);
         if (!t || t->dtype != forms[i].dtype) continue;
-        other = &forms[i];
+        if (!other) other = &forms[i];
         if (forms[i].method != m->s->quant.method) continue;
         if (m->k % GROUP) return module_bad(m, e, "its rows are no multiple of %d long", GROUP);
         return forms[i].open(m, out, e) ? -1 : 1;
