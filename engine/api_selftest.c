@@ -30,17 +30,17 @@ struct selftests {
 
 static void run(struct selftests *s, const struct job *j)
 {
-    double err_of[LORA_MODULES], worst = 0;
+    double err_of[LORA_CHECKS], worst = 0;
     struct err e = {0};
     if (lora_selftest(s->loras, j->digest, err_of, &e)) {
         api_refuse(j->r, &e);
         return;
     }
     json_t *modules = json_object();
-    for (int i = 0; i < LORA_MODULES; i++) {
+    for (int i = 0; i < LORA_CHECKS; i++) {
         if (err_of[i] < 0) continue;
         if (!(err_of[i] <= worst)) worst = err_of[i]; /* NaN becomes the worst */
-        json_object_set_new(modules, lora_module_name[i], json_real(err_of[i]));
+        json_object_set_new(modules, lora_check_name[i], json_real(err_of[i]));
     }
     api_reply_json(j->r, json_pack("{s:s, s:o, s:f}", "digest", j->digest, "modules", modules, "max_error", worst));
 }

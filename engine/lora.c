@@ -188,8 +188,7 @@ void lora_note_slots(struct lora_set *s)
 static void empty_slot(struct lora_set *s, struct slot *slot)
 {
     assert(slot->pins == 0);
-    big_free(slot->block, slot->block_bytes);
-    free(slot->pub.mod);
+    lora_pack_free(slot);
     int id = slot->pub.id;
     slot->owner->slot = NULL;
     *slot = (struct slot){.pub.id = id};
@@ -386,6 +385,7 @@ int lora_list(struct lora_set *s, struct lora_info *out, int max)
                                 .rank = e->rank,
                                 .pins = e->slot ? e->slot->pins : 0,
                                 .bytes = e->bytes,
+                                .kind = e->kind ? e->kind : "",
                                 .loaded_at = e->loaded_at};
         memcpy(i->digest, e->digest, sizeof i->digest);
     }

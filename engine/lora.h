@@ -22,6 +22,7 @@ struct lora_slot {
      * one. ninvocation 0: every row uses the adapter. */
     const int32_t *invocation;
     int ninvocation;
+    const char *kind; /* "lora", "dora", "alora" */
     size_t bytes;
 };
 
@@ -33,6 +34,7 @@ struct lora_info {
     enum lora_state state;
     int rank, pins;
     size_t bytes;
+    const char *kind;  /* of a slot; "" before it was resident */
     int64_t loaded_at; /* unix seconds */
 };
 
@@ -71,6 +73,10 @@ void lora_unpin(struct lora_set *s, struct lora_slot *slot);
 int lora_list(struct lora_set *s, struct lora_info *out, int max);
 bool lora_known(struct lora_set *s, const char *digest);
 
-/* Compare the fused path against plain float32 (W x + s B A x) on seeded rows for each adapted module: largest relative error per module name.
- * Pins for the time. Blocking, on the caller's thread. err[LORA_MODULES]: < 0 where not adapted. */
-int lora_selftest(struct lora_set *s, const char *digest, double err_of[LORA_MODULES], struct err *e);
+/* What the self-test measures: the modules of dense layers, then experts, router, lm_head and embed_tokens. */
+enum { CHECK_EXPERTS = LORA_MODULES, CHECK_ROUTER, CHECK_HEAD, CHECK_EMBED, LORA_CHECKS };
+extern const char *const lora_check_name[LORA_CHECKS];
+
+/* Compare the fused path against plain float64, g (W x + s B A x), on seeded rows: the largest relative error of each
+ * check, < 0 where nothing is adapted. Pins for the time. Blocking, on the caller's thread. */
+int lora_selftest(struct lora_set *s, const char *digest, double err_of[LORA_CHECKS], struct err *e);

@@ -35,6 +35,7 @@ struct lora_entry {
     struct lora_waiters waiters;
     int64_t last_use_us, loaded_at;
     int rank;
+    const char *kind;
     size_t bytes;
     struct lora_entry *chain;       /* of its bucket */
     struct lora_entry *prev, *next; /* of all */
@@ -47,8 +48,13 @@ struct slot {
     struct lora_entry *owner; /* NULL: free, or being filled by the loader */
     bool closing;             /* no new pins: the loader waits for it */
     int pins;
+    /* lora_pack.c's */
     void *block;
     size_t block_bytes;
+    struct lora_mod *expert, *router, head;
+    struct lora_embed embed;
+    struct weight embed_full, head_full; /* n 0: none */
+    int32_t invocation[PEFT_INVOCATION_MAX];
 };
 
 struct lora_set {
@@ -80,10 +86,20 @@ void lora_note_slots(struct lora_set *s); /* the gauges */
 /* Without the lock: call back and free. */
 void lora_fire(struct lora_waiters *w, bool cold);
 
+/* --- lora_pack.c --- */
+struct adapter;
+/* Fill the slot's memory and `pub` from an opened adapter. ERR_ADAPTER_INVALID where a layer of the base lacks what the
+ * adapter adapts, ERR_NO_MEMORY. */
+int lora_pack(const struct model *m, const struct adapter *a, struct slot *slot, struct err *e);
+void lora_pack_free(struct slot *slot);
+
+/* The base's matrix under a part of the adapter: a column in a dense layer (expert -1) or of an expert; n 0: the layer
+ * has none. */
+const struct weight *lora_base_of(const struct model *m, int layer, int expert, int module);
+
 /* --- lora_loader.c --- */
 void *lora_loader(void *set);
 /* Open the folder as an adapter of this base whose content hashes to `digest`. */
-struct adapter;
 int lora_open_folder(struct lora_set *s, const char *digest, const char *path, struct adapter **out, struct err *e);
 
 /* The folder of a known adapter, malloc'ed; NULL: unknown or no memory. */

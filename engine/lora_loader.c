@@ -60,72 +60,6 @@ int lora_open_folder(struct lora_set *s, const char *digest, const char *path, s
     return 0;
 }
 
-/* --- packing --- */
-
-static const enum tensor_type type_of[] = {[ST_F32] = T_F32, [ST_F16] = T_F16, [ST_BF16] = T_BF16};
-
-static size_t packed_bytes(const struct model *m, const struct adapter *a, enum lora_type type)
-{
-    size_t sum = 0;
-    for (int i = 0; i < a->layers * LORA_MODULES; i++)
-        if (a->part[i].a)
-            sum += lora_mod_bytes(type, a->part[i].r, m->desc.out[i % LORA_MODULES], m->desc.in[i % LORA_MODULES]);
-    return sum;
-}
-
-/* Pack one module. A and B of different types meet in float32. */
-static int pack_module(struct lora_mod *mod, enum lora_type type, char *dst, const struct adapter_part *p, int out,
-                       int in, struct err *e)
-{
-    if (p->a->dtype == p->b->dtype) {
-        lora_mod_pack(mod, type, dst, p->r, out, in, p->scale, type_of[p->a->dtype], p->a->data, p->b->data, NULL);
-        return 0;
-    }
-    size_t na = (size_t)p->r * (size_t)in, nb = (size_t)out * (size_t)p->r;
-    float *f = malloc((na + nb) * sizeof *f);
-    if (!f) return err_set(e, ERR_NO_MEMORY, "no memory to convert %s", p->a->name);
-    tensor_to_f32(type_of[p->a->dtype], p->a->data, (int64_t)na, f);
-    tensor_to_f32(type_of[p->b->dtype], p->b->data, (int64_t)nb, f + na);
-    lora_mod_pack(mod, type, dst, p->r, out, in, p->scale, T_F32, f, f + na, NULL);
-    free(f);
-    return 0;
-}
-
-/* All modules, one behind the other. Rows of B are in Hugging Face's order, as the base's are after loading: no
- * reordering. */
-static int pack_modules(const struct model *m, const struct adapter *a, enum lora_type type, char *block,
-                        struct lora_mod *mod, struct err *e)
-{
-    for (int i = 0; i < a->layers * LORA_MODULES; i++) {
-        const struct adapter_part *p = &a->part[i];
-        int in = m->desc.in[i % LORA_MODULES], out = m->desc.out[i % LORA_MODULES];
-        if (!p->a) continue;
-        if (pack_module(&mod[i], type, block, p, out, in, e)) return -1;
-        block += lora_mod_bytes(type, p->r, out, in);
-    }
-    return 0;
-}
-
-static int pack(const struct model *m, const struct adapter *a, struct slot *slot, struct err *e)
-{
-    enum lora_type type = m->prec == PREC_EXACT ? LORA_F32 : LORA_BF16;
-    size_t bytes = packed_bytes(m, a, type);
-    char *block = big_alloc(bytes);
-    struct lora_mod *mod = calloc((size_t)m->layers * LORA_MODULES, sizeof *mod);
-    if (!block || !mod || pack_modules(m, a, type, block, mod, e)) {
-        if (block) big_free(block, bytes);
-        free(mod);
-        return err_set(e, ERR_NO_MEMORY, "no memory for an adapter of %zu bytes", bytes);
-    }
-    slot->block = block;
-    slot->block_bytes = bytes;
-    slot->pub.mod = mod;
-    slot->pub.table = (struct lora_table){.mod = mod};
-    slot->pub.bytes = bytes;
-    slot->pub.max_rank = a->max_rank;
-    return 0;
-}
-
 /* --- a slot, with the lock held --- */
 
 static struct slot *free_slot(struct lora_set *s)
@@ -247,6 +181,7 @@ static void publish(struct lora_set *s, struct lora_entry *e, struct slot *slot,
     e->slot = slot;
     e->state = LORA_RESIDENT;
     e->rank = slot->pub.max_rank;
+    e->kind = slot->pub.kind;
     e->bytes = slot->pub.bytes;
     e->loaded_at = clock_wall_us() / 1000000;
     e->last_use_us = clock_mono_us();
@@ -254,7 +189,7 @@ static void publish(struct lora_set *s, struct lora_entry *e, struct slot *slot,
     lora_settle(e, WAIT_LOAD, NULL, fire);
     lora_note_slots(s);
     log_info("adapter_loaded", LS("digest", e->digest), LI("slot", slot->pub.id), LI("rank", e->rank),
-             LI("bytes", (int64_t)e->bytes));
+             LS("kind", e->kind), LI("bytes", (int64_t)e->bytes));
     if (!lora_has_waiters(e, WAIT_UNLOAD)) return;
     e->state = LORA_DRAINING;
     if (slot->pins == 0) lora_drained(s, e, fire);
@@ -285,7 +220,7 @@ static int fill(struct lora_set *s, struct lora_entry *e, const struct adapter *
         return err_set(err, s->stop ? ERR_UNAVAILABLE : ERR_NO_SLOT,
                        s->stop ? "the engine is stopping" : "no adapter slot came free within %d ms", s->o.wait_ms);
     pthread_mutex_unlock(&s->lock);
-    int rc = pack(s->m, a, slot, err);
+    int rc = lora_pack(s->m, a, slot, err);
     pthread_mutex_lock(&s->lock);
     *out = slot;
     return rc;

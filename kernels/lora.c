@@ -86,7 +86,7 @@ static const struct lora_mod *place_of(const struct mm *m, const struct lora_tab
     case MM_BASE:
         return NULL;
     case MM_HEAD:
-        return t->head_full ? NULL : t->head;
+        return t->head;
     case MM_ROUTER:
         return t->router ? &t->router[layer] : NULL;
     }

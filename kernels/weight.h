@@ -157,6 +157,9 @@ size_t lora_mod_bytes(enum lora_type type, int r, int n, int k);
 void lora_mod_pack(struct lora_mod *m, enum lora_type type, void *dst, int r, int n, int k, float scale,
                    enum tensor_type src, const void *a, const void *b, const int *row_of);
 
+/* DoRA's norm of one merged row: || w + sum_j c[j] A[j] ||, w [k], A [r][k], c[j] = scale B[row][j]; scratch [k]. */
+double lora_row_norm(const float *w, const float *a, const double *c, int r, int k, double *scratch);
+
 /* Big blocks in 2 MB pages where possible, zeroed, 64-byte aligned; NULL: out of memory. */
 void *big_alloc(size_t bytes);
 void big_free(void *p, size_t bytes);

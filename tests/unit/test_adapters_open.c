@@ -248,7 +248,7 @@ static const struct {
     {"bias", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.bias=F32:8", "would not be used"},
     {"lora_B bias", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_B.bias=F32:8", "would not be used"},
     {"another adapter's name", NULL, "+base_model.model.model.layers.0.self_attn.q_proj.lora_A.other.weight=F32:4,8",
-     "of the adapter \"other\", others of \"default\": two adapters in one file"},
+     "two adapters in one file"},
     {"vision tower", NULL, "+base_model.model.vision_tower.encoder.layers.0.self_attn.q_proj.lora_A.weight=F32:4,8",
      "would not be used"},
     {"self attention misspelled", NULL, "+base_model.model.model.layers.0.attn.q_proj.lora_A.weight=F32:4,8",

@@ -282,7 +282,7 @@ static void test_a_slot_holds_what_the_file_says(void **state)
         tiny_open(&t, row[r].type, row[r].prec,
                   &(struct lora_options){.max_slots = 2, .max_known = 16, .wait_ms = 1000, .max_rank = 64});
         for (int i = 0; i < ADAPTERS; i++) {
-            double worst[LORA_MODULES];
+            double worst[LORA_CHECKS];
             struct err e = {0};
             assert_int_equal(tiny_load(&t, i), ERR_NONE);
             if (lora_selftest(t.loras, t.digest[i], worst, &e)) fail_msg("%s", e.msg);
@@ -301,7 +301,7 @@ static void test_a_slot_holds_what_the_file_says(void **state)
 static void test_the_self_test_sees_spoilt_memory(void **state)
 {
     (void)state;
-    double worst[LORA_MODULES];
+    double worst[LORA_CHECKS];
     struct err e = {0};
     open_with(1, 1000);
     assert_int_equal(tiny_load(&t, 1), ERR_NONE);
