@@ -45,41 +45,46 @@ INLINE __m512 scale_of(const uint8_t *group, const struct codes_rows *x, int hal
     return _mm512_mul_ps(_mm512_load_ps(group + half * 64), x->factor);
 }
 
+/* acc[R][32] += the sums of a group. */
+INLINE void add_group(const __m512 scale[2], __m512 dot[][2], const int R, float *acc)
+{
+    for (int r = 0; r < R; r++, acc += PANEL) {
+        _mm512_store_ps(acc, _mm512_fmadd_ps(scale[0], dot[r][0], _mm512_load_ps(acc)));
+        _mm512_store_ps(acc + 16, _mm512_fmadd_ps(scale[1], dot[r][1], _mm512_load_ps(acc + 16)));
+    }
+}
+
 /* --- few rows --- */
 
-/* dot += the half's outputs of a group with R rows. */
-INLINE void few_half(const uint8_t *group, const struct codes_rows *x, int g, int half, const int R, __m512 y[FEW])
+/* One group. The loop over p stays one: unrolled, gcc decodes all of it first and spills. */
+INLINE void few_group(const uint8_t *group, const struct codes_rows *x, const uint16_t *at, const int R, float *acc)
 {
-    __m512 dot[FEW];
-    for (int r = 0; r < R; r++) dot[r] = _mm512_setzero_ps();
-#pragma GCC unroll 4
-    for (int p = 0; p < EIGHTS; p++) {
-        __m512i pair[4];
-        decode(x->table, group + PANEL * 4, p, half, pair);
+    __m512 dot[FEW][2];
+    for (int r = 0; r < R; r++) dot[r][0] = dot[r][1] = _mm512_setzero_ps();
+#pragma GCC unroll 1
+    for (int p = 0; p < EIGHTS; p++, at += 8) {
+        __m512i pair[2][4];
+        decode(x->table, group + PANEL * 4, p, 0, pair[0]);
+        decode(x->table, group + PANEL * 4, p, 1, pair[1]);
 #pragma GCC unroll 4
         for (int j = 0; j < 4; j++)
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++) {
-                const uint16_t *at = x->x + (size_t)r * (size_t)x->k + g * GROUP + p * 8 + j * 2;
-                dot[r] = _mm512_dpbf16_ps(dot[r], (__m512bh)pair[j], two(at));
+                __m512bh a = two(at + (size_t)r * (size_t)x->k + j * 2);
+                dot[r][0] = _mm512_dpbf16_ps(dot[r][0], (__m512bh)pair[0][j], a);
+                dot[r][1] = _mm512_dpbf16_ps(dot[r][1], (__m512bh)pair[1][j], a);
             }
     }
-    __m512 s = scale_of(group, x, half);
-    for (int r = 0; r < R; r++) y[r] = _mm512_fmadd_ps(s, dot[r], y[r]);
+    __m512 scale[2] = {scale_of(group, x, 0), scale_of(group, x, 1)};
+    add_group(scale, dot, R, acc);
 }
 
 INLINE void few_rows(const uint8_t *group, const struct codes_rows *x, const int R, float *acc)
 {
-    __m512 y[2][FEW];
-    for (int r = 0; r < R; r++) y[0][r] = y[1][r] = _mm512_setzero_ps();
+    memset(acc, 0, sizeof *acc * (size_t)R * PANEL);
     for (int g = 0; g < x->groups; g++, group += GROUP_BYTES) {
         prefetch(group + x->ahead, GROUP_BYTES);
-        few_half(group, x, g, 0, R, y[0]);
-        few_half(group, x, g, 1, R, y[1]);
-    }
-    for (int r = 0; r < R; r++) {
-        _mm512_store_ps(acc + r * PANEL, y[0][r]);
-        _mm512_store_ps(acc + r * PANEL + 16, y[1][r]);
+        few_group(group, x, x->x + g * GROUP, R, acc);
     }
 }
 
@@ -117,10 +122,7 @@ INLINE void tile(const struct decoded *group, const uint16_t *x, int k, const in
             dot[r][1] = _mm512_dpbf16_ps(dot[r][1], w1, a);
         }
     }
-    for (int r = 0; r < R; r++, acc += PANEL) {
-        _mm512_store_ps(acc, _mm512_fmadd_ps(group->scale[0], dot[r][0], _mm512_load_ps(acc)));
-        _mm512_store_ps(acc + 16, _mm512_fmadd_ps(group->scale[1], dot[r][1], _mm512_load_ps(acc + 16)));
-    }
+    add_group(group->scale, dot, R, acc);
 }
 
 static void group_rows(const struct decoded *group, const uint16_t *x, int k, int rows, float *acc)
