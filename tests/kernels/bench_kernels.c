@@ -91,8 +91,8 @@ static void measure_machine(struct pool *p, bool json)
     machine.bf16 = ops * 32 / time_run(p, do_bf16, NULL, 0.1);
     machine.int8 = ops * 64 / time_run(p, do_int8, NULL, 0.1);
     if (json) {
-        printf("{\"read_gb_s\":%.2f,\"fma_gflop_s\":%.1f,\"bf16_gflop_s\":%.1f,\"int8_gop_s\":%.1f}\n", machine.read / 1e9,
-               machine.f32 / 1e9, machine.bf16 / 1e9, machine.int8 / 1e9);
+        printf("{\"read_gb_s\":%.2f,\"fma_gflop_s\":%.1f,\"bf16_gflop_s\":%.1f,\"int8_gop_s\":%.1f}\n",
+               machine.read / 1e9, machine.f32 / 1e9, machine.bf16 / 1e9, machine.int8 / 1e9);
         return;
     }
     printf("machine: read %.1f GB/s with 1 thread, %.1f with %d; f32 FMA %.0f, bf16 %.0f, int8 %.0f GFLOP/s\n",
@@ -116,14 +116,18 @@ static void do_nothing(struct kthread *t, void *arg)
 /* --- single products --- */
 
 static const struct {
-    enum tensor_type type;
+    int type;
     enum precision prec;
-} KINDS[] = {{T_Q4_1, PREC_FAST}, {T_Q8_0, PREC_FAST}, {T_BF16, PREC_FAST}, {T_Q4_1, PREC_EXACT}, {T_F32, PREC_EXACT}};
+} KINDS[] = {{T_Q4_1, PREC_FAST},  {M_ZERO, PREC_FAST}, {M_NF4, PREC_FAST},   {M_INT2, PREC_FAST},
+             {T_Q8_0, PREC_FAST},  {M_INT8, PREC_FAST}, {M_E4M3, PREC_FAST},  {T_BF16, PREC_FAST},
+             {T_Q4_1, PREC_EXACT}, {M_NF4, PREC_EXACT}, {M_E4M3, PREC_EXACT}, {T_F32, PREC_EXACT}};
+
+#define KINDS_N ((int)(sizeof KINDS / sizeof *KINDS))
 
 static double peak_of(const struct weight *w, enum precision prec)
 {
     if (prec == PREC_EXACT) return machine.f32;
-    return w->layout == LAYOUT_BF16 ? machine.bf16 : machine.int8;
+    return weight_act_form(w->layout) == ACT_BF16 ? machine.bf16 : machine.int8;
 }
 
 static void bench_product(struct pool *p, const struct shape *s, int kind, int rows)
@@ -136,7 +140,7 @@ static void bench_product(struct pool *p, const struct shape *s, int kind, int r
                  .prec = prec, .type = KINDS[kind].type, .k = s->k, .nout = 1, .n = {s->n}, .seg = &seg, .nseg = 1});
     double t = time_run(p, run_matmul, &(struct problem_run){kernels_pick(NULL, prec), &pr.mm}, 0.02);
     double flop = 2.0 * s->n * s->k * rows / t, bytes = (double)pr.w[0].bytes / t, peak = peak_of(&pr.w[0], prec);
-    printf("%-40s %-5s %-5s m=%-4d %8.1f us %7.1f GB/s %7.0f GFLOP/s  %3.0f%% of the multipliers\n", s->name,
+    printf("%-40s %-15s %-5s m=%-4d %8.1f us %7.1f GB/s %7.0f GFLOP/s  %3.0f%% of the multipliers\n", s->name,
            TYPE_NAMES[KINDS[kind].type], prec == PREC_FAST ? "fast" : "exact", rows, t * 1e6, bytes / 1e9, flop / 1e9,
            100 * flop / peak);
     problem_close(&pr);
@@ -389,7 +393,7 @@ int main(int argc, char **argv)
         free_model();
     }
     for (int s = 0; s < SHAPES_N - 3; s++)
-        for (int kind = 0; kind < 5; kind++)
+        for (int kind = 0; kind < KINDS_N; kind++)
             for (int rows = 1; rows <= 64; rows *= 8) bench_product(p, &SHAPES[s], kind, rows);
     measure_machine(p, false);
     pool_free(p);
