@@ -323,7 +323,7 @@ static void submit_case(struct engine *e, struct sched *s, const struct golden *
 }
 
 /* Returns how many answers are equal. */
-static int crowd(enum precision prec)
+static int crowd(enum precision prec, struct sched_options o)
 {
     static struct answer a[CASES];
     struct engine e;
@@ -335,8 +335,9 @@ static int crowd(enum precision prec)
     struct timespec t0, t1;
     engine_open(&e, prec);
     unpin_all(&e);
-    const struct sched_options o = {
-        .max_running = 16, .max_waiting = 64, .step_tokens = 128, .kernels = getenv("WEFT_KERNELS")};
+    o.max_waiting = 64;
+    o.step_tokens = 128;
+    o.kernels = getenv("WEFT_KERNELS");
     if (sched_new(&s, e.m, e.loras, &o, NULL, &err)) fail_msg("%s", err.msg);
     clock_gettime(CLOCK_MONOTONIC, &t0);
     for (int i = 0; i < ncases; i++) {
@@ -347,6 +348,8 @@ static int crowd(enum precision prec)
     while (left) pthread_cond_wait(&cond, &lock);
     pthread_mutex_unlock(&lock);
     clock_gettime(CLOCK_MONOTONIC, &t1);
+    struct sched_state st;
+    sched_get_state(s, &st);
     sched_free(s);
     for (int i = 0; i < ncases; i++) {
         const struct golden *g = &cases[i];
@@ -356,8 +359,11 @@ static int crowd(enum precision prec)
         tokens += a[i].n;
     }
     double sec = (double)(t1.tv_sec - t0.tv_sec) + (double)(t1.tv_nsec - t0.tv_nsec) / 1e9;
-    printf("%s: %d of %d answers equal; %d tokens in %.2f s (%.0f/s with prompts)\n",
-           prec == PREC_EXACT ? "exact" : "fast", equal, ncases, tokens, sec, tokens / sec);
+    printf("%s: %d of %d answers equal; %d tokens in %.2f s (%.0f/s with prompts); %llu of %llu guesses right, %llu "
+           "prompt "
+           "tokens cached\n",
+           prec == PREC_EXACT ? "exact" : "fast", equal, ncases, tokens, sec, tokens / sec,
+           (unsigned long long)st.accepted, (unsigned long long)st.drafted, (unsigned long long)st.prefix_hits);
     engine_close(&e);
     return equal;
 }
@@ -365,13 +371,23 @@ static int crowd(enum precision prec)
 static void test_exact_answers_in_a_mixed_crowd_equal_pefts(void **state)
 {
     (void)state;
-    assert_int_equal(crowd(PREC_EXACT), ncases);
+    assert_int_equal(crowd(PREC_EXACT, (struct sched_options){.max_running = 16}), ncases);
+}
+
+static void test_exact_answers_with_guesses_and_cached_prefixes_equal_pefts(void **state)
+{
+    (void)state;
+    assert_int_equal(crowd(PREC_EXACT, (struct sched_options){.max_running = 4, .speculate = 8, .prefix_cache = true}),
+                     ncases);
 }
 
 static void test_fast_answers_in_a_mixed_crowd_mostly_equal_pefts(void **state)
 {
     (void)state;
-    int equal = crowd(PREC_FAST); /* one token that differs changes the rest of a greedy answer: no sharp bound here */
+    int equal = crowd(
+        PREC_FAST,
+        (struct sched_options){
+            .max_running = 16}); /* one token that differs changes the rest of a greedy answer: no sharp bound here */
     assert_true(equal * 2 >= ncases);
 }
 
@@ -382,6 +398,7 @@ int main(void)
         cmocka_unit_test(test_exact_agrees_with_peft_on_every_token),
         cmocka_unit_test(test_fast_agrees_with_peft_on_97_percent_of_tokens),
         cmocka_unit_test(test_exact_answers_in_a_mixed_crowd_equal_pefts),
+        cmocka_unit_test(test_exact_answers_with_guesses_and_cached_prefixes_equal_pefts),
         cmocka_unit_test(test_fast_answers_in_a_mixed_crowd_mostly_equal_pefts),
     };
     return cmocka_run_group_tests(tests, read_golden, NULL);
