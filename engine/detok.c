@@ -21,11 +21,13 @@
 int detok_init(struct detok *d, const struct tokenizer *t, const char *const *stops, int n, struct err *e)
 {
     struct detok x = {.tok = t, .nstop = n, .stop_hit = -1};
-    if (n < 0 || n > DETOK_STOPS) return err_field(e, ERR_INVALID, "stop", "%d stop strings, at most %d are served", n, DETOK_STOPS);
+    if (n < 0 || n > DETOK_STOPS)
+        return err_field(e, ERR_INVALID, "stop", "%d stop strings, at most %d are served", n, DETOK_STOPS);
     for (int i = 0; i < n; i++) {
         size_t len = strlen(stops[i]);
         if (len == 0 || len >= DETOK_STOP_BYTES)
-            return err_field(e, ERR_INVALID, "stop", "a stop string is %zu bytes long, 1 to %d are served", len, DETOK_STOP_BYTES - 1);
+            return err_field(e, ERR_INVALID, "stop", "a stop string is %zu bytes long, 1 to %d are served", len,
+                             DETOK_STOP_BYTES - 1);
         memcpy(x.stop[i].s, stops[i], len);
         x.stop[i].len = len;
     }
@@ -126,12 +128,13 @@ static void give(struct detok *d, size_t n, const char **text, size_t *len)
 int detok_push(struct detok *d, int32_t id, bool show_special, const char **text, size_t *len)
 {
     size_t n = 0;
-    const char *bytes = tokenizer_bytes(d->tok, id, &n);
+    const char *bytes = (d->begun ? tokenizer_bytes : tokenizer_first_bytes)(d->tok, id, &n);
     drop_shown(d);
     give(d, 0, text, len);
     if (d->stopped) return 1;
     if (tokenizer_is_special(d->tok, id) && !show_special) return 0;
     if (make_room(d, n)) return -1;
+    d->begun = true;
     for (size_t i = 0; i < n; i++) add_byte(d, bytes[i]);
     bool stop = find_stop(d);
     give(d, d->nheld - (stop ? 0 : undecided(d)), text, len);

@@ -15,10 +15,12 @@ struct detok {
         char s[DETOK_STOP_BYTES];
         size_t len;
     } stop[DETOK_STOPS];
-    char *held; /* whole characters: `shown` of them were given out by the last call, the rest may begin a stop string */
+    char
+        *held; /* whole characters: `shown` of them were given out by the last call, the rest may begin a stop string */
     size_t nheld, shown, cap;
     char part[4]; /* a character that is not whole yet */
     int npart;
+    bool begun; /* a token was shown */
     bool stopped;
     int stop_hit; /* index of the stop string that ended the text, or -1 */
 };

@@ -4,7 +4,8 @@ of random strings with them.
 Each is trained here on the few lines below, with the normalizer, pre-tokenizer, decoder, added tokens and patterns that the family's
 published tokenizer.json has. OUTDIR gets texts.json (shared strings: words, code, scripts of the world, long runs, special tokens) and one
 file per family: {"tokenizer": the tokenizer.json, "ids": per text, "decoded": per text, with special tokens skipped}. Where decoded
-equals the text, it is null. With N and DUMPDIR, tokenizers and N fuzz strings go there instead, for a run by hand.
+equals the text, it is null. spm.gguf and spm.json are a vocabulary
+that sentencepiece trained, as the converters write it (model "llama"), and what sentencepiece makes of the texts. With N and DUMPDIR, tokenizers and N fuzz strings go there instead, for a run by hand.
 
     pip install -r requirements.txt && python make_tokenizer_hf.py tokenizer_hf
 """
@@ -69,7 +70,7 @@ def train_chars(size, front, fallback=True, fuse=True, unk="<unk>"):
     """SentencePiece's look: `front` tokens, the bytes', then what was merged."""
     t = Tokenizer(models.BPE(unk_token=unk))
     t.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="always", split=True)
-    t.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=size, special_tokens=[], limit_alphabet=220, show_progress=False))
+    t.train_from_iterator(CORPUS, trainers.BpeTrainer(vocab_size=size, special_tokens=[], show_progress=False))
     j = json.loads(t.to_str())
     names = front + (["<0x%02X>" % b for b in range(256)] if fallback else [])
     learned = sorted(j["model"]["vocab"], key=j["model"]["vocab"].get)
@@ -250,6 +251,36 @@ def dump(out, names, texts):
             f.write("\n")
 
 
+def sentencepiece_model(out, texts):
+    """No user-defined symbols: where such stand, sentencepiece puts its space elsewhere than llama.cpp."""
+    import io
+
+    import gguf
+    import sentencepiece as sp
+
+    room = io.BytesIO()
+    lines = [x for s in CORPUS for x in s.split("\n") if x.strip()]
+    sp.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_writer=room, model_type="bpe", vocab_size=900, byte_fallback=True, character_coverage=0.98,
+                                  normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=True, num_threads=1, minloglevel=2)
+    m = sp.SentencePieceProcessor(model_proto=room.getvalue())
+    n = range(m.get_piece_size())
+    w = gguf.GGUFWriter(os.path.join(out, "spm.gguf"), "llama")
+    w.add_tokenizer_model("llama")
+    w.add_token_list([m.id_to_piece(i).encode() for i in n])
+    w.add_token_scores([m.get_score(i) for i in n])
+    w.add_token_types([2 if m.is_unknown(i) else 3 if m.is_control(i) else 6 if m.is_byte(i) else 1 for i in n])
+    w.add_bos_token_id(m.bos_id())
+    w.add_eos_token_id(m.eos_id())
+    w.write_header_to_file()
+    w.write_kv_data_to_file()
+    w.close()
+    enc = [m.encode(s) for s in texts]
+    dec = [m.decode(x) for x in enc]
+    with open(os.path.join(out, "spm.json"), "w") as f:
+        json.dump({"ids": enc, "decoded": [None if d == s else d for d, s in zip(dec, texts)]}, f, ensure_ascii=False, separators=(",", ":"))
+        f.write("\n")
+
+
 def main():
     r = random.Random(7)
     os.makedirs(sys.argv[1] if len(sys.argv) < 4 else sys.argv[3], exist_ok=True)
@@ -262,6 +293,7 @@ def main():
         json.dump(texts, f, ensure_ascii=True, separators=(",", ":"))
         f.write("\n")
     dump(out, FAMILIES, texts)
+    sentencepiece_model(out, texts)
 
 
 main()

@@ -24,6 +24,15 @@ const char *tokenizer_bytes(const struct tokenizer *t, int32_t id, size_t *len)
     return t->s[id];
 }
 
+/* The first token of a text shows no '_' that it begins with. */
+const char *tokenizer_first_bytes(const struct tokenizer *t, int32_t id, size_t *len)
+{
+    const char *s = tokenizer_bytes(t, id, len);
+    bool skip = *len && *s == '_';
+    *len -= skip;
+    return s + skip;
+}
+
 bool tokenizer_is_special(const struct tokenizer *t, int32_t id)
 {
     (void)t;
@@ -101,8 +110,17 @@ static void text_does_not_depend_on_where_tokens_end(void **state)
         {"xabcx", {"abc", "b"}, "xa", 1},
         {"xabcx", {"bc", "abc"}, "x", 1},
         {"stop", {"stop"}, "", 0},
-        {"a\xe2\x82\xac" "b", {"\xe2\x82\xac"}, "a", 0},
-        {"a\xe2\x82\xad" "b", {"\xe2\x82\xac"}, "a\xe2\x82\xad" "b", -1},
+        {"a\xe2\x82\xac"
+         "b",
+         {"\xe2\x82\xac"},
+         "a",
+         0},
+        {"a\xe2\x82\xad"
+         "b",
+         {"\xe2\x82\xac"},
+         "a\xe2\x82\xad"
+         "b",
+         -1},
         {"bad \xff byte", {NULL}, "bad \xef\xbf\xbd byte", -1},
         {"cut \xe2\x82", {NULL}, "cut \xef\xbf\xbd", -1},
         {"cut \xe2\x82(", {NULL}, "cut \xef\xbf\xbd(", -1},
@@ -152,8 +170,15 @@ static void half_a_character_waits(void **state)
     assert_int_equal(detok_init(&d, &toks, NULL, 0, NULL), 0);
     assert_int_equal(push(&d, "a\xf0\x9f", &s), 1);
     assert_int_equal(push(&d, "\x98", &s), 0);
-    assert_int_equal(push(&d, "\x80" "b", &s), 5);
-    assert_memory_equal(s, "\xf0\x9f\x98\x80" "b", 5);
+    assert_int_equal(push(&d,
+                          "\x80"
+                          "b",
+                          &s),
+                     5);
+    assert_memory_equal(s,
+                        "\xf0\x9f\x98\x80"
+                        "b",
+                        5);
     detok_close(&d);
 }
 
@@ -185,6 +210,23 @@ static void special_tokens_show_only_when_asked_for(void **state)
     assert_int_equal(detok_push(&d, 0, true, &s, &len), 0);
     assert_int_equal(len, 7);
     assert_memory_equal(s, "<|end|>", 7);
+    detok_close(&d);
+}
+
+static void the_space_before_the_first_word_is_not_shown(void **state)
+{
+    (void)state;
+    struct detok d;
+    const char *s;
+    size_t len;
+    assert_int_equal(detok_init(&d, &toks, NULL, 0, NULL), 0);
+    assert_int_equal(detok_push(&d, 0, false, &s, &len), 0); /* special: the text has not begun */
+    assert_int_equal(detok_push(&d, token("_one", 4), false, &s, &len), 0);
+    assert_memory_equal(s, "one", len);
+    assert_int_equal(len, 3);
+    assert_int_equal(detok_push(&d, token("_two", 4), false, &s, &len), 0);
+    assert_int_equal(len, 4);
+    assert_memory_equal(s, "_two", 4);
     detok_close(&d);
 }
 
@@ -237,6 +279,7 @@ int main(void)
         cmocka_unit_test_setup(half_a_character_waits, reset),
         cmocka_unit_test_setup(nothing_follows_a_stop, reset),
         cmocka_unit_test_setup(special_tokens_show_only_when_asked_for, reset),
+        cmocka_unit_test_setup(the_space_before_the_first_word_is_not_shown, reset),
         cmocka_unit_test_setup(stop_strings_have_limits, reset),
         cmocka_unit_test_setup(random_texts_agree_with_a_plain_search, reset),
     };
