@@ -52,7 +52,7 @@ struct engine {
     const struct settings *s;
     struct api *api;
     struct metrics *metrics;
-    struct model *model;
+    struct model *model, *draft; /* draft NULL: none */
     struct lora_set *loras;
     struct constrain *constrain;
     struct sched *sched;
@@ -114,6 +114,25 @@ static int refuse(struct engine *g, enum exit_code code)
     return -1;
 }
 
+/* A guess is a token id, so both must mean the same by it. */
+static int load_draft(struct engine *g, enum precision prec)
+{
+    const char *path = g->s->draft_model;
+    if (!path[0] || g->s->speculate == 0) return 0;
+    if (model_load(&g->draft, path, "draft", prec, 0, &g->error)) return -1;
+    if (g->draft->vocab != g->model->vocab)
+        return err_set(&g->error, ERR_USAGE, "the draft model %s has %d tokens, the model %d", path, g->draft->vocab,
+                       g->model->vocab);
+    for (int i = 0; i < g->model->vocab; i++) {
+        size_t n, m;
+        const char *a = tokenizer_bytes(g->model->tok, i, &n), *b = tokenizer_bytes(g->draft->tok, i, &m);
+        if (n != m || memcmp(a, b, n) != 0)
+            return err_set(&g->error, ERR_USAGE, "token %d of the draft model %s is not the model's: '%.*s', not '%.*s'",
+                           i, path, (int)m, b, (int)n, a);
+    }
+    return 0;
+}
+
 static int load_parts(struct engine *g)
 {
     const struct settings *s = g->s;
@@ -127,6 +146,7 @@ static int load_parts(struct engine *g)
     if (model_load(&g->model, s->model, s->name[0] ? s->name : NULL, prec, (int)s->max_context, e))
         return refuse(g, EXIT_MODEL);
     if (s->chat_template[0] && model_set_chat(g->model, s->chat_template, e)) return refuse(g, EXIT_MODEL);
+    if (load_draft(g, prec)) return refuse(g, EXIT_MODEL);
     struct lora_options lo = {.store = s->store[0] ? s->store : NULL,
                               .max_slots = (int)s->max_slots,
                               .max_known = (int)s->max_known,
@@ -140,7 +160,10 @@ static int load_parts(struct engine *g)
                                .step_tokens = (int)s->step_tokens,
                                .kv_bytes = s->kv_mb << 20,
                                .threads = (int)s->threads,
-                               .kernels = s->kernels};
+                               .kernels = s->kernels,
+                               .prefix_cache = s->prefix_cache,
+                               .speculate = (int)s->speculate,
+                               .draft = g->draft};
     if (sched_new(&g->sched, g->model, g->loras, &so, g->metrics, e)) return refuse(g, EXIT_DEVICE);
     struct api_engine face = {.model = g->model,
                               .loras = g->loras,
@@ -206,6 +229,7 @@ static void stop(struct engine *g)
     if (g->loras) lora_set_free(g->loras);
     api_stop(g->api);
     if (g->constrain) constrain_free(g->constrain);
+    if (g->draft) model_free(g->draft);
     if (g->model) model_free(g->model);
     metrics_free(g->metrics);
 }
