@@ -127,8 +127,9 @@ static int load_draft(struct engine *g, enum precision prec)
         size_t n, m;
         const char *a = tokenizer_bytes(g->model->tok, i, &n), *b = tokenizer_bytes(g->draft->tok, i, &m);
         if (n != m || memcmp(a, b, n) != 0)
-            return err_set(&g->error, ERR_USAGE, "token %d of the draft model %s is not the model's: '%.*s', not '%.*s'",
-                           i, path, (int)m, b, (int)n, a);
+            return err_set(&g->error, ERR_USAGE,
+                           "token %d of the draft model %s is not the model's: '%.*s', not '%.*s'", i, path, (int)m, b,
+                           (int)n, a);
     }
     return 0;
 }
