@@ -71,6 +71,8 @@ struct kv {
 struct gguf {
     const uint8_t *map;
     size_t size;
+    bool borrowed;   /* the bytes are somebody else's */
+    size_t keys_end; /* where the keys end */
     int nkv, ntensors;
     struct kv *kv;               /* sorted by key */
     struct gguf_tensor *tensors; /* sorted by name */
@@ -339,7 +341,9 @@ static int read_file(struct gguf *g, struct err *e)
     g->kv = calloc(nkv + 1, sizeof *g->kv);
     g->tensors = calloc(ntensors + 1, sizeof *g->tensors);
     if (!g->kv || !g->tensors) return err_set(e, ERR_NO_MEMORY, "GGUF: out of memory for its tables");
-    return read_keys(g, &c) || read_tensors(g, &c) ? -1 : 0;
+    if (read_keys(g, &c)) return -1;
+    g->keys_end = g->size - c.left;
+    return read_tensors(g, &c);
 }
 
 static int map_file(struct gguf *g, const char *path, struct err *e)
@@ -377,10 +381,38 @@ int gguf_open(struct gguf **out, const char *path, struct err *e)
     return 0;
 }
 
+int gguf_open_memory(struct gguf **out, const void *bytes, size_t n, struct err *e)
+{
+    struct gguf *g = calloc(1, sizeof *g);
+    if (!g) return err_set(e, ERR_NO_MEMORY, "GGUF: out of memory");
+    g->map = bytes;
+    g->size = n;
+    g->borrowed = true;
+    if (read_file(g, e)) {
+        gguf_close(g);
+        return -1;
+    }
+    *out = g;
+    return 0;
+}
+
+int gguf_keys_only(const struct gguf *g, void **bytes, size_t *n, struct err *e)
+{
+    uint64_t ntensors = 0;
+    size_t size = g->keys_end;
+    uint8_t *b = malloc(size);
+    if (!b) return err_set(e, ERR_NO_MEMORY, "GGUF: out of memory for %zu bytes of keys", size);
+    memcpy(b, g->map, size);
+    memcpy(b + 8, &ntensors, sizeof ntensors); /* behind "GGUF" and the version */
+    *bytes = b;
+    *n = size;
+    return 0;
+}
+
 void gguf_close(struct gguf *g)
 {
     if (!g) return;
-    if (g->map) munmap((void *)g->map, g->size);
+    if (g->map && !g->borrowed) munmap((void *)g->map, g->size);
     free(g->kv);
     free(g->tensors);
     free(g);
@@ -452,7 +484,8 @@ static struct number of_double(double d)
 static struct number load_number(uint32_t kind, const uint8_t *p)
 {
     switch (kind) {
-    case K_U8: return of_signed(*p);
+    case K_U8:
+    case K_BOOL: return of_signed(*p);
     case K_I8: return of_signed((int8_t)*p);
     case K_U16: return of_signed(LOAD(uint16_t, p));
     case K_I16: return of_signed(LOAD(int16_t, p));
@@ -528,7 +561,7 @@ static const struct kv *open_array(const struct gguf *g, const char *key, bool s
 {
     const struct kv *v = need_kind(g, key, K_ARRAY, e);
     if (!v) return NULL;
-    if (strings ? v->item != K_STR : !is_number(v->item)) {
+    if (strings ? v->item != K_STR : !is_number(v->item) && v->item != K_BOOL) { /* truth values are 0 and 1 */
         err_set(e, ERR_MODEL, "GGUF: key \"%s\" is an array of %s, not of %s", key, kinds[v->item].name,
                 strings ? "strings" : "numbers");
         return NULL;

@@ -30,6 +30,10 @@ struct gguf_tensor {
 };
 
 int gguf_open(struct gguf **out, const char *path, struct err *e);
+/* The same of bytes in memory, which must outlive *out, at a multiple of 8. */
+int gguf_open_memory(struct gguf **out, const void *bytes, size_t n, struct err *e);
+/* A GGUF file of this one's keys and no tensors: what a packed file keeps. *bytes: free(). */
+int gguf_keys_only(const struct gguf *g, void **bytes, size_t *n, struct err *e);
 void gguf_close(struct gguf *g); /* unmaps: nothing borrowed from it may be used after */
 
 /* SHA-256 of the whole file, hex: the base's digest. Reads the file once. */

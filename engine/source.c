@@ -14,8 +14,9 @@
  * The mapped files are the operator's own; that they shrink while they are mapped is not defended against. One thread, at load. */
 #include "engine/source.h"
 #include "base/sha256.h"
+#include "engine/packed.h"
 #include "engine/source_impl.h"
-#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,9 +27,9 @@
 #define NAMES_MAX ((size_t)SOURCE_TENSORS_MAX * TENSOR_NAME_MAX)
 
 /* The text files that a directory may have. */
-static const char *const text_files[] = {"tokenizer.json",     "tokenizer_config.json",  "chat_template.jinja",
+const char *const source_text_files[] = {"tokenizer.json",     "tokenizer_config.json",  "chat_template.jinja",
                                          "chat_template.json", "generation_config.json", "special_tokens_map.json"};
-#define TEXT_FILES (int)(sizeof text_files / sizeof *text_files)
+_Static_assert(sizeof source_text_files / sizeof *source_text_files == TEXT_FILES, "counted");
 
 /* --- open and close --- */
 
@@ -39,7 +40,7 @@ static int map_texts(struct source *s, const char *dir, struct err *e)
     if (!s->file) return err_set(e, ERR_NO_MEMORY, "no memory for a source");
     for (int i = 0; i < TEXT_FILES; i++) {
         struct mapped *m = &s->file[i];
-        snprintf(m->name, sizeof m->name, "%s", text_files[i]);
+        snprintf(m->name, sizeof m->name, "%s", source_text_files[i]);
         if (snprintf(path, sizeof path, "%s/%s", dir, m->name) >= (int)sizeof path)
             return err_set(e, ERR_MODEL, "the path of %s is too long", m->name);
         if (map_whole(path, true, SOURCE_FILE_MAX, &m->p, &m->bytes, e)) return -1;
@@ -75,11 +76,22 @@ static int open_directory(struct source *s, const char *path, struct err *e)
     return map_texts(s, path, e);
 }
 
+/* What cannot be read is no packed file: the other reader says why. */
+static bool begins_packed(const char *path)
+{
+    char head[sizeof PACKED_MAGIC - 1];
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    ssize_t n = fd < 0 ? 0 : pread(fd, head, sizeof head, 0);
+    if (fd >= 0) close(fd);
+    return n > 0 && packed_is(head, (size_t)n);
+}
+
 static int open_any(struct source *s, const char *path, struct err *e)
 {
     struct stat st;
     if (stat(path, &st)) return err_errno(e, "cannot open the model %s", path);
     if (S_ISDIR(st.st_mode)) return open_directory(s, path, e);
+    if (begins_packed(path)) return packed_source_open(s, path, e);
     s->kind = SOURCE_GGUF;
     return gguf_source_open(s, path, e);
 }
@@ -111,7 +123,8 @@ static void unmap_all(struct mapped *m, int n)
 void source_close(struct source *s)
 {
     if (!s) return;
-    gguf_close(s->g);
+    gguf_close(s->g); /* may lie in the packed file */
+    packed_close(s->packed);
     if (s->config_file.p) munmap((void *)(uintptr_t)s->config_file.p, s->config_file.bytes);
     unmap_all(s->shard, s->nshards);
     unmap_all(s->file, TEXT_FILES);
@@ -145,8 +158,17 @@ const json_t *source_config_root(const struct source *s)
     return s->root;
 }
 
+static bool packed_file(const struct source *s, const char *name, const char **text, size_t *len)
+{
+    const void *p;
+    if (!packed_blob(s->packed, name, &p, len)) return false;
+    *text = p;
+    return true;
+}
+
 bool source_file(const struct source *s, const char *name, const char **text, size_t *len)
 {
+    if (s->kind == SOURCE_PACKED) return packed_file(s, name, text, len);
     for (int i = 0; s->file && i < TEXT_FILES; i++) {
         const struct mapped *m = &s->file[i];
         if (!m->p || strcmp(m->name, name) != 0) continue;
@@ -202,6 +224,7 @@ static int digest_directory(const struct source *s, char hex[65], struct err *e)
 
 int source_digest(const struct source *s, char hex[65], struct err *e)
 {
+    if (s->kind == SOURCE_PACKED) return packed_digest(s->packed, hex, e);
     return s->kind == SOURCE_GGUF ? gguf_digest(s->g, hex, e) : digest_directory(s, hex, e);
 }
 
@@ -222,19 +245,27 @@ static bool has_bias(const struct source *s, const char *stem)
 bool source_has(const struct source *s, const struct spot *at)
 {
     struct located where;
-    if (!layer_ok(at) || !names_locate(s, at, &where)) return false;
+    if (!layer_ok(at)) return false;
+    if (s->kind == SOURCE_PACKED) return packed_source_has(s, at);
+    if (!names_locate(s, at, &where)) return false;
     return at->bias ? where.form == FORM_MODULE && has_bias(s, where.stem) : true;
 }
 
 bool source_shape(const struct source *s, const struct spot *at, int64_t *n, int64_t *k)
 {
     struct located where;
-    if (!layer_ok(at) || !names_locate(s, at, &where)) return false;
-    return s->kind == SOURCE_GGUF ? gguf_shape(s, &where, n, k) : hf_shape(s, &where, n, k);
+    if (!layer_ok(at)) return false;
+    if (s->kind == SOURCE_PACKED) return packed_source_shape(s, at, n, k);
+    if (!names_locate(s, at, &where)) return false;
+    return s->kind == SOURCE_GGUF ? gguf_shape(s, &where, at->bias, n, k) : hf_shape(s, &where, at->bias, n, k);
 }
 
 static int locate(const struct source *s, const struct spot *at, struct located *where, struct err *e)
 {
+    if (s->kind == SOURCE_PACKED) { /* its matrices are weights already, given by source_weight() */
+        source_place_name(at, where->stem);
+        return err_set(e, ERR_MODEL, "%s: %s is missing", s->path, where->stem);
+    }
     if (layer_ok(at) && names_locate(s, at, where)) return 0;
     return err_set(e, ERR_MODEL, "%s: the tensor %s%s is missing", s->path, where->stem,
                    where->form == FORM_MODULE ? at->bias ? ".bias" : ".weight" : "");
@@ -260,6 +291,7 @@ int source_vector(const struct source *s, const struct spot *at, int n, float **
 {
     struct located where = {.stem = ""};
     char name[TENSOR_NAME_MAX + 16];
+    if (s->kind == SOURCE_PACKED) return packed_source_vector(s, at, n, out, e);
     if (locate(s, at, &where, e)) return -1;
     if (n < 1) return err_set(e, ERR_MODEL, "%s: %s cannot have %d values", s->path, where.stem, n);
     snprintf(name, sizeof name, "%s%s", where.stem, at->bias ? ".bias" : ".weight");
@@ -275,8 +307,7 @@ int source_vector(const struct source *s, const struct spot *at, int n, float **
 
 bool source_weight(const struct source *s, const struct spot *at, struct weight *out)
 {
-    (void)s, (void)at, (void)out;
-    return false;
+    return s->kind == SOURCE_PACKED && layer_ok(at) && packed_source_weight(s, at, out);
 }
 
 /* --- fail closed --- */
@@ -294,6 +325,7 @@ static bool is_zero_bias(const struct tensor *t)
 int source_all_used(const struct source *s, struct err *e)
 {
     char name[TENSOR_NAME_MAX];
+    if (s->kind == SOURCE_PACKED) return packed_source_all_used(s, e);
     int n = s->kind == SOURCE_GGUF ? gguf_tensors(s->g) : s->ntensors;
     for (int i = 0; i < n; i++) {
         if (s->used[i]) continue;

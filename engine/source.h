@@ -16,9 +16,11 @@
 #define SOURCE_LAYERS_MAX 4096
 #define SOURCE_CONFIG_MAX (4u << 20) /* config.json */
 #define SOURCE_INDEX_MAX (64u << 20) /* model.safetensors.index.json */
+#define SOURCE_PLACE_MAX 64
 #define SOURCE_FILE_MAX (256u << 20) /* tokenizer.json and the other text files */
 
 struct source;
+struct packed_writer;
 
 enum source_kind { SOURCE_GGUF, SOURCE_HF, SOURCE_PACKED };
 
@@ -80,8 +82,8 @@ bool source_file(const struct source *s, const char *name, const char **text, si
 /* A head that is tied and stored all the same, byte for byte, is not there. Norms are as the file has them: GGUF's converter has added 1
  * to Gemma's, Hugging Face's files want it added. */
 bool source_has(const struct source *s, const struct spot *at);
-/* The [n][k] that the file gives a matrix (of one expert), quantized or not; n = 0 and k the length of a vector. false: it isn't there, or
- * its stored form doesn't tell. */
+/* The [n][k] that the file gives a matrix (of one expert), quantized or not; n = 0 and k the length of a vector (a norm, a bias). false: it
+ * isn't there, or its stored form doesn't tell. */
 bool source_shape(const struct source *s, const struct spot *at, int64_t *n, int64_t *k);
 /* A matrix, ready to be packed. Rows of q and k come in Hugging Face's order, whatever the file's. `n` and `k` are what the shape
  * must be. *src is valid as long as the source; `room` owns what read() needs and is freed by source_matrix_close(). */
@@ -101,3 +103,11 @@ bool source_weight(const struct source *s, const struct spot *at, struct weight 
 /* Fail closed: ERR_MODEL naming a tensor that nobody asked for and that isn't known to be harmless (rotary inv_freq buffers and the like).
  * Called once everything was taken. */
 int source_all_used(const struct source *s, struct err *e);
+
+/* --- writing packed files --- */
+
+/* What a packed file calls a place: "embed", "layers.3.q", "layers.3.q.bias", "layers.3.experts.7.down". */
+void source_place_name(const struct spot *at, char out[SOURCE_PLACE_MAX]);
+/* Add all of `s` but its matrices: metadata, text files, and every vector as source_vector() gives it. The matrices are the caller's to
+ * add, q, k, v and gate, up apart, under their places' names; the file then opens as a source that gives the same metadata. */
+int source_pack(const struct source *s, struct packed_writer *w, struct err *e);

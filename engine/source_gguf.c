@@ -90,9 +90,10 @@ static int wrong_shape(const struct source *s, const struct gguf_tensor *t, cons
                    t->ndim, (long long)t->dim[2], (long long)t->dim[1], (long long)t->dim[0], n, k);
 }
 
-static void full_name(char out[TENSOR_NAME_MAX + 16], const struct located *at)
+static void full_name(char out[TENSOR_NAME_MAX + 16], const struct located *at, bool bias)
 {
-    snprintf(out, TENSOR_NAME_MAX + 16, "%s%s", at->stem, at->form == FORM_MODULE ? ".weight" : "");
+    const char *end = at->form != FORM_MODULE ? "" : bias ? ".bias" : ".weight";
+    snprintf(out, TENSOR_NAME_MAX + 16, "%s%s", at->stem, end);
 }
 
 int gguf_matrix(const struct source *s, const struct spot *at, const struct located *where, int n, int k,
@@ -100,7 +101,7 @@ int gguf_matrix(const struct source *s, const struct spot *at, const struct loca
 {
     char name[TENSOR_NAME_MAX + 16], label[TENSOR_NAME_MAX + sizeof s->path + 32];
     int rc;
-    full_name(name, where);
+    full_name(name, where, false);
     const struct gguf_tensor *t = take(s, name, e);
     if (!t) return -1;
     const uint8_t *rows = rows_of(t, where->form, at->expert, n, k);
@@ -137,10 +138,10 @@ int gguf_vector(const struct source *s, const struct spot *at, const char *name,
     return file ? 0 : err_set(e, ERR_NO_MEMORY, "no memory for %s", name);
 }
 
-bool gguf_shape(const struct source *s, const struct located *at, int64_t *n, int64_t *k)
+bool gguf_shape(const struct source *s, const struct located *at, bool bias, int64_t *n, int64_t *k)
 {
     char name[TENSOR_NAME_MAX + 16];
-    full_name(name, at);
+    full_name(name, at, bias);
     const struct gguf_tensor *t = gguf_find(s->g, name);
     if (!t) return false;
     bool half = at->form == FORM_LOW || at->form == FORM_HIGH;

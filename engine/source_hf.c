@@ -32,11 +32,20 @@ static int join(char out[PATH_BYTES], const char *dir, const char *name, struct 
 
 /* --- config.json --- */
 
+int config_read(struct source *s, const char *path, const char *text, size_t len, struct err *e)
+{
+    struct err why = {0};
+    if (json_parse(text, len, &s->root, &why))
+        return err_set(e, why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_MODEL, "%s: %.300s", path, why.msg);
+    const json_t *inner = json_object_get(s->root, "text_config");
+    s->config = json_is_object(inner) ? inner : s->root;
+    return 0;
+}
+
 int hf_config(struct source *s, const char *dir, struct err *e)
 {
     char path[PATH_BYTES];
     struct mapped *m = &s->config_file;
-    struct err why = {0};
     snprintf(m->name, sizeof m->name, "config.json");
     if (join(path, dir, m->name, e) || map_whole(path, true, SOURCE_CONFIG_MAX, &m->p, &m->bytes, e)) return -1;
     if (!m->p) {
@@ -44,11 +53,7 @@ int hf_config(struct source *s, const char *dir, struct err *e)
         return err_set(e, ERR_MODEL, "%s has no config.json%s", dir,
                        adapter ? ": it is an adapter, not a base model" : "");
     }
-    if (json_parse((const char *)m->p, m->bytes, &s->root, &why))
-        return err_set(e, why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_MODEL, "%s: %.300s", path, why.msg);
-    const json_t *text = json_object_get(s->root, "text_config");
-    s->config = json_is_object(text) ? text : s->root;
-    return 0;
+    return config_read(s, path, (const char *)m->p, m->bytes, e);
 }
 
 /* --- shards --- */
@@ -318,10 +323,10 @@ int hf_matrix(const struct source *s, const struct located *at, int expert, int 
     return float_matrix(s, t, &(struct float_rows){.down = k, .across = 1}, n, k, out, e);
 }
 
-bool hf_shape(const struct source *s, const struct located *at, int64_t *n, int64_t *k)
+bool hf_shape(const struct source *s, const struct located *at, bool bias, int64_t *n, int64_t *k)
 {
     char name[TENSOR_NAME_MAX + 16];
-    snprintf(name, sizeof name, "%s.weight", at->stem);
+    snprintf(name, sizeof name, "%s%s", at->stem, bias ? ".bias" : ".weight");
     const struct tensor *t = hf_find(s, name);
     if (at->form != FORM_MODULE || !t || t->ndim < 1 || t->ndim > 2 || t->dtype == D_U8) return false;
     *n = t->ndim == 2 ? t->dim[0] : 0;

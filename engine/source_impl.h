@@ -107,7 +107,7 @@ int hf_shards(struct source *s, const char *dir, struct err *e);
 int hf_matrix(const struct source *s, const struct located *at, int expert, int n, int k, struct source_matrix *out,
               struct err *e);
 int hf_vector(const struct source *s, const char *name, int n, float *out, struct err *e);
-bool hf_shape(const struct source *s, const struct located *at, int64_t *n, int64_t *k);
+bool hf_shape(const struct source *s, const struct located *at, bool bias, int64_t *n, int64_t *k);
 
 /* Map a file; *bytes 0 and *p NULL when it's absent and `optional`, or empty. */
 int map_whole(const char *path, bool optional, size_t max, const uint8_t **p, size_t *bytes, struct err *e);
@@ -153,5 +153,15 @@ enum { TELL_ACTIVATIONS, TELL_G_IDX, TELLS };
 int gguf_matrix(const struct source *s, const struct spot *at, const struct located *where, int n, int k,
                 struct source_matrix *out, struct err *e);
 int gguf_vector(const struct source *s, const struct spot *at, const char *name, int n, float *out, struct err *e);
-bool gguf_shape(const struct source *s, const struct located *at, int64_t *n, int64_t *k);
+bool gguf_shape(const struct source *s, const struct located *at, bool bias, int64_t *n, int64_t *k);
 int gguf_source_open(struct source *s, const char *path, struct err *e);
+
+int packed_source_open(struct source *s, const char *path, struct err *e);
+bool packed_source_has(const struct source *s, const struct spot *at);
+bool packed_source_shape(const struct source *s, const struct spot *at, int64_t *n, int64_t *k);
+bool packed_source_weight(const struct source *s, const struct spot *at, struct weight *out);
+int packed_source_vector(const struct source *s, const struct spot *at, int n, float **out, struct err *e);
+int packed_source_all_used(const struct source *s, struct err *e);
+int config_read(struct source *s, const char *path, const char *text, size_t len, struct err *e);
+extern const char *const source_text_files[];
+#define TEXT_FILES 6

@@ -2,6 +2,7 @@
  * passed over. What strangers' files may do wrong is in test_source_hostile.c, the formats are in test_source_formats.c. */
 #include "tests/unit/test_source.h"
 #include "base/sha256.h"
+#include "engine/packed.h"
 
 /* What stands at a place, in the order of the room's tensors; at PLACES: the tensor has none of its own. */
 struct held {
@@ -419,6 +420,112 @@ static void test_a_directory_is_named_by_its_config_and_weights(void **state)
     room_end(dir);
 }
 
+/* --- packed files --- */
+
+static void pack_room(const struct source *s, const char *path, const float *embed)
+{
+    struct packed_writer *w;
+    struct weight m;
+    struct err e = {0};
+    json_t *meta = json_object();
+    assert_int_equal(weight_pack(&m, T_F32, embed, 3, 32, NULL, PREC_EXACT, &e), 0);
+    assert_int_equal(packed_writer_new(&w, path, &e), 0);
+    if (source_pack(s, w, &e)) fail_msg("%s", e.msg);
+    assert_int_equal(packed_writer_add_weight(w, "embed", &m, &e), 0);
+    if (packed_writer_finish(w, meta, &e)) fail_msg("%s", e.msg);
+    packed_writer_free(w);
+    weight_close(&m);
+    json_decref(meta);
+}
+
+/* Metadata and files are the source's. */
+static void check_meta(const struct source *p, bool gguf)
+{
+    const char *text;
+    size_t len;
+    uint64_t heads = 0;
+    struct err e = {0};
+    assert_int_equal(source_kind(p), SOURCE_PACKED);
+    assert_true((source_gguf(p) != NULL) == gguf);
+    assert_true((source_config(p) != NULL) == !gguf);
+    assert_true(source_file(p, "tokenizer.json", &text, &len) == !gguf);
+    if (!gguf) return;
+    assert_int_equal(gguf_u64(source_gguf(p), "llama.attention.head_count", &heads, &e), 0);
+    assert_int_equal(heads, 4);
+    assert_int_equal(gguf_tensors(source_gguf(p)), 0);
+}
+
+static void check_vectors(const struct source *s, const struct source *p)
+{
+    static const struct spot vectors[] = {{.at = AT_FINAL_NORM}, {.at = AT_ATTN_NORM}, {.at = AT_Q, .bias = true}};
+    for (size_t i = 0; i < 3; i++) {
+        struct err e = {0};
+        float *a, *b;
+        assert_true(source_has(p, &vectors[i]));
+        assert_int_equal(source_vector(s, &vectors[i], 32, &a, &e), 0);
+        assert_int_equal(source_vector(p, &vectors[i], 31, &b, &e), -1);
+        e = (struct err){0};
+        if (source_vector(p, &vectors[i], 32, &b, &e)) fail_msg("%s", e.msg);
+        assert_memory_equal(a, b, 32 * sizeof *a);
+        free(a);
+        free(b);
+    }
+}
+
+static void check_weights(const struct source *p, const float *embed)
+{
+    struct weight w;
+    float row[32];
+    char digest[65];
+    struct err e = {0};
+    assert_int_equal(source_all_used(p, &e), -1); /* the embedding */
+    assert_non_null(strstr(e.msg, "embed"));
+    e = (struct err){0};
+    assert_false(source_weight(p, &(struct spot){.at = AT_Q}, &w));
+    assert_true(source_weight(p, &(struct spot){.at = AT_EMBED}, &w));
+    weight_row(&w, 2, row);
+    assert_memory_equal(row, embed + 64, sizeof row);
+    if (source_all_used(p, &e)) fail_msg("%s", e.msg);
+    assert_int_equal(source_digest(p, digest, &e), 0);
+    assert_true(sha256_is_hex(digest));
+}
+
+/* Llama's bias of q is out of order in GGUF: what comes out of the packed file is in order as what comes out of the GGUF. */
+static void test_a_packed_file_gives_what_its_source_gave(void **state)
+{
+    (void)state;
+    static const struct room_tensor of_gguf[] = {{"token_embd.weight", {3, 32}},   {"output_norm.weight", {32}},
+                                                 {"blk.0.attn_norm.weight", {32}}, {"blk.0.attn_q.weight", {32, 32}},
+                                                 {"blk.0.attn_q.bias", {32}},      {NULL, {0}}};
+    static const struct room_tensor of_hf[] = {
+        {"model.embed_tokens.weight", {3, 32}},  {"model.norm.weight", {32}},       {L "input_layernorm.weight", {32}},
+        {L "self_attn.q_proj.weight", {32, 32}}, {L "self_attn.q_proj.bias", {32}}, {NULL, {0}}};
+    for (int gguf = 0; gguf < 2; gguf++) {
+        char dir[64], path[128], packed[128];
+        struct source *s, *p;
+        struct err e = {0};
+        size_t n;
+        float *values = room_values(of_hf, &n);
+        room_new(dir);
+        room_gguf(dir, "model.gguf", "llama", of_gguf, 0);
+        room_st(dir, "model.safetensors", of_hf);
+        room_text(dir, "config.json", CONFIG);
+        room_text(dir, "tokenizer.json", "{}");
+        snprintf(path, sizeof path, "%s%s", dir, gguf ? "/model.gguf" : "");
+        snprintf(packed, sizeof packed, "%s/model.weft", dir);
+        assert_int_equal(source_open(&s, path, &e), 0);
+        pack_room(s, packed, values);
+        if (source_open(&p, packed, &e)) fail_msg("%s", e.msg);
+        check_meta(p, gguf != 0);
+        check_vectors(s, p);
+        check_weights(p, values);
+        source_close(p);
+        source_close(s);
+        free(values);
+        room_end(dir);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -429,6 +536,7 @@ int main(void)
         cmocka_unit_test(test_experts_in_one_stack_are_found_one_by_one),
         cmocka_unit_test(test_a_tied_head_is_there_only_where_it_differs),
         cmocka_unit_test(test_a_directory_is_named_by_its_config_and_weights),
+        cmocka_unit_test(test_a_packed_file_gives_what_its_source_gave),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
