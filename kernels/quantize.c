@@ -48,6 +48,26 @@ const struct quant_type *quant_type_find(const char *name)
     return NULL;
 }
 
+/* A type ready for searching: its table sorted, the middles between neighbours, and their codes. */
+struct search {
+    const struct quant_type *type;
+    float entry[16], middle[15];
+    uint8_t code[16];
+};
+
+static struct search search_of(const struct quant_type *type)
+{
+    struct search s = {.type = type};
+    for (int i = 0; type->table && i < 16; i++) {
+        int at = i;
+        for (; at > 0 && s.entry[at - 1] > type->table[i]; at--)
+            s.entry[at] = s.entry[at - 1], s.code[at] = s.code[at - 1];
+        s.entry[at] = type->table[i], s.code[at] = (uint8_t)i;
+    }
+    for (int i = 0; i < 15; i++) s.middle[i] = (s.entry[i] + s.entry[i + 1]) / 2;
+    return s;
+}
+
 /* What a group becomes, and how far from its values that is. */
 struct found {
     float d, z;
@@ -60,15 +80,25 @@ static void keep_better(struct found *best, const struct found *f)
     if (!(best->error <= f->error)) *best = *f;
 }
 
+/* Sums are kept in lanes: the compiler may not change their order, but makes vectors of these. */
+#define LANES 8
+
+static float folded(const float *lane)
+{
+    return ((lane[0] + lane[4]) + (lane[1] + lane[5])) + ((lane[2] + lane[6]) + (lane[3] + lane[7]));
+}
+
 /* To the nearest whole number, for |x| < 2^22, in two additions. */
 static inline float nearest(float x)
 {
     return (x + 0x1.8p23f) - 0x1.8p23f;
 }
 
+/* A NaN becomes hi. */
 static inline float within(float x, float lo, float hi)
 {
-    return fminf(fmaxf(x, lo), hi);
+    x = x < hi ? x : hi;
+    return x > lo ? x : lo;
 }
 
 static float magnitude_of(const float *f)
@@ -87,10 +117,10 @@ static void range_of(const float *f, float *lo, float *hi)
 /* --- 8 bits --- */
 
 /* The f16 scale is rounded up where rounding down would cut off the largest value by more than half a step. */
-static void group_int8(const struct quant_type *t, const float *f, struct found *out)
+static void group_int8(const struct search *s, const float *f, struct found *out)
 {
     float most = magnitude_of(f), d = most / 127;
-    if (t->layout == LAYOUT_Q8) {
+    if (s->type->layout == LAYOUT_Q8) {
         uint16_t h = f16_of_f32(d);
         if (f32_of_f16(h) * 127.5f < most) h++;
         if (isfinite(f32_of_f16(h))) d = f32_of_f16(h);
@@ -108,17 +138,27 @@ static float to_f16(float x)
     return f32_of_f16(f16_of_f32(x));
 }
 
-/* The codes for d and m, both as f16, and from them in turn the d and m that fit these codes best. */
-static void affine_codes(const float *f, float most, float *d, float *m, struct found *out)
+/* The codes for values from lo to hi with d and m, both as f16, and from them in turn the d and m that fit these codes best. */
+static void affine_codes(const float *f, float lo, float hi, int most, float *d, float *m, struct found *out)
 {
     float step = to_f16(*d), low = to_f16(*m), inverse = step != 0 ? 1 / step : 0;
-    float error = 0, sq = 0, sqq = 0, sf = 0, sqf = 0;
-    for (int i = 0; i < GROUP; i++) {
-        float q = nearest(within((f[i] - low) * inverse, 0, most)), off = step * q + low - f[i];
-        out->q[i] = (uint8_t)(int)q;
-        error += off * off, sq += q, sqq += q * q, sf += f[i], sqf += q * f[i];
-    }
-    out->d = step, out->z = low, out->error = error;
+    int32_t q[GROUP];
+    float lane[5][LANES] = {0};
+    out->d = step, out->z = low, out->error = NAN;
+    if (!isfinite(step) || !(fmaxf(hi - low, low - lo) * inverse < 1e9f)) return;    /* a code is to fit an int32_t */
+    for (int i = 0; i < GROUP; i++) q[i] = (int32_t)nearest((f[i] - low) * inverse); /* a little beyond 0 .. most */
+    for (int i = 0; i < GROUP; i++)
+        q[i] = q[i] < 0 ? 0 : q[i] > most ? most : q[i]; /* as integers: of those it makes vectors */
+    for (int i = 0; i < GROUP; i++) out->q[i] = (uint8_t)q[i];
+    for (int i = 0; i < GROUP; i += LANES)
+        for (int l = 0; l < LANES; l++) {
+            float x = f[i + l], code = (float)q[i + l], off = step * code + low - x;
+            lane[0][l] += off * off, lane[1][l] += code, lane[2][l] += code * code;
+            lane[3][l] += x, lane[4][l] += code * x;
+        }
+    float error = folded(lane[0]), sq = folded(lane[1]), sqq = folded(lane[2]), sf = folded(lane[3]);
+    float sqf = folded(lane[4]);
+    out->error = error;
     float det = GROUP * sqq - sq * sq;
     if (det < 0.5f) return; /* all codes the same */
     *d = (GROUP * sqf - sq * sf) / det;
@@ -127,26 +167,27 @@ static void affine_codes(const float *f, float most, float *d, float *m, struct 
 
 #define AFFINE_RANGES 7
 
-static void group_affine(const struct quant_type *t, const float *f, struct found *best)
+static void group_affine(const struct search *s, const float *f, struct found *best)
 {
-    float lo, hi, most = t->layout == LAYOUT_Q2 ? 3 : 15, narrower = t->layout == LAYOUT_Q2 ? 0.08f : 0.04f;
+    int most = s->type->layout == LAYOUT_Q2 ? 3 : 15;
+    float lo, hi, narrower = s->type->layout == LAYOUT_Q2 ? 0.08f : 0.04f;
     range_of(f, &lo, &hi);
     best->error = NAN;
     for (int i = 0; i < AFFINE_RANGES; i++) {
-        float cut = (hi - lo) * narrower * (float)i / 2, m = lo + cut, d = (hi - lo - 2 * cut) / most;
+        float cut = (hi - lo) * narrower * (float)i / 2, m = lo + cut, d = (hi - lo - 2 * cut) / (float)most;
         struct found one = {0};
         for (int round = 0; round < 2; round++) {
-            affine_codes(f, most, &d, &m, &one);
+            affine_codes(f, lo, hi, most, &d, &m, &one);
             keep_better(best, &one);
         }
     }
-    if (!isfinite(best->d) || !isfinite(best->z)) best->d = FLT_MAX, best->z = 0; /* beyond f16: fits no layout */
+    if (!isfinite(best->error)) best->d = FLT_MAX, best->z = 0; /* beyond f16: fits no layout */
 }
 
 /* d (q - z) with a whole z, the scale float32. */
-static void group_zero(const struct quant_type *t, const float *f, struct found *best)
+static void group_zero(const struct search *s, const float *f, struct found *best)
 {
-    (void)t;
+    (void)s;
     float lo, hi;
     range_of(f, &lo, &hi);
     lo = fminf(lo, 0), hi = fmaxf(hi, 0);
@@ -167,28 +208,23 @@ static void group_zero(const struct quant_type *t, const float *f, struct found 
 
 /* --- tables and e4m3 --- */
 
-/* The nearest entries at scale d, and the d that fits them best. */
-static float table_codes(const float *table, const float *f, float d, struct found *out)
+/* The nearest entries at scale d, and the d that fits them best. How many middles between sorted entries lie below a
+ * value is the entry's place: no branch, and the same work for any table. */
+static float table_codes(const struct search *s, const float *f, float d, struct found *out)
 {
-    float distance[GROUP], value[GROUP];
-    int32_t q[GROUP] = {0};
-    for (int i = 0; i < GROUP; i++) distance[i] = INFINITY, value[i] = 0;
-    for (int t = 0; t < 16; t++) {
-        float entry = table[t];
-        for (int i = 0; i < GROUP; i++) {
-            float off = fabsf(d * entry - f[i]);
-            bool nearer = off < distance[i];
-            distance[i] = nearer ? off : distance[i];
-            value[i] = nearer ? entry : value[i];
-            q[i] = nearer ? t : q[i];
-        }
-    }
+    float inverse = 1 / d, x[GROUP];
+    int32_t place[GROUP] = {0};
+    if (!isfinite(inverse)) inverse = 0;
+    for (int i = 0; i < GROUP; i++) x[i] = f[i] * inverse;
+    for (int t = 0; t < 15; t++)
+        for (int i = 0; i < GROUP; i++) place[i] += x[i] > s->middle[t];
     float sft = 0, stt = 0;
     out->d = d, out->error = 0;
     for (int i = 0; i < GROUP; i++) {
-        out->q[i] = (uint8_t)q[i];
-        out->error += distance[i] * distance[i];
-        sft += f[i] * value[i], stt += value[i] * value[i];
+        float entry = s->entry[place[i]], off = d * entry - f[i];
+        out->q[i] = s->code[place[i]];
+        out->error += off * off;
+        sft += f[i] * entry, stt += entry * entry;
     }
     return stt > 0 ? sft / stt : d;
 }
@@ -211,36 +247,36 @@ static float power_above(float x)
     return ldexpf(1, m == 0.5f ? e - 1 : e);
 }
 
-static void codes_at(const struct quant_type *t, const float *f, float d, struct found *best)
+static void codes_at(const struct search *s, const float *f, float d, struct found *best)
 {
     struct found one = {0};
     float fitted = d;
-    if (t->layout == LAYOUT_F8)
+    if (s->type->layout == LAYOUT_F8)
         e4m3_codes(f, d, &one);
     else
-        fitted = table_codes(t->table, f, d, &one);
+        fitted = table_codes(s, f, d, &one);
     keep_better(best, &one);
-    if (t->power_of_two || fitted == d || !isfinite(fitted)) return;
-    table_codes(t->table, f, fitted, &one);
+    if (s->type->power_of_two || fitted == d || !(fitted > 0) || !isfinite(fitted)) return;
+    table_codes(s, f, fitted, &one);
     keep_better(best, &one);
 }
 
 /* A scale that takes in the largest value, or half of that, which cuts off the largest and is finer for the rest. */
-static void group_scaled(const struct quant_type *t, const float *f, struct found *best)
+static void group_scaled(const struct search *s, const float *f, struct found *best)
 {
-    float most = magnitude_of(f), top = t->layout == LAYOUT_F8 ? 448 : 0;
-    for (int i = 0; t->layout == LAYOUT_T4 && i < 16; i++) top = fmaxf(top, fabsf(t->table[i]));
+    float most = magnitude_of(f), top = s->type->layout == LAYOUT_F8 ? 448 : 0;
+    for (int i = 0; s->type->layout == LAYOUT_T4 && i < 16; i++) top = fmaxf(top, fabsf(s->entry[i]));
     *best = (struct found){.error = NAN};
     if (top == 0) top = 1;
-    if (t->power_of_two) {
+    if (s->type->power_of_two) {
         float d = power_above(most / top);
         if (!isfinite(d * top)) d /= 2; /* a code of the largest value would be beyond float32 */
-        codes_at(t, f, d, best);
-        if (d > 0x1p-126f) codes_at(t, f, d / 2, best);
+        codes_at(s, f, d, best);
+        if (d > 0x1p-126f) codes_at(s, f, d / 2, best);
         return;
     }
-    codes_at(t, f, most / top, best);
-    if (t->layout == LAYOUT_T4) codes_at(t, f, most / top * 0.9f, best);
+    codes_at(s, f, most / top, best);
+    if (s->type->layout == LAYOUT_T4) codes_at(s, f, most / top * 0.9f, best);
 }
 
 /* --- as a source --- */
@@ -248,7 +284,7 @@ static void group_scaled(const struct quant_type *t, const float *f, struct foun
 /* How a layout is quantized to: the kind whose codes it takes, and a group's search. */
 static const struct {
     enum code_kind kind;
-    void (*group)(const struct quant_type *t, const float *f, struct found *out);
+    void (*group)(const struct search *s, const float *f, struct found *out);
 } ways[LAYOUTS] = {
     [LAYOUT_Q8] = {CODES_INT8, group_int8},     [LAYOUT_Q8F] = {CODES_INT8, group_int8},
     [LAYOUT_Q4] = {CODES_AFFINE, group_affine}, [LAYOUT_Q4Z] = {CODES_INT4, group_zero},
@@ -258,7 +294,7 @@ static const struct {
 
 struct quantizer {
     const struct weight_source *src;
-    const struct quant_type *type;
+    struct search search;
     struct weight_row in;
 };
 
@@ -274,7 +310,7 @@ static int read_quantized(const struct weight_source *s, int row, struct weight_
                            row, s->format);
     for (int g = 0; g < s->k / GROUP; g++) {
         struct found found = {0};
-        ways[z->type->layout].group(z->type, in.f + g * GROUP, &found);
+        ways[z->search.type->layout].group(&z->search, in.f + g * GROUP, &found);
         out->d[g] = found.d, out->z[g] = found.z;
         memcpy(out->q + g * GROUP, found.q, GROUP);
     }
@@ -287,7 +323,7 @@ int weight_quantize(struct weight *w, const struct quant_type *type, const struc
     if (type->layout <= LAYOUT_BF16 || src->k % GROUP)
         return weight_pack_source(w, src, row_of, PREC_FAST, type->layout == LAYOUT_F32 ? LAYOUT_F32 : LAYOUT_BF16,
                                   NULL, e);
-    struct quantizer z = {src, type, {0}};
+    struct quantizer z = {src, search_of(type), {0}};
     struct weight_source coded = {ways[type->layout].kind, src->n, src->k,     type->table,
                                   read_quantized,          &z,     src->format};
     struct weight shape;
