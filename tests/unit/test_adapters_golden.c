@@ -1,0 +1,437 @@
+/* Tests of adapters against PEFT: tests/golden/adapters holds tiny models, adapters of every kind that PEFT writes, and the
+ * logits that transformers and PEFT compute with them in float32 (make_adapters.py). A new case there is a new test here.
+ *
+ * Each case alone: EXACT is within TOLERANCE. All cases of a model in one step: the same bits as alone. The self-test: near
+ * in both precisions, and it measures what the adapter adapts. All cases are tried before a test fails. */
+#include "base/json.h"
+#include "base/log.h"
+#include "engine/forward.h"
+#include "engine/kv.h"
+#include "engine/lora.h"
+#include <math.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define ROOT "tests/golden/adapters"
+#define CASES_MAX 64
+#define PROMPTS_MAX 3
+#define PROMPT_MAX 48
+#define ROWS_MAX 1024
+#define SEQS_MAX 96
+#define SLOTS 32
+#define RANK_MAX 64
+#define TOLERANCE 1e-4
+#define THREADS 2
+
+struct golden_case {
+    char name[64], model[64];
+    int nuse, nprompts, n[PROMPTS_MAX];
+    char dir[LORA_STACK][64];
+    float weight[LORA_STACK];
+    int32_t ids[PROMPTS_MAX][PROMPT_MAX];
+    const float *want; /* [prompts][positions][vocab] */
+};
+
+static struct {
+    struct golden_case c[CASES_MAX];
+    int n, positions, vocab;
+    float *logits;
+} golden;
+
+static int failures;
+
+static void complain(const char *name, const char *what)
+{
+    printf("  FAILED %s: %s\n", name, what);
+    failures++;
+}
+
+/* --- golden files --- */
+
+static void read_case(struct golden_case *c, const json_t *j)
+{
+    const json_t *uses = json_object_get(j, "adapters"), *prompts = json_object_get(j, "prompts");
+    snprintf(c->name, sizeof c->name, "%s", json_string_value(json_object_get(j, "name")));
+    snprintf(c->model, sizeof c->model, "%s", json_string_value(json_object_get(j, "model")));
+    c->nuse = (int)json_array_size(uses);
+    c->nprompts = (int)json_array_size(prompts);
+    assert_in_range(c->nuse, 0, LORA_STACK);
+    assert_in_range(c->nprompts, 1, PROMPTS_MAX);
+    for (int i = 0; i < c->nuse; i++) {
+        const json_t *u = json_array_get(uses, (size_t)i);
+        snprintf(c->dir[i], sizeof c->dir[i], "%s", json_string_value(json_object_get(u, "dir")));
+        c->weight[i] = (float)json_number_value(json_object_get(u, "weight"));
+    }
+    for (int p = 0; p < c->nprompts; p++) {
+        const json_t *ids = json_array_get(prompts, (size_t)p);
+        c->n[p] = (int)json_array_size(ids);
+        assert_in_range(c->n[p], golden.positions, PROMPT_MAX);
+        for (int t = 0; t < c->n[p]; t++) c->ids[p][t] = (int32_t)json_integer_value(json_array_get(ids, (size_t)t));
+    }
+}
+
+static size_t case_floats(const struct golden_case *c)
+{
+    return (size_t)c->nprompts * (size_t)golden.positions * (size_t)golden.vocab;
+}
+
+static int read_golden(void **state)
+{
+    (void)state;
+    json_error_t why;
+    size_t floats = 0, at = 0;
+    json_t *j = json_load_file(ROOT "/golden.json", 0, &why), *list = json_object_get(j, "cases");
+    if (!j) fail_msg("golden.json: %s", why.text);
+    golden.positions = (int)json_integer_value(json_object_get(j, "positions"));
+    golden.vocab = (int)json_integer_value(json_object_get(j, "vocab"));
+    golden.n = (int)json_array_size(list);
+    assert_in_range(golden.n, 1, CASES_MAX);
+    for (int i = 0; i < golden.n; i++) {
+        read_case(&golden.c[i], json_array_get(list, (size_t)i));
+        floats += case_floats(&golden.c[i]);
+    }
+    json_decref(j);
+    FILE *f = fopen(ROOT "/golden.bin", "rb");
+    assert_non_null(f);
+    golden.logits = malloc(floats * sizeof *golden.logits);
+    assert_non_null(golden.logits);
+    assert_int_equal(fread(golden.logits, sizeof *golden.logits, floats, f), floats);
+    assert_int_equal(fgetc(f), EOF);
+    fclose(f);
+    for (int i = 0; i < golden.n; at += case_floats(&golden.c[i++])) golden.c[i].want = golden.logits + at;
+    return 0;
+}
+
+static int free_golden(void **state)
+{
+    (void)state;
+    free(golden.logits);
+    return 0;
+}
+
+/* --- the engine, without scheduler --- */
+
+struct engine {
+    struct model *m;
+    struct lora_set *loras;
+    struct pool *pool;
+    struct kv_pool kv;
+    struct forward *f;
+    struct {
+        char dir[64], digest[SHA256_HEX];
+        struct lora_slot *slot;
+    } pinned[SLOTS];
+    int npinned;
+};
+
+static void engine_open(struct engine *e, const char *model, enum precision prec)
+{
+    struct err err = {0};
+    char path[200];
+    const struct lora_options o = {.max_slots = SLOTS, .max_known = SLOTS, .wait_ms = 1000, .max_rank = RANK_MAX};
+    memset(e, 0, sizeof *e);
+    snprintf(path, sizeof path, ROOT "/%s", model);
+    if (model_load(&e->m, path, NULL, prec, 0, &err) || lora_set_new(&e->loras, e->m, &o, &err) ||
+        pool_new(&e->pool, THREADS, &err) || kv_pool_init(&e->kv, e->m, 32 << 20, 1, &err) ||
+        forward_new(&e->f, e->m, kernels_pick(getenv("WEFT_KERNELS"), prec), e->pool, &e->kv.cache, ROWS_MAX,
+                    SEQS_MAX * 3, LORA_STACK * RANK_MAX, &err))
+        fail_msg("%s: %s", model, err.msg);
+    assert_int_equal(e->m->vocab, golden.vocab);
+}
+
+static void engine_close(struct engine *e)
+{
+    for (int i = 0; i < e->npinned; i++) lora_unpin(e->loras, e->pinned[i].slot);
+    forward_free(e->f);
+    kv_pool_close(&e->kv);
+    pool_free(e->pool);
+    lora_set_free(e->loras);
+    model_free(e->m);
+}
+
+struct waited {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool came;
+    struct err err;
+    struct lora_slot *slot;
+};
+
+static void arrived(struct waited *w, struct lora_slot *slot, const struct err *e)
+{
+    pthread_mutex_lock(&w->lock);
+    w->slot = slot;
+    if (e) w->err = *e;
+    w->came = true;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void on_load(void *u, const struct err *e)
+{
+    arrived(u, NULL, e);
+}
+
+static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e)
+{
+    (void)cold;
+    arrived(u, slot, e);
+}
+
+static void await(struct waited *w)
+{
+    pthread_mutex_lock(&w->lock);
+    while (!w->came) pthread_cond_wait(&w->cond, &w->lock);
+    pthread_mutex_unlock(&w->lock);
+    w->came = false;
+}
+
+/* The index of the folder's adapter among the pinned ones; -1 after a complaint. */
+static int pin(struct engine *e, const char *name)
+{
+    char rel[200];
+    struct adapter *a;
+    struct waited w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    for (int i = 0; i < e->npinned; i++)
+        if (strcmp(e->pinned[i].dir, name) == 0) return i;
+    assert_true(e->npinned < SLOTS);
+    snprintf(rel, sizeof rel, ROOT "/%s", name);
+    char *dir = realpath(rel, NULL), *digest = e->pinned[e->npinned].digest;
+    assert_non_null(dir);
+    if (adapter_open(&a, dir, &e->m->desc, NULL, &w.err) == 0) {
+        memcpy(digest, a->digest, SHA256_HEX);
+        adapter_close(a);
+        lora_load(e->loras, digest, dir, on_load, &w);
+        await(&w);
+        if (!w.err.code) lora_pin(e->loras, digest, on_pin, &w);
+        if (!w.err.code) await(&w);
+    }
+    free(dir);
+    if (w.err.code) complain(name, w.err.msg);
+    if (w.err.code) return -1;
+    e->pinned[e->npinned].slot = w.slot;
+    snprintf(e->pinned[e->npinned].dir, sizeof e->pinned[0].dir, "%s", name);
+    return e->npinned++;
+}
+
+/* --- a step --- */
+
+struct step {
+    int32_t token[ROWS_MAX];
+    struct attn_seq seq[SEQS_MAX];
+    struct kv_seq kv[SEQS_MAX];
+    struct lora_seg seg[SEQS_MAX];
+    int logit_row[SEQS_MAX * 3];
+    struct forward_batch b;
+};
+
+/* Where the adapter begins: after what comes before the last occurrence of the tokens that wake it. */
+static int first_row(const struct lora_slot *s, const int32_t *ids, int n)
+{
+    if (!s->ninvocation) return 0;
+    for (int at = n - s->ninvocation; at >= 0; at--)
+        if (memcmp(ids + at, s->invocation, (size_t)s->ninvocation * sizeof *ids) == 0) return at;
+    return n;
+}
+
+static void add_segment(struct engine *e, struct step *s, const struct golden_case *c, const int *use, int prompt)
+{
+    struct lora_seg *seg = &s->seg[s->b.lora.nseg];
+    int rank = 0, first = 0;
+    *seg = (struct lora_seg){.nuse = c->nuse};
+    for (int i = 0; i < c->nuse; i++) {
+        const struct lora_slot *slot = e->pinned[use[i]].slot;
+        seg->use[i] = (struct lora_use){&slot->table, c->weight[i]};
+        rank += lora_rank_pad(slot->max_rank);
+        first = first_row(slot, c->ids[prompt], c->n[prompt]);
+        assert_true(c->nuse == 1 || !slot->table.alone);
+    }
+    seg->row0 = s->b.rows + first;
+    seg->rows = c->n[prompt] - first;
+    if (rank > s->b.max_rank) s->b.max_rank = rank;
+    if (c->nuse && seg->rows) s->b.lora.nseg++;
+}
+
+/* False after a complaint. */
+static bool add_case(struct engine *e, struct step *s, const struct golden_case *c)
+{
+    struct err err = {0};
+    int use[LORA_STACK];
+    for (int i = 0; i < c->nuse; i++)
+        if ((use[i] = pin(e, c->dir[i])) < 0) return false;
+    for (int p = 0; p < c->nprompts; p++) {
+        int at = s->b.nseq++, n = c->n[p];
+        assert_true(at < SEQS_MAX && s->b.rows + n <= ROWS_MAX);
+        assert_int_equal(kv_seq_init(&s->kv[at], n, &err), 0);
+        assert_true(kv_seq_reserve(&e->kv, &s->kv[at], n));
+        s->seq[at] = (struct attn_seq){.row0 = s->b.rows, .rows = n, .page = s->kv[at].page};
+        memcpy(s->token + s->b.rows, c->ids[p], (size_t)n * sizeof *s->token);
+        add_segment(e, s, c, use, p);
+        s->b.rows += n;
+        for (int i = golden.positions; i > 0; i--) s->logit_row[s->b.nlogits++] = s->b.rows - i;
+    }
+    return true;
+}
+
+static struct step *step_new(const struct engine *e)
+{
+    struct step *s = calloc(1, sizeof *s);
+    assert_non_null(s);
+    s->b = (struct forward_batch){.token = s->token,
+                                  .seq = s->seq,
+                                  .logit_row = s->logit_row,
+                                  .lora = {.seg = s->seg, .modules = LORA_MODULES, .experts = e->m->experts}};
+    return s;
+}
+
+static float *step_run(struct engine *e, struct step *s)
+{
+    size_t bytes = (size_t)s->b.nlogits * (size_t)golden.vocab * sizeof(float);
+    float *out = malloc(bytes);
+    assert_non_null(out);
+    memcpy(out, forward_run(e->f, &s->b), bytes);
+    for (int i = 0; i < s->b.nseq; i++) {
+        kv_seq_release(&e->kv, &s->kv[i]);
+        kv_seq_close(&s->kv[i]);
+    }
+    free(s);
+    return out;
+}
+
+static float *run_alone(struct engine *e, const struct golden_case *c)
+{
+    struct step *s = step_new(e);
+    if (add_case(e, s, c)) return step_run(e, s);
+    free(s);
+    return NULL;
+}
+
+/* --- tests --- */
+
+static double largest_difference(const float *a, const float *b, size_t n)
+{
+    double worst = 0;
+    for (size_t i = 0; i < n; i++) {
+        double d = fabs((double)a[i] - (double)b[i]);
+        if (!(d <= worst)) worst = d; /* NaN counts as worst */
+    }
+    return worst;
+}
+
+static void try_alone(struct engine *e, const struct golden_case *c)
+{
+    char why[80];
+    float *got = run_alone(e, c);
+    if (!got) return;
+    double worst = largest_difference(got, c->want, case_floats(c));
+    snprintf(why, sizeof why, "logits differ by %.2e", worst);
+    printf("  %-16s %s\n", c->name, why);
+    if (!(worst <= TOLERANCE)) complain(c->name, why);
+    free(got);
+}
+
+/* Each model once: its cases stand together or not. */
+static bool first_of_model(int i)
+{
+    for (int k = 0; k < i; k++)
+        if (strcmp(golden.c[k].model, golden.c[i].model) == 0) return false;
+    return true;
+}
+
+static void for_each_model(enum precision prec, void (*each)(struct engine *e, const char *model))
+{
+    failures = 0;
+    for (int i = 0; i < golden.n; i++) {
+        struct engine e;
+        if (!first_of_model(i)) continue;
+        engine_open(&e, golden.c[i].model, prec);
+        each(&e, golden.c[i].model);
+        engine_close(&e);
+    }
+    assert_int_equal(failures, 0);
+}
+
+static void alone(struct engine *e, const char *model)
+{
+    for (int i = 0; i < golden.n; i++)
+        if (strcmp(golden.c[i].model, model) == 0) try_alone(e, &golden.c[i]);
+}
+
+static void mixed(struct engine *e, const char *model)
+{
+    struct step *s = step_new(e);
+    for (int i = 0; i < golden.n; i++)
+        if (strcmp(golden.c[i].model, model) == 0) add_case(e, s, &golden.c[i]);
+    float *all = step_run(e, s), *at = all;
+    for (int i = 0; i < golden.n; i++) {
+        const struct golden_case *c = &golden.c[i];
+        if (strcmp(c->model, model) != 0) continue;
+        float *got = run_alone(e, c);
+        if (got && memcmp(got, at, case_floats(c) * sizeof *got) != 0) complain(c->name, "other bits in a mixed step");
+        at += got ? case_floats(c) : 0;
+        free(got);
+    }
+    free(all);
+}
+
+static double selftest_limit;
+
+static void selftest(struct engine *e, const char *model)
+{
+    char why[120];
+    for (int i = 0; i < golden.n; i++) {
+        const struct golden_case *c = &golden.c[i];
+        double worst[LORA_CHECKS];
+        struct err err = {0};
+        int at;
+        if (strcmp(c->model, model) != 0 || c->nuse != 1 || (at = pin(e, c->dir[0])) < 0) continue;
+        int measured = 0;
+        if (lora_selftest(e->loras, e->pinned[at].digest, worst, &err)) complain(c->name, err.msg);
+        for (int k = 0; !err.code && k < LORA_CHECKS; k++) {
+            measured += worst[k] >= 0;
+            if (worst[k] <= selftest_limit) continue; /* not NaN */
+            snprintf(why, sizeof why, "the self-test of %s finds %.2e", lora_check_name[k], worst[k]);
+            complain(c->name, why);
+        }
+        if (!measured) complain(c->name, "the self-test measured nothing");
+    }
+}
+
+static void test_exact_logits_of_every_kind_of_adapter_are_pefts(void **state)
+{
+    (void)state;
+    for_each_model(PREC_EXACT, alone);
+}
+
+static void test_every_kind_in_one_step_has_the_bits_that_it_has_alone(void **state)
+{
+    (void)state;
+    for_each_model(PREC_EXACT, mixed);
+    for_each_model(PREC_FAST, mixed);
+}
+
+static void test_the_self_test_finds_every_kind_well(void **state)
+{
+    (void)state;
+    selftest_limit = 1e-5;
+    for_each_model(PREC_EXACT, selftest);
+    selftest_limit = 0.05;
+    for_each_model(PREC_FAST, selftest);
+}
+
+int main(void)
+{
+    log_init("test", LOG_ERROR);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_exact_logits_of_every_kind_of_adapter_are_pefts),
+        cmocka_unit_test(test_every_kind_in_one_step_has_the_bits_that_it_has_alone),
+        cmocka_unit_test(test_the_self_test_finds_every_kind_well),
+    };
+    return cmocka_run_group_tests(tests, read_golden, free_golden);
+}
