@@ -120,10 +120,10 @@ static int load_draft(struct engine *g, enum precision prec)
     const char *path = g->s->draft_model;
     if (!path[0] || g->s->speculate == 0) return 0;
     if (model_load(&g->draft, path, "draft", prec, 0, &g->error)) return -1;
-    if (g->draft->vocab != g->model->vocab)
-        return err_set(&g->error, ERR_USAGE, "the draft model %s has %d tokens, the model %d", path, g->draft->vocab,
-                       g->model->vocab);
-    for (int i = 0; i < g->model->vocab; i++) {
+    if (g->draft->tokens != g->model->tokens)
+        return err_set(&g->error, ERR_USAGE, "the draft model %s has %d tokens, the model %d", path, g->draft->tokens,
+                       g->model->tokens);
+    for (int i = 0; i < g->model->tokens; i++) {
         size_t n, m;
         const char *a = tokenizer_bytes(g->model->tok, i, &n), *b = tokenizer_bytes(g->draft->tok, i, &m);
         if (n != m || memcmp(a, b, n) != 0)

@@ -64,9 +64,6 @@ struct model {
  * one, and 131,072 at most. Logs the plan: formats, layouts and bytes. */
 int model_load(struct model **out, const char *path, const char *name, enum precision prec, int max_context,
                struct err *e);
-/* Do two models have the same tokens under the same ids? */
-bool model_same_tokens(const struct model *a, const struct model *b);
-
 /* Replace the chat template by that of a file (--chat-template); before anybody renders with it. */
 int model_set_chat(struct model *m, const char *path, struct err *e);
 void model_free(struct model *m);

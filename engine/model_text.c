@@ -128,14 +128,3 @@ int model_set_chat(struct model *m, const char *path, struct err *e)
     chat_template_free(old);
     return 0;
 }
-
-bool model_same_tokens(const struct model *a, const struct model *b)
-{
-    if (a->tokens != b->tokens) return false;
-    for (int id = 0; id < a->tokens; id++) {
-        size_t na, nb;
-        const char *sa = tokenizer_bytes(a->tok, id, &na), *sb = tokenizer_bytes(b->tok, id, &nb);
-        if (na != nb || memcmp(sa, sb, na) != 0) return false;
-    }
-    return true;
-}
