@@ -51,15 +51,20 @@ struct item {
 
 /* What a row sees of a block, tokens from .. to-1, and how scores are made. */
 struct span {
-    int from, to;
+    unsigned from, to;
+    uint64_t seen; /* their bits */
     float scale, softcap;
 };
+
+static struct span span_of(const struct attn *a, unsigned from, unsigned to)
+{
+    return (struct span){from, to, ~(uint64_t)0 << from & ~(uint64_t)0 >> (BLOCK - to), a->scale, a->softcap};
+}
 
 /* The lanes of page j of the block that are seen. */
 static inline __mmask16 seen_of(const struct span *s, int j)
 {
-    int from = s->from - j * KV_PAGE, to = s->to - j * KV_PAGE;
-    return (__mmask16)((to > 0 ? lanes16(to) : 0) & ~(from > 0 ? lanes16(from) : 0));
+    return (__mmask16)(s->seen >> j * KV_PAGE);
 }
 
 static inline __m512 bcast_pair(uint32_t pair)
@@ -88,20 +93,24 @@ static inline __attribute__((always_inline)) void scores_page(struct vector *v, 
     for (int i = 0; i < V; i++) _mm512_storeu_ps(v[i].s + at, s[i]);
 }
 
-/* softcap tanh(s / softcap) */
-static inline __m512 capped(__m512 s, float softcap)
+/* s = softcap tanh(s scale / softcap): the scores of a block, scaled and capped. Apart, because in the loop below its
+ * registers would cost those who have no cap. */
+static __attribute__((noinline)) void cap_scores(struct vector *v, const struct span *b)
 {
-    return _mm512_mul_ps(_mm512_set1_ps(softcap), tanh16(_mm512_div_ps(s, _mm512_set1_ps(softcap))));
+    for (unsigned i = b->from / 16 * 16; i < b->to; i += 16) {
+        __m512 s = _mm512_mul_ps(_mm512_loadu_ps(v->s + i), _mm512_set1_ps(b->scale));
+        s = tanh16(_mm512_div_ps(s, _mm512_set1_ps(b->softcap)));
+        _mm512_storeu_ps(v->s + i, _mm512_mul_ps(s, _mm512_set1_ps(b->softcap)));
+    }
 }
 
 /* From the scores of the visible tokens: p, keep, and the running maximum and sum. */
 static void softmax_block(struct vector *v, const struct span *b, const bool bf16)
 {
-    __m512 s[BLOCK_PAGES], most = _mm512_set1_ps(-INFINITY);
+    __m512 s[BLOCK_PAGES], most = _mm512_set1_ps(-INFINITY), scale = _mm512_set1_ps(b->softcap > 0 ? 1 : b->scale);
+    if (b->softcap > 0) cap_scores(v, b);
     for (int j = 0; j < BLOCK_PAGES; j++) {
-        s[j] = _mm512_mul_ps(_mm512_loadu_ps(v->s + j * 16), _mm512_set1_ps(b->scale));
-        if (b->softcap > 0) s[j] = capped(s[j], b->softcap);
-        s[j] = _mm512_mask_mov_ps(_mm512_set1_ps(-INFINITY), seen_of(b, j), s[j]);
+        s[j] = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), seen_of(b, j), _mm512_loadu_ps(v->s + j * 16), scale);
         most = _mm512_max_ps(most, s[j]);
     }
     float larger = fmaxf(v->most, _mm512_reduce_max_ps(most));
@@ -119,26 +128,44 @@ static void softmax_block(struct vector *v, const struct span *b, const bool bf1
     v->most = larger;
 }
 
+/* y[i] += p V of a token (of a pair of them in bf16), 16 dimensions of V in w. */
+static inline __attribute__((always_inline)) void add_token(__m512 *y, const struct vector *v, const int V,
+                                                            const bool bf16, __m512 w, unsigned token)
+{
+#pragma GCC unroll 8
+    for (int i = 0; i < V; i++) {
+        if (bf16)
+            y[i] = _mm512_dpbf16_ps(y[i], (__m512bh)w, (__m512bh)bcast_pair(v[i].p.pair[token / 2]));
+        else
+            y[i] = _mm512_fmadd_ps(w, _mm512_set1_ps(v[i].p.f32[token]), y[i]);
+    }
+}
+
+/* Half of each pair of values. */
+static inline __m512 half_of(__m512 w, uint32_t mask)
+{
+    return _mm512_and_ps(w, _mm512_castsi512_ps(_mm512_set1_epi32((int)mask)));
+}
+
 /* out_i[d..d+16) = out_i * keep_i + sum over tokens from .. to-1 of p V, for V vectors; value[j] is V of page j. */
-static inline __attribute__((always_inline)) void
-values_chunk(struct vector *v, const int V, const bool bf16, const char *const *value, int hd, int d, int from, int to)
+static inline __attribute__((always_inline)) void values_chunk(struct vector *v, const int V, const bool bf16,
+                                                               const char *const *value, int hd, int d, unsigned from,
+                                                               unsigned to)
 {
     __m512 y[TOGETHER];
 #pragma GCC unroll 8
     for (int i = 0; i < V; i++) y[i] = _mm512_mul_ps(_mm512_loadu_ps(v[i].out + d), _mm512_set1_ps(v[i].keep));
-    for (int token = bf16 ? from & ~1 : from; token < to; token += bf16 ? 2 : 1) {
-        int slot = token % KV_PAGE;
+    if (bf16 && from % 2) { /* the window begins inside a pair */
+        const float *w = (const float *)value[from / KV_PAGE] + (size_t)(from % KV_PAGE / 2) * (size_t)hd + d;
+        add_token(y, v, V, bf16, half_of(_mm512_loadu_ps(w), 0xffff0000), from - 1);
+        from++;
+    }
+    for (unsigned token = from; token < to; token += bf16 ? 2 : 1) {
+        unsigned slot = token % KV_PAGE;
         __m512 w =
             _mm512_loadu_ps((const float *)value[token / KV_PAGE] + (size_t)(bf16 ? slot / 2 : slot) * (size_t)hd + d);
-        if (bf16 && token + 1 == to) w = _mm512_and_ps(w, _mm512_castsi512_ps(_mm512_set1_epi32(0xffff)));
-        if (bf16 && token < from) w = _mm512_and_ps(w, _mm512_castsi512_ps(_mm512_set1_epi32((int)0xffff0000)));
-#pragma GCC unroll 8
-        for (int i = 0; i < V; i++) {
-            if (bf16)
-                y[i] = _mm512_dpbf16_ps(y[i], (__m512bh)w, (__m512bh)bcast_pair(v[i].p.pair[token / 2]));
-            else
-                y[i] = _mm512_fmadd_ps(w, _mm512_set1_ps(v[i].p.f32[token]), y[i]);
-        }
+        if (bf16 && token + 1 == to) w = half_of(w, 0xffff);
+        add_token(y, v, V, bf16, w, token);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < V; i++) _mm512_storeu_ps(v[i].out + d, y[i]);
@@ -149,8 +176,8 @@ static inline __attribute__((always_inline)) void block_of(struct vector *v, con
                                                            const char *const *key, int hd, const struct span *b)
 {
     const char *value[BLOCK_PAGES];
-    for (int j = b->from / KV_PAGE; j * KV_PAGE < b->to; j++) {
-        scores_page(v, V, bf16, key[j], hd, j * KV_PAGE);
+    for (unsigned j = b->from / KV_PAGE; j * KV_PAGE < b->to; j++) {
+        scores_page(v, V, bf16, key[j], hd, (int)(j * KV_PAGE));
         value[j] = key[j] + (size_t)KV_PAGE * (size_t)hd * (bf16 ? 2 : 4);
     }
     for (int i = 0; i < V; i++) softmax_block(&v[i], b, bf16);
@@ -238,14 +265,15 @@ static void attend_block(const struct attn *a, const struct item *it, struct vec
         if (base + j * KV_PAGE + KV_PAGE > attn_first(a, first))
             key[j] = kv_head_at(a->kv, a->layer, it->seq->page[block * BLOCK_PAGES + j], it->kv_head);
     if (first >= base + BLOCK - 1 && attn_first(a, last) <= base) {
-        fn(v, it->rows * it->heads, key, hd, &(struct span){0, BLOCK, a->scale, a->softcap});
+        const struct span whole = span_of(a, 0, BLOCK);
+        fn(v, it->rows * it->heads, key, hd, &whole);
         return;
     }
     for (int i = 0; i < it->rows; i++) {
         int from = attn_first(a, first + i) - base, to = first + i + 1 - base;
         if (to <= 0 || from >= BLOCK) continue;
-        fn(v + i * it->heads, it->heads, key, hd,
-           &(struct span){from > 0 ? from : 0, to < BLOCK ? to : BLOCK, a->scale, a->softcap});
+        const struct span part = span_of(a, from > 0 ? (unsigned)from : 0, to < BLOCK ? (unsigned)to : BLOCK);
+        fn(v + i * it->heads, it->heads, key, hd, &part);
     }
 }
 
