@@ -98,7 +98,7 @@ static const struct row {
     {"glm5", {CL100K(DIGITS3)}, {.whole_first = true}},
     {"qwen2", {CL100K("\\p{N}")}, {.nfc = true}},
     {"deepseek-r1-qwen", {CL100K("\\p{N}")}, {.nfc = true}},
-    {"qwen35", {QWEN35}, {0}},
+    {"qwen35", {QWEN35}, {.nfc = true}},
     {"stablelm2", {CL100K("\\p{N}")}, {.nfc = true}},
     {"hunyuan", {CL100K("\\p{N}")}, {0}},
     {"megrez", {CL100K("\\p{N}")}, {.nfc = true}},
