@@ -77,7 +77,7 @@ struct found {
 
 static void keep_better(struct found *best, const struct found *f)
 {
-    if (!(best->error <= f->error)) *best = *f;
+    if (isnan(best->error) || f->error < best->error) *best = *f;
 }
 
 /* Sums are kept in lanes: the compiler may not change their order, but makes vectors of these. */
@@ -138,7 +138,8 @@ static float to_f16(float x)
     return f32_of_f16(f16_of_f32(x));
 }
 
-/* The codes for values from lo to hi with d and m, both as f16, and from them in turn the d and m that fit these codes best. */
+/* The codes for values from lo to hi with d and m, both as f16, and from them in turn the d and m that fit these codes
+ * best. */
 static void affine_codes(const float *f, float lo, float hi, int most, float *d, float *m, struct found *out)
 {
     float step = to_f16(*d), low = to_f16(*m), inverse = step != 0 ? 1 / step : 0;
