@@ -30,19 +30,24 @@ static const struct gguf_tensor *take(const struct source *s, const char *name, 
     return t;
 }
 
-/* Architectures whose converter shuffles the rows of q and k. */
-static bool shuffles(const struct gguf *g)
+/* The architecture, where it is one whose converter shuffles the rows of q and k; else NULL. */
+static const char *shuffled(const struct gguf *g)
 {
+    static const char *const archs[] = {"llama", "mistral3", "smollm3"};
     struct gguf_str arch;
-    return gguf_string(g, "general.architecture", &arch, NULL) == 0 && arch.len == 5 && memcmp(arch.s, "llama", 5) == 0;
+    if (gguf_string(g, "general.architecture", &arch, NULL)) return NULL;
+    for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
+        if (arch.len == strlen(archs[i]) && memcmp(arch.s, archs[i], arch.len) == 0) return archs[i];
+    return NULL;
 }
 
 /* How many heads the rows of q or k are divided among: ARCH.attention.head_count, or ..._kv where the file has it. */
 static int head_count(const struct source *s, enum place at, int rows, int *heads, struct err *e)
 {
-    const char *key = "llama.attention.head_count_kv";
+    char key[64];
     uint64_t v = 0;
-    if (at == AT_Q || !gguf_has(s->g, key)) key = "llama.attention.head_count";
+    snprintf(key, sizeof key, "%s.attention.head_count_kv", shuffled(s->g));
+    if (at == AT_Q || !gguf_has(s->g, key)) snprintf(key, sizeof key, "%s.attention.head_count", shuffled(s->g));
     if (gguf_u64(s->g, key, &v, e)) return -1;
     if (v < 1 || v > (uint64_t)rows || (uint64_t)rows % v || (uint64_t)rows / v % 2)
         return err_set(e, ERR_MODEL, "%s: %s is %llu, among which %d rows cannot be divided", s->path, key,
@@ -56,7 +61,7 @@ static int *row_order(const struct source *s, enum place at, int rows, int *rc, 
 {
     int heads = 0;
     *rc = 0;
-    if ((at != AT_Q && at != AT_K) || !shuffles(s->g)) return NULL;
+    if ((at != AT_Q && at != AT_K) || !shuffled(s->g)) return NULL;
     *rc = head_count(s, at, rows, &heads, e);
     int *row_of = *rc ? NULL : malloc((size_t)rows * sizeof *row_of);
     if (!row_of) {
