@@ -64,11 +64,32 @@ static int bad_scale(const struct grid *g, int row, int group, struct err *e)
     return err_set(e, ERR_MODEL, "%s, row %d: the scale of group %d is not finite", g->label, row, group);
 }
 
+/* The k codes of a row. Whole words are taken apart at once where codes don't straddle them; k is a multiple of 32. */
+static void read_line(const struct grid *g, int row, int k, uint8_t *out)
+{
+    const struct codes *c = &g->q;
+    uint32_t mask = (1u << c->bits) - 1;
+    if (c->bytes) {
+        for (int i = 0; i < k; i++) out[i] = c->p[row * c->line + i] ^ 0x80;
+    } else if (32 % c->bits) {
+        for (int i = 0; i < k; i++) out[i] = (uint8_t)q_at(g, row, i);
+    } else if (g->q_by_input) {
+        int64_t bit = shuffled(g, row) * c->bits, first = bit / 32 * c->stride;
+        for (int i = 0; i < k; i++) out[i] = (uint8_t)(word_at(c, i * c->line + first) >> bit % 32 & mask);
+    } else {
+        int per = 32 / c->bits;
+        for (int i = 0; i < k / per; i++, out += per) {
+            uint32_t w = word_at(c, row * c->line + i * c->stride);
+            for (int j = 0; j < per; j++) out[j] = (uint8_t)(w >> j * c->bits & mask);
+        }
+    }
+}
+
 /* w = d (q - z); INT2 has the offset multiplied out, which is exact for scales of sixteen bits. */
 static int read_codes(const struct weight_source *src, int row, struct weight_row *out, struct err *e)
 {
     const struct grid *g = src->u;
-    int per = g->group_size / GROUP, plus = src->kind == CODES_INT8 ? 128 - (1 << (g->q.bits - 1)) : 0;
+    int per = g->group_size / GROUP, plus = 128 - (1 << (g->q.bits - 1));
     for (int i = 0; i < g->groups; i++) {
         float d = grid_scale(g, row, i), z = (float)zero_at(g, row, i);
         if (!isfinite(d)) return bad_scale(g, row, i, e);
@@ -77,18 +98,24 @@ static int read_codes(const struct weight_source *src, int row, struct weight_ro
             if (src->kind != CODES_INT8) out->z[j] = src->kind == CODES_INT2 ? -(d * z) : z;
         }
     }
-    for (int i = 0; i < src->k; i++) out->q[i] = (uint8_t)((int)q_at(g, row, i) + plus);
+    read_line(g, row, src->k, out->q);
+    for (int i = 0; src->kind == CODES_INT8 && plus && i < src->k; i++) out->q[i] = (uint8_t)(out->q[i] + plus);
     return 0;
 }
 
 static int read_expanded(const struct weight_source *src, int row, struct weight_row *out, struct err *e)
 {
     const struct grid *g = src->u;
+    float *d = g->row_scale, *z = d + g->groups;
+    for (int i = 0; i < g->groups; i++) {
+        d[i] = grid_scale(g, row, i);
+        z[i] = (float)zero_at(g, row, i);
+        if (!isfinite(d[i])) return bad_scale(g, row, i, e);
+    }
+    read_line(g, row, src->k, g->row_codes);
     for (int i = 0; i < src->k; i++) {
         int group = g->group_of ? g->group_of[i] : i / g->group_size;
-        float d = grid_scale(g, row, group);
-        if (!isfinite(d)) return bad_scale(g, row, group, e);
-        out->f[i] = d * (float)((int)q_at(g, row, i) - zero_at(g, row, group));
+        out->f[i] = d[group] * ((float)g->row_codes[i] - z[group]);
     }
     return 0;
 }
@@ -111,22 +138,27 @@ static enum code_kind kind_of(const struct grid *g, int n)
     return zeros_in_the_middle(g, n) ? CODES_INT8 : CODES_FLOAT;
 }
 
+/* The room: the grid, then scales and zeros of one row, g_idx, codes of one row. */
+static struct grid *make_room(const struct module_of *m, const struct grid *g)
+{
+    size_t scales = 2 * (size_t)g->groups * sizeof(float), order = g->group_of ? (size_t)m->k * sizeof *g->group_of : 0;
+    struct grid *room = malloc(sizeof *room + scales + order + (size_t)m->k);
+    if (!room) return NULL;
+    *room = *g;
+    room->row_scale = (float *)(room + 1);
+    room->group_of = order ? (int32_t *)(room->row_scale + 2 * g->groups) : NULL;
+    room->row_codes = (uint8_t *)(room + 1) + scales + order;
+    if (order) memcpy(room->group_of, g->group_of, order);
+    snprintf(room->label, sizeof room->label, "%s: %s", m->s->path, m->stem);
+    return room;
+}
+
 int grid_source(const struct module_of *m, const struct grid *g, const char *format, struct source_matrix *out,
                 struct err *e)
 {
-    size_t order = g->group_of ? (size_t)m->k * sizeof *g->group_of : 0;
-    struct grid *room = malloc(sizeof *room + order);
-    if (!room) {
-        free(g->group_of);
-        return module_bad(m, e, "no memory");
-    }
-    *room = *g;
-    if (g->group_of) {
-        room->group_of = (int32_t *)(room + 1);
-        memcpy(room->group_of, g->group_of, order);
-        free(g->group_of);
-    }
-    snprintf(room->label, sizeof room->label, "%s: %s", m->s->path, m->stem);
+    struct grid *room = make_room(m, g);
+    free(g->group_of);
+    if (!room) return err_set(e, ERR_NO_MEMORY, "no memory for %s", m->stem);
     enum code_kind kind = kind_of(room, m->n);
     *out = (struct source_matrix){.src = {.kind = kind,
                                           .n = m->n,

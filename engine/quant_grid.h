@@ -21,7 +21,9 @@ struct grid {
     const struct tensor *scale;
     int64_t scale_row, scale_group; /* strides */
     int group_size, groups;
-    int32_t *group_of; /* or NULL; behind the room */
+    int32_t *group_of;  /* or NULL; behind the room */
+    float *row_scale;   /* [2][groups]: of the row that is read */
+    uint8_t *row_codes; /* [k] */
     char label[TENSOR_NAME_MAX + 512 + 16];
 };
 

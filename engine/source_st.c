@@ -254,31 +254,38 @@ static float of_bits(uint32_t bits)
  * What has the highest exponent is refused by the caller. */
 static float of_half(uint16_t h)
 {
-    float f = of_bits((uint32_t)(h & 0x7fff) << 13) * 0x1p112f;
-    return h & 0x8000 ? -f : f;
+    return of_bits((uint32_t)(h & 0x8000) << 16 | (uint32_t)(h & 0x7fff) << 13) * 0x1p112f;
+}
+
+/* One loop for each type: inlined with the type known. Returns whether something was not finite. */
+static inline __attribute__((always_inline)) uint32_t read_run(enum dtype t, const uint8_t *p, size_t step, int n,
+                                                               float *out)
+{
+    uint32_t wild = 0, word;
+    for (int i = 0; i < n; i++, p += step) {
+        uint16_t h = 0;
+        if (t == D_F32)
+            memcpy(&word, p, sizeof word);
+        else
+            memcpy(&h, p, sizeof h);
+        if (t == D_BF16) word = (uint32_t)h << 16;
+        wild |= t == D_F16 ? (h & 0x7c00) == 0x7c00 : (word & 0x7f800000) == 0x7f800000;
+        out[i] = t == D_F16 ? of_half(h) : of_bits(word);
+    }
+    return wild;
 }
 
 int floats_read(enum dtype t, const uint8_t *data, int64_t from, int64_t stride, int n, float *out)
 {
-    size_t step = (size_t)stride * dtype_bytes[t];
     const uint8_t *p = data + (size_t)from * dtype_bytes[t];
-    uint32_t wild = 0, word;
-    uint16_t h;
-    for (int i = 0; i < n; i++, p += step) {
-        if (t == D_F32) {
-            memcpy(&word, p, sizeof word);
-        } else {
-            memcpy(&h, p, sizeof h);
-            word = (uint32_t)h << 16;
-        }
-        if (t == D_F16) {
-            wild |= (h & 0x7c00) == 0x7c00;
-            out[i] = of_half(h);
-        } else {
-            wild |= (word & 0x7f800000) == 0x7f800000;
-            out[i] = of_bits(word);
-        }
-    }
+    size_t step = (size_t)stride * dtype_bytes[t];
+    uint32_t wild = 0;
+    if (t == D_F32)
+        wild = read_run(D_F32, p, step, n, out);
+    else if (t == D_BF16)
+        wild = read_run(D_BF16, p, step, n, out);
+    else
+        wild = read_run(D_F16, p, step, n, out);
     return wild ? -1 : 0;
 }
 
