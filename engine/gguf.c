@@ -25,8 +25,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define KEY_BYTES_MAX 65535  /* the format's own bound */
-#define NAME_BYTES_MAX 256   /* of a tensor; ggml's is 63 */
+#define KEY_BYTES_MAX 65535 /* the format's own bound */
+#define NAME_BYTES_MAX 256  /* of a tensor; ggml's is 63 */
 #define ALIGN_DEFAULT 32
 #define ALIGN_MAX 65536
 #define DIGEST_CHUNK (1u << 20)
@@ -37,27 +37,28 @@ static const struct {
     const char *name;
     uint8_t bytes; /* 0: not a scalar */
 } kinds[KINDS] = {
-    [K_U8] = {"u8", 1},   [K_I8] = {"i8", 1},     [K_U16] = {"u16", 2}, [K_I16] = {"i16", 2},    [K_U32] = {"u32", 4},
-    [K_I32] = {"i32", 4}, [K_F32] = {"f32", 4},   [K_BOOL] = {"bool", 1}, [K_STR] = {"string", 0}, [K_ARRAY] = {"array", 0},
-    [K_U64] = {"u64", 8}, [K_I64] = {"i64", 8},   [K_F64] = {"f64", 8},
+    [K_U8] = {"u8", 1},      [K_I8] = {"i8", 1},       [K_U16] = {"u16", 2}, [K_I16] = {"i16", 2},
+    [K_U32] = {"u32", 4},    [K_I32] = {"i32", 4},     [K_F32] = {"f32", 4}, [K_BOOL] = {"bool", 1},
+    [K_STR] = {"string", 0}, [K_ARRAY] = {"array", 0}, [K_U64] = {"u64", 8}, [K_I64] = {"i64", 8},
+    [K_F64] = {"f64", 8},
 };
 
-/* ggml's tensor types: how many values a block holds and how many bytes it takes (ggml-common.h). Those that the kernels read carry
- * our own name for them; the others are known so that a file that holds one is refused by its name. */
+/* ggml's tensor types: how many values a block holds and how many bytes it takes (ggml-common.h). Which of them are served is
+ * quant_ggml's affair; the others are known so that a file that holds one is refused by its name. */
 static const struct type_row {
     int number;
     const char *name;
-    int16_t block, bytes, ours;
+    int16_t block, bytes;
 } types[] = {
-    {0, "F32", 1, 4, T_F32},       {1, "F16", 1, 2, T_F16},       {2, "Q4_0", 32, 18, T_Q4_0},  {3, "Q4_1", 32, 20, T_Q4_1},
-    {6, "Q5_0", 32, 22, -1},       {7, "Q5_1", 32, 24, -1},       {8, "Q8_0", 32, 34, T_Q8_0},  {9, "Q8_1", 32, 36, -1},
-    {10, "Q2_K", 256, 84, -1},     {11, "Q3_K", 256, 110, -1},    {12, "Q4_K", 256, 144, -1},   {13, "Q5_K", 256, 176, -1},
-    {14, "Q6_K", 256, 210, -1},    {15, "Q8_K", 256, 292, -1},    {16, "IQ2_XXS", 256, 66, -1}, {17, "IQ2_XS", 256, 74, -1},
-    {18, "IQ3_XXS", 256, 98, -1},  {19, "IQ1_S", 256, 50, -1},    {20, "IQ4_NL", 32, 18, -1},   {21, "IQ3_S", 256, 110, -1},
-    {22, "IQ2_S", 256, 82, -1},    {23, "IQ4_XS", 256, 136, -1},  {24, "I8", 1, 1, -1},         {25, "I16", 1, 2, -1},
-    {26, "I32", 1, 4, -1},         {27, "I64", 1, 8, -1},         {28, "F64", 1, 8, -1},        {29, "IQ1_M", 256, 56, -1},
-    {30, "BF16", 1, 2, T_BF16},    {34, "TQ1_0", 256, 54, -1},    {35, "TQ2_0", 256, 66, -1},   {39, "MXFP4", 32, 17, -1},
-    {40, "NVFP4", 64, 36, -1},     {41, "Q1_0", 128, 18, -1},
+    {0, "F32", 1, 4},         {1, "F16", 1, 2},         {2, "Q4_0", 32, 18},      {3, "Q4_1", 32, 20},
+    {6, "Q5_0", 32, 22},      {7, "Q5_1", 32, 24},      {8, "Q8_0", 32, 34},      {9, "Q8_1", 32, 36},
+    {10, "Q2_K", 256, 84},    {11, "Q3_K", 256, 110},   {12, "Q4_K", 256, 144},   {13, "Q5_K", 256, 176},
+    {14, "Q6_K", 256, 210},   {15, "Q8_K", 256, 292},   {16, "IQ2_XXS", 256, 66}, {17, "IQ2_XS", 256, 74},
+    {18, "IQ3_XXS", 256, 98}, {19, "IQ1_S", 256, 50},   {20, "IQ4_NL", 32, 18},   {21, "IQ3_S", 256, 110},
+    {22, "IQ2_S", 256, 82},   {23, "IQ4_XS", 256, 136}, {24, "I8", 1, 1},         {25, "I16", 1, 2},
+    {26, "I32", 1, 4},        {27, "I64", 1, 8},        {28, "F64", 1, 8},        {29, "IQ1_M", 256, 56},
+    {30, "BF16", 1, 2},       {34, "TQ1_0", 256, 54},   {35, "TQ2_0", 256, 66},   {39, "MXFP4", 32, 17},
+    {40, "NVFP4", 64, 36},    {41, "Q1_0", 128, 18},
 };
 
 struct kv {
@@ -136,8 +137,8 @@ static const uint8_t *take(struct cursor *c, uint64_t n)
 {
     const uint8_t *p = c->p;
     if (n > c->left) {
-        err_set(c->e, ERR_MODEL, "GGUF: the file ends inside %s (%llu bytes wanted, %zu left)", c->where, (unsigned long long)n,
-                c->left);
+        err_set(c->e, ERR_MODEL, "GGUF: the file ends inside %s (%llu bytes wanted, %zu left)", c->where,
+                (unsigned long long)n, c->left);
         return NULL;
     }
     c->p += n;
@@ -179,7 +180,8 @@ static int take_array(struct cursor *c, struct kv *v)
     v->value = c->p;
     if (v->item < KINDS && kinds[v->item].bytes) return take(c, v->count * kinds[v->item].bytes) ? 0 : -1;
     if (v->item != K_STR)
-        return err_set(c->e, ERR_MODEL, "GGUF: key \"%s\" is an array of type %u, which is not served", show(v->key).s, v->item);
+        return err_set(c->e, ERR_MODEL, "GGUF: key \"%s\" is an array of type %u, which is not served", show(v->key).s,
+                       v->item);
     for (uint64_t i = 0; i < v->count; i++) {
         struct gguf_str s;
         if (take_str(c, &s)) return -1;
@@ -192,7 +194,8 @@ static int take_kv(struct cursor *c, struct kv *v)
     struct gguf_str s;
     if (take_str(c, &v->key)) return -1;
     if (v->key.len == 0 || v->key.len > KEY_BYTES_MAX)
-        return err_set(c->e, ERR_MODEL, "GGUF: a key's name is %zu bytes long, 1 to %d are allowed", v->key.len, KEY_BYTES_MAX);
+        return err_set(c->e, ERR_MODEL, "GGUF: a key's name is %zu bytes long, 1 to %d are allowed", v->key.len,
+                       KEY_BYTES_MAX);
     if (take_u32(c, &v->kind)) return -1;
     if (v->kind == K_ARRAY) return take_array(c, v);
     if (v->kind == K_STR) {
@@ -249,7 +252,8 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *offset
                        NAME_BYTES_MAX);
     if (take_u32(c, &ndim)) return -1;
     if (ndim < 1 || ndim > 4)
-        return err_set(c->e, ERR_MODEL, "GGUF: tensor \"%s\" has %u dimensions, 1 to 4 are allowed", show(t->name).s, ndim);
+        return err_set(c->e, ERR_MODEL, "GGUF: tensor \"%s\" has %u dimensions, 1 to 4 are allowed", show(t->name).s,
+                       ndim);
     t->ndim = (int)ndim;
     for (int i = 0; i < 4; i++) t->dim[i] = 1;
     for (uint32_t i = 0; i < ndim; i++) {
@@ -261,13 +265,15 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *offset
     return measure(t, c->e);
 }
 
-static int place_tensor(struct gguf_tensor *t, const uint8_t *data, size_t room, uint64_t offset, uint64_t align, struct err *e)
+static int place_tensor(struct gguf_tensor *t, const uint8_t *data, size_t room, uint64_t offset, uint64_t align,
+                        struct err *e)
 {
     if (offset % align)
         return err_set(e, ERR_MODEL, "GGUF: tensor \"%s\" starts at %llu, no multiple of %llu", show(t->name).s,
                        (unsigned long long)offset, (unsigned long long)align);
     if (offset > room || t->bytes > room - offset)
-        return err_set(e, ERR_MODEL, "GGUF: tensor \"%s\" (%zu bytes at %llu) reaches beyond the file's %zu bytes of data",
+        return err_set(e, ERR_MODEL,
+                       "GGUF: tensor \"%s\" (%zu bytes at %llu) reaches beyond the file's %zu bytes of data",
                        show(t->name).s, t->bytes, (unsigned long long)offset, room);
     t->data = data + offset;
     return 0;
@@ -288,7 +294,8 @@ static int check_whole(const struct gguf *g, struct err *e)
     uint64_t parts = 1;
     if (gguf_has(g, "split.count") && gguf_u64(g, "split.count", &parts, e)) return -1;
     if (parts > 1)
-        return err_set(e, ERR_MODEL, "GGUF: one of %llu parts of a split model; merge them first", (unsigned long long)parts);
+        return err_set(e, ERR_MODEL, "GGUF: one of %llu parts of a split model; merge them first",
+                       (unsigned long long)parts);
     return 0;
 }
 
@@ -321,7 +328,8 @@ out:
 static int check_version(uint32_t version, struct err *e)
 {
     if (version == 2 || version == 3) return 0;
-    if (version != 0 && (version & 0xffff) == 0) return err_set(e, ERR_MODEL, "GGUF: a big-endian file, which is not served");
+    if (version != 0 && (version & 0xffff) == 0)
+        return err_set(e, ERR_MODEL, "GGUF: a big-endian file, which is not served");
     return err_set(e, ERR_MODEL, "GGUF: version %u, only 2 and 3 are served", version);
 }
 
@@ -330,12 +338,13 @@ static int read_file(struct gguf *g, struct err *e)
     struct cursor c = {g->map, g->size, "the header", e};
     uint32_t version = 0;
     uint64_t ntensors = 0, nkv = 0;
-    if (g->size < 4 || memcmp(g->map, "GGUF", 4)) return err_set(e, ERR_MODEL, "not a GGUF file: it does not begin with \"GGUF\"");
+    if (g->size < 4 || memcmp(g->map, "GGUF", 4))
+        return err_set(e, ERR_MODEL, "not a GGUF file: it does not begin with \"GGUF\"");
     if (!take(&c, 4) || take_u32(&c, &version) || check_version(version, e)) return -1;
     if (take_u64(&c, &ntensors) || take_u64(&c, &nkv)) return -1;
     if (nkv > GGUF_KEYS_MAX || ntensors > GGUF_TENSORS_MAX)
-        return err_set(e, ERR_MODEL, "GGUF: %llu keys and %llu tensors, at most %d and %d are served", (unsigned long long)nkv,
-                       (unsigned long long)ntensors, GGUF_KEYS_MAX, GGUF_TENSORS_MAX);
+        return err_set(e, ERR_MODEL, "GGUF: %llu keys and %llu tensors, at most %d and %d are served",
+                       (unsigned long long)nkv, (unsigned long long)ntensors, GGUF_KEYS_MAX, GGUF_TENSORS_MAX);
     g->nkv = (int)nkv;
     g->ntensors = (int)ntensors;
     g->kv = calloc(nkv + 1, sizeof *g->kv);
@@ -466,7 +475,12 @@ struct number {
     double d;
 };
 
-#define LOAD(type, p) ({ type v_; memcpy(&v_, (p), sizeof v_); v_; })
+#define LOAD(type, p)                                                                                                  \
+    ({                                                                                                                 \
+        type v_;                                                                                                       \
+        memcpy(&v_, (p), sizeof v_);                                                                                   \
+        v_;                                                                                                            \
+    })
 
 static struct number of_signed(int64_t v)
 {
@@ -485,16 +499,26 @@ static struct number load_number(uint32_t kind, const uint8_t *p)
 {
     switch (kind) {
     case K_U8:
-    case K_BOOL: return of_signed(*p);
-    case K_I8: return of_signed((int8_t)*p);
-    case K_U16: return of_signed(LOAD(uint16_t, p));
-    case K_I16: return of_signed(LOAD(int16_t, p));
-    case K_U32: return of_signed(LOAD(uint32_t, p));
-    case K_I32: return of_signed(LOAD(int32_t, p));
-    case K_I64: return of_signed(LOAD(int64_t, p));
-    case K_U64: return (struct number){true, false, LOAD(uint64_t, p), (double)LOAD(uint64_t, p)};
-    case K_F32: return of_double((double)LOAD(float, p));
-    default: return of_double(LOAD(double, p));
+    case K_BOOL:
+        return of_signed(*p);
+    case K_I8:
+        return of_signed((int8_t)*p);
+    case K_U16:
+        return of_signed(LOAD(uint16_t, p));
+    case K_I16:
+        return of_signed(LOAD(int16_t, p));
+    case K_U32:
+        return of_signed(LOAD(uint32_t, p));
+    case K_I32:
+        return of_signed(LOAD(int32_t, p));
+    case K_I64:
+        return of_signed(LOAD(int64_t, p));
+    case K_U64:
+        return (struct number){true, false, LOAD(uint64_t, p), (double)LOAD(uint64_t, p)};
+    case K_F32:
+        return of_double((double)LOAD(float, p));
+    default:
+        return of_double(LOAD(double, p));
     }
 }
 
@@ -507,7 +531,8 @@ static int get_number(const struct gguf *g, const char *key, struct number *out,
 {
     const struct kv *v = need(g, key, e);
     if (!v) return -1;
-    if (!is_number(v->kind)) return err_set(e, ERR_MODEL, "GGUF: key \"%s\" is of type %s, not a number", key, kinds[v->kind].name);
+    if (!is_number(v->kind))
+        return err_set(e, ERR_MODEL, "GGUF: key \"%s\" is of type %s, not a number", key, kinds[v->kind].name);
     *out = load_number(v->kind, v->value);
     return 0;
 }
@@ -557,7 +582,8 @@ int gguf_array_len(const struct gguf *g, const char *key, size_t *n, struct err 
 }
 
 /* An array whose elements `fits` accepts, and room for its elements of `size` bytes each. */
-static const struct kv *open_array(const struct gguf *g, const char *key, bool strings, size_t size, void **room, struct err *e)
+static const struct kv *open_array(const struct gguf *g, const char *key, bool strings, size_t size, void **room,
+                                   struct err *e)
 {
     const struct kv *v = need_kind(g, key, K_ARRAY, e);
     if (!v) return NULL;
@@ -598,7 +624,8 @@ int gguf_array_i32(const struct gguf *g, const char *key, int32_t **out, size_t 
         struct number x = load_number(v->item, v->value + i * kinds[v->item].bytes);
         if (!x.integer || x.magnitude > (uint64_t)INT32_MAX + x.negative) {
             free(room);
-            return err_set(e, ERR_MODEL, "GGUF: element %llu of \"%s\" is %g, not a 32-bit integer", (unsigned long long)i, key, x.d);
+            return err_set(e, ERR_MODEL, "GGUF: element %llu of \"%s\" is %g, not a 32-bit integer",
+                           (unsigned long long)i, key, x.d);
         }
         a[i] = (int32_t)(x.negative ? -(int64_t)x.magnitude : (int64_t)x.magnitude);
     }
@@ -641,14 +668,4 @@ const char *gguf_type_name(int number)
 {
     const struct type_row *r = find_type(number);
     return r ? r->name : "unknown";
-}
-
-int gguf_tensor_type(const struct gguf_tensor *t, enum tensor_type *out, struct err *e)
-{
-    const struct type_row *r = find_type(t->type);
-    if (!r || r->ours < 0)
-        return err_set(e, ERR_MODEL, "GGUF: tensor \"%s\" is of type %s, which is not served (F32, F16, BF16, Q8_0, Q4_0, Q4_1 are)",
-                       show(t->name).s, r ? r->name : "unknown");
-    *out = (enum tensor_type)r->ours;
-    return 0;
 }

@@ -22,9 +22,9 @@ struct gguf_str {
 
 struct gguf_tensor {
     struct gguf_str name;
-    int type;            /* ggml's number */
+    int type; /* ggml's number */
     int ndim;
-    int64_t dim[4];      /* dim[0] is the fastest: a [n][k] matrix has dim[0] = k, dim[1] = n */
+    int64_t dim[4]; /* dim[0] is the fastest: a [n][k] matrix has dim[0] = k, dim[1] = n */
     const void *data;
     size_t bytes;
 };
@@ -47,15 +47,13 @@ int gguf_bool(const struct gguf *g, const char *key, bool *out, struct err *e);
 int gguf_string(const struct gguf *g, const char *key, struct gguf_str *out, struct err *e);
 /* Arrays: the length, then element by element. */
 int gguf_array_len(const struct gguf *g, const char *key, size_t *n, struct err *e);
-int gguf_array_str(const struct gguf *g, const char *key, struct gguf_str **out, size_t *n, struct err *e); /* *out: free() */
-int gguf_array_i32(const struct gguf *g, const char *key, int32_t **out, size_t *n, struct err *e);         /* *out: free() */
-int gguf_array_f32(const struct gguf *g, const char *key, float **out, size_t *n, struct err *e);           /* *out: free() */
+int gguf_array_str(const struct gguf *g, const char *key, struct gguf_str **out, size_t *n,
+                   struct err *e);                                                                  /* *out: free() */
+int gguf_array_i32(const struct gguf *g, const char *key, int32_t **out, size_t *n, struct err *e); /* *out: free() */
+int gguf_array_f32(const struct gguf *g, const char *key, float **out, size_t *n, struct err *e);   /* *out: free() */
 
 int gguf_tensors(const struct gguf *g);
 const struct gguf_tensor *gguf_tensor_at(const struct gguf *g, int i);
 const struct gguf_tensor *gguf_find(const struct gguf *g, const char *name); /* NULL: absent */
 
 const char *gguf_type_name(int number); /* "Q4_K"; "unknown" */
-
-/* ggml's type number -> ours; -1 with ERR_MODEL naming the type when it isn't served. */
-int gguf_tensor_type(const struct gguf_tensor *t, enum tensor_type *out, struct err *e);
