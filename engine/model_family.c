@@ -195,7 +195,7 @@ static const char *first_class(const json_t *root)
     return json_string_value(json_array_get(json_object_get(root, "architectures"), 0));
 }
 
-static int of_config(const json_t *config, const json_t *root, struct meta *out, struct err *e)
+int family_of_config(const json_t *config, const json_t *root, struct meta *out, struct err *e)
 {
     const char *type = json_string_value(json_object_get(config, "model_type")), *class = first_class(root);
     if (!type && !class)
@@ -215,5 +215,5 @@ static int of_config(const json_t *config, const json_t *root, struct meta *out,
 int family_of(const struct source *s, struct meta *out, struct err *e)
 {
     const struct gguf *g = source_gguf(s);
-    return g ? of_gguf(g, out, e) : of_config(source_config(s), source_config_root(s), out, e);
+    return g ? of_gguf(g, out, e) : family_of_config(source_config(s), source_config_root(s), out, e);
 }

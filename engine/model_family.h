@@ -108,6 +108,7 @@ void model_plan_close(struct model_plan *p);
 
 /* The row of the source's architecture; -1 with ERR_MODEL naming it. */
 int family_of(const struct source *s, struct meta *out, struct err *e);
+int family_of_config(const json_t *config, const json_t *root, struct meta *out, struct err *e);
 
 /* Fills the numbers of `m` (layers .. norm_topk, max_context) and the plan. What would change the result and is not
  * served is refused by its key. max_context 0: the model's own. */

@@ -1,0 +1,605 @@
+/* Tests of the model families: each folder of tests/golden/families holds a tiny model, adapters on it and the logits that
+ * transformers and PEFT compute in float32 (make_families.py). A new folder is a new test.
+ *
+ * Of every folder, for the base and each adapter: EXACT is within TOLERANCE of the golden logits (they are of a few units); a
+ * prompt in chunks gives the same bits as in one piece; FAST is near by Kullback-Leibler divergence and mostly chooses the same
+ * token. All folders are tried before the test fails, so that one run shows the whole table.
+ *
+ * The frequencies of rotary positions are compared with transformers' own in tests/golden/rope.json. */
+#include "base/json.h"
+#include "base/log.h"
+#include "engine/forward.h"
+#include "engine/kv.h"
+#include "engine/lora.h"
+#include "engine/model_family.h"
+#include <dirent.h>
+#include <math.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#define ROOT "tests/golden/families"
+#define FOLDERS_MAX 64
+#define RUNS_MAX 4
+#define PROMPTS_MAX 4
+#define ROWS_MAX 128
+#define CHUNK 7
+#define TOLERANCE 1e-4
+#define KL_MAX 5e-3
+#define KL_EXPERTS 1e-1 /* a rounding may choose another expert */
+#define THREADS 2
+
+struct golden {
+    char name[256], model[600], adapters[600]; /* paths */
+    int max_context, positions, vocab, nruns, nprompts;
+    char run[RUNS_MAX][64]; /* names of adapters' folders */
+    int32_t ids[PROMPTS_MAX][ROWS_MAX];
+    int n[PROMPTS_MAX];
+    float *logits; /* [runs][prompts][positions][vocab] */
+};
+
+static int failures;
+
+static void complain(const struct golden *g, const char *run, const char *what)
+{
+    printf("  FAILED %s, %s: %s\n", g->name, run, what);
+    failures++;
+}
+
+/* --- golden files --- */
+
+static void read_logits(struct golden *g)
+{
+    char path[400];
+    size_t n = (size_t)g->nruns * (size_t)g->nprompts * (size_t)g->positions * (size_t)g->vocab;
+    snprintf(path, sizeof path, ROOT "/%s/golden.bin", g->name);
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    g->logits = malloc(n * sizeof *g->logits);
+    assert_non_null(g->logits);
+    assert_int_equal(fread(g->logits, sizeof *g->logits, n, f), n);
+    assert_int_equal(fgetc(f), EOF);
+    fclose(f);
+}
+
+static int number(const json_t *j, const char *key)
+{
+    return (int)json_integer_value(json_object_get(j, key));
+}
+
+static void read_golden(struct golden *g, const char *name)
+{
+    char path[400];
+    json_error_t why;
+    memset(g, 0, sizeof *g);
+    snprintf(g->name, sizeof g->name, "%s", name);
+    snprintf(path, sizeof path, ROOT "/%s/golden.json", name);
+    json_t *j = json_load_file(path, 0, &why);
+    if (!j) fail_msg("%s: %s", path, why.text);
+    snprintf(g->model, sizeof g->model, ROOT "/%s/%s", name, json_string_value(json_object_get(j, "model")));
+    snprintf(g->adapters, sizeof g->adapters, ROOT "/%s/%s", name, json_string_value(json_object_get(j, "adapters")));
+    g->max_context = number(j, "max_context");
+    g->positions = number(j, "positions");
+    g->vocab = number(j, "vocab");
+    const json_t *runs = json_object_get(j, "runs"), *prompts = json_object_get(j, "prompts");
+    g->nruns = (int)json_array_size(runs);
+    g->nprompts = (int)json_array_size(prompts);
+    assert_in_range(g->nruns, 1, RUNS_MAX);
+    assert_in_range(g->nprompts, 1, PROMPTS_MAX);
+    for (int i = 0; i < g->nruns; i++)
+        snprintf(g->run[i], sizeof g->run[i], "%s", json_string_value(json_array_get(runs, (size_t)i)));
+    for (int i = 0; i < g->nprompts; i++) {
+        const json_t *ids = json_array_get(prompts, (size_t)i);
+        g->n[i] = (int)json_array_size(ids);
+        assert_in_range(g->n[i], g->positions, ROWS_MAX);
+        for (int t = 0; t < g->n[i]; t++) g->ids[i][t] = (int32_t)json_integer_value(json_array_get(ids, (size_t)t));
+    }
+    json_decref(j);
+    read_logits(g);
+}
+
+/* --- the engine, without scheduler --- */
+
+struct engine {
+    struct model *m;
+    struct lora_set *loras;
+    struct pool *pool;
+    struct kv_pool kv;
+    struct forward *f;
+};
+
+static int engine_open(struct engine *e, const struct golden *g, enum precision prec)
+{
+    struct err err = {0};
+    const struct lora_options o = {.max_slots = RUNS_MAX, .max_known = RUNS_MAX, .wait_ms = 1000, .max_rank = 64};
+    memset(e, 0, sizeof *e);
+    if (model_load(&e->m, g->model, NULL, prec, g->max_context, &err) || lora_set_new(&e->loras, e->m, &o, &err) ||
+        pool_new(&e->pool, THREADS, &err) || kv_pool_init(&e->kv, e->m, 4 << 20, 1, &err) ||
+        forward_new(&e->f, e->m, kernels_pick(getenv("WEFT_KERNELS"), prec), e->pool, &e->kv.cache, ROWS_MAX, ROWS_MAX,
+                    64, &err)) {
+        complain(g, prec == PREC_EXACT ? "exact" : "fast", err.msg);
+        return -1;
+    }
+    assert_int_equal(e->m->vocab, g->vocab);
+    return 0;
+}
+
+static void engine_close(struct engine *e)
+{
+    forward_free(e->f);
+    kv_pool_close(&e->kv);
+    pool_free(e->pool);
+    lora_set_free(e->loras);
+    model_free(e->m);
+}
+
+struct waited {
+    pthread_mutex_t lock;
+    pthread_cond_t cond;
+    bool came;
+    struct err err;
+    struct lora_slot *slot;
+};
+
+static void arrived(struct waited *w, struct lora_slot *slot, const struct err *e)
+{
+    pthread_mutex_lock(&w->lock);
+    w->slot = slot;
+    if (e) w->err = *e;
+    w->came = true;
+    pthread_cond_signal(&w->cond);
+    pthread_mutex_unlock(&w->lock);
+}
+
+static void on_load(void *u, const struct err *e)
+{
+    arrived(u, NULL, e);
+}
+
+static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e)
+{
+    (void)cold;
+    arrived(u, slot, e);
+}
+
+static void await(struct waited *w)
+{
+    pthread_mutex_lock(&w->lock);
+    while (!w->came) pthread_cond_wait(&w->cond, &w->lock);
+    pthread_mutex_unlock(&w->lock);
+    w->came = false;
+}
+
+/* The adapter of that folder, pinned; NULL after a complaint. */
+static struct lora_slot *pin(struct engine *e, const struct golden *g, const char *run)
+{
+    char rel[700];
+    struct adapter *a;
+    struct waited w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    snprintf(rel, sizeof rel, "%s/%s", g->adapters, run);
+    char *dir = realpath(rel, NULL);
+    assert_non_null(dir);
+    if (adapter_open(&a, dir, &e->m->desc, NULL, &w.err) == 0) {
+        char digest[SHA256_HEX];
+        memcpy(digest, a->digest, sizeof digest);
+        adapter_close(a);
+        lora_load(e->loras, digest, dir, on_load, &w);
+        await(&w);
+        if (!w.err.code) {
+            lora_pin(e->loras, digest, on_pin, &w);
+            await(&w);
+        }
+    }
+    free(dir);
+    if (w.err.code) complain(g, run, w.err.msg);
+    return w.slot;
+}
+
+/* Logits of the last positions of a prompt, run in pieces of at most `chunk` rows. */
+static void run(struct engine *e, const struct golden *g, int prompt, struct lora_slot *slot, int chunk, float *out)
+{
+    struct err err = {0};
+    struct kv_seq seq;
+    int n = g->n[prompt], done = 0;
+    assert_int_equal(kv_seq_init(&seq, n, &err), 0);
+    assert_true(kv_seq_reserve(&e->kv, &seq, n));
+    while (done < n) {
+        int rows = n - done < chunk ? n - done : chunk, wanted[ROWS_MAX], nwanted = 0, first = n - g->positions;
+        for (int i = 0; i < rows; i++)
+            if (done + i >= first) wanted[nwanted++] = i;
+        const struct attn_seq at = {.rows = rows, .pos0 = done, .page = seq.page};
+        struct lora_seg seg = {.rows = rows};
+        struct forward_batch b = {.rows = rows,
+                                  .token = g->ids[prompt] + done,
+                                  .nseq = 1,
+                                  .seq = &at,
+                                  .nlogits = nwanted,
+                                  .logit_row = wanted};
+        if (slot) {
+            seg.nuse = 1;
+            seg.use[0] = (struct lora_use){&slot->table, 1};
+            b.lora = (struct lora_batch){.nseg = 1, .seg = &seg, .modules = LORA_MODULES, .experts = e->m->experts};
+            b.max_rank = lora_rank_pad(slot->max_rank);
+        }
+        const float *logits = forward_run(e->f, &b);
+        if (nwanted) {
+            memcpy(out, logits, (size_t)nwanted * (size_t)g->vocab * sizeof *out);
+            out += nwanted * g->vocab;
+        }
+        done += rows;
+    }
+    kv_seq_release(&e->kv, &seq);
+    kv_seq_close(&seq);
+}
+
+/* --- comparing --- */
+
+struct score {
+    double worst, kl;
+    int rows, agree;
+    bool same_bits;
+};
+
+static double log_sum(const float *x, int n, int *best)
+{
+    double sum = 0;
+    *best = 0;
+    for (int i = 1; i < n; i++)
+        if (x[i] > x[*best]) *best = i;
+    for (int i = 0; i < n; i++) sum += exp((double)x[i] - (double)x[*best]);
+    return (double)x[*best] + log(sum);
+}
+
+static void score_row(const float *want, const float *got, int n, struct score *s)
+{
+    int a, b;
+    double lw = log_sum(want, n, &a), lg = log_sum(got, n, &b);
+    for (int i = 0; i < n; i++) {
+        double d = fabs((double)want[i] - (double)got[i]);
+        if (!(d <= s->worst)) s->worst = d; /* NaN counts as worst */
+        s->kl += exp((double)want[i] - lw) * ((double)want[i] - lw - ((double)got[i] - lg));
+    }
+    s->rows++;
+    s->agree += a == b;
+}
+
+static struct score score_run(struct engine *e, const struct golden *g, int r, struct lora_slot *slot)
+{
+    struct score s = {.same_bits = true};
+    size_t floats = (size_t)g->positions * (size_t)g->vocab;
+    float *got = malloc(floats * sizeof *got), *again = malloc(floats * sizeof *again);
+    assert_non_null(got);
+    assert_non_null(again);
+    for (int p = 0; p < g->nprompts; p++) {
+        const float *want = g->logits + ((size_t)r * (size_t)g->nprompts + (size_t)p) * floats;
+        run(e, g, p, slot, ROWS_MAX, got);
+        run(e, g, p, slot, CHUNK, again);
+        s.same_bits &= memcmp(got, again, floats * sizeof *got) == 0;
+        for (int i = 0; i < g->positions; i++) score_row(want + i * g->vocab, got + i * g->vocab, g->vocab, &s);
+    }
+    free(got);
+    free(again);
+    s.kl /= s.rows;
+    return s;
+}
+
+static void judge(const struct golden *g, const char *run, enum precision prec, bool experts, const struct score *s)
+{
+    char why[120];
+    if (!s->same_bits) complain(g, run, prec == PREC_EXACT ? "exact chunks differ" : "fast chunks differ");
+    if (prec == PREC_EXACT && !(s->worst <= TOLERANCE)) {
+        snprintf(why, sizeof why, "exact logits differ by %.2e", s->worst);
+        complain(g, run, why);
+    }
+    if (prec == PREC_FAST && !(s->kl <= (experts ? KL_EXPERTS : KL_MAX) && s->agree * 10 >= s->rows * 8)) {
+        snprintf(why, sizeof why, "fast: KL %.2e, %d of %d rows choose the same", s->kl, s->agree, s->rows);
+        complain(g, run, why);
+    }
+}
+
+static void try_folder(const struct golden *g, enum precision prec)
+{
+    struct engine e;
+    if (engine_open(&e, g, prec) == 0)
+        for (int r = 0; r < g->nruns; r++) {
+            struct lora_slot *slot = r ? pin(&e, g, g->run[r]) : NULL;
+            if (r && !slot) continue;
+            struct score s = score_run(&e, g, r, slot);
+            printf("  %-22s %-16s %-5s worst %.1e  KL %.1e  top-1 %d/%d\n", g->name, g->run[r],
+                   prec == PREC_EXACT ? "exact" : "fast", s.worst, s.kl, s.agree, s.rows);
+            judge(g, g->run[r], prec, e.m->experts > 0, &s);
+            if (slot) lora_unpin(e.loras, slot);
+        }
+    engine_close(&e);
+}
+
+static int is_folder(const struct dirent *d)
+{
+    const char *only = getenv("FAMILY");
+    return d->d_name[0] != '.' && (!only || strcmp(d->d_name, only) == 0);
+}
+
+static void try_all(enum precision prec)
+{
+    struct dirent **list;
+    int n = scandir(ROOT, &list, is_folder, alphasort);
+    assert_in_range(n, 1, FOLDERS_MAX);
+    failures = 0;
+    for (int i = 0; i < n; i++) {
+        static struct golden g;
+        read_golden(&g, list[i]->d_name);
+        try_folder(&g, prec);
+        free(g.logits);
+        free(list[i]);
+    }
+    free(list);
+    assert_int_equal(failures, 0);
+}
+
+static void test_exact_logits_of_every_family_equal_transformers(void **state)
+{
+    (void)state;
+    try_all(PREC_EXACT);
+}
+
+static void test_fast_logits_of_every_family_are_near_transformers(void **state)
+{
+    (void)state;
+    try_all(PREC_FAST);
+}
+
+/* --- frequencies --- */
+
+static void test_frequencies_equal_those_of_transformers(void **state)
+{
+    (void)state;
+    json_error_t why;
+    json_t *list = json_load_file("tests/golden/rope.json", 0, &why), *row;
+    if (!list) fail_msg("tests/golden/rope.json: %s", why.text);
+    size_t i;
+    assert_true(json_array_size(list) > 10);
+    json_array_foreach(list, i, row)
+    {
+        struct err e = {0};
+        struct meta c;
+        struct rope_spec r;
+        float freq[64];
+        const json_t *config = json_object_get(row, "config"), *want = json_object_get(row, "frequencies");
+        int own = number(config, "max_position_embeddings"), n = (int)json_array_size(want), context;
+        if (family_of_config(config, config, &c, &e) || rope_read(&c, NULL, own, 128, false, &r, &e))
+            fail_msg("row %zu: %s", i, e.msg);
+        assert_int_equal(n, (int)(128 * r.partial) / 2);
+        context = number(row, "context") ? number(row, "context") : r.normal;
+        assert_in_range(context, 1, r.reach);
+        rope_frequencies(&r, context, 2 * n, freq);
+        for (int k = 0; k < n; k++) {
+            double w = json_number_value(json_array_get(want, (size_t)k)), d = fabs((double)freq[k] - w);
+            if (!(d <= 3e-7 * w)) fail_msg("row %zu: frequency %d is %.9g, not %.9g", i, k, (double)freq[k], w);
+        }
+        assert_true(fabs(r.attention - json_number_value(json_object_get(row, "attention"))) < 1e-9);
+        rope_spec_close(&r);
+    }
+    json_decref(list);
+}
+
+/* --- directories that are changed a little --- */
+
+static char folder[64];
+
+static int make_folder(void **state)
+{
+    (void)state;
+    snprintf(folder, sizeof folder, "/tmp/weft-test-XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    return rmdir(folder);
+}
+
+static const char *const files[] = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+                                    "generation_config.json"};
+#define FILES 5
+
+/* DIR becomes the model of that family, its config.json changed by `patch`. */
+static void make_dir(const char *dir, const char *family, const char *patch)
+{
+    char from[700], to[700];
+    json_error_t why;
+    assert_int_equal(mkdir(dir, 0700), 0);
+    for (int i = 1; i < FILES; i++) {
+        snprintf(from, sizeof from, ROOT "/%s/%s", family, files[i]);
+        snprintf(to, sizeof to, "%s/%s", dir, files[i]);
+        char *full = realpath(from, NULL);
+        assert_non_null(full);
+        assert_int_equal(symlink(full, to), 0);
+        free(full);
+    }
+    snprintf(from, sizeof from, ROOT "/%s/config.json", family);
+    snprintf(to, sizeof to, "%s/config.json", dir);
+    json_t *config = json_load_file(from, 0, &why), *change = json_loads(patch, 0, &why);
+    if (!change) fail_msg("%s: %s", patch, why.text);
+    assert_int_equal(json_object_update(config, change), 0);
+    assert_int_equal(json_dump_file(config, to, 0), 0);
+    json_decref(config);
+    json_decref(change);
+}
+
+static void remove_dir(const char *dir)
+{
+    char path[700];
+    for (int i = 0; i < FILES; i++) {
+        snprintf(path, sizeof path, "%s/%s", dir, files[i]);
+        unlink(path);
+    }
+    assert_int_equal(rmdir(dir), 0);
+}
+
+static void test_settings_that_are_not_served_are_refused_by_name(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *family, *patch, *says;
+    } row[] = {
+        {"llama3", "{\"architectures\": [\"LlamaForSequenceClassification\"]}", "LlamaForSequenceClassification"},
+        {"llama3", "{\"model_type\": \"falcon\", \"architectures\": [\"FalconForCausalLM\"]}", "FalconForCausalLM"},
+        {"llama3", "{\"model_type\": null, \"architectures\": null}", "model_type"},
+        {"llama3", "{\"hidden_act\": \"gelu\"}", "hidden_act"},
+        {"llama3", "{\"hidden_size\": \"64\"}", "hidden_size"},
+        {"llama3", "{\"hidden_size\": 48}", "hidden_size"},
+        {"llama3", "{\"num_attention_heads\": 5}", "5"},
+        {"llama3", "{\"num_hidden_layers\": 3}", "layers.2"},
+        {"llama3", "{\"num_hidden_layers\": 1}", "layers.1"},
+        {"llama3", "{\"num_hidden_layers\": 1e9}", "num_hidden_layers"},
+        {"llama3", "{\"vocab_size\": 300}", "vocab_size"},
+        {"llama3", "{\"attention_bias\": true}", "q_proj.bias"},
+        {"llama3", "{\"attention_bias\": 1}", "attention_bias"},
+        {"llama3", "{\"is_causal\": false}", "is_causal"},
+        {"llama3", "{\"tie_word_embeddings\": false}", "lm_head"},
+        {"llama3", "{\"rms_norm_eps\": 0}", "rms_norm_eps"},
+        {"llama3", "{\"rope_parameters\": {\"rope_type\": \"ntk\"}}", "ntk"},
+        {"llama3", "{\"rope_parameters\": {\"rope_type\": \"yarn\", \"llama_4_scaling_beta\": 0.1}}",
+         "llama_4_scaling_beta"},
+        {"llama3", "{\"rope_parameters\": {\"rope_type\": \"linear\"}}", "factor"},
+        {"llama3", "{\"rope_parameters\": {\"rope_theta\": -1}}", "rope_theta"},
+        {"llama3", "{\"rope_parameters\": {\"partial_rotary_factor\": 0.5}}", "8 of 16"},
+        {"llama3", "{\"rope_parameters\": {\"full_attention\": {\"rope_theta\": 5}}}", "per layer type"},
+        {"llama-biases", "{\"mlp_bias\": false}", "bias"},
+        {"gemma3", "{\"attn_logit_softcapping\": 50}", "attn_logit_softcapping"},
+        {"gemma3", "{\"use_bidirectional_attention\": true}", "use_bidirectional_attention"},
+        {"gemma3", "{\"layer_types\": [\"chunked_attention\", \"full_attention\", \"full_attention\"]}",
+         "chunked_attention"},
+        {"gemma3", "{\"rope_parameters\": {\"rope_theta\": 10000}}", "per layer type"},
+        {"qwen2", "{\"layer_types\": [\"full_attention\"]}", "layer_types"},
+        {"phi3", "{\"rope_scaling\": {\"type\": \"su\", \"short_factor\": [1], \"long_factor\": [1]}}", "short_factor"},
+        {"phi3", "{\"rope_scaling\": {\"type\": \"longrope\", \"partial_rotary_factor\": 2}}", "partial_rotary_factor"},
+        {"smollm3", "{\"use_sliding_window\": true}", "use_sliding_window"},
+        {"smollm3", "{\"no_rope_layers\": [1]}", "no_rope_layers"},
+        {"mixtral", "{\"num_experts_per_tok\": 9}", "num_experts_per_tok"},
+        {"mixtral", "{\"num_local_experts\": 5}", "5 x 64"},
+        {"qwen3moe", "{\"moe_intermediate_size\": null}", "moe_intermediate_size"},
+        {"qwen3moe", "{\"decoder_sparse_step\": 0}", "decoder_sparse_step"},
+    };
+    char dir[128];
+    snprintf(dir, sizeof dir, "%s/m", folder);
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        struct err e = {0};
+        struct model *m = NULL;
+        make_dir(dir, row[i].family, row[i].patch);
+        if (model_load(&m, dir, NULL, PREC_FAST, 0, &e) == 0) {
+            model_free(m);
+            printf("row %zu: %s with %s was loaded\n", i, row[i].family, row[i].patch);
+            fail();
+        }
+        remove_dir(dir);
+        if (e.code != ERR_MODEL || !strstr(e.msg, row[i].says))
+            fail_msg("row %zu: \"%s\" does not say \"%s\"", i, e.msg, row[i].says);
+    }
+}
+
+static void test_a_context_is_the_models_own_or_what_its_scaling_reaches(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *family;
+        int usual, reach;
+    } row[] = {{"llama3", 128, 128}, {"qwen2", 128, 128}, {"qwen3", 64, 256}, {"phi3", 32, 128}};
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        char path[200];
+        struct err e = {0};
+        struct model *m;
+        snprintf(path, sizeof path, ROOT "/%s", row[i].family);
+        if (model_load(&m, path, NULL, PREC_FAST, 0, &e)) fail_msg("%s", e.msg);
+        assert_int_equal(m->max_context, row[i].usual);
+        model_free(m);
+        if (model_load(&m, path, NULL, PREC_FAST, row[i].reach, &e)) fail_msg("%s", e.msg);
+        assert_int_equal(m->max_context, row[i].reach);
+        model_free(m);
+        assert_int_equal(model_load(&m, path, NULL, PREC_FAST, row[i].reach + 1, &e), -1);
+        assert_int_equal(e.code, ERR_USAGE);
+    }
+}
+
+static void test_a_million_positions_are_not_made_unasked(void **state)
+{
+    (void)state;
+    char dir[128];
+    struct err e = {0};
+    struct model *m;
+    snprintf(dir, sizeof dir, "%s/m", folder);
+    make_dir(dir, "mistral", "{\"max_position_embeddings\": 1048576}");
+    if (model_load(&m, dir, NULL, PREC_FAST, 0, &e)) fail_msg("%s", e.msg);
+    assert_int_equal(m->max_context, 131072);
+    assert_int_equal(m->layer[0].window, 8);
+    model_free(m);
+    remove_dir(dir);
+}
+
+static void test_a_directory_tells_names_vocabulary_and_template(void **state)
+{
+    (void)state;
+    char dir[128], slashed[140];
+    struct err e = {0};
+    struct model *m;
+    snprintf(dir, sizeof dir, "%s/Tiny-3.2-Instruct", folder);
+    make_dir(dir, "phi3", "{\"_name_or_path\": \"someone/Tiny-Base\"}");
+    snprintf(slashed, sizeof slashed, "%s/", dir);
+    if (model_load(&m, slashed, NULL, PREC_EXACT, 0, &e)) fail_msg("%s", e.msg);
+    assert_string_equal(m->name, "tiny-3.2-instruct");
+    assert_string_equal(m->desc.also[0], "someone/Tiny-Base");
+    assert_true(sha256_is_hex(m->desc.digest));
+    assert_true(m->desc.fused_qkv && m->desc.fused_gate_up);
+    assert_int_equal(m->desc.vocab, m->vocab);
+    assert_int_equal(m->desc.hidden, 64);
+    assert_true(m->tokens < m->vocab); /* the embedding is padded */
+    assert_true(tokenizer_is_end(m->tok, tokenizer_eos(m->tok)));
+    assert_non_null(m->chat);
+    assert_ptr_equal(m->head, &m->embed);
+    model_free(m);
+    remove_dir(dir);
+}
+
+static void test_a_snapshot_in_the_hubs_cache_is_named_by_its_repository(void **state)
+{
+    (void)state;
+    char repository[128], snapshots[160], dir[200];
+    struct err e = {0};
+    struct model *m;
+    snprintf(repository, sizeof repository, "%s/models--Org--Some-Model-1B", folder);
+    snprintf(snapshots, sizeof snapshots, "%s/snapshots", repository);
+    snprintf(dir, sizeof dir, "%s/0123abcd", snapshots);
+    assert_int_equal(mkdir(repository, 0700), 0);
+    assert_int_equal(mkdir(snapshots, 0700), 0);
+    make_dir(dir, "llama3", "{}");
+    if (model_load(&m, dir, NULL, PREC_FAST, 0, &e)) fail_msg("%s", e.msg);
+    assert_string_equal(m->name, "some-model-1b");
+    model_free(m);
+    remove_dir(dir);
+    assert_int_equal(rmdir(snapshots), 0);
+    assert_int_equal(rmdir(repository), 0);
+}
+
+int main(void)
+{
+    log_init("test", LOG_WARN);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_exact_logits_of_every_family_equal_transformers),
+        cmocka_unit_test(test_fast_logits_of_every_family_are_near_transformers),
+        cmocka_unit_test(test_frequencies_equal_those_of_transformers),
+        cmocka_unit_test(test_settings_that_are_not_served_are_refused_by_name),
+        cmocka_unit_test(test_a_context_is_the_models_own_or_what_its_scaling_reaches),
+        cmocka_unit_test(test_a_million_positions_are_not_made_unasked),
+        cmocka_unit_test(test_a_directory_tells_names_vocabulary_and_template),
+        cmocka_unit_test(test_a_snapshot_in_the_hubs_cache_is_named_by_its_repository),
+    };
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
