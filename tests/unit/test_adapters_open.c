@@ -119,6 +119,8 @@ static void the_digest_does_not_depend_on_order_padding_or_spelling(void **state
     assert_string_equal(first, again);
 }
 
+#define MAG(l, m) "base_model.model.model.layers." l ".self_attn." m "_proj.lora_magnitude_vector"
+
 static void the_digest_changes_with_what_changes_an_answer(void **state)
 {
     static const struct {
@@ -128,6 +130,12 @@ static void the_digest_changes_with_what_changes_an_answer(void **state)
         {"{\"lora_alpha\":9}", NULL},
         {"{\"use_rslora\":true}", NULL},
         {"{\"alpha_pattern\":{\"q_proj\":3}}", NULL},
+        {"{\"alora_invocation_tokens\":[1,2]}", NULL},
+        {"{\"alora_invocation_tokens\":[2,1]}", NULL},
+        {"{\"use_dora\":true}",
+         "+" MAG("0", "q") "=F32:8 +" MAG("0", "v") "=F32:4 "
+                                                    "+" MAG("1", "q") "=F32:8 +" MAG("1", "v") "=F32:4"},
+        {"{\"ensure_weight_tying\":true}", NULL},
         {NULL, "0.q.A@3=3c23d70a"},
         {NULL, "+0.q.A=BF16:4,8"},
         {"{\"target_modules\":[\"q_proj\"]}", "-0.v.A -0.v.B -1.v.A -1.v.B"},
@@ -329,6 +337,101 @@ static void files_that_are_no_adapter_of_this_base_are_refused(void **state)
     }
 }
 
+#define MOE "base_model.model.model.layers.0.block_sparse_moe."
+#define MLP "base_model.model.model.layers.0.mlp."
+#define PAIR(name, r, in, out) "+" name ".lora_A.weight=F32:" r "," in " +" name ".lora_B.weight=F32:" out "," r " "
+#define EXPERT(p, n) PAIR(p "experts." n, "4", "8", "6")
+#define WITH(m) "{\"target_modules\":[\"q_proj\",\"v_proj\"," m "]}"
+#define STACKED "{\"target_parameters\":[\"mlp.experts.gate_up_proj\",\"mlp.experts.down_proj\"]}"
+
+/* A base of two experts (6 wide) in every layer, and one whose q, k, v and gate, up are fused. */
+static const struct {
+    const char *what;
+    bool fused;
+    const char *patch, *edits, *expect; /* NULL: it opens */
+} others[] = {
+    {"old names", false, WITH("\"layers.0.block_sparse_moe.experts.1.w1\""), EXPERT(MOE, "1.w1"), NULL},
+    {"one of two experts", false, WITH("\"w3\""), EXPERT(MOE, "1.w3"),
+     "names model.layers.0.block_sparse_moe.experts.0.w3, and the file has no tensors"},
+    {"experts of one of two layers", false, WITH("\"w3\""), EXPERT(MOE, "0.w3") EXPERT(MOE, "1.w3"),
+     "names model.layers.1.block_sparse_moe.experts.0.w3, and the file has no tensors"},
+    {"config names experts that the file lacks", false, WITH("\"up_proj\""), NULL, NULL},
+    {"expert out of range", false, WITH("\"w3\""), EXPERT(MOE, "2.w3"), "is of expert 2, and tiny-base has 2 experts"},
+    {"names of two kinds", false, WITH("\"w3\""), EXPERT(MOE, "0.w3") EXPERT(MLP, "1.up_proj"),
+     "name the experts in two ways"},
+    {"expert of another width", false, WITH("\"w3\""), PAIR(MOE "experts.0.w3", "4", "8", "7"), "has 7 rows"},
+    {"one by one and together", false, WITH("\"up_proj\""), EXPERT(MLP, "0.up_proj") PAIR(MLP "experts", "8", "6", "8"),
+     "one by one and all together"},
+    {"parameters of one layer", false, STACKED,
+     PAIR(MLP "experts.base_layer", "8", "8", "12") PAIR(MLP "experts", "8", "6", "8"),
+     "names model.layers.1.mlp.experts.gate_up_proj"},
+    {"parameters with the wrong rank", false, STACKED,
+     PAIR(MLP "experts.base_layer", "7", "8", "12") PAIR(MLP "experts", "8", "6", "8"),
+     "lora_A has 7 rows, not 4 for each of 2 experts"},
+    {"parameters the other way round", false, STACKED,
+     PAIR(MLP "experts.base_layer", "8", "6", "8") PAIR(MLP "experts", "8", "8", "12"), "and tiny-base needs 8 and 12"},
+    {"parameters that the config does not name", false, NULL, PAIR(MLP "experts", "8", "6", "8"),
+     "the file has tensors for model.layers.0.mlp.experts.down_proj"},
+    {"router without B", false, WITH("\"gate\""), "+" MLP "gate.lora_A.weight=F32:4,8", "has lora_A and no lora_B"},
+    {"router of another width", false, WITH("\"gate\""), PAIR(MLP "gate", "4", "8", "3"), "has 3 rows"},
+    {"dense module of a base of experts", false, WITH("\"up_proj\""), "+0.u.A=F32:4,8", "has no up_proj"},
+    {"split adapter of a fused base", true, NULL, NULL, "has no q_proj of its own but a qkv_proj"},
+    {"fused adapter", true, "{\"target_modules\":[\"layers.0.self_attn.qkv_proj\",\"layers.0.mlp.gate_up_proj\"]}",
+     ALL_GONE " " PAIR("base_model.model.model.layers.0.self_attn.qkv_proj", "4", "8", "16")
+         PAIR(MLP "gate_up_proj", "4", "8", "32"),
+     NULL},
+    {"fused adapter of another width", true, "{\"target_modules\":[\"qkv_proj\"]}",
+     ALL_GONE " " PAIR("base_model.model.model.layers.0.self_attn.qkv_proj", "4", "8", "15"), "has 15 rows"},
+};
+
+static void make_sparse(struct base_desc *b)
+{
+    b->experts = 2, b->expert_mlp = 6;
+    for (int m = LM_GATE; m <= LM_DOWN; m++) b->in[m] = b->out[m] = 0;
+}
+
+static void experts_and_fused_modules_are_placed_or_refused(void **state)
+{
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        struct base_desc base;
+        struct err e = {0};
+        struct adapter *a = NULL;
+        fix_base(&base);
+        base.fused_qkv = base.fused_gate_up = others[i].fused;
+        if (!others[i].fused) make_sparse(&base);
+        fix_write(*state, others[i].patch, others[i].edits);
+        int rc = adapter_open(&a, *state, &base, NULL, &e);
+        if (!others[i].expect && rc) fail_msg("%s: %s", others[i].what, e.msg);
+        if (others[i].expect && !rc) fail_msg("%s: was accepted", others[i].what);
+        if (others[i].expect && (e.code != ERR_ADAPTER_INVALID || !strstr(e.msg, others[i].expect)))
+            fail_msg("%s: %d \"%s\", not \"%s\"", others[i].what, e.code, e.msg, others[i].expect);
+        adapter_close(a);
+    }
+}
+
+/* Element values tell where they came from: fix_fill() makes element i 0.01 (i mod 7). */
+static void parts_of_one_tensor_are_views_of_it(void **state)
+{
+    struct base_desc base;
+    struct err e = {0};
+    struct adapter *a;
+    fix_base(&base);
+    make_sparse(&base);
+    base.layers = 1;
+    fix_write(*state, STACKED,
+              "-1.q.A -1.q.B -1.v.A -1.v.B " PAIR(MLP "experts.base_layer", "8", "8", "12")
+                  PAIR(MLP "experts", "8", "6", "8"));
+    if (adapter_open(&a, *state, &base, NULL, &e)) fail_msg("%s", e.msg);
+    const struct adapter_part *up = &a->expert[1 * 3 + 1], *down = &a->expert[0 * 3 + 2];
+    assert_true(up->r == 4 && up->scale == 2);
+    assert_int_equal(a->modules, 1u << LM_Q | 1u << LM_V | 7u << LM_GATE | ADAPTS_EXPERTS);
+    /* A [2 * 4][8]: expert 1's row 2 is row 6. B [12][4 * 2]: up's output 5 is row 11, rank 3 of expert 1 column 7. */
+    assert_true(adapter_part_a(up, 2, 5) == 0.01f * ((6 * 8 + 5) % 7));
+    assert_true(adapter_part_b(up, 5, 3) == 0.01f * ((11 * 8 + 7) % 7));
+    assert_true(adapter_part_b(down, 3, 2) == 0.01f * ((3 * 8 + 4) % 7));
+    adapter_close(a);
+}
+
 static void long_names_are_cut_from_the_list_and_counted(void **state)
 {
     struct base_desc base;
@@ -401,6 +504,7 @@ static void a_base_survives_its_way_through_json(void **state)
     struct err e = {0};
     fix_base(&b);
     b.in[LM_O] = b.out[LM_O] = 0;
+    b.experts = 4, b.expert_mlp = 24, b.fused_gate_up = true;
     json_t *j = base_desc_to_json(&b);
     memset(&back, 0xff, sizeof back);
     if (base_desc_from_json(&back, j, &e)) fail_msg("%s", e.msg);
@@ -427,6 +531,12 @@ static void a_base_that_lies_in_json_is_refused(void **state)
         {"{\"modules\":{\"q_proj\":\"8\"}}", "q_proj"},
         {"{\"also\":[\"a\",\"b\",\"c\",\"d\",\"e\"]}", "also"},
         {"{\"also\":[7]}", "also"},
+        {"{\"vocab\":-1}", "vocab"},
+        {"{\"hidden\":\"8\"}", "hidden"},
+        {"{\"hidden\":0}", "hidden"},
+        {"{\"experts\":4}", "expert_mlp"},
+        {"{\"experts\":1000000}", "experts"},
+        {"{\"fused_qkv\":1}", "fused_qkv"},
     };
     struct base_desc b, before;
     fix_base(&b);
@@ -452,6 +562,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_digest_changes_with_what_changes_an_answer, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(adapters_in_every_usual_spelling_open, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(files_that_are_no_adapter_of_this_base_are_refused, fix_dir, fix_dir_gone),
+        cmocka_unit_test_setup_teardown(experts_and_fused_modules_are_placed_or_refused, fix_dir, fix_dir_gone),
+        cmocka_unit_test_setup_teardown(parts_of_one_tensor_are_views_of_it, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(long_names_are_cut_from_the_list_and_counted, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(limits_of_the_caller_are_kept, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(a_base_without_a_module_refuses_tensors_for_it, fix_dir, fix_dir_gone),
