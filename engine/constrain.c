@@ -173,7 +173,7 @@ static int grammar_of(struct constrain *c, const struct source *src, struct gram
         if (grammar_new(&ours, c, src, e)) return -1;
         memcpy(ours->key, key, sizeof key);
         pthread_mutex_lock(&c->lock);
-        g = find_cached(c, key); /* somebody was faster */
+        g = find_cached(c, key);                                    /* somebody was faster */
         if (!g) link_newest(c, grammar_ref(g = grammar_ref(ours))); /* the cache's reference, and the caller's */
         struct grammar *gone = evict(c);
         pthread_mutex_unlock(&c->lock);

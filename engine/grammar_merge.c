@@ -244,10 +244,11 @@ static const json_t *flatten_object(struct schema *s, const json_t *schema)
     const json_t *ref = json_object_get(schema, "$ref"), *all = json_object_get(schema, "allOf");
     const json_t *any = json_object_get(schema, "anyOf"), *one = json_object_get(schema, "oneOf");
     if (schema_check(s, schema) < 0) return NULL;
-    const json_t *out = own_part(s, schema);
+    const json_t *out = keep(s, json_pack("[{}]")); /* what is inherited comes first, so do its properties */
     if (ref && out) out = cross(s, out, flatten(s, schema_target(s, ref)));
     if (all && !json_is_array(all)) schema_refuse(s, "allOf", "must be a list of schemas");
     for (size_t i = 0; out && i < json_array_size(all); i++) out = cross(s, out, flatten(s, json_array_get(all, i)));
+    if (out) out = cross(s, out, own_part(s, schema));
     if (any && out) out = cross(s, out, flatten_union(s, any, "anyOf"));
     if (one && out && !merge_apart(s, one)) return NULL;
     if (one && out) out = cross(s, out, flatten_union(s, one, "oneOf"));

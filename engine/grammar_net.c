@@ -313,7 +313,10 @@ int net_finish(struct net *n, uint32_t start)
     find_classes(n);
     if (find_needs(n)) return -1;
     if (n->need[start] > STACK_MAX)
-        return err_set(n->e, ERR_INVALID, "no answer can match: what is asked for contradicts or contains itself");
+        return err_set(n->e, ERR_INVALID,
+                       "no answer can match: what is asked for contradicts itself, contains itself, or nests deeper "
+                       "than %d levels",
+                       STACK_MAX);
     free(n->set_slot);
     n->set_slot = NULL;
     n->e = NULL;

@@ -92,7 +92,9 @@ uint32_t scalar_text(struct schema *s, uint32_t min, uint32_t max, uint32_t next
 #define OCTET "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"
 #define IPV4 OCTET "(?:\\." OCTET "){3}"
 #define H16 "[0-9a-fA-F]{1,4}"
-#define ATOM "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]{1,64}"
+#define ATOM "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
+#define DOMAIN                                                                                                         \
+    "[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*" /* LABEL without its bound: counting beside maxLength would be costly */
 #define LABEL "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 #define HOST LABEL "(?:\\." LABEL ")*"
 #define URI_CHAR "(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
@@ -105,7 +107,7 @@ static const struct format {
     {"time", TIME},
     {"date-time", DATE "T" TIME},
     {"uuid", "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"},
-    {"email", ATOM "(?:\\." ATOM "){0,3}@" HOST},
+    {"email", ATOM "(?:\\." ATOM ")*@" DOMAIN "(?:\\." DOMAIN ")+"},
     {"hostname", HOST},
     {"ipv4", IPV4},
     {"ipv6", "(?:(?:" H16 ":){7}" H16 "|(?:" H16 ":){1,7}:|(?:" H16 ":){1,6}:" H16 "|(?:" H16 ":){1,5}(?::" H16
@@ -228,6 +230,18 @@ static bool listed_alone(struct schema *s, const json_t *schema)
     return true;
 }
 
+char *scalar_dump(const json_t *v)
+{
+    char *text = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
+    for (char *p = text; p && *p; p++) {
+        if (*p != '\\') continue;
+        if (*++p != 'u') continue;
+        for (int i = 1; i <= 4; i++)
+            if (p[i] >= 'A' && p[i] <= 'F') p[i] |= 0x20;
+    }
+    return text;
+}
+
 uint32_t scalar_literals(struct schema *s, const json_t *schema, int kinds, uint32_t next)
 {
     const json_t *list = json_object_get(schema, "enum"), *one = json_object_get(schema, "const");
@@ -235,11 +249,16 @@ uint32_t scalar_literals(struct schema *s, const json_t *schema, int kinds, uint
     if (!listed_alone(s, schema)) return NODE_FAIL;
     size_t n = list ? json_array_size(list) : 1, kept = 0;
     struct word *w = malloc((n + 1) * sizeof *w);
+    uint32_t nested = NODE_FAIL;
     if (!w) return net_no_memory(s->net);
     for (size_t i = 0; i < n && !s->net->failed; i++) {
         const json_t *v = list ? json_array_get(list, i) : one;
         if (!schema_kinds_both(schema_kind_of(v), kinds) || (one && !json_equal(v, one))) continue;
-        w[kept].s = json_dumps(v, JSON_ENCODE_ANY | JSON_COMPACT);
+        if (json_is_object(v) || json_is_array(v)) {
+            nested = net_or(s->net, shape_literal(s, v, next), nested);
+            continue;
+        }
+        w[kept].s = scalar_dump(v);
         if (!w[kept].s) {
             net_no_memory(s->net);
             break;
@@ -247,7 +266,7 @@ uint32_t scalar_literals(struct schema *s, const json_t *schema, int kinds, uint
         w[kept].len = strlen(w[kept].s);
         kept++;
     }
-    uint32_t all = net_words(s->net, w, kept, next);
+    uint32_t all = net_or(s->net, net_words(s->net, w, kept, next), nested);
     for (size_t i = 0; i < kept; i++) free((char *)w[i].s);
     free(w);
     return all;

@@ -8,7 +8,7 @@
 #include <jansson.h>
 
 #define SCHEMA_NESTING 100      /* schemas inside schemas */
-#define SCHEMA_WORK 20000       /* keywords copied and pairs compared while combinations are multiplied out */
+#define SCHEMA_WORK 200000      /* keywords copied and pairs compared while combinations are multiplied out */
 #define SCHEMA_ALTERNATIVES 256 /* of one combination */
 #define SCHEMA_REFS 2048        /* different $ref */
 #define SCHEMA_PROPERTIES 2000  /* of one object */
@@ -60,13 +60,15 @@ int schema_kinds_both(int a, int b);
 uint32_t scalar_string(struct schema *s, const json_t *schema, uint32_t next);
 uint32_t scalar_number(struct schema *s, const json_t *schema, bool integer, uint32_t next);
 uint32_t scalar_literals(struct schema *s, const json_t *schema, int kinds, uint32_t next); /* enum and const */
+char *scalar_dump(const json_t *v); /* JSON with escapes as net_json_char() has them; free() */
 uint32_t scalar_text(struct schema *s, uint32_t min, uint32_t max,
                      uint32_t next); /* any string of min..max characters */
 uint32_t scalar_any_number(struct schema *s, bool integer, uint32_t next);
 int schema_count(struct schema *s, const json_t *schema, const char *keyword, uint32_t *out); /* absent: *out stays */
 
 /* --- grammar_shape.c --- */
-uint32_t shape_value(struct schema *s, uint32_t next); /* any value */
+uint32_t shape_value(struct schema *s, uint32_t next);                    /* any value */
+uint32_t shape_literal(struct schema *s, const json_t *v, uint32_t next); /* this value, in any layout */
 uint32_t shape_object(struct schema *s, const json_t *schema, uint32_t next);
 uint32_t shape_array(struct schema *s, const json_t *schema, uint32_t next);
 int shape_compile_object(struct net *n, struct err *e); /* the whole answer is any object */

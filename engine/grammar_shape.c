@@ -85,6 +85,56 @@ uint32_t shape_value(struct schema *s, uint32_t next)
     return net_call(n, s->value - 1, next);
 }
 
+static uint32_t scalar_literal(struct schema *s, const json_t *v, uint32_t next)
+{
+    char *text = scalar_dump(v);
+    uint32_t entry = text ? net_text(s->net, text, strlen(text), next) : net_no_memory(s->net);
+    free(text);
+    return entry;
+}
+
+static uint32_t literal_object(struct schema *s, const json_t *v, uint32_t end)
+{
+    const char *key;
+    json_t *x;
+    uint32_t at = end, first = NODE_FAIL;
+    size_t n = 0, count = json_object_size(v);
+    struct {
+        const char *key;
+        const json_t *value;
+    } *member = malloc((count + 1) * sizeof *member);
+    if (!member) return net_no_memory(s->net);
+    json_object_foreach((json_t *)v, key, x) member[n].key = key, member[n++].value = x;
+    while (n-- > 0) {
+        json_t *name = json_string(member[n].key);
+        if (first != NODE_FAIL) at = comma(s, first);
+        first = scalar_literal(s, name, colon(s, shape_literal(s, member[n].value, at)));
+        json_decref(name);
+    }
+    free(member);
+    return net_text(s->net, "{", 1, count ? space(s, first) : end);
+}
+
+uint32_t shape_literal(struct schema *s, const json_t *v, uint32_t next)
+{
+    struct net *n = s->net;
+    if (!json_is_object(v) && !json_is_array(v)) return scalar_literal(s, v, next);
+    if (n->failed || s->depth == SCHEMA_NESTING) return schema_refuse(s, "enum", "a value is nested too deep");
+    s->depth++;
+    uint32_t end = space(s, net_text(n, json_is_object(v) ? "}" : "]", 1, next)), at = end, first = NODE_FAIL;
+    if (json_is_object(v)) {
+        at = literal_object(s, v, end);
+    } else {
+        for (size_t i = json_array_size(v); i-- > 0;) {
+            if (first != NODE_FAIL) at = comma(s, first);
+            first = shape_literal(s, json_array_get(v, i), at);
+        }
+        at = net_text(n, "[", 1, json_array_size(v) ? space(s, first) : end);
+    }
+    s->depth--;
+    return at;
+}
+
 int shape_compile_object(struct net *n, struct err *e)
 {
     struct schema s = {.net = n, .path = "#"};
