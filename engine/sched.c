@@ -39,7 +39,7 @@ static int init_compute(struct sched *s, struct err *e)
     if (!s->kernels) return err_set(e, ERR_USAGE, "the kernels \"%s\" can't run on this processor", o->kernels);
     if (pool_new(&s->pool, o->threads, e)) return -1;
     for (int i = 0; i < pool_threads(s->pool); i++) {
-        s->sampler[i] = sampler_new(s->m->vocab);
+        s->sampler[i] = sampler_new(s->m->tokens);
         s->mask[i] = malloc((size_t)grammar_mask_words(s->m->vocab) * sizeof *s->mask[i]);
         if (!s->sampler[i] || !s->mask[i]) return err_set(e, ERR_NO_MEMORY, "no memory for sampling");
     }
