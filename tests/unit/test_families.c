@@ -12,6 +12,7 @@
 #include "engine/kv.h"
 #include "engine/lora.h"
 #include "engine/model_family.h"
+#include "engine/packed.h"
 #include <dirent.h>
 #include <math.h>
 #include <pthread.h>
@@ -355,6 +356,90 @@ static void test_fast_logits_of_every_family_are_near_transformers(void **state)
     try_all(PREC_FAST);
 }
 
+/* --- a folder for files that are made here --- */
+
+static char folder[64];
+
+static int make_folder(void **state)
+{
+    (void)state;
+    snprintf(folder, sizeof folder, "/tmp/weft-test-XXXXXX");
+    return mkdtemp(folder) ? 0 : -1;
+}
+
+static int remove_folder(void **state)
+{
+    (void)state;
+    return rmdir(folder);
+}
+
+/* --- packed files --- */
+
+static void add(struct packed_writer *w, const struct weight *m, enum place at, int layer, int expert)
+{
+    struct err e = {0};
+    char name[SOURCE_PLACE_MAX];
+    if (!m->n) return;
+    source_place_name(&(struct spot){.at = at, .layer = layer, .expert = expert}, name);
+    if (packed_writer_add_weight(w, name, m, &e)) fail_msg("%s: %s", name, e.msg);
+}
+
+static void pack_model(const struct model *m, const char *from, const char *to)
+{
+    struct err e = {0};
+    struct source *s;
+    struct packed_writer *w;
+    json_t *meta = json_object();
+    if (source_open(&s, from, &e) || packed_writer_new(&w, to, &e) || source_pack(s, w, &e)) fail_msg("%s", e.msg);
+    add(w, &m->embed, AT_EMBED, 0, 0);
+    add(w, &m->head_own, AT_HEAD, 0, 0);
+    for (int l = 0; l < m->layers; l++) {
+        for (int i = 0; i < LORA_MODULES; i++) add(w, &m->layer[l].module[i], (enum place)(AT_Q + i), l, 0);
+        add(w, &m->layer[l].router, AT_ROUTER, l, 0);
+        for (int x = 0; m->layer[l].expert && x < m->experts; x++)
+            for (int i = 0; i < 3; i++) add(w, &m->layer[l].expert[x].part[i], (enum place)(AT_EXPERT_GATE + i), l, x);
+    }
+    if (packed_writer_finish(w, meta, &e)) fail_msg("%s", e.msg);
+    packed_writer_free(w);
+    source_close(s);
+    json_decref(meta);
+}
+
+static void test_a_packed_file_answers_as_what_it_was_made_of(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"llama-biases",   "gemma3",          "phi3-long",
+                                        "qwen3moe-dense", "llama3-gguf-f16", "mixtral-gguf-q8_0"};
+    static struct golden g;
+    failures = 0;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        struct engine e;
+        read_golden(&g, names[i]);
+        size_t floats = (size_t)g.positions * (size_t)g.vocab;
+        float *want = malloc(floats * sizeof *want), *got = malloc(floats * sizeof *got);
+        assert_non_null(want);
+        assert_non_null(got);
+        assert_int_equal(engine_open(&e, &g, PREC_FAST), 0);
+        run(&e, &g, 0, NULL, ROWS_MAX, want);
+        char packed[128];
+        snprintf(packed, sizeof packed, "%s/model.weft", folder);
+        pack_model(e.m, g.model, packed);
+        engine_close(&e);
+        snprintf(g.model, sizeof g.model, "%s", packed);
+        if (engine_open(&e, &g, PREC_FAST) == 0) {
+            run(&e, &g, 0, NULL, ROWS_MAX, got);
+            if (memcmp(want, got, floats * sizeof *got)) complain(&g, "packed", "logits differ");
+            assert_non_null(e.m->tok);
+        }
+        engine_close(&e);
+        assert_int_equal(unlink(packed), 0);
+        free(want);
+        free(got);
+        free(g.logits);
+    }
+    assert_int_equal(failures, 0);
+}
+
 /* --- frequencies --- */
 
 static void test_frequencies_equal_those_of_transformers(void **state)
@@ -390,21 +475,6 @@ static void test_frequencies_equal_those_of_transformers(void **state)
 }
 
 /* --- directories that are changed a little --- */
-
-static char folder[64];
-
-static int make_folder(void **state)
-{
-    (void)state;
-    snprintf(folder, sizeof folder, "/tmp/weft-test-XXXXXX");
-    return mkdtemp(folder) ? 0 : -1;
-}
-
-static int remove_folder(void **state)
-{
-    (void)state;
-    return rmdir(folder);
-}
 
 static const char *const files[] = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
                                     "generation_config.json"};
@@ -594,6 +664,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exact_logits_of_every_family_equal_transformers),
         cmocka_unit_test(test_fast_logits_of_every_family_are_near_transformers),
+        cmocka_unit_test(test_a_packed_file_answers_as_what_it_was_made_of),
         cmocka_unit_test(test_frequencies_equal_those_of_transformers),
         cmocka_unit_test(test_settings_that_are_not_served_are_refused_by_name),
         cmocka_unit_test(test_a_context_is_the_models_own_or_what_its_scaling_reaches),
