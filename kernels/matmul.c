@@ -1,9 +1,10 @@
 /* Matrix products with adapters: the part that all tables share.
  *
- * An item of work is one panel (32 outputs) of one `out` times up to BLOCK_ROWS rows, of one product or of a list of them
- * that share their barriers (the experts of a layer). Its sums lie in a tile on the
- * stack: the inner loop fills it, each adapter of the block adds its B v, then bias and residual, then one store. So an
- * adapter costs its own bytes and multiplications and no pass over y.
+ * An item of work is one panel (32 outputs) of one `out` times up to BLOCK_ROWS rows, of one product or of a list of
+ * them that share their barriers (the experts of a layer). Its sums lie in a tile on the stack: the inner loop fills it,
+ * each adapter of the block adds its B v, then bias and residual, then one store. So an adapter costs its own bytes and
+ * multiplications and no pass over y. The adapters that a segment sums are added in the segment's order; DoRA's factors
+ * are applied to the segment's rows of the tile when its sum is complete, before the bias.
  *
  *   shrink (dealt) -> barrier -> items (claimed): panel -> expand per segment -> bias, residual, store
  *
