@@ -33,7 +33,7 @@
 #define ROWS_MAX 128
 #define CHUNK 7
 #define TOLERANCE 1e-4
-#define KL_MAX 5e-3
+#define KL_MAX 1e-2
 #define KL_EXPERTS 1e-1 /* a rounding may choose another expert */
 #define THREADS 2
 
