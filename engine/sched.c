@@ -39,13 +39,14 @@ static int init_compute(struct sched *s, struct err *e)
     if (!s->kernels) return err_set(e, ERR_USAGE, "the kernels \"%s\" can't run on this processor", o->kernels);
     if (pool_new(&s->pool, o->threads, e)) return -1;
     for (int i = 0; i < pool_threads(s->pool); i++) {
-        s->sampler[i] = sampler_new(s->m->tokens);
+        s->sampler[i] = sampler_new(s->m->vocab);
         s->mask[i] = malloc((size_t)grammar_mask_words(s->m->vocab) * sizeof *s->mask[i]);
         if (!s->sampler[i] || !s->mask[i]) return err_set(e, ERR_NO_MEMORY, "no memory for sampling");
     }
     if (kv_pool_init(&s->kv, s->m, o->kv_bytes, o->max_running, e)) return -1;
     int rank = s->loras ? lora_rank_pad(lora_max_rank(s->loras)) : 1, logits = o->max_running + SCHED_EXTRA;
     if (forward_new(&s->forward, s->m, s->kernels, s->pool, &s->kv.cache, o->step_tokens, logits, rank, e)) return -1;
+    if (o->speculate && pasts_new(&s->pasts, e)) return -1;
     if (o->draft && o->speculate && draft_new(&s->draft, s, e)) return -1;
     return plan_init(&s->plan, o, e);
 }
@@ -54,6 +55,7 @@ static void free_all(struct sched *s)
 {
     plan_close(&s->plan);
     draft_free(s->draft);
+    pasts_free(s->pasts);
     forward_free(s->forward);
     kv_pool_close(&s->kv);
     for (int i = 0; i < POOL_THREADS_MAX; i++) {

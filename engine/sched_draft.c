@@ -12,7 +12,7 @@
 #include <assert.h>
 #include <stdlib.h>
 
-#define SEQUENCES 4 /* whole contexts that the pool holds */
+#define SEQUENCES SPEC_SEQUENCES /* whole contexts that the pool holds */
 #define BYTES_MAX (1LL << 30)
 
 struct draft {

@@ -269,6 +269,7 @@ void gen_end(struct gen *g, enum gen_finish finish, const struct err *e)
 {
     struct sched *s = g->s;
     struct lora_slot *slot[GEN_ADAPTERS];
+    if (s->pasts && finish != FINISH_ERROR) pasts_keep(s->pasts, g);
     unpin(s, slot, withdraw(s, g, slot));
     tell_done(g, finish, e);
     /* The caller knows now that it is over and asks for no cancel any more; pins may still come. */

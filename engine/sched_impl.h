@@ -6,7 +6,7 @@
  *   sched_plan.c    pages, preemption, the rows of a step
  *   sched_rows.c    which rows of a step use which adapters
  *   sched_prefix.c  pages of others that have the same beginning
- *   sched_spec.c    tokens guessed ahead; sched_draft.c: by a second model
+ *   sched_spec.c    tokens guessed ahead; sched_past.c: from answers before; sched_draft.c: by a second model
  *   sched_sample.c  from logits to tokens, on every thread of the pool
  *   sched_step.c    the step thread
  *   sched_check.c   what a request may say
@@ -29,6 +29,8 @@
 #define SCHED_TAG_MAX 64
 #define SCHED_ENDS_MAX 64 /* end tokens of a vocabulary that min_tokens bans */
 #define SCHED_TIMES 1024  /* step times remembered */
+#define SPEC_GRAM 8       /* tokens compared to find what may be copied */
+#define SPEC_SEQUENCES 2  /* running, beyond which nobody guesses */
 #define SPEC_LEN 3        /* tokens guessed at first: up to four rows cost what one does */
 #define SCHED_EXTRA                                                                                                    \
     64 /* logits of a step besides one per sequence: guesses to verify, prompts whose log-probabilities are asked */
@@ -76,8 +78,10 @@ struct gen_spec {
     int n;            /* guessed for the next step */
     int len;          /* how many are tried */
     int pause, again; /* tokens waited after the last failure; the nout from which to try again */
-    struct kv_seq kv; /* of the draft model */
-    int done;         /* positions of it that hold this sequence's tokens */
+    bool named;
+    struct kv_key who; /* salt and adapters; once it is named */
+    struct kv_seq kv;  /* of the draft model */
+    int done;          /* positions of it that hold this sequence's tokens */
 };
 
 struct gen {
@@ -202,6 +206,7 @@ struct sched {
     struct sampler *sampler[POOL_THREADS_MAX];
     uint32_t *mask[POOL_THREADS_MAX]; /* of a grammar */
     struct draft *draft;              /* or NULL */
+    struct pasts *pasts;              /* or NULL: nobody guesses */
     uint64_t evictions_noted;
     struct plan plan;
     uint64_t stamps;
@@ -272,6 +277,13 @@ void prefix_forget(struct sched *s, struct gen *g); /* what it published can't b
 /* --- sched_spec.c: step thread, without the lock --- */
 void spec_guess(struct sched *s); /* sets spec.n of running sequences */
 void spec_learn(struct gen *g, int guessed, int right);
+
+/* --- sched_past.c: step thread --- */
+int pasts_new(struct pasts **out, struct err *e);
+void pasts_free(struct pasts *p);
+const int32_t *pasts_of(struct pasts *p, struct gen *g,
+                        int *n);                       /* answers before under g's salt and adapters, or NULL */
+void pasts_keep(struct pasts *p, const struct gen *g); /* it is over */
 
 /* --- sched_draft.c: step thread, without the lock --- */
 int draft_new(struct draft **out, struct sched *s, struct err *e);

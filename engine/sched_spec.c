@@ -2,62 +2,93 @@
  *
  * Idea (Leviathan et al. 2023; prompt lookup after Saxena 2023): a step with a few rows costs hardly more than one with a single row, for
  * both read all weights. So a sequence that decodes may bring guesses of its next tokens; sched_sample.c keeps those that are what it
- * chooses anyway. Guesses come from the sequence's own past: what followed the last occurrence of its last few tokens; where nothing is
- * found, from a draft model if there is one.
+ * chooses anyway. Guesses are what followed the last occurrence of its last few tokens, in its own past or in answers before it (sched_past.c),
+ * wherever more of them are the same; where nothing is found, a draft model's if there is one.
  *
- * Guarantees: answers are those without guesses. No guesses when more than SEQUENCES run, since then the rows are worth more to others; a
+ * Guarantees: answers are those without guesses. No guesses when more than SPEC_SEQUENCES run (with three nothing was won, with four it cost 4 %), and not more than ROWS in all, since further rows cost their full price; a
  * sequence whose guesses fail makes shorter ones and then waits, twice as long each time, so that one without repetitions pays next to nothing.
  * The search looks at SCAN tokens at most.
  *
  * Step thread, without the lock. */
 #include "engine/sched_impl.h"
 
-#define SEQUENCES 4  /* that run */
-#define SCAN 4096    /* tokens looked back */
-#define GRAM 3       /* tokens that should be equal; fewer are taken where no more are, unless there is a draft model */
-#define GRAM_MIN 2   /* of a sequence whose last guess failed */
-#define PAUSE_MAX 32 /* tokens */
+#define ROWS 9    /* of a step, guesses included: on the processors seen further ones cost as much as a step each */
+#define SCAN 4096 /* tokens looked back */
+#define LEAST 1   /* tokens that must be equal */
+#define LEAST_PAUSED 2 /* in a sequence whose last guess failed */
+#define LEAST_DRAFT 3  /* where a draft model can be asked instead */
+#define PAUSE_MAX 32   /* tokens */
 
-/* How many tokens before and at `at` equal the last ones, up to GRAM. */
-static int equal_before(const int32_t *ids, int n, int at)
+/* Tokens that may be copied, and where those stand that are like a sequence's last ones. */
+struct match {
+    const int32_t *in; /* [n] */
+    int n, at, len;    /* in[at - len + 1 .. at] are the last len tokens; at < 0: none */
+};
+
+/* How many tokens before and at `at` equal the sequence's last ones, up to SPEC_GRAM. */
+static int equal_before(const struct match *m, int at, const struct gen *g)
 {
     int k = 0;
-    while (k < GRAM && k <= at && ids[at - k] == ids[n - 1 - k]) k++;
+    while (k < SPEC_GRAM && k <= at && k < g->nids && m->in[at - k] == g->ids[g->nids - 1 - k]) k++;
     return k;
 }
 
-/* Copies what followed the nearest of the longest matches behind the tokens; it may run into the copy itself. */
-static int look_up(struct gen *g, int want, int least)
+/* The nearest of the longest that are longer than m->len. */
+static void search(struct match *m, const struct gen *g)
 {
-    int best = -1, len = least - 1, stop = g->nids - 1 - SCAN;
-    for (int i = g->nids - 2; i >= 0 && i >= stop && len < GRAM; i--) {
-        if (g->ids[i] != g->ids[g->nids - 1]) continue;
-        int k = equal_before(g->ids, g->nids, i);
-        if (k <= len) continue;
-        best = i;
-        len = k;
+    int last = g->ids[g->nids - 1], stop = m->n - SCAN > 0 ? m->n - SCAN : 0;
+    m->at = -1;
+    for (int i = m->n - 2; i >= stop && m->len < SPEC_GRAM; i--) {
+        if (m->in[i] != last) continue;
+        int k = equal_before(m, i, g);
+        if (k <= m->len) continue;
+        m->at = i;
+        m->len = k;
     }
-    if (best < 0) return 0;
-    for (int i = 0; i < want; i++) g->ids[g->nids + i] = g->ids[best + 1 + i];
-    return want;
+}
+
+/* Copies what followed; in its own past it may run into the copy itself. */
+static int copy(struct gen *g, const struct match *m, int want)
+{
+    int n = 0;
+    for (int i = m->at + 1; n < want && (m->in == g->ids || i < m->n) && m->in[i] >= 0; i++)
+        g->ids[g->nids + n++] = m->in[i];
+    return n;
+}
+
+static int look_up(struct sched *s, struct gen *g, int want, int least)
+{
+    struct match own = {.in = g->ids, .n = g->nids, .len = least - 1}, past = {.at = -1};
+    search(&own, g);
+    if (!g->no_cache && (past.in = pasts_of(s->pasts, g, &past.n))) {
+        past.len = own.len;
+        search(&past, g);
+    }
+    if (past.at >= 0) return copy(g, &past, want);
+    return own.at >= 0 ? copy(g, &own, want) : 0;
+}
+
+static int min_of(int a, int b)
+{
+    return a < b ? a : b;
 }
 
 static int wanted(const struct sched *s, const struct gen *g)
 {
-    int left = g->p.max_tokens - g->nout - 1, n = g->spec.len < s->o.speculate ? g->spec.len : s->o.speculate;
     if (g->nids - g->done != 1 || g->nout < g->spec.again) return 0;
-    return n < left ? n : left;
+    int share = (ROWS - s->running.n) / s->running.n;
+    return min_of(min_of(g->spec.len, s->o.speculate), min_of(share, g->p.max_tokens - g->nout - 1));
 }
 
 void spec_guess(struct sched *s)
 {
-    struct gen *ask[SEQUENCES];
-    int want[SEQUENCES], n = 0;
-    if (s->o.speculate == 0 || s->running.n > SEQUENCES) return;
+    struct gen *ask[SPEC_SEQUENCES];
+    int want[SPEC_SEQUENCES], n = 0;
+    if (s->o.speculate == 0 || s->running.n > SPEC_SEQUENCES) return;
     for (struct gen *g = s->running.first; g; g = g->next) {
         int most = wanted(s, g);
         if (most <= 0) continue;
-        g->spec.n = look_up(g, most, s->draft ? GRAM : g->spec.pause ? GRAM_MIN : 1);
+        g->spec.n = look_up(s, g, most, s->draft ? LEAST_DRAFT : g->spec.pause ? LEAST_PAUSED : LEAST);
         if (g->spec.n) continue;
         ask[n] = g;
         want[n++] = most;

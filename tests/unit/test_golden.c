@@ -377,7 +377,7 @@ static void test_exact_answers_in_a_mixed_crowd_equal_pefts(void **state)
 static void test_exact_answers_with_guesses_and_cached_prefixes_equal_pefts(void **state)
 {
     (void)state;
-    assert_int_equal(crowd(PREC_EXACT, (struct sched_options){.max_running = 4, .speculate = 8, .prefix_cache = true}),
+    assert_int_equal(crowd(PREC_EXACT, (struct sched_options){.max_running = 2, .speculate = 8, .prefix_cache = true}),
                      ncases);
 }
 

@@ -96,7 +96,7 @@ static void test_masked_answers_are_the_same_alone_preempted_cached_and_guessed(
     assert_true(stopped > CROWD / 4);
     for (int round = 0; round < 4; round++) {
         tiny_stop(&t);
-        tiny_start(&t, &(struct sched_options){.max_running = round % 2 ? 3 : 16,
+        tiny_start(&t, &(struct sched_options){.max_running = round % 2 ? 2 : 16,
                                                .max_waiting = 64,
                                                .step_tokens = 32,
                                                .threads = 2,
