@@ -466,7 +466,7 @@ int peft_parse(struct peft_config **out, const char *text, size_t len, struct er
     json_t *o = NULL;
     if (len > PEFT_CONFIG_MAX)
         return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json has %zu bytes, more than %u", len, PEFT_CONFIG_MAX);
-    if (json_parse(text, len, &o, &why)) return from_json_err(e, &why);
+    if (json_parse_wide(text, len, &o, &why)) return from_json_err(e, &why);
     struct peft_config *c = calloc(1, sizeof *c);
     if (!c) {
         json_decref(o);

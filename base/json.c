@@ -6,6 +6,7 @@
  * cut off, for a message may be logged and the text is a user's prompt. Any thread, after json_start(). */
 #include "base/json.h"
 #include "base/sha256.h"
+#include <ctype.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
@@ -69,8 +70,7 @@ static int refuse(const json_error_t *je, struct err *e)
     if (json_error_code(je) == json_error_out_of_memory)
         return err_set(e, ERR_NO_MEMORY, "no memory to parse the JSON");
     if (json_error_code(je) == json_error_duplicate_key) shown = (int)strlen("duplicate object key");
-    return err_set(e, ERR_INVALID_JSON, "invalid JSON at line %d, column %d: %.*s", je->line, je->column, shown,
-                   text);
+    return err_set(e, ERR_INVALID_JSON, "invalid JSON at line %d, column %d: %.*s", je->line, je->column, shown, text);
 }
 
 int json_parse(const char *text, size_t len, json_t **out, struct err *e)
@@ -86,6 +86,45 @@ int json_parse(const char *text, size_t len, json_t **out, struct err *e)
     }
     *out = v;
     return 0;
+}
+
+#define INT_DIGITS 18 /* that any 64-bit integer can have */
+
+/* text with ".0" behind every integer that is too long; strings are left alone. */
+static void widen(const char *text, size_t len, struct buf *out)
+{
+    bool in_string = false;
+    for (size_t i = 0; i < len;) {
+        size_t n = 1;
+        if (in_string) {
+            if (text[i] == '\\' && i + 1 < len) n = 2;
+            in_string = text[i] != '"';
+        } else if (text[i] == '"') {
+            in_string = true;
+        } else if (isdigit((unsigned char)text[i])) {
+            while (i + n < len && isdigit((unsigned char)text[i + n])) n++;
+            bool real = i + n < len && strchr(".eE", text[i + n]);
+            bool fraction = i > 0 && strchr(".+-", text[i - 1]) && i > 1 && strchr("0123456789eE", text[i - 2]);
+            buf_add(out, text + i, n);
+            if (n > INT_DIGITS && !real && !fraction) buf_adds(out, ".0");
+            i += n;
+            continue;
+        }
+        buf_add(out, text + i, n);
+        i += n;
+    }
+}
+
+int json_parse_wide(const char *text, size_t len, json_t **out, struct err *e)
+{
+    struct buf wide;
+    if (len == 0 || !text) return json_parse(text, len, out, e);
+    buf_init(&wide, 2 * len + 64);
+    widen(text, len, &wide);
+    int rc = wide.failed ? err_set(e, ERR_NO_MEMORY, "no memory for JSON of %zu bytes", len)
+                         : json_parse(wide.data, wide.len, out, e);
+    buf_close(&wide);
+    return rc;
 }
 
 /* The field's value, NULL when absent or null; sets *present. */

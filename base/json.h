@@ -19,6 +19,10 @@ void json_start(void);
 /* The root must be an object. The caller owns *out (json_decref). */
 int json_parse(const char *text, size_t len, json_t **out, struct err *e);
 
+/* The same for files of models: integers of more than 18 digits are read as reals. (transformers says "no limit" as
+ * model_max_length 1000000000000000019884624838656.) */
+int json_parse_wide(const char *text, size_t len, json_t **out, struct err *e);
+
 /* Each getter: absent or null -> *out is left as it is and 0 is returned (so preset the default);
  * wrong type or out of range -> -1 with ERR_INVALID and the field's name. `present` may be NULL. */
 int json_get_int(const json_t *o, const char *field, int64_t min, int64_t max, int64_t *out, bool *present,

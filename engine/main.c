@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "engine/api.h"
 #include "engine/meters.h"
+#include "engine/verbs.h"
 #include <errno.h>
 #include <pthread.h>
 #include <signal.h>
@@ -30,7 +31,8 @@
 #define GRAMMAR_CACHE_BYTES ((size_t)64 << 20)
 #define TOKEN_MAX 4096
 #define USAGE_HINT                                                                                                     \
-    "usage: weft-engine serve --model PATH (--socket PATH | --listen ADDR:PORT --token-file F); see --help"
+    "usage: weft-engine serve --model PATH (--socket PATH | --listen ADDR:PORT --token-file F), quantize IN OUT, or "  \
+    "eval; see --help"
 
 enum exit_code { EXIT_ASKED = 0, EXIT_USAGE = 2, EXIT_MODEL = 3, EXIT_DEVICE = 4 };
 
@@ -63,6 +65,12 @@ struct engine {
 };
 
 enum { LOADING, SERVING, REFUSED };
+
+/* What this program does besides `serve`. */
+static const struct {
+    const char *word;
+    int (*run)(int argc, char **argv);
+} verbs[] = {{"quantize", verb_quantize}, {"eval", verb_eval}};
 
 /* --- arguments --- */
 
@@ -287,6 +295,8 @@ int main(int argc, char **argv)
         puts("weft-engine " ENGINE_VERSION);
         return 0;
     }
+    for (size_t i = 0; argc > 1 && i < sizeof verbs / sizeof *verbs; i++)
+        if (!strcmp(argv[1], verbs[i].word)) return verbs[i].run(argc, argv);
     int rc = conf_load(rows, sizeof rows / sizeof *rows, &s, argc, argv, &verb, 1, &nverb, &e);
     if (rc > 0) return 0;
     if (rc < 0) return usage_error(&e);

@@ -48,7 +48,7 @@ static int parse_file(const struct source *s, const char *name, json_t **out, st
     size_t len;
     *out = NULL;
     if (!source_file(s, name, &text, &len)) return 0;
-    if (json_parse(text, len, out, e) == 0) return 0;
+    if (json_parse_wide(text, len, out, e) == 0) return 0;
     e->code = ERR_MODEL;
     return err_prefix(e, "%s", name);
 }

@@ -383,10 +383,31 @@ static void ids_are_uuid7_unique_and_increasing(void **state)
     assert_false(uuid_is("01234567-0123-7123-8123-0123456789ab0"));
 }
 
+static void integers_beyond_64_bits_become_reals_in_model_files(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "{\"model_max_length\": 1000000000000000019884624838656, \"a\": [-12345678901234567890123, 7], "
+        "\"s\": \"1000000000000000019884624838656 \\\" 99999999999999999999\", \"f\": 0.10000000000000000000001}";
+    struct err e = {0};
+    json_t *o = NULL;
+    assert_int_equal(json_parse(text, sizeof text - 1, &o, &e), -1);
+    e = (struct err){0};
+    assert_int_equal(json_parse_wide(text, sizeof text - 1, &o, &e), 0);
+    assert_float_equal(json_real_value(json_object_get(o, "model_max_length")), 1e30, 1e15);
+    assert_float_equal(json_real_value(json_array_get(json_object_get(o, "a"), 0)), -12345678901234567890123.0, 1e8);
+    assert_int_equal(json_integer_value(json_array_get(json_object_get(o, "a"), 1)), 7);
+    assert_string_equal(json_string_value(json_object_get(o, "s")),
+                        "1000000000000000019884624838656 \" 99999999999999999999");
+    assert_float_equal(json_real_value(json_object_get(o, "f")), 0.1, 1e-12);
+    json_decref(o);
+}
+
 int main(void)
 {
     json_start();
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(integers_beyond_64_bits_become_reals_in_model_files),
         cmocka_unit_test(the_first_error_wins_and_prefixes_grow_in_front),
         cmocka_unit_test(a_long_message_is_cut_at_a_whole_character),
         cmocka_unit_test(a_buffer_refuses_all_after_its_limit),

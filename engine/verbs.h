@@ -1,0 +1,6 @@
+/* What weft-engine does besides serving: each verb reads its own settings and runs to its end. Returns the exit code:
+ * 0, 2 bad arguments, 3 model refused. */
+#pragma once
+
+int verb_quantize(int argc, char **argv); /* weft-engine quantize IN OUT --type T */
+int verb_eval(int argc, char **argv);     /* weft-engine eval --model M --text FILE */
