@@ -19,7 +19,7 @@
 
 #define BODY_CAP (64u << 20) /* beside the setting max_body, which is looked at first where a length is declared */
 #define MODEL_NAME_MAX 255
-#define MAX_TOKENS 1048576 /* as the engine bounds it */
+#define MAX_TOKENS 1048576   /* as the engine bounds it */
 #define COMPLETION_TOKENS 16 /* OpenAI's default of max_tokens for /v1/completions */
 #define CHOICES_MAX 128
 #define TOKEN_BYTES 4 /* of a prompt, roughly; for the reservation only */
@@ -73,13 +73,19 @@ static const struct {
     {"add_special_tokens", IN_BOTH},
     {"chat_template_kwargs", IN_CHAT},
     {"return_token_ids", IN_BOTH},
-    {"response_format", IN_CHAT},
+    {"response_format", IN_BOTH},
     {"tools", IN_CHAT},
     {"tool_choice", IN_CHAT},
     {"metadata", IN_BOTH},
     {"store", IN_CHAT},
     {"cache_salt", IN_BOTH},
     {"parallel_tool_calls", IN_CHAT},
+    {"typical_p", IN_BOTH},
+    {"adapters", IN_BOTH},
+    {"structured_outputs", IN_BOTH},
+    {"guided_json", IN_BOTH},
+    {"guided_regex", IN_BOTH},
+    {"guided_choice", IN_BOTH},
     {"service_tier", IN_CHAT},
 };
 
@@ -193,6 +199,38 @@ static void cache_salt(struct gateway *g, const struct admission *a, const char 
     sha256_hex(mac, out);
 }
 
+static void add_need(struct upstream_ask *ask, const char *digest, const char *name)
+{
+    struct upstream_need *n = &ask->need[ask->nneeds++];
+    snprintf(n->digest, sizeof n->digest, "%s", digest);
+    snprintf(n->name, sizeof n->name, "%s", name);
+}
+
+/* Names in `adapters` are the tenant's own, like `model`; the engine knows digests. What else is wrong with the field is
+ * the engine's to say. */
+static int resolve_adapters(struct gateway *g, json_t *o, struct upstream_ask *ask, const char *base, struct err *e)
+{
+    size_t i;
+    json_t *v, *list = json_object_get(o, "adapters");
+    if (json_array_size(list) > UPSTREAM_ADAPTERS)
+        return err_field(e, ERR_INVALID, "adapters", "'adapters' holds more than %d adapters", UPSTREAM_ADAPTERS);
+    json_array_foreach(list, i, v)
+    {
+        struct target t;
+        const char *name = NULL;
+        if (!json_is_object(v))
+            return err_field(e, ERR_INVALID, "adapters", "'adapters' must hold objects {\"name\",\"weight\"}");
+        if (json_need_str(v, "name", MODEL_NAME_MAX, &name, e) ||
+            registry_resolve(g->registry, ask->adm.who.tenant, name, base, &t, e))
+            return -1;
+        if (t.is_base) return err_field(e, ERR_INVALID, "adapters", "`%.128s` is the base, not an adapter", name);
+        add_need(ask, t.digest, name);
+        if (json_object_set_new(v, "name", json_string(t.digest)))
+            return err_set(e, ERR_NO_MEMORY, "no memory for the request");
+    }
+    return 0;
+}
+
 static int write_body(struct gateway *g, json_t *o, const struct admission *a, const struct base_desc *base,
                       struct buf *out, struct err *e)
 {
@@ -225,7 +263,8 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     a->endpoint = ask->path = end->path;
     a->stream = w.stream;
     a->reserved_tokens = reserve(&w, end->chat, r->body_len, engine_max_context(g->engine));
-    if (write_body(g, *root, a, &base, body, e)) return -1;
+    if (!a->what.is_base) add_need(ask, a->what.digest, w.model);
+    if (resolve_adapters(g, *root, ask, base.name, e) || write_body(g, *root, a, &base, body, e)) return -1;
     ask->body = body->data;
     ask->body_len = body->len;
     return 0;

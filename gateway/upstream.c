@@ -48,6 +48,8 @@ static struct exchange *exchange_new(struct upstream *u, struct http_request *r,
     memcpy(x->adm.id, r->id, sizeof x->adm.id);
     x->adm.t_start = clock_wall_us();
     x->path = ask->path;
+    memcpy(x->need, ask->need, sizeof x->need);
+    x->nneeds = ask->nneeds;
     x->body = malloc(ask->body_len + 1);
     x->body_len = ask->body_len;
     x->durable = strcmp(u->set->ack, "durable") == 0;
@@ -89,6 +91,11 @@ static bool is_gone(struct exchange *x)
     return gone;
 }
 
+static const struct upstream_need *failed_need(const struct exchange *x)
+{
+    return &x->need[x->next_need];
+}
+
 /* The engine refused to load the adapter, or could not be asked. */
 static void load_failed(struct exchange *x, const struct err *cause)
 {
@@ -102,7 +109,7 @@ static void load_failed(struct exchange *x, const struct err *cause)
     switch (cause->code) {
     case ERR_NOT_FOUND: /* deleted since the registry was asked */
         err_set(&e, ERR_MODEL_NOT_FOUND, "The model `%s` does not exist or you do not have access to it.",
-                x->adm.model);
+                failed_need(x)->name);
         exchange_fail(x, USAGE_REJECTED, &e);
         return;
     case ERR_NO_SLOT:
@@ -115,8 +122,8 @@ static void load_failed(struct exchange *x, const struct err *cause)
         exchange_fail(x, USAGE_TIMEOUT, cause);
         return;
     default: /* a validated adapter that the engine refuses is our fault, not the client's */
-        log_error("adapter_load", LS("id", x->adm.id), LS("digest", x->adm.what.digest), LS("error", cause->msg));
-        err_set(&e, ERR_ENGINE, "the engine could not load `%s`", x->adm.model);
+        log_error("adapter_load", LS("id", x->adm.id), LS("digest", failed_need(x)->digest), LS("error", cause->msg));
+        err_set(&e, ERR_ENGINE, "the engine could not load `%s`", failed_need(x)->name);
         exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
     }
 }
@@ -129,11 +136,12 @@ static void loaded(void *u, bool cold, const struct err *e)
         exchange_drop(x);
         return;
     }
-    struct err failed = {0};
-    if (e)
+    if (e) {
         load_failed(x, e);
-    else if (exchange_send(x, &failed))
-        exchange_fail(x, USAGE_UPSTREAM_ERROR, &failed);
+        return;
+    }
+    x->next_need++;
+    exchange_proceed(x);
 }
 
 /* 0: it is there; 1: waiting for it; -1: waited long enough. */
@@ -154,7 +162,6 @@ static int need_engine(struct exchange *x)
 void exchange_proceed(struct exchange *x)
 {
     struct err e = {0};
-    const char *digest = x->adm.what.digest;
 
     if (is_gone(x)) {
         exchange_drop(x);
@@ -162,12 +169,13 @@ void exchange_proceed(struct exchange *x)
     }
     int rc = need_engine(x);
     if (rc > 0) return;
+    while (x->next_need < x->nneeds && engine_has(x->g->engine, x->need[x->next_need].digest)) x->next_need++;
     if (rc < 0) {
         err_set(&e, ERR_UNAVAILABLE, "the engine is not ready; try again");
         exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
-    } else if (digest[0] && !engine_has(x->g->engine, digest)) {
+    } else if (x->next_need < x->nneeds) {
         x->loads++;
-        engine_load(x->g->engine, digest, loaded, x);
+        engine_load(x->g->engine, x->need[x->next_need].digest, loaded, x);
     } else if (exchange_send(x, &e)) {
         exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
     }

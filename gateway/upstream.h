@@ -15,10 +15,20 @@ int upstream_open(struct upstream **out, struct gateway *g, struct err *e);
 void upstream_stop(struct upstream *u);
 void upstream_close(struct upstream *u); /* when no request is in flight any more; NULL is fine */
 
+#define UPSTREAM_ADAPTERS 4 /* that a request may sum, as the engine bounds it */
+
+/* An adapter that the engine must hold before it gets the request, and the client's name for it. */
+struct upstream_need {
+    char digest[SHA256_HEX];
+    char name[2 * NAME_MAX_LEN + 2];
+};
+
 struct upstream_ask {
-    struct admission adm; /* complete but for id and t_start */
-    const char *path;     /* of the engine's route: "/v1/chat/completions" */
-    const char *body;     /* what is sent to the engine; copied */
+    struct admission adm;                             /* complete but for id and t_start */
+    const char *path;                                 /* of the engine's route: "/v1/chat/completions" */
+    struct upstream_need need[1 + UPSTREAM_ADAPTERS]; /* the model's own, and those of `adapters` */
+    int nneeds;
+    const char *body; /* what is sent to the engine; copied */
     size_t body_len;
 };
 

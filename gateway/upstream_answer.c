@@ -147,19 +147,32 @@ static void pass_whole(struct exchange *x)
         finish_whole(x);
 }
 
-/* The engine's error body with the name that the client used where it says the digest; one line, so that it fits an
- * event too. */
+/* The first digest in s..end of those that the request needs; NULL: none. */
+static const char *next_digest(const struct exchange *x, const char *s, const char *end,
+                               const struct upstream_need **which)
+{
+    const char *first = NULL;
+    for (int i = 0; i < x->nneeds; i++) {
+        const char *hit = memmem(s, (size_t)(end - s), x->need[i].digest, strlen(x->need[i].digest));
+        if (!hit || (first && hit >= first)) continue;
+        first = hit;
+        *which = &x->need[i];
+    }
+    return first;
+}
+
+/* The engine's error body with the names that the client used where it says digests; one line, so that it fits an event
+ * too. */
 static void clean_body(struct exchange *x, struct buf *out)
 {
-    const char *digest = x->adm.what.digest, *s = x->answer.data, *end = s + x->answer.len;
-    size_t n = strlen(digest);
+    const char *s = x->answer.data, *end = s + x->answer.len;
     while (s < end) {
-        const char *hit = n ? memmem(s, (size_t)(end - s), digest, n) : NULL;
-        const char *stop = hit ? hit : end;
+        const struct upstream_need *which = NULL;
+        const char *hit = next_digest(x, s, end, &which), *stop = hit ? hit : end;
         for (; s < stop; s++) buf_addc(out, *s == '\n' || *s == '\r' ? ' ' : *s);
         if (hit) {
-            buf_adds(out, x->adm.model); /* a name that the registry knows: nothing to escape */
-            s = hit + n;
+            buf_adds(out, which->name); /* a name that the registry knows: nothing to escape */
+            s = hit + strlen(which->digest);
         }
     }
 }
@@ -287,7 +300,8 @@ static void refused(struct exchange *x)
 
     if (x->status == 404 && word == ERR_ADAPTER_NOT_LOADED && !x->reloaded) {
         x->reloaded = true;
-        engine_forget(x->g->engine, x->adm.what.digest);
+        for (int i = 0; i < x->nneeds; i++) engine_forget(x->g->engine, x->need[i].digest);
+        x->next_need = 0;
         exchange_proceed(x);
     } else if (x->status == 422) {
         log_warn("adapter_fault", LS("id", x->adm.id), LS("digest", x->adm.what.digest));

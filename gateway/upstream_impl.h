@@ -48,6 +48,8 @@ struct exchange {
     bool admitted, settled, cold;
     bool resent, reloaded;
     int attempt, loads;
+    struct upstream_need need[1 + UPSTREAM_ADAPTERS];
+    int nneeds, next_need;     /* those before next_need are loaded */
     int64_t engine_wait_until; /* monotonic us; 0: not waiting */
     struct relay relay;
     struct buf answer;
