@@ -1,9 +1,10 @@
 /* quantize_auto: the cheapest type per layer within a divergence that the operator allows.
  *
- *   1. the unquantized model's predictions on the text are the reference
- *   2. each layer alone is quantized to each candidate type: its divergence and the bytes it saves
+ *   1. the unquantized model's predictions on the text are the reference; 8-bit ends alone cost `base`
+ *   2. each layer alone is quantized to each candidate type: what it adds to `base`, and the bytes it saves
  *   3. steps to smaller types are taken in the order of divergence per byte saved, while the sum stays within the budget
- *   4. the whole plan is measured; where the parts add up to more than their sum, the budget is cut and 3 repeated
+ *   4. the whole plan is measured, the budget moved by how far the limit was missed, and 3 repeated; of the plans that
+ *      keep to the limit the smallest is taken
  *
  * Idea: with one layer changed at a time, divergences nearly add up, so that n layers of k types cost n k measurements
  * and not k^n. The last measurement is what counts: a plan that does not keep to the limit is never returned.
@@ -19,6 +20,7 @@
 
 #define ROUNDS 6 /* budgets tried */
 #define CONTEXT 256
+#define BUDGET_STEP 3.0 /* by which the budget moves at most between two rounds */
 
 static const char *const candidates[] = {"int8", "int4", "int2"}; /* large to small */
 #define CANDIDATES ((int)(sizeof candidates / sizeof *candidates))
@@ -35,8 +37,9 @@ struct chooser {
     struct evaluator *reference, *v;
     struct tokens text;
     struct cost (*cost)[1 + CANDIDATES]; /* [layers]; 0: as loaded */
-    int *level;                          /* [layers] 0: as loaded, 1 + index of a candidate */
-    int rounds;
+    int *level, *best;                   /* [layers] 0: as loaded, 1 + index of a candidate */
+    size_t best_bytes;                   /* SIZE_MAX: no plan was found yet */
+    double base;                         /* divergence with no layer changed */
 };
 
 /* --- a layer's matrices --- */
@@ -117,7 +120,7 @@ static int measure_layer(struct chooser *c, int layer, struct err *e)
         if (swap_in(c, layer, level, e)) return -1;
         struct cost *cost = &c->cost[layer][level];
         cost->bytes = layer_bytes(c->m, &c->trial.layer[layer]);
-        cost->kl = level ? mean_kl(c) : 0;
+        cost->kl = level ? fmax(mean_kl(c) - c->base, 0) : 0;
     }
     restore(c, layer);
     log_info("layer_measured", LI("layer", layer), LD("kl_int8", c->cost[layer][1].kl),
@@ -168,20 +171,37 @@ static int apply(struct chooser *c, double *kl, struct err *e)
     return 0;
 }
 
+static size_t plan_bytes(const struct chooser *c)
+{
+    size_t n = 0;
+    for (int l = 0; l < c->m->layers; l++) n += c->cost[l][c->level[l]].bytes;
+    return n;
+}
+
+static void keep_if_best(struct chooser *c)
+{
+    size_t bytes = plan_bytes(c);
+    if (bytes >= c->best_bytes) return;
+    c->best_bytes = bytes;
+    memcpy(c->best, c->level, (size_t)c->m->layers * sizeof *c->best);
+}
+
 static int settle(struct chooser *c, struct err *e)
 {
-    double limit = c->o->max_kl, budget = limit, kl;
+    double limit = c->o->max_kl, budget = limit - c->base, kl;
+    if (budget < 0)
+        return err_set(e, ERR_USAGE, "a mean KL of %g cannot be kept: 8-bit embeddings alone give %g", limit, c->base);
+    keep_if_best(c); /* nothing changed */
     for (int round = 0; round < ROUNDS; round++) {
         take_steps(c, budget);
         if (apply(c, &kl, e)) return -1;
-        log_info("plan_measured", LD("kl", kl), LD("budget", budget), LD("limit", limit));
-        if (kl <= limit) return 0;
-        budget *= 0.9 * limit / kl;
+        log_info("plan_measured", LD("kl", kl), LD("budget", budget), LD("limit", limit),
+                 LI("bytes", (int64_t)plan_bytes(c)));
+        if (kl <= limit) keep_if_best(c);
+        double miss = (limit - c->base) / fmax(kl - c->base, 1e-9);
+        budget *= fmin(fmax(0.97 * miss, 1.0 / BUDGET_STEP), BUDGET_STEP);
     }
-    memset(c->level, 0, (size_t)c->m->layers * sizeof *c->level);
-    if (apply(c, &kl, e)) return -1;
-    if (kl <= limit) return 0;
-    return err_set(e, ERR_USAGE, "a mean KL of %g cannot be kept: 8-bit embeddings alone give %g", limit, kl);
+    return 0;
 }
 
 /* --- whole --- */
@@ -199,7 +219,9 @@ static int prepare(struct chooser *c, struct err *e)
     c->trial.layer = malloc((size_t)m->layers * sizeof *c->trial.layer);
     c->cost = calloc((size_t)m->layers, sizeof *c->cost);
     c->level = calloc((size_t)m->layers, sizeof *c->level);
-    if (!c->trial.layer || !c->cost || !c->level)
+    c->best = calloc((size_t)m->layers, sizeof *c->best);
+    c->best_bytes = SIZE_MAX;
+    if (!c->trial.layer || !c->cost || !c->level || !c->best)
         return err_set(e, ERR_NO_MEMORY, "no memory for %d layers", m->layers);
     memcpy(c->trial.layer, m->layer, (size_t)m->layers * sizeof *c->trial.layer);
     if (eval_read_text(m->tok, o->text, o->tokens, &c->text, e)) return -1;
@@ -222,10 +244,11 @@ int quantize_choose(const struct quantize_options *o, const struct model *m, str
     int rc = prepare(&c, e);
     c.trial.head = m->head == &m->embed ? &c.trial.embed : &c.trial.head_own;
     if (rc == 0) rc = pack_ends(&c, plan->ends, e);
+    if (rc == 0) c.base = mean_kl(&c);
     for (int l = 0; rc == 0 && l < m->layers; l++) rc = measure_layer(&c, l, e);
     if (rc == 0) rc = settle(&c, e);
     for (int l = 0; rc == 0 && l < m->layers; l++)
-        plan->layer[l] = c.level[l] ? quant_type_find(candidates[c.level[l] - 1]) : NULL;
+        plan->layer[l] = c.best[l] ? quant_type_find(candidates[c.best[l] - 1]) : NULL;
     for (int l = 0; c.trial.layer && l < m->layers; l++) restore(&c, l);
     evaluator_free(c.v);
     evaluator_free(c.reference);
@@ -234,6 +257,7 @@ int quantize_choose(const struct quantize_options *o, const struct model *m, str
     free(c.trial.layer);
     free(c.cost);
     free(c.level);
+    free(c.best);
     free(c.text.id);
     return rc;
 }
