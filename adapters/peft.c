@@ -517,6 +517,11 @@ int peft_load(struct peft_config **out, const char *path, struct err *e)
     return rc;
 }
 
+const char *peft_kind(const struct peft_config *c)
+{
+    return c->ninvocation ? "alora" : c->use_dora ? "dora" : "lora";
+}
+
 void peft_free(struct peft_config *c)
 {
     if (!c) return;

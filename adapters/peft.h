@@ -63,6 +63,9 @@ int peft_parse(struct peft_config **out, const char *text, size_t len, struct er
 int peft_load(struct peft_config **out, const char *path, struct err *e);
 void peft_free(struct peft_config *c); /* NULL is fine */
 
+/* What it makes of an adapter: "lora", "dora" or "alora". */
+const char *peft_kind(const struct peft_config *c);
+
 /* What the config says of one module. */
 struct peft_place {
     bool target;  /* it is adapted: named by target_modules, not by exclude_modules, its layer in layers_to_transform */

@@ -1,7 +1,7 @@
 /* api_models: GET /v1/models and /v1/models/{model}: the base, and each adapter that the engine knows under its digest.
  *
- * OpenAI's fields, vLLM's `root`, `parent` and `max_model_len`, and of ours `rank`, `bytes` and `state` for adapters.
- * No path is ever shown. */
+ * OpenAI's fields, vLLM's `root`, `parent` and `max_model_len`, and of ours `rank`, `kind`, `bytes` and `state` for
+ * adapters. No path is ever shown. */
 #include "engine/api_impl.h"
 #include <stdlib.h>
 #include <string.h>
@@ -16,10 +16,10 @@ static json_t *base_json(const struct api_engine *g)
 
 static json_t *adapter_json(const struct lora_info *l, const struct api_engine *g)
 {
-    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:i, s:i, s:I, s:s}", "id", l->digest, "object", "model",
+    return json_pack("{s:s, s:s, s:I, s:s, s:s, s:s, s:i, s:i, s:s, s:I, s:s}", "id", l->digest, "object", "model",
                      "created", (json_int_t)l->loaded_at, "owned_by", "weft", "root", l->digest, "parent",
-                     g->model->name, "max_model_len", g->max_context, "rank", l->rank, "bytes", (json_int_t)l->bytes,
-                     "state", lora_state_name[l->state]);
+                     g->model->name, "max_model_len", g->max_context, "rank", l->rank, "kind", l->kind, "bytes",
+                     (json_int_t)l->bytes, "state", lora_state_name[l->state]);
 }
 
 /* malloc'ed; NULL: no memory. */

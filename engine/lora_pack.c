@@ -299,7 +299,7 @@ static void publish(struct packing *k)
     if (c->ninvocation) memcpy(s->invocation, c->invocation, (size_t)c->ninvocation * sizeof *c->invocation);
     s->pub.invocation = s->invocation;
     s->pub.ninvocation = c->ninvocation;
-    s->pub.kind = c->ninvocation ? "alora" : c->use_dora ? "dora" : "lora";
+    s->pub.kind = peft_kind(c);
     s->pub.bytes += s->block_bytes;
     s->pub.max_rank = k->a->max_rank;
 }

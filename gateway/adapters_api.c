@@ -30,7 +30,8 @@ static int check_upload(struct http_request *r, struct err *e)
     int64_t most = g->set->max_adapter_bytes + UPLOAD_OVERHEAD;
     if (wait && strcmp(wait, "ready") != 0) return err_field(e, ERR_INVALID, "wait", "wait can only be 'ready'");
     if (r->content_length > most)
-        return err_set(e, ERR_TOO_LARGE, "the body has %lld bytes; at most %lld are taken",
+        return err_set(e, ERR_TOO_LARGE,
+                       "the body has %lld bytes; at most %lld are taken, by the setting max_adapter_bytes",
                        (long long)r->content_length, (long long)most);
     return 0;
 }

@@ -27,6 +27,7 @@ static const struct cli_column list_columns[] = {
     {"NAME", "name", CLI_TEXT},
     {"VERSION", "version|latest_version", CLI_COUNT},
     {"STATE", "state", CLI_TEXT},
+    {"KIND", "kind", CLI_TEXT},
     {"RANK", "rank", CLI_COUNT},
     {"SIZE", "bytes", CLI_BYTES},
     {"REQUESTS", "requests", CLI_COUNT},
@@ -41,6 +42,7 @@ static const struct cli_column show_columns[] = {
     {"state", "state", CLI_TEXT},
     {"reason", "reason", CLI_TEXT},
     {"base", "base|parent", CLI_TEXT},
+    {"kind", "kind", CLI_TEXT},
     {"rank", "rank", CLI_COUNT},
     {"modules", "modules", CLI_LIST},
     {"scale", "scale", CLI_TEXT},
@@ -54,6 +56,7 @@ static const struct cli_column show_columns[] = {
 static const struct cli_column version_columns[] = {
     {"VERSION", "version", CLI_COUNT},
     {"STATE", "state", CLI_TEXT},
+    {"KIND", "kind", CLI_TEXT},
     {"RANK", "rank", CLI_COUNT},
     {"SIZE", "bytes", CLI_BYTES},
     {"CREATED", "created_at|created", CLI_TIME},

@@ -25,7 +25,8 @@ struct version_new {
     char digest[SHA256_HEX], file_sha256[SHA256_HEX];
     char base[128];
     int rank;
-    unsigned modules; /* bit set of enum lora_module */
+    unsigned modules; /* as of struct adapter */
+    const char *kind; /* peft_kind(); NULL: "lora" */
     double scale;
     int64_t bytes;
 };
@@ -64,6 +65,7 @@ int registry_count(struct registry *r, const char *tenant);
  * *more says whether there are further ones. One adapter with its versions: registry_get (ERR_NOT_FOUND). Counts and
  * last use come from the ledger's rollups. */
 struct json_t;
+struct json_t *registry_modules_json(unsigned modules); /* the names of a version's modules */
 int registry_list(struct registry *r, const char *tenant, const char *after, int limit, struct json_t *list, bool *more,
                   struct err *e);
 int registry_get(struct registry *r, const char *tenant, const char *name, struct json_t **out, struct err *e);

@@ -127,15 +127,15 @@ static int find_adapter(struct db *d, sqlite3 *c, const struct subject *s, int64
 static int insert_version(struct db *d, sqlite3 *c, const struct adding *a, int64_t adapter, struct err *e)
 {
     static const char sql[] =
-        "INSERT INTO version(adapter, version, state, digest, file_sha256, base, rank, modules, scale, bytes, created)"
-        " VALUES(?1, ?2, 'ready', ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
+        "INSERT INTO version(adapter, version, state, digest, file_sha256, base, rank, modules, scale, bytes, created,"
+        " kind) VALUES(?1, ?2, 'ready', ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
     static const char next[] = "UPDATE adapter SET next_version = ?2 + 1 WHERE row = ?1";
     const struct version_new *v = a->v;
     int64_t version = a->version;
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     if (!st ||
-        db_bind(st, e, "iisssiidii", adapter, version, v->digest, v->file_sha256, v->base, (int64_t)v->rank,
-                (int64_t)v->modules, v->scale, v->bytes, clock_wall_us()) ||
+        db_bind(st, e, "iisssiidiis", adapter, version, v->digest, v->file_sha256, v->base, (int64_t)v->rank,
+                (int64_t)v->modules, v->scale, v->bytes, clock_wall_us(), v->kind ? v->kind : "lora") ||
         db_done(st, e))
         return -1;
     if (!(st = db_stmt(d, c, next, e)) || db_bind(st, e, "ii", adapter, version) || db_done(st, e)) return -1;

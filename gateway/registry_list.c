@@ -15,7 +15,7 @@
     "v.digest, v.base,"                                                                                                \
     " (SELECT count(*) FROM version w WHERE w.adapter = a.row),"                                                       \
     " (SELECT coalesce(sum(n), 0) FROM rollup_adapter u WHERE u.tenant = a.tenant AND u.adapter = a.name),"            \
-    " (SELECT max(last_used) FROM rollup_adapter u WHERE u.tenant = a.tenant AND u.adapter = a.name)"                  \
+    " (SELECT max(last_used) FROM rollup_adapter u WHERE u.tenant = a.tenant AND u.adapter = a.name), v.kind"          \
     " FROM adapter a LEFT JOIN version v ON v.row = (SELECT w.row FROM version w WHERE w.adapter = a.row"              \
     " ORDER BY w.state = 'ready' DESC, w.version DESC LIMIT 1) "
 
@@ -26,8 +26,9 @@ static const char sql_versions[] =
     "v.file_sha256,"
     " (SELECT coalesce(sum(n), 0) FROM rollup_adapter u WHERE u.tenant = ?1 AND u.adapter = ?2 AND u.version = "
     "v.version),"
-    " (SELECT max(last_used) FROM rollup_adapter u WHERE u.tenant = ?1 AND u.adapter = ?2 AND u.version = v.version)"
-    " FROM adapter a JOIN version v ON v.adapter = a.row WHERE a.tenant = ?1 AND a.name = ?2 AND (?3 = 0 OR v.version "
+    " (SELECT max(last_used) FROM rollup_adapter u WHERE u.tenant = ?1 AND u.adapter = ?2 AND u.version = v.version),"
+    " v.kind FROM adapter a JOIN version v ON v.adapter = a.row WHERE a.tenant = ?1 AND a.name = ?2 AND (?3 = 0 OR "
+    "v.version "
     "= ?3)"
     " ORDER BY v.version DESC";
 
@@ -44,12 +45,26 @@ static json_t *seconds(sqlite3_stmt *st, int column)
     return json_integer(sqlite3_column_int64(st, column) / 1000000);
 }
 
-static json_t *modules_json(sqlite3_stmt *st, int column)
+json_t *registry_modules_json(unsigned modules)
 {
+    static const struct {
+        unsigned bit;
+        const char *name;
+    } beside[] = {{ADAPTS_EXPERTS, "experts"},
+                  {ADAPTS_ROUTER, "router"},
+                  {ADAPTS_EMBED, "embed_tokens"},
+                  {ADAPTS_HEAD, "lm_head"}};
     json_t *list = json_array();
     for (int i = 0; i < LORA_MODULES; i++)
-        if (sqlite3_column_int64(st, column) >> i & 1) json_array_append_new(list, json_string(lora_module_name[i]));
+        if (modules >> i & 1) json_array_append_new(list, json_string(lora_module_name[i]));
+    for (size_t i = 0; i < sizeof beside / sizeof *beside; i++)
+        if (modules & beside[i].bit) json_array_append_new(list, json_string(beside[i].name));
     return list;
+}
+
+static json_t *modules_at(sqlite3_stmt *st, int column)
+{
+    return registry_modules_json((unsigned)sqlite3_column_int64(st, column));
 }
 
 static json_t *adapter_json(sqlite3_stmt *st)
@@ -63,9 +78,9 @@ static json_t *adapter_json(sqlite3_stmt *st)
     if (o && empty) json_object_set_new(o, "state", json_string("empty"));
     if (!o || empty) return o;
     json_t *version =
-        json_pack("{sI ss ss sI so sf sI ss ss}", "version", (json_int_t)sqlite3_column_int64(st, 3), "state",
-                  db_text(st, 4), "reason", db_text(st, 5), "rank", (json_int_t)sqlite3_column_int64(st, 6), "modules",
-                  modules_json(st, 7), "scale", sqlite3_column_double(st, 8), "bytes",
+        json_pack("{sI ss ss sI ss so sf sI ss ss}", "version", (json_int_t)sqlite3_column_int64(st, 3), "state",
+                  db_text(st, 4), "reason", db_text(st, 5), "rank", (json_int_t)sqlite3_column_int64(st, 6), "kind",
+                  db_text(st, 15), "modules", modules_at(st, 7), "scale", sqlite3_column_double(st, 8), "bytes",
                   (json_int_t)sqlite3_column_int64(st, 9), "digest", db_text(st, 10), "base", db_text(st, 11));
     json_object_update(o, version);
     json_decref(version);
@@ -74,13 +89,13 @@ static json_t *adapter_json(sqlite3_stmt *st)
 
 static json_t *version_json(sqlite3_stmt *st)
 {
-    return json_pack("{ss ss so sI ss ss sI so sf sI ss ss ss sI so}", "object", "adapter.version", "name",
+    return json_pack("{ss ss so sI ss ss sI ss so sf sI ss ss ss sI so}", "object", "adapter.version", "name",
                      db_text(st, 0), "created_at", seconds(st, 1), "version", (json_int_t)sqlite3_column_int64(st, 2),
                      "state", db_text(st, 3), "reason", db_text(st, 4), "rank", (json_int_t)sqlite3_column_int64(st, 5),
-                     "modules", modules_json(st, 6), "scale", sqlite3_column_double(st, 7), "bytes",
-                     (json_int_t)sqlite3_column_int64(st, 8), "digest", db_text(st, 9), "base", db_text(st, 10),
-                     "file_sha256", db_text(st, 11), "requests", (json_int_t)sqlite3_column_int64(st, 12),
-                     "last_used_at", seconds(st, 13));
+                     "kind", db_text(st, 14), "modules", modules_at(st, 6), "scale", sqlite3_column_double(st, 7),
+                     "bytes", (json_int_t)sqlite3_column_int64(st, 8), "digest", db_text(st, 9), "base",
+                     db_text(st, 10), "file_sha256", db_text(st, 11), "requests",
+                     (json_int_t)sqlite3_column_int64(st, 12), "last_used_at", seconds(st, 13));
 }
 
 /* Appends at most `limit` rows to list. */

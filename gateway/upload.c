@@ -150,7 +150,8 @@ static int on_data(void *user, const char *bytes, size_t n, struct err *e)
     int64_t limit = part_limit(up);
     if ((int64_t)n > limit - up->bytes)
         return err_field(e, up->part == PART_WEIGHTS ? ERR_TOO_LARGE : ERR_INVALID, part_row[up->part].name,
-                         "the part '%s' is longer than %lld bytes", part_row[up->part].name, (long long)limit);
+                         "the part '%s' is longer than %lld bytes%s", part_row[up->part].name, (long long)limit,
+                         up->part == PART_WEIGHTS ? "; the setting max_adapter_bytes allows more" : "");
     if (up->fd < 0) memcpy(up->text[up->part] + up->bytes, bytes, n);
     up->bytes += (int64_t)n;
     while (up->fd >= 0 && n > 0) {
@@ -254,20 +255,19 @@ int upload_feed(struct upload *up, const char *bytes, size_t n, struct err *e)
 
 /* --- the job --- */
 
-static json_t *modules_json(unsigned modules)
+static double larger_scale(double s, const struct adapter_part *p, int n)
 {
-    json_t *list = json_array();
-    for (int m = 0; m < LORA_MODULES; m++)
-        if (modules & (1u << m)) json_array_append_new(list, json_string(lora_module_name[m]));
-    return list;
+    for (int i = 0; p && i < n; i++)
+        if (p[i].a && p[i].scale > s) s = p[i].scale;
+    return s;
 }
 
 static double largest_scale(const struct adapter *a)
 {
-    double s = 0;
-    for (int i = 0; i < a->layers * LORA_MODULES; i++)
-        if (a->part[i].a && a->part[i].scale > s) s = a->part[i].scale;
-    return s;
+    double s = larger_scale(0, a->part, a->layers * LORA_MODULES);
+    s = larger_scale(s, a->expert, a->layers * a->experts * 3);
+    s = larger_scale(s, a->router, a->layers);
+    return larger_scale(larger_scale(s, &a->embed, 1), &a->head, 1);
 }
 
 static int check(struct upload *up, struct version_new *v, struct err *e)
@@ -286,6 +286,7 @@ static int check(struct upload *up, struct version_new *v, struct err *e)
     memcpy(v->base, base.name, sizeof v->base);
     v->rank = a->max_rank;
     v->modules = a->modules;
+    v->kind = peft_kind(a->config);
     v->scale = largest_scale(a);
     v->bytes = (int64_t)a->file->file_bytes;
     adapter_close(a);
@@ -322,9 +323,10 @@ static void answer_dry_run(struct upload *up, const struct version_new *v, const
     if (e)
         json_object_set_new(o, "error", json_pack("{s:s, s:s}", "code", err_info(e->code)->code, "message", e->msg));
     else
-        json_object_update_new(o, json_pack("{s:s, s:s, s:i, s:o, s:f, s:I, s:s}", "digest", v->digest, "base", v->base,
-                                            "rank", v->rank, "modules", modules_json(v->modules), "scale", v->scale,
-                                            "bytes", (json_int_t)v->bytes, "file_sha256", v->file_sha256));
+        json_object_update_new(o, json_pack("{s:s, s:s, s:i, s:s, s:o, s:f, s:I, s:s}", "digest", v->digest, "base",
+                                            v->base, "rank", v->rank, "kind", v->kind, "modules",
+                                            registry_modules_json(v->modules), "scale", v->scale, "bytes",
+                                            (json_int_t)v->bytes, "file_sha256", v->file_sha256));
     api_reply(up->req, 200, o);
 }
 
