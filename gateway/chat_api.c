@@ -4,10 +4,11 @@
  *   head    who (401, 403), how long (413): before the body is read
  *   handle  JSON (400) -> model (404) -> the body for the engine -> upstream_start(), which answers
  *
- * The gateway reads model, stream and the token limits; everything else is the engine's to check, whose refusals pass
- * on as they are. Two fields are written: `model` becomes the digest or the base's name, and `cache_salt` the tenant's
- * own, so that a client can neither name another tenant's adapter nor share its cache. The headers of the engine's
- * protocol are made afresh: what a client sends under those names never gets that far.
+ * The gateway reads model, adapters, stream and the token limits; everything else is the engine's to check, whose
+ * refusals pass on with the client's names. Three fields are written: `model` becomes the digest or the base's name, the
+ * names in `adapters` become digests, and `cache_salt` the tenant's own, so that a client can neither name another
+ * tenant's adapter nor share its cache. The headers of the engine's protocol are made afresh: what a client sends under
+ * those names never gets that far.
  *
  * With `strict`, a field that no row below names is refused. Worker threads. */
 #include "gateway/chat_api.h"
@@ -164,29 +165,38 @@ struct wish {
     const char *model;
     bool stream;
     int64_t max_tokens; /* -1: not said */
-    int64_t choices;
+    int64_t choices;    /* to each prompt */
+    int64_t prompts;
 };
+
+/* What /v1/completions may hold several of: texts, or lists of token ids. */
+static int64_t count_prompts(const json_t *prompt)
+{
+    const json_t *first = json_array_get(prompt, 0);
+    return json_is_string(first) || json_is_array(first) ? (int64_t)json_array_size(prompt) : 1;
+}
 
 static int read_wish(const json_t *o, bool is_chat, struct wish *w, struct err *e)
 {
     int64_t newer = -1;
-    *w = (struct wish){.max_tokens = -1, .choices = 1};
+    *w = (struct wish){.max_tokens = -1, .choices = 1, .prompts = 1};
     if (json_need_str(o, "model", MODEL_NAME_MAX, &w->model, e) || json_get_bool(o, "stream", &w->stream, NULL, e) ||
         json_get_int(o, "max_tokens", 1, MAX_TOKENS, &w->max_tokens, NULL, e) ||
         json_get_int(o, "n", 1, CHOICES_MAX, &w->choices, NULL, e))
         return -1;
     if (is_chat && json_get_int(o, "max_completion_tokens", 1, MAX_TOKENS, &newer, NULL, e)) return -1;
     if (newer >= 0) w->max_tokens = newer;
+    if (!is_chat) w->prompts = count_prompts(json_object_get(o, "prompt"));
     return 0;
 }
 
-/* What is reserved: the prompt by its bytes, and the longest answer that was allowed. */
+/* What is reserved: the prompts by their bytes, and the longest answers that were allowed. */
 static int64_t reserve(const struct wish *w, bool is_chat, size_t body_len, int max_context)
 {
     int64_t prompt = (int64_t)body_len / TOKEN_BYTES + 1, answer = w->max_tokens;
     if (answer < 0) answer = is_chat ? max_context : COMPLETION_TOKENS;
     if (answer > max_context) answer = max_context;
-    return prompt + answer * w->choices;
+    return prompt + answer * w->choices * w->prompts;
 }
 
 /* Root of the tenant's prefix cache on an engine: HMAC of tenant, adapter digest and base digest under the pepper. */
@@ -199,44 +209,57 @@ static void cache_salt(struct gateway *g, const struct admission *a, const char 
     sha256_hex(mac, out);
 }
 
-static void add_need(struct upstream_ask *ask, const char *digest, const char *name)
+static void add_need(struct upstream_ask *ask, const struct target *t, const char *name)
 {
     struct upstream_need *n = &ask->need[ask->nneeds++];
-    snprintf(n->digest, sizeof n->digest, "%s", digest);
+    snprintf(n->digest, sizeof n->digest, "%s", t->digest);
     snprintf(n->name, sizeof n->name, "%s", name);
+    snprintf(n->version, sizeof n->version, "%s@%d", t->adapter, t->version);
 }
 
-/* Names in `adapters` are the tenant's own, like `model`; the engine knows digests. What else is wrong with the field is
- * the engine's to say. */
-static int resolve_adapters(struct gateway *g, json_t *o, struct upstream_ask *ask, const char *base, struct err *e)
+/* One of `adapters`: its name is the tenant's own, like `model`; the engine knows digests. */
+static int resolve_adapter(struct gateway *g, json_t *v, struct upstream_ask *ask, const char *base, struct err *e)
+{
+    struct target t;
+    const char *name = NULL;
+    if (!json_is_object(v)) return err_set(e, ERR_INVALID, "'adapters' must hold objects {\"name\",\"weight\"}");
+    if (json_need_str(v, "name", MODEL_NAME_MAX, &name, e) ||
+        registry_resolve(g->registry, ask->adm.who.tenant, name, base, &t, e))
+        return -1;
+    if (t.is_base) return err_set(e, ERR_INVALID, "`%.128s` is the base, not an adapter", name);
+    add_need(ask, &t, name);
+    if (json_object_set_new(v, "name", json_string(t.digest)))
+        return err_set(e, ERR_NO_MEMORY, "no memory for the request");
+    return 0;
+}
+
+/* Which adapters answer: the model's own, or those of `adapters` in its place. What else is wrong with that field is the
+ * engine's to say. */
+static int find_needs(struct gateway *g, json_t *o, struct upstream_ask *ask, const char *base, struct err *e)
 {
     size_t i;
     json_t *v, *list = json_object_get(o, "adapters");
+    struct err why = {0};
+    ask->named_by = "adapters";
     if (json_array_size(list) > UPSTREAM_ADAPTERS)
         return err_field(e, ERR_INVALID, "adapters", "'adapters' holds more than %d adapters", UPSTREAM_ADAPTERS);
     json_array_foreach(list, i, v)
     {
-        struct target t;
-        const char *name = NULL;
-        if (!json_is_object(v))
-            return err_field(e, ERR_INVALID, "adapters", "'adapters' must hold objects {\"name\",\"weight\"}");
-        if (json_need_str(v, "name", MODEL_NAME_MAX, &name, e) ||
-            registry_resolve(g->registry, ask->adm.who.tenant, name, base, &t, e))
-            return -1;
-        if (t.is_base) return err_field(e, ERR_INVALID, "adapters", "`%.128s` is the base, not an adapter", name);
-        add_need(ask, t.digest, name);
-        if (json_object_set_new(v, "name", json_string(t.digest)))
-            return err_set(e, ERR_NO_MEMORY, "no memory for the request");
+        if (resolve_adapter(g, v, ask, base, &why)) return err_field(e, why.code, "adapters", "%s", why.msg);
     }
+    if (ask->nneeds) return 0;
+    ask->named_by = "model";
+    if (!ask->adm.what.is_base) add_need(ask, &ask->adm.what, ask->adm.model);
     return 0;
 }
 
-static int write_body(struct gateway *g, json_t *o, const struct admission *a, const struct base_desc *base,
+static int write_body(struct gateway *g, json_t *o, const struct upstream_ask *ask, const struct base_desc *base,
                       struct buf *out, struct err *e)
 {
     char salt[SHA256_HEX];
-    cache_salt(g, a, base->digest, salt);
-    if (json_object_set_new(o, "model", json_string(a->what.is_base ? base->name : a->what.digest)) ||
+    bool own = ask->nneeds && strcmp(ask->named_by, "model") == 0;
+    cache_salt(g, &ask->adm, base->digest, salt);
+    if (json_object_set_new(o, "model", json_string(own ? ask->need[0].digest : base->name)) ||
         json_object_set_new(o, "cache_salt", json_string(salt)) || json_dump(o, false, out))
         return err_set(e, ERR_NO_MEMORY, "no memory for the request");
     return 0;
@@ -263,8 +286,7 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     a->endpoint = ask->path = end->path;
     a->stream = w.stream;
     a->reserved_tokens = reserve(&w, end->chat, r->body_len, engine_max_context(g->engine));
-    if (!a->what.is_base) add_need(ask, a->what.digest, w.model);
-    if (resolve_adapters(g, *root, ask, base.name, e) || write_body(g, *root, a, &base, body, e)) return -1;
+    if (find_needs(g, *root, ask, base.name, e) || write_body(g, *root, ask, &base, body, e)) return -1;
     ask->body = body->data;
     ask->body_len = body->len;
     return 0;

@@ -50,6 +50,7 @@ static struct exchange *exchange_new(struct upstream *u, struct http_request *r,
     x->path = ask->path;
     memcpy(x->need, ask->need, sizeof x->need);
     x->nneeds = ask->nneeds;
+    x->named_by = ask->named_by;
     x->body = malloc(ask->body_len + 1);
     x->body_len = ask->body_len;
     x->durable = strcmp(u->set->ack, "durable") == 0;
@@ -101,15 +102,16 @@ static void load_failed(struct exchange *x, const struct err *cause)
 {
     struct err e = {0};
     bool lost = cause->code == ERR_ENGINE || cause->code == ERR_UNAVAILABLE;
-    if (lost && x->loads < EXCHANGE_LOADS) {
+    if (lost && ++x->lost_loads < EXCHANGE_LOADS) {
         engine_suspect(x->g->engine);
+        x->next_need = 0;
         exchange_proceed(x);
         return;
     }
     switch (cause->code) {
     case ERR_NOT_FOUND: /* deleted since the registry was asked */
-        err_set(&e, ERR_MODEL_NOT_FOUND, "The model `%s` does not exist or you do not have access to it.",
-                failed_need(x)->name);
+        err_field(&e, ERR_MODEL_NOT_FOUND, x->named_by,
+                  "The model `%s` does not exist or you do not have access to it.", failed_need(x)->name);
         exchange_fail(x, USAGE_REJECTED, &e);
         return;
     case ERR_NO_SLOT:
@@ -174,7 +176,6 @@ void exchange_proceed(struct exchange *x)
         err_set(&e, ERR_UNAVAILABLE, "the engine is not ready; try again");
         exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
     } else if (x->next_need < x->nneeds) {
-        x->loads++;
         engine_load(x->g->engine, x->need[x->next_need].digest, loaded, x);
     } else if (exchange_send(x, &e)) {
         exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);

@@ -17,18 +17,20 @@ void upstream_close(struct upstream *u); /* when no request is in flight any mor
 
 #define UPSTREAM_ADAPTERS 4 /* that a request may sum, as the engine bounds it */
 
-/* An adapter that the engine must hold before it gets the request, and the client's name for it. */
+/* An adapter that answers, so that the engine must hold it before it gets the request. */
 struct upstream_need {
     char digest[SHA256_HEX];
-    char name[2 * NAME_MAX_LEN + 2];
+    char name[NAME_MAX_LEN + 16];    /* as the client said it */
+    char version[NAME_MAX_LEN + 16]; /* NAME@N */
 };
 
 struct upstream_ask {
-    struct admission adm;                             /* complete but for id and t_start */
-    const char *path;                                 /* of the engine's route: "/v1/chat/completions" */
-    struct upstream_need need[1 + UPSTREAM_ADAPTERS]; /* the model's own, and those of `adapters` */
+    struct admission adm;                         /* complete but for id and t_start */
+    const char *path;                             /* of the engine's route: "/v1/chat/completions" */
+    struct upstream_need need[UPSTREAM_ADAPTERS]; /* the model's own, or those of `adapters` in its place */
     int nneeds;
-    const char *body; /* what is sent to the engine; copied */
+    const char *named_by; /* the field that says which: "model" or "adapters" */
+    const char *body;     /* what is sent to the engine; copied */
     size_t body_len;
 };
 

@@ -23,6 +23,47 @@
 #define HEADERS 8
 #define HEADER_LEN 640
 
+/* --- names for digests --- */
+
+/* The first digest in s..end of those that the request needs; NULL: none. */
+static const char *next_digest(const struct exchange *x, const char *s, const char *end,
+                               const struct upstream_need **which)
+{
+    const char *first = NULL;
+    for (int i = 0; i < x->nneeds; i++) {
+        const char *hit = memmem(s, (size_t)(end - s), x->need[i].digest, strlen(x->need[i].digest));
+        if (!hit || (first && hit >= first)) continue;
+        first = hit;
+        *which = &x->need[i];
+    }
+    return first;
+}
+
+/* The engine's words with the names that the client used where it says digests. */
+static void add_named(const struct exchange *x, const char *s, size_t n, struct buf *out)
+{
+    const char *end = s + n;
+    while (s < end) {
+        const struct upstream_need *which = NULL;
+        const char *hit = next_digest(x, s, end, &which), *stop = hit ? hit : end;
+        buf_add(out, s, (size_t)(stop - s));
+        s = stop;
+        if (hit) {
+            buf_adds(out, which->name); /* a name that the registry knows: nothing to escape */
+            s += strlen(which->digest);
+        }
+    }
+}
+
+static void name_digests(const struct exchange *x, struct err *e)
+{
+    struct buf b;
+    buf_init(&b, sizeof e->msg * UPSTREAM_ADAPTERS);
+    add_named(x, e->msg, strlen(e->msg), &b);
+    snprintf(e->msg, sizeof e->msg, "%s", b.failed || !b.data ? "the engine refused the request" : b.data);
+    buf_close(&b);
+}
+
 /* --- the client's stream --- */
 
 static void stream_closed(void *u, bool clean, uint64_t mark)
@@ -36,11 +77,12 @@ static void stream_closed(void *u, bool clean, uint64_t mark)
 
 static void set_headers(struct exchange *x)
 {
-    const struct target *t = &x->adm.what;
-    char version[NAME_MAX_LEN + 16];
-    if (t->is_base) return;
-    snprintf(version, sizeof version, "%s@%d", t->adapter, t->version);
-    http_set_header(x->req, "x-weft-adapter-version", version);
+    char versions[UPSTREAM_ADAPTERS * (sizeof x->need->version + 2)];
+    size_t n = 0;
+    if (!x->nneeds) return;
+    for (int i = 0; i < x->nneeds; i++)
+        n += (size_t)snprintf(versions + n, sizeof versions - n, "%s%s", i ? ", " : "", x->need[i].version);
+    http_set_header(x->req, "x-weft-adapter-version", versions);
     http_set_header(x->req, "x-weft-cold", x->cold ? "true" : "false");
 }
 
@@ -111,6 +153,7 @@ static void answer_error(struct exchange *x, const struct err *e)
 void exchange_fail(struct exchange *x, enum usage_state state, const struct err *e)
 {
     struct err copy = *e; /* it may live in what the answer frees */
+    name_digests(x, &copy);
     begin_answer(x, state, err_info(e->code)->status);
     answer_error(x, &copy);
 }
@@ -147,34 +190,12 @@ static void pass_whole(struct exchange *x)
         finish_whole(x);
 }
 
-/* The first digest in s..end of those that the request needs; NULL: none. */
-static const char *next_digest(const struct exchange *x, const char *s, const char *end,
-                               const struct upstream_need **which)
-{
-    const char *first = NULL;
-    for (int i = 0; i < x->nneeds; i++) {
-        const char *hit = memmem(s, (size_t)(end - s), x->need[i].digest, strlen(x->need[i].digest));
-        if (!hit || (first && hit >= first)) continue;
-        first = hit;
-        *which = &x->need[i];
-    }
-    return first;
-}
-
-/* The engine's error body with the names that the client used where it says digests; one line, so that it fits an event
- * too. */
+/* The engine's error body with names for digests; one line, so that it fits an event too. */
 static void clean_body(struct exchange *x, struct buf *out)
 {
-    const char *s = x->answer.data, *end = s + x->answer.len;
-    while (s < end) {
-        const struct upstream_need *which = NULL;
-        const char *hit = next_digest(x, s, end, &which), *stop = hit ? hit : end;
-        for (; s < stop; s++) buf_addc(out, *s == '\n' || *s == '\r' ? ' ' : *s);
-        if (hit) {
-            buf_adds(out, which->name); /* a name that the registry knows: nothing to escape */
-            s = hit + strlen(which->digest);
-        }
-    }
+    add_named(x, x->answer.data, x->answer.len, out);
+    for (size_t i = 0; i < out->len; i++)
+        if (out->data[i] == '\n' || out->data[i] == '\r') out->data[i] = ' ';
 }
 
 static void pass_refusal(struct exchange *x)
@@ -211,13 +232,24 @@ static void on_head(void *u, const struct client_reply *r)
     pthread_mutex_unlock(&x->write);
 }
 
+static int write_stream(struct exchange *x, const char *bytes, size_t n, uint64_t mark)
+{
+    struct buf named;
+    if (!x->relay.error || !x->nneeds) return http_stream_write(x->stream, bytes, n, mark);
+    buf_init(&named, UPSTREAM_ADAPTERS * (n + RELAY_LINE_MAX));
+    add_named(x, bytes, n, &named);
+    int rc = named.failed ? -1 : http_stream_write(x->stream, named.data, named.len, mark);
+    buf_close(&named);
+    return rc;
+}
+
 static int emit(void *u, const char *bytes, size_t n, uint64_t mark)
 {
     struct exchange *x = u;
     int rc;
     if (x->durable && (x->relay.done || x->tail.len)) return buf_add(&x->tail, bytes, n);
     pthread_mutex_lock(&x->write);
-    rc = http_stream_write(x->stream, bytes, n, mark);
+    rc = write_stream(x, bytes, n, mark);
     x->first_written |= x->relay.data;
     x->lagged |= rc != 0;
     pthread_mutex_unlock(&x->write);
@@ -258,6 +290,7 @@ static void lost(struct exchange *x, const struct err *cause)
     engine_suspect(x->g->engine);
     if (!x->first_written && !x->resent && !x->too_large) {
         x->resent = true;
+        x->next_need = 0;
         exchange_proceed(x);
         return;
     }
@@ -293,6 +326,19 @@ static enum err_code error_word(struct exchange *x)
     return code;
 }
 
+static void adapter_fault(struct exchange *x)
+{
+    struct err e = {0};
+    char names[UPSTREAM_ADAPTERS * (sizeof x->need->name + 4)] = "";
+    size_t n = 0;
+    for (int i = 0; i < x->nneeds; i++) {
+        log_warn("adapter_fault", LS("id", x->adm.id), LS("digest", x->need[i].digest));
+        n += (size_t)snprintf(names + n, sizeof names - n, "%s`%s`", i ? ", " : "", x->need[i].name);
+    }
+    err_set(&e, ERR_ADAPTER_FAULT_UP, "the adapter %s produced values that are not finite", names);
+    exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
+}
+
 static void refused(struct exchange *x)
 {
     struct err e = {0};
@@ -304,9 +350,7 @@ static void refused(struct exchange *x)
         x->next_need = 0;
         exchange_proceed(x);
     } else if (x->status == 422) {
-        log_warn("adapter_fault", LS("id", x->adm.id), LS("digest", x->adm.what.digest));
-        err_set(&e, ERR_ADAPTER_FAULT_UP, "the adapter `%s` produced values that are not finite", x->adm.model);
-        exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
+        adapter_fault(x);
     } else if (x->status == 400 || x->status == 413 || x->status == 429 || x->status == 503) {
         pass_refusal(x);
     } else {

@@ -47,9 +47,10 @@ struct exchange {
     /* The pipeline's own: one stage at a time, handed on through queues. */
     bool admitted, settled, cold;
     bool resent, reloaded;
-    int attempt, loads;
-    struct upstream_need need[1 + UPSTREAM_ADAPTERS];
-    int nneeds, next_need;     /* those before next_need are loaded */
+    int attempt, lost_loads;
+    struct upstream_need need[UPSTREAM_ADAPTERS];
+    const char *named_by;
+    int nneeds, next_need;     /* those before next_need were loaded */
     int64_t engine_wait_until; /* monotonic us; 0: not waiting */
     struct relay relay;
     struct buf answer;
