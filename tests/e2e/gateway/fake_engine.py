@@ -8,6 +8,7 @@ like the real one. What it does with a request stands in the request's last text
     status N code W  refuse                              die_after N   the process ends           cut_after N  the connection ends
     stall_after N    nothing comes any more              no_done 1     the stream ends cleanly without [DONE]
     error_after N    an error event, then the end        burst N       tokens in one flush (1)    bytes N      of a token's text (6)
+    blame_after N    the same, naming the adapters by their digests
 
 GET /fake/log lists what was asked (headers, body, whether the caller left); POST /fake/load {"status":N} sets what loads answer; POST /fake/forget drops all
 digests. Standard library only."""
@@ -93,8 +94,10 @@ class Exchange:
     async def answer(self, path, headers, body):
         w = wishes(body)
         model = headers.get("x-weft-model", body["model"])
-        if body["model"] != BASE["name"] and body["model"] not in self.engine.loaded:
-            await self.reply(*self.engine.error(404, "adapter_not_loaded", f"no adapter {body['model']}"))
+        stack = [a["name"] for a in body.get("adapters") or []]
+        missing = [n for n in [body["model"]] + stack if n != BASE["name"] and n not in self.engine.loaded]
+        if missing:
+            await self.reply(*self.engine.error(404, "adapter_not_loaded", f"no adapter {missing[0]}"))
         elif "status" in w:
             status = int(w["status"])
             await self.reply(*self.engine.error(status, w.get("code"), f"refused for {body['model']}"), headers=[("Retry-After", "7")] if status == 503 else [])
@@ -138,6 +141,11 @@ class Exchange:
             await self.trouble(w, i + burst)
             if i + burst == int(w.get("error_after", -1)):
                 await self.chunk('data: {"error":{"message":"not finite","type":"server_error","param":null,"code":"adapter_fault"}}\n\n')
+                self.writer.write(b"0\r\n\r\n")
+                return
+            if i + burst == int(w.get("blame_after", -1)):
+                names = " ".join(a["name"] for a in body.get("adapters", [])) or body["model"]
+                await self.chunk('data: {"error":{"message":"the adapter %s is not finite","type":"server_error","param":null,"code":"adapter_fault"}}\n\n' % names)
                 self.writer.write(b"0\r\n\r\n")
                 return
             await asyncio.sleep(int(w.get("delay_ms", 0)) / 1000)
