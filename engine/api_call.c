@@ -21,6 +21,16 @@
 #include <stdio.h>
 #include <string.h>
 
+int part_choice(const struct part *p)
+{
+    return p->index % p->call->ask.n;
+}
+
+const struct tokens *part_prompt(const struct part *p)
+{
+    return &p->call->part[p->index - part_choice(p)].prompt;
+}
+
 /* --- the end --- */
 
 void call_fail(struct call *c, const struct err *why)

@@ -68,16 +68,6 @@ static int read_origin(const struct http_request *r, struct origin *o, struct er
 
 /* --- making a call --- */
 
-int part_choice(const struct part *p)
-{
-    return p->index % p->call->ask.n;
-}
-
-const struct tokens *part_prompt(const struct part *p)
-{
-    return &p->call->part[p->index - part_choice(p)].prompt;
-}
-
 /* The same limit for all parts: the longest prompt decides what "the rest" is. */
 static int fit_context(struct call *c, const struct api_engine *g, struct err *e)
 {

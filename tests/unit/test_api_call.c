@@ -125,7 +125,7 @@ static struct call *begin(enum ask_kind kind, bool stream, int parts)
     buf_init(&seen.sent, 1 << 20);
     api.receipts = receipts_new(8, 1000000000);
     c->api = &api;
-    c->ask = (struct ask){.kind = kind, .stream = stream, .p = {.sample = {.logprobs = -1}}};
+    c->ask = (struct ask){.kind = kind, .n = 1, .stream = stream, .p = {.sample = {.logprobs = -1}}};
     snprintf(c->origin.id, sizeof c->origin.id, "r1");
     c->origin.counted = true;
     c->vocab = (struct vocab_text){letter, NULL};
