@@ -10,13 +10,15 @@
 struct engine;
 
 struct engine_options {
-    const char *program;   /* path of weft-engine */
-    const char *model;     /* GGUF */
+    const char *program; /* path of weft-engine */
+    const char *model;
     const char *base_name; /* "" from the file */
     const char *precision, *kernels;
-    const char *socket; /* $WEFT_DATA/run/engine-BASE.sock or run/engine.sock */
-    const char *store;  /* blobs */
-    int max_slots, kv_mb, threads, max_running;
+    const char *chat_template, *draft_model; /* files, or "" */
+    const char *socket;                      /* $WEFT_DATA/run/engine-BASE.sock or run/engine.sock */
+    const char *store;                       /* blobs */
+    int max_slots, kv_mb, threads, max_running, speculate;
+    bool prefix_cache;
     const char *url; /* instead of spawning: a weft-engine elsewhere, with token; or "" */
     const char *token;
 };

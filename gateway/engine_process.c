@@ -24,7 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define ARGS_MAX 32
+#define ARGS_MAX 40
 #define NUMBER 16
 #define KILL_WAIT_MS 5000 /* for a process to end after SIGKILL */
 
@@ -72,8 +72,11 @@ void process_fingerprint(const struct engine_options *o, char out[ENGINE_FINGERP
     sha256_init(&h);
     add_file(&h, o->program);
     add_file(&h, o->model);
+    add_file(&h, o->chat_template);
+    add_file(&h, o->draft_model);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) sha256_add(&h, words[i], strlen(words[i]) + 1);
-    int n = snprintf(text, sizeof text, "%d %d %d %d", o->max_slots, o->kv_mb, o->threads, o->max_running);
+    int n = snprintf(text, sizeof text, "%d %d %d %d %d %d", o->max_slots, o->kv_mb, o->threads, o->max_running,
+                     o->speculate, o->prefix_cache);
     sha256_add(&h, text, (size_t)n);
     sha256_end(&h, digest);
     sha256_hex(digest, out);
@@ -115,7 +118,7 @@ int process_find(struct engine *g, struct engine_process *out, char fingerprint[
 struct command {
     const char *arg[ARGS_MAX + 1];
     int n;
-    char number[4][NUMBER];
+    char number[5][NUMBER];
     int numbers;
 };
 
@@ -143,6 +146,10 @@ static void make_command(const struct engine_options *o, struct command *c)
     add_text(c, "--store", o->store);
     add_text(c, "--precision", o->precision);
     add_text(c, "--kernels", o->kernels);
+    add_text(c, "--chat-template", o->chat_template);
+    add_text(c, "--draft-model", o->draft_model);
+    add_text(c, "--prefix-cache", o->prefix_cache ? "true" : "false");
+    add_number(c, "--speculate", o->speculate);
     add_number(c, "--max-slots", o->max_slots);
     add_number(c, "--kv-mb", o->kv_mb);
     add_number(c, "--threads", o->threads);
