@@ -21,7 +21,9 @@ void chat_template_free(struct chat_template *t);
 /* The template's own text, borrowed. */
 const char *chat_source(const struct chat_template *t, size_t *len);
 
-/* messages: array of {"role","content",...}; tools: array or NULL; extra: object of further variables (chat_template_kwargs) or
+/* messages: array of {"role","content",...}; tools: array or NULL, given to the template where it looks for them (`tools`; SmolLM3's
+ * `xml_tools`; Phi-4-mini's message['tools'] as text in the system message, which is made where there is none); reasoning is found by
+ * any of reasoning_content, thinking and reasoning. extra: object of further variables (chat_template_kwargs) or
  * NULL. Appends to out. raise_exception and bad input are ERR_INVALID with param "messages". */
 int chat_render(const struct chat_template *t, const json_t *messages, const json_t *tools, bool add_generation_prompt,
                 const json_t *extra, struct buf *out, struct err *e);

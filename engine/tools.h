@@ -35,7 +35,7 @@ struct tool_call {
 /* Takes the calls out of one answer's text, as it comes. */
 struct tool_parser;
 
-/* tools: the request's, checked; names are copied. `named`: the function of TOOL_CHOICE_NAMED. With TOOL_CHOICE_AUTO `f` is the
+/* tools: the request's, checked; they are copied. `named`: the function of TOOL_CHOICE_NAMED. With TOOL_CHOICE_AUTO `f` is the
  * format, NULL: everything is text. `parallel` false: calls behind the first are dropped. */
 int tool_parser_new(struct tool_parser **out, const struct tool_format *f, enum tool_choice choice, const json_t *tools,
                     const char *named, bool parallel, struct err *e);

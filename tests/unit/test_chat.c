@@ -334,6 +334,65 @@ static void the_requests_variables_cannot_replace_the_messages(void **state)
     json_decref(extra);
 }
 
+static void tools_are_put_where_the_template_looks_for_them(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *source, *want;
+    } rows[] = {
+        {"{{ tools[0].f }} {{ xml_tools is defined }}", "x True"}, /* it speaks of them */
+        {"{{ xml_tools[0].f }}", "x"},
+        {"{% for message in messages %}{{ message.role }}{{ message['tools'] }} {% endfor %}",
+         "system[{\"f\": \"x\"}] user "},
+        {"{{ messages[0].role }} {{ tools[0].f }}", "user x"},
+    };
+    json_t *messages = json_pack("[{s:s}]", "role", "user"), *tools = json_pack("[{s:s}]", "f", "x");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct buf out;
+        struct err e = {0};
+        buf_init(&out, OUTPUT);
+        if (render(rows[i].source, strlen(rows[i].source), messages, tools, false, NULL, &out, &e)) fail_msg("%s", e.msg);
+        assert_string_equal(out.data, rows[i].want);
+        assert_int_equal(json_array_size(messages), 1);
+        buf_close(&out);
+    }
+    json_decref(messages);
+    json_decref(tools);
+}
+
+static void reasoning_is_found_by_each_of_its_names(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"reasoning_content", "thinking", "reasoning"};
+    static const char t[] = "{{ messages[0].reasoning_content }} {{ messages[0].thinking }} {{ messages[1] is none }}";
+    for (size_t i = 0; i < 3; i++) {
+        json_t *messages = json_pack("[{s:s}, n]", names[i], "why");
+        struct buf out;
+        struct err e = {0};
+        buf_init(&out, OUTPUT);
+        assert_int_equal(render(t, sizeof t - 1, messages, NULL, true, NULL, &out, &e), 0);
+        assert_string_equal(out.data, "why why True");
+        assert_int_equal(json_object_size(json_array_get(messages, 0)), 1); /* and the request's is left alone */
+        buf_close(&out);
+        json_decref(messages);
+    }
+}
+
+static void the_source_is_kept_to_its_length(void **state)
+{
+    (void)state;
+    struct chat_template *t;
+    struct err e = {0};
+    size_t n;
+    char *source = malloc(3); /* as in a model's file: no zero behind it */
+    memcpy(source, "abc", 3);
+    assert_int_equal(chat_template_new(&t, source, 3, "", "", &e), 0);
+    free(source);
+    assert_memory_equal(chat_source(t, &n), "abc", 3);
+    assert_int_equal(n, 3);
+    chat_template_free(t);
+}
+
 static void a_prompt_that_does_not_fit_the_buffer_is_an_error(void **state)
 {
     (void)state;
@@ -384,6 +443,9 @@ int main(void)
         cmocka_unit_test(from_json_reads_the_arguments_of_a_call),
         cmocka_unit_test(raise_exception_is_the_clients_error),
         cmocka_unit_test(the_requests_variables_cannot_replace_the_messages),
+        cmocka_unit_test(tools_are_put_where_the_template_looks_for_them),
+        cmocka_unit_test(reasoning_is_found_by_each_of_its_names),
+        cmocka_unit_test(the_source_is_kept_to_its_length),
         cmocka_unit_test(a_prompt_that_does_not_fit_the_buffer_is_an_error),
         cmocka_unit_test(strftime_now_writes_todays_date),
     };

@@ -11,7 +11,10 @@
 static const char tools_json[] = "[{\"type\":\"function\",\"function\":{\"name\":\"get_weather\",\"parameters\":{"
                                  "\"type\":\"object\",\"properties\":{"
                                  "\"city\":{\"$ref\":\"#/$defs/city\"}},\"$defs\":{\"city\":{\"type\":\"string\"}}}}},"
-                                 "{\"type\":\"function\",\"function\":{\"name\":\"add\"}}]";
+                                 "{\"type\":\"function\",\"function\":{\"name\":\"add\"}},"
+                                 "{\"type\":\"function\",\"function\":{\"name\":\"typed\",\"parameters\":{"
+                                 "\"properties\":{\"zip\":{\"type\":\"string\"},\"code\":{\"type\":\"string\"},"
+                                 "\"n\":{\"type\":\"integer\"}}}}}]";
 
 static const struct {
     const char *format, *template;
@@ -19,7 +22,14 @@ static const struct {
     {"hermes", "...return a json object within <tool_call></tool_call> tags: <tool_call>\\n{\"name\":"},
     {"qwen3_coder", "<tool_call>\n<function=example_function_name>\n<parameter=example>"},
     {"mistral", "{{ '[TOOL_CALLS] [' }}"},
-    {"phi4", "<|tool_call|>"},
+    {"phi4", "{{ '<|tool|>' + message['tools'] + '<|/tool|>' }}"},
+    {"glm", "<tool_call>{function-name}\n<arg_key>{arg-key-1}</arg_key>"},
+    {"seed", "<seed:tool_call>\n<function=example_function_name>"},
+    {"tool_calls", "<tool_calls>[{...}]</tool_calls>, not <tool_call>"},
+    {"nemotron", "<TOOLCALL>"},
+    {"functools", "functools[{"},
+    {"deepseek", "<｜tool▁calls▁begin｜>"},
+    {"functions", "<function=example_function_name>{...}</function> Environment: ipython"},
     {"llama3_json", "Environment: ipython"},
 };
 
@@ -57,6 +67,48 @@ static const struct row {
     {"mistral", "see [TOOL_CALLS", "see [TOOL_CALLS", ""},
     {"mistral", "[TOOL_CALLS]nobody{}", "[TOOL_CALLS]nobody{}", ""},
     {"phi4", "<|tool_call|>[{\"name\":\"add\",\"arguments\":{\"a\":1}}]<|/tool_call|>", "", "add {\"a\":1}"},
+    {"mistral", "[TOOL_CALLS]add[CALL_ID]aB3dE6gH9[ARGS]{\"a\": 2}", "", "add {\"a\":2}"},
+    {"mistral", "[TOOL_CALLS]add[CALL_ID]", "[TOOL_CALLS]add[CALL_ID]", ""},
+    {"qwen3_coder",
+     "<tool_call>\n<function=typed>\n<parameter=zip>\n01234\n</parameter>\n<parameter=code>\n12\n</parameter>\n"
+     "<parameter=n>\n12\n</parameter>\n</function>\n</tool_call>",
+     "", "typed {\"zip\":\"01234\",\"code\":\"12\",\"n\":12}"},
+    {"glm",
+     "Well.<tool_call>typed\n<arg_key>code</arg_key>\n<arg_value>12</arg_value>\n<arg_key>n</arg_key>\n"
+     "<arg_value>[1, {\"a\": null}]</arg_value>\n</tool_call>\n<tool_call>add</tool_call>",
+     "Well.", "typed {\"code\":\"12\",\"n\":[1,{\"a\":null}]}\nadd {}"},
+    {"glm", "<tool_call>add<arg_key>a</arg_key></tool_call>", "<tool_call>add<arg_key>a</arg_key></tool_call>", ""},
+    {"glm", "<tool_call>rm</tool_call>", "<tool_call>rm</tool_call>", ""},
+    {"seed", "<seed:tool_call>\n<function=add>\n<parameter=a>1</parameter>\n</function>\n</seed:tool_call>", "",
+     "add {\"a\":1}"},
+    {"tool_calls", "<tool_calls>[{\"name\": \"add\", \"arguments\": {}}]</tool_calls>", "", "add {}"},
+    {"tool_calls",
+     "<tool_calls>\n{\"name\": \"add\", \"arguments\": {}}\n{\"name\": \"add\", \"arguments\": {\"a\": 1}}\n"
+     "</tool_calls>",
+     "", "add {}\nadd {\"a\":1}"},
+    {"nemotron", "<TOOLCALL>[{\"name\": \"add\", \"arguments\": {}}]</TOOLCALL>", "", "add {}"},
+    {"functools", "functools[{\"name\": \"add\", \"arguments\": {}}]", "", "add {}"},
+    {"functools", "fun is what functools gives", "fun is what functools gives", ""},
+    {"functools", "funct", "funct", ""},
+    {"deepseek",
+     "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>add<｜tool▁sep｜>{\"a\": 1}<｜tool▁call▁end｜><｜tool▁call▁begin｜>"
+     "typed<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+     "", "add {\"a\":1}\ntyped {}"},
+    {"deepseek",
+     "Hm<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>add\n```json\n{\"a\": "
+     "1}\n```<｜tool▁call▁end｜>"
+     "<｜tool▁calls▁end｜>",
+     "Hm", "add {\"a\":1}"},
+    {"deepseek",
+     "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>add<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁call▁begin｜>rm<"
+     "｜tool▁sep｜>{}"
+     "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+     "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>add<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁call▁begin｜>rm<"
+     "｜tool▁sep｜>{}"
+     "<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+     ""},
+    {"functions", "<function=add>{\"a\": 1}</function><function=add>{}</function>", "", "add {\"a\":1}\nadd {}"},
+    {"functions", "<function=add>[1]</function>", "<function=add>[1]</function>", ""},
     {"llama3_json", "{\"name\": \"add\", \"parameters\": {\"a\": \"1\"}}", "", "add {\"a\":\"1\"}"},
     {"llama3_json",
      "<|python_tag|>{\"name\": \"add\", \"parameters\": {}}; {\"name\": \"add\", \"parameters\": {\"b\":2}}", "",
@@ -115,7 +167,10 @@ static void test_the_format_is_read_off_the_template(void **state)
         assert_non_null(f);
         assert_string_equal(tool_format_name(f), templates[i].format);
     }
-    assert_null(tool_format_of("no tools", 8));
+    static const char *const unknown[] = {"no tools", "<tool_call>\n<invoke name=", "<minimax:tool_call>",
+                                          "<|tool_call_start|>[f(x='y')]"};
+    for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++)
+        assert_null(tool_format_of(unknown[i], strlen(unknown[i])));
 }
 
 static void test_calls_are_taken_out_however_the_text_is_cut(void **state)
