@@ -72,6 +72,17 @@ static int open_file(struct adapter *a, const char *path, size_t max_bytes, stru
     return 0;
 }
 
+/* Words that the base cannot read would never wake the adapter. */
+static int check_invocation(const struct peft_config *c, const struct base_desc *base, struct err *e)
+{
+    for (int i = 0; i < c->ninvocation; i++)
+        if (base->vocab && c->invocation[i] >= base->vocab)
+            return err_set(e, ERR_ADAPTER_INVALID,
+                           ADAPTER_CONFIG_FILE ": alora_invocation_tokens holds %d, and %.128s has the tokens 0 to %d",
+                           c->invocation[i], base->name, base->vocab - 1);
+    return 0;
+}
+
 static int open_all(struct adapter *a, const char *dir, const struct base_desc *base,
                     const struct adapter_limits *limits, struct err *e)
 {
@@ -80,7 +91,9 @@ static int open_all(struct adapter *a, const char *dir, const struct base_desc *
         limits && limits->max_rank > 0 && limits->max_rank < PEFT_RANK_MAX ? limits->max_rank : PEFT_RANK_MAX;
     if (snprintf(path, sizeof path, "%s/" ADAPTER_CONFIG_FILE, dir) >= (int)sizeof path - 32)
         return err_set(e, ERR_IO, "the adapter's folder has too long a path");
-    if (peft_load(&a->config, path, e) || base_desc_accepts(base, a->config->base_model, e)) return -1;
+    if (peft_load(&a->config, path, e) || base_desc_accepts(base, a->config->base_model, e) ||
+        check_invocation(a->config, base, e))
+        return -1;
     snprintf(path, sizeof path, "%s/" ADAPTER_WEIGHTS_FILE, dir);
     if (open_file(a, path, limits ? limits->max_bytes : 0, e) || map_tensors(a, base, max_rank, e) ||
         values_check(a->file, e) || adapter_digest(a->file, a->config, base->digest, a->digest, e))
