@@ -16,6 +16,12 @@ void norm_close(struct norm *n)
     *n = (struct norm){0};
 }
 
+static int exploded(struct err *e)
+{
+    return err_set(e, ERR_INVALID, "the vocabulary's normalizer makes more than %d times as much of the text",
+                   NORMAL_GROWTH);
+}
+
 /* Calls on: each maximal run of valid text, and copies what lies between. */
 static int each_valid(const struct norm *n, struct matcher *m, const struct text *in, struct text *out, struct err *e,
                       int (*run)(const struct norm *n, struct matcher *m, const char *s, size_t len, struct text *out,
@@ -24,6 +30,7 @@ static int each_valid(const struct norm *n, struct matcher *m, const struct text
     for (size_t at = 0; at < in->n;) {
         size_t good = utf8_valid(in->s + at, in->n - at);
         if (good && run(n, m, in->s + at, good, out, e)) return -1;
+        if (out->n > NORMAL_GROWTH * in->n + NORMAL_FREE) return exploded(e);
         at += good;
         if (at < in->n && text_append(out, in->s + at++, 1, e)) return -1;
     }
@@ -66,13 +73,11 @@ static int each_char(const struct norm *n, struct matcher *m, const char *s, siz
 static int replace(const struct norm *n, struct matcher *m, const char *s, size_t len, struct text *out, struct err *e)
 {
     struct finder f = {0};
-    size_t at = 0, from, to;
+    size_t at = 0, before = out->n, from, to;
     int r;
     while ((r = pattern_next(n->pattern, m, &f, s, len, &from, &to, e)) != 0) {
         if (r < 0 || text_append(out, s + at, from - at, e) || text_append(out, n->text.s, n->text.n, e)) return -1;
-        if (out->n > NORMAL_GROWTH * len + NORMAL_FREE)
-            return err_set(e, ERR_INVALID, "the vocabulary's normalizer makes more than %d times as much of the text",
-                           NORMAL_GROWTH);
+        if (out->n - before > NORMAL_GROWTH * len + NORMAL_FREE) return exploded(e);
         at = to;
     }
     return text_append(out, s + at, len - at, e);

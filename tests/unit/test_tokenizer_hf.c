@@ -425,6 +425,18 @@ static void the_cost_of_a_text_grows_with_its_length_for_each_family(void **stat
     }
 }
 
+/* Each run of valid text is normalized by itself; the bound on growth is of the whole. */
+static void bytes_that_are_no_text_may_stand_between_spaces(void **state)
+{
+    (void)state;
+    char *text = repeat("", " \xff", 20000, "");
+    for (int k = 0; k < FAMILIES; k++) {
+        struct tokens ids = encode(toks[k], text, 40000, true);
+        free(ids.id);
+    }
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -437,6 +449,7 @@ int main(void)
         cmocka_unit_test(hostile_files_are_refused_at_once),
         cmocka_unit_test(a_file_that_ends_anywhere_is_refused),
         cmocka_unit_test(a_pattern_that_explodes_ends_with_an_error),
+        cmocka_unit_test(bytes_that_are_no_text_may_stand_between_spaces),
         cmocka_unit_test(the_cost_of_a_text_grows_with_its_length_for_each_family),
     };
     return cmocka_run_group_tests_name("tokenizer_hf", tests, set_up, tear_down);
