@@ -217,8 +217,21 @@ static int parse_args(struct parser *p, struct node *n)
     return parse_need(p, T_RPAREN) || check_arg_order(p, n) ? -1 : 0;
 }
 
+/* Jinja's functions that we have not: named at load, not at the first message. */
+static bool is_unserved_function(const struct node *of)
+{
+    static const char *const names[] = {"cycler", "joiner", "lipsum"};
+    for (size_t i = 0; of->kind == N_NAME && i < sizeof names / sizeof *names; i++)
+        if (!strcmp(of->name, names[i])) return true;
+    return false;
+}
+
 static struct node *parse_call(struct parser *p, struct node *of)
 {
+    if (is_unserved_function(of)) {
+        parse_fail(p, "the function \"%s\" is not known", of->name);
+        return NULL;
+    }
     struct node *n = node_ab(p, N_CALL, p->t->line, of, NULL);
     return n && !parse_args(p, n) ? n : NULL;
 }
