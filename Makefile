@@ -44,10 +44,11 @@ BINS := $(addprefix $(B)/,$(PROGRAMS))
 UNIT_TESTS   := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/unit/test_*.c))
 KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/test_*.c))
 BENCHES      := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/bench_*.c))
+TEXT_BENCH   := $(B)/tests/unit/bench_text
 LOAD         := $(B)/tests/load/load
 C_TESTS      := $(UNIT_TESTS) $(KERNEL_TESTS)
 
-.PHONY: all help programs libs test c-tests check-c asan lint format bench bench-kernels compile_commands.json install clean
+.PHONY: all help programs libs test c-tests check-c asan lint format bench bench-kernels bench-text compile_commands.json install clean
 .SECONDARY:
 
 all: programs ## build the three programs into build/MODE
@@ -108,6 +109,9 @@ format: ## clang-format over the tree
 
 bench-kernels: $(BENCHES) ## kernels beside the machine's own read and FMA rates
 	@for t in $(BENCHES); do $$t; done
+
+bench-text: $(TEXT_BENCH) ## hostile texts and schemas: milliseconds through tokenizers and structured output
+	@$(TEXT_BENCH)
 
 bench: programs bench-kernels $(LOAD) ## kernels, then tokens/s of the whole path
 	tests/load/bench
