@@ -168,3 +168,27 @@ def test_a_bad_stack_is_refused_by_name(client, base, stack, param):
     with pytest.raises(Exception) as e:
         chat(client, base, extra_body={"adapters": stack})
     assert e.value.status_code in (400, 404) and e.value.param == param
+
+
+def sampled(client, base, seed):
+    return chat(client, base, temperature=1.1, top_p=0.9, seed=seed, max_tokens=24, frequency_penalty=0.3, logprobs=True).choices[0]
+
+
+def test_a_seed_gives_the_same_answer_in_a_crowd(client, base):
+    from concurrent.futures import ThreadPoolExecutor
+    alone = [sampled(client, base, s) for s in range(6)]
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(lambda s: sampled(client, base, s % 6), range(24))) == alone * 4
+
+
+def test_guessing_ahead_changes_no_answer(start, client, base):
+    """The shared engine guesses, as it does by default; this one doesn't, and keeps no prefixes either."""
+    plain = start("--speculate", "0", "--prefix-cache", "off")
+    prompt = "SELECT id, name FROM users; SELECT id, name FROM orders; SELECT id, name FROM"
+    ask = lambda c, **kw: text(c, base, prompt=prompt, max_tokens=40, logprobs=1, **kw).choices[0]
+    with plain.openai() as other:
+        for kw in ({}, {"temperature": 0.8, "seed": 7}, {"presence_penalty": 1.0}, {"temperature": 1, "seed": 1, "extra_body": {"guided_regex": "[a-z ,;()]{20,60}"}}):
+            assert ask(client, **kw) == ask(other, **kw)
+            assert ask(client, **kw) == ask(other, **kw)  # now the first engine knows the answer
+    drafted = client._client.get(str(client.base_url).replace("/v1/", "/metrics"), headers={"Authorization": f"Bearer {client.api_key}"}).text
+    assert any(l.startswith("weft_spec_accepted_total") and float(l.split()[-1]) > 0 for l in drafted.splitlines())
