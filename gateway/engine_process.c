@@ -26,6 +26,7 @@
 
 #define ARGS_MAX 40
 #define NUMBER 16
+#define NUMBERS_MAX 8
 #define KILL_WAIT_MS 5000 /* for a process to end after SIGKILL */
 
 /* Field 22 of /proc/PID/stat; 0: no such process. The name in parentheses may hold anything, so count behind the last
@@ -75,7 +76,7 @@ void process_fingerprint(const struct engine_options *o, char out[ENGINE_FINGERP
     add_file(&h, o->chat_template);
     add_file(&h, o->draft_model);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) sha256_add(&h, words[i], strlen(words[i]) + 1);
-    int n = snprintf(text, sizeof text, "%d %d %d %d %d %d", o->max_slots, o->kv_mb, o->threads, o->max_running,
+    int n = snprintf(text, sizeof text, "%d %d %d %d %d %d %d", o->max_context, o->max_slots, o->kv_mb, o->threads, o->max_running,
                      o->speculate, o->prefix_cache);
     sha256_add(&h, text, (size_t)n);
     sha256_end(&h, digest);
@@ -118,7 +119,7 @@ int process_find(struct engine *g, struct engine_process *out, char fingerprint[
 struct command {
     const char *arg[ARGS_MAX + 1];
     int n;
-    char number[5][NUMBER];
+    char number[NUMBERS_MAX][NUMBER];
     int numbers;
 };
 
@@ -150,6 +151,7 @@ static void make_command(const struct engine_options *o, struct command *c)
     add_text(c, "--draft-model", o->draft_model);
     add_text(c, "--prefix-cache", o->prefix_cache ? "true" : "false");
     add_number(c, "--speculate", o->speculate);
+    add_number(c, "--max-context", o->max_context);
     add_number(c, "--max-slots", o->max_slots);
     add_number(c, "--kv-mb", o->kv_mb);
     add_number(c, "--threads", o->threads);

@@ -134,7 +134,7 @@ static int open_engine(struct program *p, struct err *e)
     struct engine_options o = {
         .program = p->engine_path, .model = s->model, .base_name = s->base_name, .precision = s->precision, .kernels = s->kernels,
         .chat_template = s->chat_template, .draft_model = s->draft_model, .speculate = (int)s->speculate, .prefix_cache = s->prefix_cache,
-        .socket = p->socket, .store = p->g.store, .max_slots = (int)s->max_slots, .kv_mb = (int)s->kv_mb, .threads = (int)s->threads,
+        .socket = p->socket, .store = p->g.store, .max_context = (int)s->max_context, .max_slots = (int)s->max_slots, .kv_mb = (int)s->kv_mb, .threads = (int)s->threads,
         .max_running = (int)s->max_running, .url = s->engine_url, .token = p->token,
     };
     if (client_new(&p->g.client, (int)s->max_connections, e)) return -1;

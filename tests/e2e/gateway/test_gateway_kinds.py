@@ -52,9 +52,9 @@ def top(logits, n):
 
 
 class Served:
-    def __init__(self, folder, model):
+    def __init__(self, folder, model, *options):
         (folder / "t.jinja").write_text(TEMPLATE)
-        self.gateway = Gateway(folder, "--precision", "exact", "--chat-template", str(folder / "t.jinja"), model=model)
+        self.gateway = Gateway(folder, "--precision", "exact", "--chat-template", str(folder / "t.jinja"), *options, model=model)
         self.tenant = self.gateway.tenant("solo")
         self.base = self.gateway.engine_state()["base"]["name"]
         self.uploaded = {}
@@ -302,31 +302,30 @@ def test_limits_of_size_and_rank_name_the_setting(start, tmp_path):
 # --- the families ---
 
 def family_last(folder, golden):
-    """{run: logits of the last position of each prompt}"""
+    """The prompts, and {run: logits of the last position of each}; one that fills the context leaves room for the answer's token."""
     data, at, vocab, out = (folder / "golden.bin").read_bytes(), 0, golden["vocab"], {}
+    over = [int(len(p) == golden["max_context"]) for p in golden["prompts"]]
     for run in golden["runs"]:
         out[run] = []
-        for _ in golden["prompts"]:
+        for n in over:
             at += 4 * vocab * golden["positions"]
-            out[run].append(struct.unpack(f"<{vocab}f", data[at - 4 * vocab:at]))
+            out[run].append(struct.unpack(f"<{vocab}f", data[at - 4 * vocab * (1 + n):at - 4 * vocab * n]))
     assert at == len(data)
-    return out
+    return [p[:len(p) - n] for p, n in zip(golden["prompts"], over)], out
 
 
 @pytest.mark.parametrize("family", sorted(p.parent.name for p in FAMILIES.glob("*/golden.json")))
 def test_a_familys_adapter_answers_as_pefts(tmp_path, family):
     folder = FAMILIES / family
     golden = json.loads((folder / "golden.json").read_text())
-    if golden.get("max_context"):
-        pytest.skip("the gateway sets no context")
-    last = family_last(folder, golden)
-    s = Served(tmp_path, folder / golden["model"] if golden["model"] != "." else folder)
+    prompts, last = family_last(folder, golden)
+    s = Served(tmp_path, folder / golden["model"] if golden["model"] != "." else folder, "--max-context", str(golden["max_context"]))
     try:
-        s.assert_as(golden["prompts"], last["base"], model=s.base)
+        s.assert_as(prompts, last["base"], model=s.base)
         for run in golden["runs"][1:]:
             o = s.upload(run, folder / golden["adapters"] / run)
             assert o["state"] == "ready" and s.selftest(o["digest"])["max_error"] < 1e-3
-            s.assert_as(golden["prompts"], last[run], model=run)
+            s.assert_as(prompts, last[run], model=run)
     finally:
         s.gateway.close()
 
