@@ -339,7 +339,7 @@ static int read_file(struct gguf *g, struct err *e)
     uint32_t version = 0;
     uint64_t ntensors = 0, nkv = 0;
     if (g->size < 4 || memcmp(g->map, "GGUF", 4))
-        return err_set(e, ERR_MODEL, "not a GGUF file: it does not begin with \"GGUF\"");
+        return err_set(e, ERR_MODEL, "neither a GGUF file nor a packed one: it begins with neither \"GGUF\" nor \"WEFTPACK\"");
     if (!take(&c, 4) || take_u32(&c, &version) || check_version(version, e)) return -1;
     if (take_u64(&c, &ntensors) || take_u64(&c, &nkv)) return -1;
     if (nkv > GGUF_KEYS_MAX || ntensors > GGUF_TENSORS_MAX)

@@ -1,7 +1,7 @@
 /* Reading packed files.
  *
- *     head, 64 bytes     "WEFTPACK" | u32 version | u32 0 | u64 index offset | u64 entries | u64 meta offset | u64 meta bytes |
- *                        u64 file bytes | 8 bytes 0
+ *     head, 128 bytes    "WEFTPACK" | u32 version | u32 0 | u64 index offset | u64 entries | u64 meta offset | u64 meta bytes |
+ *                        u64 file bytes | 8 bytes 0 | SHA-256 of head, meta and index | 32 bytes 0
  *     entry, 256 bytes   u32 kind | u32 layout | i32 n | i32 k | u64 offset | u64 bytes | f32 table[16] | SHA-256 |
  *                        name[128], zero-padded
  *
@@ -250,8 +250,23 @@ int packed_digest(const struct packed *p, char hex[65], struct err *e)
     return 0;
 }
 
+void packed_seal(const struct packed_head *h, const void *meta, const void *index, uint8_t digest[32])
+{
+    struct sha256 s;
+    sha256_init(&s);
+    sha256_add(&s, h, offsetof(struct packed_head, sha256));
+    sha256_add(&s, meta, h->meta_bytes);
+    sha256_add(&s, index, h->entries * sizeof(struct packed_entry));
+    sha256_end(&s, digest);
+}
+
 int packed_verify(const struct packed *p, struct err *e)
 {
+    const struct packed_head *h = (const struct packed_head *)p->map;
+    uint8_t seal[SHA256_BYTES];
+    packed_seal(h, p->map + h->meta, p->map + h->index, seal);
+    if (memcmp(seal, h->sha256, sizeof seal))
+        return err_set(e, ERR_MODEL, "%s: the head, the meta data or the index are not those that were written", p->path);
     for (int i = 0; i < p->count; i++) {
         const struct packed_entry *it = p->entry[i];
         uint8_t digest[SHA256_BYTES];

@@ -1,5 +1,6 @@
 /* Private to engine/packed*.c: the head and the index of a packed file as they lie in it (packed.c draws them). */
 #pragma once
+#include <stddef.h>
 #include <stdint.h>
 
 #define PACKED_VERSION 1
@@ -16,7 +17,9 @@ struct packed_head {
     uint64_t index, entries;
     uint64_t meta, meta_bytes;
     uint64_t file_bytes;
-    uint64_t reserved;
+    uint64_t zero8;
+    uint8_t sha256[32]; /* packed_seal() */
+    uint8_t zero32[32];
 };
 
 struct packed_entry {
@@ -28,5 +31,8 @@ struct packed_entry {
     char name[128];
 };
 
-_Static_assert(sizeof(struct packed_head) == 64, "the head is a line");
+/* Over the head up to its digest, the meta data and the index, which has the digests of everything else. */
+void packed_seal(const struct packed_head *h, const void *meta, const void *index, uint8_t digest[32]);
+
+_Static_assert(sizeof(struct packed_head) == 128, "the head is two lines");
 _Static_assert(sizeof(struct packed_entry) == 256, "entries are records of 256 bytes");

@@ -1,10 +1,11 @@
 /* Writing packed files (packed.c draws them): entries one after the other as they come, so that a model larger than memory
  * goes through, then meta and index, then the head.
  *
- *   new: PATH.PID.tmp --add ...--> data --finish: meta, index, head, sync--> rename to PATH --sync folder-->
+ *   new: no name --add ...--> data --finish: meta, index, head, sync--> PATH.PID.tmp, renamed to PATH --sync folder-->
  *
- * Until the head is written the file begins with zeros, and until the rename it has another name: nobody opens half of one.
- * A writer that is freed before it finished removes its file. The first failure is final: what comes after it fails too.
+ * Until it is whole the file has no name (O_TMPFILE), so a process that is killed leaves nothing behind; where the file
+ * system has no such files it is PATH.PID.tmp from the beginning, which a writer that is freed before it finished
+ * removes. The first failure is final: what comes after it fails too.
  * One thread. */
 #include "base/sha256.h"
 #include "engine/packed.h"
@@ -22,7 +23,7 @@
 struct packed_writer {
     char *path, *temporary;
     int fd;
-    bool broken, finished;
+    bool broken, finished, named; /* named: the temporary name is a file */
     uint64_t at;
     struct packed_entry *entry;
     size_t count, room;
@@ -36,7 +37,7 @@ static int write_at(struct packed_writer *w, uint64_t at, const void *bytes, siz
         if (done < 0 && errno == EINTR) continue;
         if (done <= 0) {
             w->broken = true;
-            return err_errno(e, "cannot write %s", w->temporary);
+            return err_errno(e, "cannot write %s", w->path);
         }
         p += done, n -= (size_t)done, at += (uint64_t)done;
     }
@@ -52,6 +53,23 @@ static int append(struct packed_writer *w, const void *bytes, size_t n, uint64_t
     return 0;
 }
 
+static void folder_of(const char *path, char out[PATH_MAX])
+{
+    const char *slash = strrchr(path, '/');
+    snprintf(out, PATH_MAX, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
+}
+
+static int create(struct packed_writer *w, struct err *e)
+{
+    char folder[PATH_MAX];
+    folder_of(w->path, folder);
+    w->fd = open(folder, O_WRONLY | O_TMPFILE | O_CLOEXEC, 0644);
+    if (w->fd >= 0) return 0;
+    w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
+    w->named = w->fd >= 0;
+    return w->named ? 0 : err_errno(e, "cannot create %s", w->temporary);
+}
+
 int packed_writer_new(struct packed_writer **out, const char *path, struct err *e)
 {
     struct packed_writer *w = calloc(1, sizeof *w);
@@ -63,9 +81,7 @@ int packed_writer_new(struct packed_writer **out, const char *path, struct err *
         packed_writer_free(w);
         return err_set(e, ERR_NO_MEMORY, "no memory to write %s", path);
     }
-    w->fd = open(w->temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0644);
-    if (w->fd < 0) {
-        err_errno(e, "cannot create %s", w->temporary);
+    if (create(w, e)) {
         packed_writer_free(w);
         return -1;
     }
@@ -143,9 +159,10 @@ static int check_unique(struct packed_writer *w, struct err *e)
     return 0;
 }
 
-static int write_meta(struct packed_writer *w, const json_t *meta, struct packed_head *h, struct err *e)
+/* *out: the text, the caller's to free, also after a failure. */
+static int write_meta(struct packed_writer *w, const json_t *meta, struct packed_head *h, char **out, struct err *e)
 {
-    char *text = json_is_object(meta) ? json_dumps(meta, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+    char *text = *out = json_is_object(meta) ? json_dumps(meta, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
     if (!text) return err_set(e, ERR_INVALID, "%s: the meta data are no JSON object", w->path);
     h->meta_bytes = strlen(text);
     json_t *again = NULL; /* what packed_open() would not take must not be written */
@@ -154,7 +171,6 @@ static int write_meta(struct packed_writer *w, const json_t *meta, struct packed
                  : json_parse(text, h->meta_bytes, &again, e);
     if (rc == 0) rc = append(w, text, h->meta_bytes, &h->meta, e);
     json_decref(again);
-    free(text);
     return rc;
 }
 
@@ -162,8 +178,7 @@ static int write_meta(struct packed_writer *w, const json_t *meta, struct packed
 static int sync_folder(const char *path, struct err *e)
 {
     char folder[PATH_MAX];
-    const char *slash = strrchr(path, '/');
-    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
+    folder_of(path, folder);
     int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     if (fd < 0) return err_errno(e, "cannot open %s", folder);
     int rc = fsync(fd);
@@ -172,10 +187,24 @@ static int sync_folder(const char *path, struct err *e)
     return rc;
 }
 
+/* A nameless file gets the temporary name, for only a rename takes the place of another file. */
+static int give_name(struct packed_writer *w, struct err *e)
+{
+    char self[64];
+    if (w->named) return 0;
+    snprintf(self, sizeof self, "/proc/self/fd/%d", w->fd);
+    unlink(w->temporary); /* of an earlier process with this number */
+    if (linkat(AT_FDCWD, self, AT_FDCWD, w->temporary, AT_SYMLINK_FOLLOW))
+        return err_errno(e, "cannot name %s", w->temporary);
+    w->named = true;
+    return 0;
+}
+
 static int publish(struct packed_writer *w, struct err *e)
 {
-    if (ftruncate(w->fd, (off_t)w->at)) return err_errno(e, "cannot write %s", w->temporary);
-    if (fsync(w->fd)) return err_errno(e, "cannot sync %s", w->temporary);
+    if (ftruncate(w->fd, (off_t)w->at)) return err_errno(e, "cannot write %s", w->path);
+    if (fsync(w->fd)) return err_errno(e, "cannot sync %s", w->path);
+    if (give_name(w, e)) return -1;
     if (rename(w->temporary, w->path)) return err_errno(e, "cannot rename %s to %s", w->temporary, w->path);
     w->finished = true;
     return sync_folder(w->path, e);
@@ -185,20 +214,23 @@ int packed_writer_finish(struct packed_writer *w, const json_t *meta, struct err
 {
     struct packed_head h = {.magic = PACKED_MAGIC, .version = PACKED_VERSION, .entries = w->count};
     if (w->broken || w->finished) return err_set(e, ERR_IO, "%s: the file is finished, or failed before", w->path);
-    if (check_unique(w, e) || write_meta(w, meta, &h, e)) return -1;
-    if (append(w, w->entry, w->count * sizeof *w->entry, &h.index, e)) return -1;
-    h.file_bytes = w->at;
-    if (write_at(w, 0, &h, sizeof h, e)) return -1;
-    return publish(w, e);
+    char *text = NULL;
+    int rc = check_unique(w, e) || write_meta(w, meta, &h, &text, e) ? -1 : 0;
+    if (rc == 0) rc = append(w, w->entry, w->count * sizeof *w->entry, &h.index, e);
+    if (rc == 0) {
+        h.file_bytes = w->at;
+        packed_seal(&h, text, w->entry, h.sha256);
+        rc = write_at(w, 0, &h, sizeof h, e);
+    }
+    free(text);
+    return rc ? -1 : publish(w, e);
 }
 
 void packed_writer_free(struct packed_writer *w)
 {
     if (!w) return;
-    if (w->fd >= 0) {
-        close(w->fd);
-        if (!w->finished) unlink(w->temporary);
-    }
+    if (w->fd >= 0) close(w->fd);
+    if (w->named && !w->finished) unlink(w->temporary);
     free(w->entry);
     free(w->path);
     free(w->temporary);

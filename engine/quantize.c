@@ -98,14 +98,12 @@ static int put_all(struct job *j, struct err *e)
 
 static int write_file(struct job *j, const struct source *s, struct err *e)
 {
-    if (packed_writer_new(&j->w, j->o->out, e)) return -1;
     json_t *meta =
         json_pack("{s:s, s:s, s:s}", "program", "weft-engine quantize", "type", j->o->type, "base", j->m->desc.digest);
     int rc = !meta ? err_set(e, ERR_NO_MEMORY, "no memory for the file's description") : source_pack(s, j->w, e);
     if (rc == 0) rc = put_all(j, e);
     if (rc == 0) rc = packed_writer_finish(j->w, meta, e);
     json_decref(meta);
-    packed_writer_free(j->w);
     return rc;
 }
 
@@ -136,6 +134,8 @@ static int check(const struct quantize_options *o, struct err *e)
                        o->type);
     if (stat(o->in, &in) == 0 && stat(o->out, &out) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
         return err_set(e, ERR_USAGE, "%s cannot be written over itself", o->in);
+    if (stat(o->out, &out) == 0 && !S_ISREG(out.st_mode))
+        return err_set(e, ERR_USAGE, "%s is no file that could be replaced", o->out);
     return 0;
 }
 
@@ -145,6 +145,7 @@ int quantize(const struct quantize_options *o, struct err *e)
     struct model *m = NULL;
     struct source *s = NULL;
     int rc = check(o, e);
+    if (rc == 0) rc = packed_writer_new(&j.w, o->out, e); /* first, for what follows takes minutes */
     if (rc == 0) rc = model_load(&m, o->in, NULL, PREC_FAST, 0, e);
     j.m = m;
     if (rc == 0) rc = make_plan(&j, e);
@@ -153,6 +154,7 @@ int quantize(const struct quantize_options *o, struct err *e)
     if (rc == 0)
         log_info("quantized", LS("file", o->out), LS("type", o->type), LI("bytes_before", (int64_t)j.before),
                  LI("bytes_after", (int64_t)j.after));
+    packed_writer_free(j.w);
     free((void *)j.plan.layer);
     source_close(s);
     model_free(m);

@@ -106,6 +106,7 @@ int source_open(struct source **out, const char *path, struct err *e)
     }
     snprintf(s->path, sizeof s->path, "%s", path);
     if (open_any(s, path, e)) {
+        if (e && e->code == ERR_MODEL && !strstr(e->msg, path)) err_prefix(e, "%s", path);
         source_close(s);
         return -1;
     }
@@ -224,7 +225,7 @@ static int digest_directory(const struct source *s, char hex[65], struct err *e)
 
 int source_digest(const struct source *s, char hex[65], struct err *e)
 {
-    if (s->kind == SOURCE_PACKED) return packed_digest(s->packed, hex, e);
+    if (s->kind == SOURCE_PACKED) return packed_verify(s->packed, e) ? -1 : packed_digest(s->packed, hex, e);
     return s->kind == SOURCE_GGUF ? gguf_digest(s->g, hex, e) : digest_directory(s, hex, e);
 }
 

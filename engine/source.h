@@ -66,7 +66,7 @@ int source_open(struct source **out, const char *path, struct err *e);
 void source_close(struct source *s); /* NULL is fine */
 enum source_kind source_kind(const struct source *s);
 
-/* SHA-256 that names the base, hex: of the GGUF or packed file; of a directory: over the sorted lines "name sha256" of config.json and
+/* SHA-256 that names the base, hex: of the GGUF or packed file (whose contents are checked against its index: ERR_MODEL); of a directory: over the sorted lines "name sha256" of config.json and
  * the weight files. */
 int source_digest(const struct source *s, char hex[65], struct err *e);
 

@@ -10,6 +10,7 @@
 #include "engine/evaluate.h"
 #include "engine/quantize.h"
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -49,6 +50,7 @@ static int start_log(const char *level, struct err *e)
     if (n < 0) return err_set(e, ERR_USAGE, "no such log level: '%s' (debug, info, warn or error)", level);
     log_init("weft-engine", (enum log_level)n);
     json_start();
+    signal(SIGXFSZ, SIG_IGN); /* a file beyond the limit is an error of write(2), which is told and cleaned up */
     return 0;
 }
 
