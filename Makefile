@@ -46,9 +46,10 @@ KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tes
 BENCHES      := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/bench_*.c))
 TEXT_BENCH   := $(B)/tests/unit/bench_text
 LOAD         := $(B)/tests/load/load
+LOGITS       := $(B)/tests/accuracy/weft-logits
 C_TESTS      := $(UNIT_TESTS) $(KERNEL_TESTS)
 
-.PHONY: all help programs libs test c-tests check-c asan lint format bench bench-kernels bench-text compile_commands.json install clean
+.PHONY: all help programs libs test c-tests check-c asan lint format accuracy bench bench-kernels bench-text compile_commands.json install clean
 .SECONDARY:
 
 all: programs ## build the three programs into build/MODE
@@ -86,6 +87,8 @@ $(B)/%.o: %.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) -c -o $@ $<
 
+$(LOGITS): $(B)/tests/accuracy/logits.o $(B)/libengine.a $(B)/libadapters.a $(B)/libkernels.a $(B)/libbase.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIB_engine) $(LIB_adapters) $(LIB_base) -lm
 $(B)/tests/%: $(B)/tests/%.o $(LIBS)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(LIBS) -Wl,--end-group $(LIB_gateway) $(LIB_engine) $(LIB_adapters) $(LIB_base) -lcmocka -lm
@@ -106,6 +109,9 @@ lint: ## include direction, banned calls, file sizes
 
 format: ## clang-format over the tree
 	clang-format -i $$(git ls-files '*.c' '*.h')
+
+accuracy: $(B)/weft-engine $(LOGITS) ## families x formats x adapters against transformers and PEFT (tests/README.md); minutes, needs the oracle
+	$(if $(WEFT_ORACLE_PYTHON),$(WEFT_ORACLE_PYTHON),python3) tests/accuracy/run
 
 bench-kernels: $(BENCHES) ## kernels beside the machine's own read and FMA rates
 	@for t in $(BENCHES); do $$t; done

@@ -245,8 +245,9 @@ GGUF = [("llama3", "f16"), ("gemma3", "f16"), ("phi3-long", "f16"), ("qwen3moe",
         ("smollm3", "f16")]
 
 
-def as_the_file_has_it(model, path):
-    """Put the values of a GGUF file in place of the model's, matrix by matrix, in transformers' order of rows."""
+def as_the_file_has_it(model, path, near=0.05):
+    """Put the values of a GGUF file in place of the model's, matrix by matrix, in transformers' order of rows; they must be
+    near the model's own."""
     reader = gguf.GGUFReader(path)
     arch = gguf.MODEL_ARCH_NAMES
     name = reader.fields["general.architecture"].contents()
@@ -269,9 +270,28 @@ def as_the_file_has_it(model, path):
             v = v - 1
         if "embed_tokens" in stem and v.shape[0] < VOCAB:
             v = torch.cat([v, p.data[v.shape[0]:]])
-        assert v.shape == p.shape and (v - p.data).abs().max() < 0.05, key
+        assert v.shape == p.shape and (v - p.data).abs().max() < near, key
         p.data = v.to(torch.float32)
     return model
+
+
+def run_converter(name, weights, path, kind, converter):
+    """llama.cpp's converter on a folder of weights of that family."""
+    with tempfile.TemporaryDirectory() as work:  # the converter asks for names of tokenizers' classes, and for their digests
+        shutil.copytree(weights, work, dirs_exist_ok=True)
+        change_json(os.path.join(work, "tokenizer_config.json"), tokenizer_class="GPT2Tokenizer")
+        if name == "gemma3":  # its converter leaves padding rows out, but not the names that it made up for them
+            change_json(os.path.join(work, "config.json"), vocab_size=VOCAB - 5)
+        run = ("import runpy, sys; sys.path[0] = %r; import conversion.base as b, conversion.gemma as g; "
+               "b.TextModel.get_vocab_base_pre = lambda self, tokenizer: 'gpt-2'; "
+               # it would ask for a tokenizer of SentencePiece's
+               "g.Gemma2Model.set_vocab = b.TextModel._set_vocab_gpt2; "
+               # the pattern of windows, which the converter leaves to the reader to guess
+               "add = b.gguf.GGUFWriter.add_sliding_window; b.gguf.GGUFWriter.add_sliding_window = "
+               "lambda w, n: (add(w, n), n and w.arch == 'gemma3' and w.add_sliding_window_pattern([True, True, False])); "
+               "sys.argv = ['convert', %r, '--outfile', %r, '--outtype', %r]; runpy.run_path(%r, run_name='__main__')" % (
+                   os.path.dirname(converter), work, path, kind, converter))
+        subprocess.run([sys.executable, "-c", run], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
 def convert(name, kind, converter):
@@ -280,19 +300,7 @@ def convert(name, kind, converter):
     os.makedirs(folder)
     weights = os.path.join(HERE, FAMILIES[name]["of"] or name)
     path = os.path.join(folder, os.path.basename(weights) + ".gguf")
-    with tempfile.TemporaryDirectory() as work:  # the converter asks for names of tokenizers' classes, and for their digests
-        shutil.copytree(weights, work, dirs_exist_ok=True)
-        change_json(os.path.join(work, "tokenizer_config.json"), tokenizer_class="GPT2Tokenizer")
-        if name == "gemma3":  # its converter leaves padding rows out, but not the names that it made up for them
-            change_json(os.path.join(work, "config.json"), vocab_size=VOCAB - 5)
-        run = ("import runpy, sys; sys.path[0] = %r; import conversion.base as b; "
-               "b.TextModel.get_vocab_base_pre = lambda self, tokenizer: 'gpt-2'; "
-               # the pattern of windows, which the converter leaves to the reader to guess
-               "add = b.gguf.GGUFWriter.add_sliding_window; b.gguf.GGUFWriter.add_sliding_window = "
-               "lambda w, n: (add(w, n), n and w.arch == 'gemma3' and w.add_sliding_window_pattern([True, True, False])); "
-               "sys.argv = ['convert', %r, '--outfile', %r, '--outtype', %r]; runpy.run_path(%r, run_name='__main__')" % (
-                   os.path.dirname(converter), work, path, kind, converter))
-        subprocess.run([sys.executable, "-c", run], check=True, stdout=subprocess.DEVNULL)
+    run_converter(name, weights, path, kind, converter)
     with open(os.path.join(source, "golden.json"), encoding="utf-8") as f:
         golden = json.load(f)
     r = FAMILIES[name]
