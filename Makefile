@@ -49,7 +49,7 @@ LOAD         := $(B)/tests/load/load
 LOGITS       := $(B)/tests/accuracy/weft-logits
 C_TESTS      := $(UNIT_TESTS) $(KERNEL_TESTS)
 
-.PHONY: all help programs libs test c-tests check-c asan lint format accuracy bench bench-kernels bench-text compile_commands.json install clean
+.PHONY: all help programs libs test c-tests check-c asan lint format accuracy bench bench-kernels bench-speculation bench-text compile_commands.json install clean
 .SECONDARY:
 
 all: programs ## build the three programs into build/MODE
@@ -121,6 +121,9 @@ bench-text: $(TEXT_BENCH) ## hostile texts and schemas: milliseconds through tok
 
 bench: programs bench-kernels $(LOAD) ## kernels, then tokens/s of the whole path
 	tests/load/bench
+
+bench-speculation: programs ## what guessing ahead brings at one stream; needs the packages of tests/e2e/requirements.txt
+	$(if $(WEFT_E2E_PYTHON),$(WEFT_E2E_PYTHON),$${XDG_CACHE_HOME:-$$HOME/.cache}/weft/venv-e2e/bin/python) tests/load/speculation
 
 compile_commands.json: ## for editors and clang-tidy
 	@{ echo '['; sep=''; for f in $(foreach r,$(ROOMS),$(wildcard $(r)/*.c)) $(wildcard tests/unit/*.c tests/kernels/*.c); do \
