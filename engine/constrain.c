@@ -86,7 +86,7 @@ struct source {
 
 static int begin_machine(struct grammar *g, struct err *e)
 {
-    int rc = machine_init(&g->m, &g->net) ? -1 : machine_probe(&g->m);
+    int rc = machine_init(&g->m, &g->net) ? -1 : machine_probe(&g->m, &g->net.clock);
     if (rc > 0) return err_set(e, ERR_INVALID, "the grammar is too large: too many of its ways are open at once");
     if (rc == 0) g->start = machine_start(&g->m);
     if (rc < 0 || g->start < 0) return err_set(e, ERR_NO_MEMORY, "no memory for a grammar");
@@ -372,6 +372,14 @@ int grammar_mask(struct grammar_state *s, uint32_t *mask)
     pthread_mutex_unlock(&g->lock);
     if (over) mask_of_end(v, mask);
     return m || over ? 0 : -1;
+}
+
+bool grammar_mask_known(struct grammar_state *s)
+{
+    if (pthread_mutex_trylock(&s->g->lock)) return false;
+    bool known = s->over || s->g->m.state[s->at].mask;
+    pthread_mutex_unlock(&s->g->lock);
+    return known;
 }
 
 /* With the lock held: where a token's bytes lead; MACHINE_DEAD: nowhere. */

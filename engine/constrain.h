@@ -54,6 +54,9 @@ static inline int grammar_mask_words(int vocab)
 /* The tokens that may come next; end tokens (tokenizer_is_end) are allowed where the answer may end, and alone where nothing else may
  * come. Bounded: at most one walk of the trie. 0, or -1 out of memory. */
 int grammar_mask(struct grammar_state *s, uint32_t *mask);
+/* Whether grammar_mask() would be a look-up now: the mask is remembered and nobody else is at this grammar. Never waits; for any thread
+ * that may use the state, so that masks which have to be walked can be left to another one. */
+bool grammar_mask_known(struct grammar_state *s);
 /* A token was chosen. False: it was not allowed (the state does not change). */
 bool grammar_accept(struct grammar_state *s, int32_t token);
 bool grammar_may_end(const struct grammar_state *s);
