@@ -96,7 +96,8 @@ bool net_charge(struct net *n, size_t work)
 {
     if (n->failed) return false;
     if (clock_charge(&n->clock, work < CLOCK_CHARGES ? (uint32_t)work : CLOCK_CHARGES)) return true;
-    net_refuse(n, "%s%stakes too long to compile", n->place ? n->place : "", n->place ? ": " : "the grammar ");
+    net_refuse(n, "%s%s%stakes too long to compile", n->place ? "JSON schema, " : "",
+               n->place ? n->place : "the grammar", n->place ? ": " : " ");
     return false;
 }
 

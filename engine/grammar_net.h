@@ -135,7 +135,7 @@ uint32_t net_json_other(struct net *n, const uint32_t *c, uint32_t count,
 uint32_t net_integer(struct net *n, int64_t lo, int64_t hi, uint32_t multiple,
                      uint32_t next); /* both ends within INT_LIMIT */
 
-struct bound {
+struct bound { /* of decimals */
     bool set, exclusive;
     double value;
 };

@@ -568,8 +568,7 @@ static void test_references_that_double_are_built_once_each(void **state)
     for (int i = 0; i < 40; i++)
         buf_addf(&b, "\"r%d\":{\"allOf\":[{\"$ref\":\"#/$defs/r%d\"},{\"$ref\":\"#/$defs/r%d\"}]},", i, i + 1, i + 1);
     buf_adds(&b, "\"r40\":{\"type\":\"null\"}}}");
-    assert_int_equal(compile_text(&b, true, &e), -1);
-    assert_int_equal(e.code, ERR_INVALID);
+    assert_int_equal(compile_text(&b, true, &e), 0);
     buf_close(&b);
 }
 
