@@ -156,22 +156,23 @@ static int read_limit(struct schema *s, const json_t *schema, const char *inclus
     return 0;
 }
 
-/* A limit as the first integer within it; INT_LIMIT and one more where nothing is. -1: a double that may not be what was written. */
+/* A limit as the first integer within it, one beyond INT_LIMIT where there is none. -1: a double that may not be what was written. */
 static int first_integer(struct schema *s, struct limit l, int sign, int64_t *out)
 {
     double d = json_number_value(l.number);
+    bool real = json_is_real(l.number);
+    int64_t v = json_integer_value(l.number);
     *out = -sign * INT_LIMIT;
     if (!l.number) return 0;
-    if (d >= 1e18 || d <= -1e18) { /* out of what is written: an end beyond all numbers, or before them */
-        *out = (d > 0 ? 1 : -1) * (INT_LIMIT + ((d > 0) == (sign > 0)));
-        return 0;
-    }
-    if (json_is_real(l.number) && fabs(d) > 0x1p53)
+    if (real && fabs(d) > 0x1p53 && fabs(d) < 1e18)
         return (int)schema_refuse(s, sign > 0 ? "minimum" : "maximum",
                                   "a whole number beyond 2^53 is served without point and exponent") -
                1;
-    *out = json_is_integer(l.number) ? json_integer_value(l.number) : (int64_t)(sign > 0 ? ceil(d) : floor(d));
-    if (l.exclusive && value_is_whole(l.number)) *out += sign;
+    if (real) v = d >= 1e18 ? INT64_MAX : d <= -1e18 ? INT64_MIN : (int64_t)(sign > 0 ? ceil(d) : floor(d));
+    if (v > INT_LIMIT || v < -INT_LIMIT) /* beyond all numbers that are written: no limit, or nothing within it */
+        *out = (v > 0) == (sign > 0) ? sign * (INT_LIMIT + 1) : *out;
+    else
+        *out = v + (l.exclusive && value_is_whole(l.number) ? sign : 0);
     return 0;
 }
 
