@@ -114,16 +114,26 @@ static bool requires(struct schema *s, const json_t *plain, const char *name)
     return i < n;
 }
 
-/* a needs a property that b forbids, or one whose values are never b's. */
+/* a needs a property that b forbids. */
+static bool forbids(struct schema *s, const json_t *b, const json_t *a)
+{
+    const json_t *required = json_object_get(a, "required"), *pb = json_object_get(b, "properties");
+    if (!json_is_false(json_object_get(b, "additionalProperties"))) return false;
+    for (size_t i = 0; i < json_array_size(required) && schema_spend(s, 2); i++) {
+        const char *name = json_string_value(json_array_get(required, i));
+        if (name && !json_object_get(pb, name)) return true;
+    }
+    return false;
+}
+
+/* Both need a property, and its values in a are never those in b. */
 static bool property_tells(struct schema *s, const json_t *a, const json_t *b)
 {
     const json_t *required = json_object_get(a, "required"), *pa = json_object_get(a, "properties"),
                  *pb = json_object_get(b, "properties");
     for (size_t i = 0; i < json_array_size(required) && schema_spend(s, 4); i++) {
         const char *name = json_string_value(json_array_get(required, i));
-        if (!name) continue;
-        const json_t *va = json_object_get(pa, name), *vb = json_object_get(pb, name);
-        if (!vb && json_is_false(json_object_get(b, "additionalProperties"))) return true;
+        const json_t *va = name ? json_object_get(pa, name) : NULL, *vb = name ? json_object_get(pb, name) : NULL;
         if (!va || !vb || !requires(s, b, name)) continue;
         const json_t *flat[] = {merge_flatten(s, va), merge_flatten(s, vb)};
         if (lists_apart(s, flat, 2)) return true;
@@ -136,7 +146,8 @@ static bool pair_apart(struct schema *s, const struct member *a, const struct me
     if (a->owner == b->owner) return true;
     if (!schema_spend(s, 4) || s->depth == SCHEMA_NESTING) return false;
     s->depth++;
-    bool apart = property_tells(s, a->plain, b->plain) || property_tells(s, b->plain, a->plain);
+    bool apart =
+        forbids(s, a->plain, b->plain) || forbids(s, b->plain, a->plain) || property_tells(s, a->plain, b->plain);
     s->depth--;
     return apart && !s->net->failed;
 }

@@ -164,9 +164,9 @@ static int first_integer(struct schema *s, struct limit l, int sign, int64_t *ou
     int64_t v = json_integer_value(l.number);
     *out = -sign * INT_LIMIT;
     if (!l.number) return 0;
-    if (real && fabs(d) > 0x1p53 && fabs(d) < 1e18)
+    if (real && fabs(d) >= 0x1p53 && fabs(d) < 1e18)
         return (int)schema_refuse(s, sign > 0 ? "minimum" : "maximum",
-                                  "a whole number beyond 2^53 is served without point and exponent") -
+                                  "a whole number of 2^53 or beyond is served without point and exponent") -
                1;
     if (real) v = d >= 1e18 ? INT64_MAX : d <= -1e18 ? INT64_MIN : (int64_t)(sign > 0 ? ceil(d) : floor(d));
     if (v > INT_LIMIT || v < -INT_LIMIT) /* beyond all numbers that are written: no limit, or nothing within it */

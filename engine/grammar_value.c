@@ -64,8 +64,8 @@ static bool objects_equal(struct net *n, const json_t *a, const json_t *b)
 /* False as well where the clock has run out: the net has failed then, and nobody looks at what it was. */
 bool value_equal(struct net *n, const json_t *a, const json_t *b)
 {
-    if (a == b) return true;
     if (!net_charge(n, 1 + json_string_length(a) / TEXT_EACH)) return false;
+    if (a == b) return true;
     if (json_is_number(a) && json_is_number(b)) return value_compare(a, b) == 0;
     if (json_typeof(a) != json_typeof(b)) return false;
     if (json_is_array(a)) return arrays_equal(n, a, b);
