@@ -183,11 +183,19 @@ static int pack_experts(struct packing *k, int layer, struct err *e)
     return 0;
 }
 
+/* The matrix that the adapter's rows of the head come through, whose norms DoRA takes. */
+static const struct weight *head_of(const struct packing *k)
+{
+    const struct slot *s = k->slot;
+    bool one = k->a->full_tied && k->m->head == &k->m->embed && !k->a->head_full;
+    return s->head_full.n ? &s->head_full : one && s->embed_full.n ? &s->embed_full : k->m->head;
+}
+
 static int pack_all(struct packing *k, struct err *e)
 {
     const struct model *m = k->m;
     const struct adapter *a = k->a;
-    const struct weight *head = k->slot->head_full.n ? &k->slot->head_full : m->head;
+    const struct weight *head = head_of(k);
     for (int l = 0; l < a->layers; l++) {
         for (int i = 0; i < LORA_MODULES; i++) {
             size_t at = (size_t)l * LORA_MODULES + (size_t)i;
