@@ -38,7 +38,7 @@ static int map_tensors(struct adapter *a, const struct base_desc *base, int max_
     struct mapping m;
     int rc = mapping_init(&m, a, base, e) || mapping_place_all(&m, e) || mapping_agree(&m, max_rank, e) ? -1 : 0;
     mapping_close(&m);
-    if (rc && e && e->code == ERR_ADAPTER_INVALID && !strstr(e->msg, "adapter_config.json"))
+    if (rc && e && e->code == ERR_ADAPTER_INVALID && strncmp(e->msg, "adapter_", 8) != 0)
         err_prefix(e, ADAPTER_WEIGHTS_FILE);
     return rc;
 }

@@ -185,14 +185,14 @@ static int fields_check(const json_t *o, struct err *e)
 
 static int wrong(struct err *e, const char *field, const char *wanted)
 {
-    return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %s is not %s", field, wanted);
+    return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %s is not %s" AS_SAVED, field, wanted);
 }
 
 /* The getters of base/json.h speak of requests; here it is the adapter that is invalid. */
 static int from_json_err(struct err *e, const struct err *why)
 {
     enum err_code code = why->code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_ADAPTER_INVALID;
-    return err_set(e, code, "adapter_config.json: %.400s", why->msg);
+    return err_set(e, code, "adapter_config.json: %.300s" AS_SAVED, why->msg);
 }
 
 static int read_scalars(struct peft_config *c, const json_t *o, struct err *e)
@@ -426,7 +426,7 @@ static int read_invocation(struct peft_config *c, const json_t *v, struct err *e
     size_t n = json_array_size(v);
     if (!json_is_array(v) || n < 1 || n > PEFT_INVOCATION_MAX)
         return err_set(e, ERR_ADAPTER_INVALID,
-                       "adapter_config.json: alora_invocation_tokens is not a list of 1 to %d token ids",
+                       "adapter_config.json: alora_invocation_tokens is not a list of 1 to %d token ids" AS_SAVED,
                        PEFT_INVOCATION_MAX);
     c->invocation = calloc(n, sizeof *c->invocation);
     if (!c->invocation) return err_set(e, ERR_NO_MEMORY, "out of memory for tokens");

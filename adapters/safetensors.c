@@ -52,7 +52,7 @@ const char *st_dtype_name(enum st_dtype t)
 
 static int bad(struct err *e, const char *what, const char *tensor)
 {
-    return err_set(e, ERR_ADAPTER_INVALID, WHERE ": tensor %.*s: %s", NAME_LEN_MAX, tensor, what);
+    return err_set(e, ERR_ADAPTER_INVALID, WHERE ": tensor %.*s: %s" AGAIN, NAME_LEN_MAX, tensor, what);
 }
 
 static bool name_ok(const char *s)
@@ -84,7 +84,7 @@ static int entry_shape(struct st_tensor *t, const json_t *v, struct err *e)
     if (!json_is_array(v)) return bad(e, "shape is missing or not a list", t->name);
     size_t n = json_array_size(v);
     if (n < 1 || n > 2)
-        return err_set(e, ERR_ADAPTER_INVALID, WHERE ": tensor %s has %zu dimensions, not 1 or 2", t->name, n);
+        return err_set(e, ERR_ADAPTER_INVALID, WHERE ": tensor %s has %zu dimensions, not 1 or 2" AGAIN, t->name, n);
     t->ndim = (int)n;
     t->dim[1] = 1;
     t->bytes = st_dtype_bytes(t->dtype);
@@ -112,8 +112,9 @@ static int entry_offsets(const struct st_tensor *t, const json_t *v, size_t data
                        WHERE ": tensor %s ends at byte %lld of the data, which has %zu: the file is cut off" AGAIN,
                        t->name, (long long)to, data_bytes);
     if ((uint64_t)(to - from) != t->bytes)
-        return err_set(e, ERR_ADAPTER_INVALID, WHERE ": tensor %s: data_offsets hold %lld bytes, its shape needs %zu",
-                       t->name, (long long)(to - from), t->bytes);
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       WHERE ": tensor %s: data_offsets hold %lld bytes, its shape needs %zu" AGAIN, t->name,
+                       (long long)(to - from), t->bytes);
     *begin = (size_t)from;
     return 0;
 }
