@@ -498,6 +498,9 @@ static void make_dir(const char *dir, const char *family, const char *patch)
     snprintf(to, sizeof to, "%s/config.json", dir);
     json_t *config = json_load_file(from, 0, &why), *change = json_loads(patch, 0, &why);
     if (!change) fail_msg("%s: %s", patch, why.text);
+    json_t *text = json_object_get(change, "text_config"); /* of a composite: into it, not in its place */
+    if (text) assert_int_equal(json_object_update(json_object_get(config, "text_config"), text), 0);
+    if (text) json_object_del(change, "text_config");
     assert_int_equal(json_object_update(config, change), 0);
     assert_int_equal(json_dump_file(config, to, 0), 0);
     json_decref(config);
@@ -552,7 +555,18 @@ static void test_settings_that_are_not_served_are_refused_by_name(void **state)
         {"qwen2", "{\"layer_types\": [\"full_attention\"]}", "layer_types"},
         {"phi3", "{\"rope_scaling\": {\"type\": \"su\", \"short_factor\": [1], \"long_factor\": [1]}}", "short_factor"},
         {"phi3", "{\"rope_scaling\": {\"type\": \"longrope\", \"partial_rotary_factor\": 2}}", "partial_rotary_factor"},
-        {"smollm3", "{\"use_sliding_window\": true}", "use_sliding_window"},
+        {"smollm3-window", "{\"sliding_window\": null}",
+         "layer_types has sliding_attention, and sliding_window is not"},
+        {"qwen2", "{\"use_sliding_window\": false}",
+         "layer_types has sliding_attention, and use_sliding_window is false"},
+        {"llama3", "{\"layer_types\": 3}", "config.json: layer_types is not a list of names"},
+        {"gemma3-vision", "{\"text_config\": {\"final_logit_softcapping\": 9}}",
+         "text_config: final_logit_softcapping is 9"},
+        {"llama3", "{\"quantization_config\": {\"quant_method\": \"gptq\", \"bits\": 4}}",
+         "all weights are plain; take"},
+        {"llama3", "{\"quantization_config\": {\"quant_method\": \"bitsandbytes\"}}", "all weights are plain; take"},
+        {"llama-head", "{\"tie_word_embeddings\": false}", "model.embed_tokens.weight is missing"},
+        {"llama-head", "{\"tie_word_embeddings\": null}", "are not both there; set it to true where they are one"},
         {"smollm3", "{\"no_rope_layers\": [1]}", "no_rope_layers"},
         {"mixtral", "{\"num_experts_per_tok\": 9}", "num_experts_per_tok"},
         {"mixtral", "{\"num_local_experts\": 5}", "5 x 64"},

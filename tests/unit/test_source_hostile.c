@@ -42,8 +42,6 @@ static const struct {
      GOOD, NULL, "model.norm.weight", 8},
     {"a tensor in two shards", "{}", "{\"weight_map\":{\"x\":\"a.safetensors\",\"y\":\"b.safetensors\"}}", NULL, GOOD,
      GOOD, "model.embed_tokens.weight stands in", 8},
-    {"no embedding", "{}", NULL, "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", NULL, NULL,
-     "embed_tokens", 8},
     {"no tensors", "{}", NULL, "{}", NULL, NULL, "no tensors", 0},
     {"a tensor twice", "{}", NULL,
      "{" EMBED ",\"model.embed_tokens.weight\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[8,8]}}", NULL, NULL,
@@ -85,6 +83,11 @@ static const struct {
      NULL, GOOD, NULL, NULL, "marlin-24", 8},
     {"NVFP4", "{\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"format\":\"nvfp4-pack-quantized\"}}",
      NULL, GOOD, NULL, NULL, "nvfp4", 8},
+    {"turned activations",
+     "{\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"format\":\"dense\",\"transform_config\":"
+     "{\"config_groups\":{\"R4\":{\"type\":\"hadamard\"}}}}}",
+     NULL, GOOD, NULL, NULL, "transform_config is set: turned activations are not served; quantize the model without",
+     8},
     {"absurd blocks", "{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[0,-5]}}", NULL, GOOD,
      NULL, NULL, "block", 8},
 };
