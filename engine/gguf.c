@@ -392,7 +392,8 @@ static int map_file(struct gguf *g, const char *path, struct err *e)
     if (fstat(fd, &st)) {
         err_errno(e, "cannot look at the model file %s", path);
     } else if (!S_ISREG(st.st_mode) || st.st_size <= 0) {
-        err_set(e, ERR_MODEL, "%s is empty or not a regular file", path);
+        err_set(e, ERR_MODEL,
+                "%s is empty or not a regular file; give a GGUF file, a packed one, or the folder of a model", path);
     } else {
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (p == MAP_FAILED) {
@@ -485,7 +486,7 @@ bool gguf_has(const struct gguf *g, const char *key)
 static const struct kv *need(const struct gguf *g, const char *key, struct err *e)
 {
     const struct kv *v = find_kv(g, key);
-    if (!v) err_set(e, ERR_MODEL, "GGUF: key \"%s\" is missing", key);
+    if (!v) err_set(e, ERR_MODEL, "GGUF: key \"%s\" is missing; convert the model again", key);
     return v;
 }
 

@@ -120,8 +120,10 @@ static int gguf_windows(const struct meta *c, const struct model_plan *p, int la
     for (int i = 0; i < layers; i++) windowed[i] = windowed_by_rule(f, p, i, f->pattern, 0);
     if (meta_has(c, each)) return gguf_pattern(c, meta_name(c, each, name), layers, windowed, e);
     if (*window && f->window == WINDOW_TAIL)
-        return err_set(e, ERR_MODEL, "%s.attention.sliding_window is %d, and %s does not say in which layers", c->arch,
-                       *window, meta_name(c, each, name));
+        return err_set(
+            e, ERR_MODEL,
+            "%s.attention.sliding_window is %d, and %s does not say in which layers; convert the model again", c->arch,
+            *window, meta_name(c, each, name));
     return 0;
 }
 

@@ -165,7 +165,8 @@ static int factors(const json_t *o, const char *key, int n, float **out, struct 
 {
     const json_t *v = given(o, key);
     if (!json_is_array(v) || json_array_size(v) != (size_t)n)
-        return err_set(e, ERR_MODEL, "the rope setting %s is not a list of %d numbers", key, n);
+        return err_set(e, ERR_MODEL,
+                       "the rope setting %s is not a list of %d numbers; take the file of the model's author", key, n);
     *out = malloc((size_t)n * sizeof **out);
     if (!*out) return err_set(e, ERR_NO_MEMORY, "no memory for %d factors", n);
     for (int i = 0; i < n; i++) (*out)[i] = (float)json_number_value(json_array_get(v, (size_t)i));
@@ -260,10 +261,11 @@ static int gguf_type(const struct meta *c, const struct source *s, struct rope_s
     struct gguf_str word = {"none", 4};
     meta_name(c, (struct meta_key){"rope.scaling.type", NULL}, name);
     if (gguf_has(c->g, name) && gguf_string(c->g, name, &word, e)) return -1;
-    if (scaling_of(word.s, word.len, &r->type, e)) return -1;
+    if (scaling_of(word.s, word.len, &r->type, e)) return err_prefix(e, "%s", name);
     if (source_has(s, &(struct spot){.at = AT_ROPE_LONG})) r->type = ROPE_LONG; /* older converters left the word out */
     return r->type == ROPE_LLAMA3 || r->type == ROPE_DYNAMIC
-               ? err_set(e, ERR_MODEL, "%s is \"%.*s\", which no converter writes", name, (int)word.len, word.s)
+               ? err_set(e, ERR_MODEL, "%s is \"%.*s\", which no converter writes; convert the model again", name,
+                         (int)word.len, word.s)
                : 0;
 }
 
@@ -328,6 +330,7 @@ static int read_gguf(const struct meta *c, const struct source *s, int own, int 
 /* Names the file, where the message does not yet. */
 static int in_config(const struct meta *c, struct err *e)
 {
+    if (c->g && e && e->code == ERR_MODEL && !strstr(e->msg, "rope.")) err_prefix(e, "%s.rope", c->arch);
     if (c->j && e && e->code == ERR_MODEL && strncmp(e->msg, "config.json", 11) != 0)
         err_prefix(e, "config.json: %s", json_object_get(c->j, "rope_scaling") ? "rope_scaling" : "rope_parameters");
     return -1;

@@ -279,9 +279,10 @@ static int locate(const struct source *s, const struct spot *at, struct located 
         return err_set(e, ERR_MODEL, "%s: %s is missing", s->path, where->stem);
     }
     if (layer_ok(at) && names_locate(s, at, where)) return 0;
-    return err_set(e, ERR_MODEL,
-                   "%s: the tensor %s%s is missing; the config belongs to another model, or a file is missing", s->path,
-                   where->stem, where->form == FORM_MODULE ? at->bias ? ".bias" : ".weight" : "");
+    return err_set(e, ERR_MODEL, "%s: the tensor %s%s is missing; %s", s->path, where->stem,
+                   where->form == FORM_MODULE ? at->bias ? ".bias" : ".weight" : "",
+                   s->kind == SOURCE_GGUF ? "convert the model again"
+                                          : "config.json belongs to another model, or a shard is missing");
 }
 
 int source_matrix(const struct source *s, const struct spot *at, int n, int k, struct source_matrix *out, struct err *e)

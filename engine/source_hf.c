@@ -38,7 +38,8 @@ int config_read(struct source *s, const char *path, const char *text, size_t len
 {
     struct err why = {0};
     if (json_parse_wide(text, len, &s->root, &why))
-        return err_set(e, why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_MODEL, "%s: %.300s", path, why.msg);
+        return err_set(e, why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_MODEL, "%s: %.200s; download it again", path,
+                       why.msg);
     const json_t *inner = json_object_get(s->root, "text_config");
     s->config = json_is_object(inner) ? inner : s->root;
     return 0;

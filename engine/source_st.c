@@ -152,8 +152,9 @@ static int check_entry(const struct json_walk *w, struct entry *x, size_t room)
             "%s: tensor %.*s ends at byte %lld of the data, which has %zu: the file is cut off; download it again",
             w->where, (int)x->name.len, x->name.s, (long long)x->end, room);
     if (x->end - x->begin != bytes)
-        return err_set(w->e, ERR_MODEL, "%s: tensor %.*s: data_offsets hold %lld bytes, its shape needs %lld", w->where,
-                       (int)x->name.len, x->name.s, (long long)(x->end - x->begin), (long long)bytes);
+        return err_set(w->e, ERR_MODEL,
+                       "%s: tensor %.*s: data_offsets hold %lld bytes, its shape needs %lld; download it again",
+                       w->where, (int)x->name.len, x->name.s, (long long)(x->end - x->begin), (long long)bytes);
     x->t.bytes = (size_t)bytes;
     return 0;
 }
