@@ -86,7 +86,8 @@ class Served:
             assert all(min(abs(x - w) for w in want) < 3e-4 for x in several) and len(several) > 3  # names of half characters coincide
 
     def selftest(self, digest):
-        with self.gateway.engine() as c:
+        with self.gateway.engine() as c:  # an upload is answered while the engine loads it
+            until(lambda: c.post("/weft/v1/selftest", json={"digest": digest}, timeout=60).status_code != 404)
             r = c.post("/weft/v1/selftest", json={"digest": digest}, timeout=60)
         assert r.status_code == 200, r.text
         return r.json()
