@@ -76,14 +76,14 @@ def fast(formats, results):
     return grid("format", ["mean KL", "same choice", "largest mean KL of a family and adapter"], rows)
 
 
-def breaches(formats, results, real, limit):
+def breaches(formats, results, real):
     out = []
     for n, cells in results.items():
         for f, c in cells.items():
             at = "%s, %s" % (n, f)
             if "refused" in c:
                 out.append("%s: refused: %s" % (at, c["refused"]))
-            out += ["%s, %s: EXACT %.2e" % (at, k, x) for k, x in c.get("exact", {}).items() if not x <= limit]
+            out += ["%s, %s: EXACT %.2e" % (at, k, x) for k, x in c.get("exact", {}).items() if not x <= c["limit"][k]]
             out += ["%s, %s: FAST KL %.2e" % (at, k, x[0]) for k, x in c.get("fast", {}).items()
                     if not x[0] <= (KL_EXPERTS if c["experts"] else KL_CELL)]
             if not c.get("weights", 0) <= (0 if f != "LLM.int8" else WEIGHTS_LIMIT):
@@ -104,7 +104,8 @@ def render(formats, results, real, versions, limit):
     count = sum(len(c.get("exact", {})) for cells in results.values() for c in cells.values())
     lines = [BEGIN, "Written by `make accuracy` (%s)." % versions, "",
              "**EXACT, format x family**: the largest difference of a logit, over the base and all kinds of adapters. Limit "
-             "%s; the largest of all %d combinations is %.1e." % (figure(limit), count, worst), "", *first, ""]
+             "%s, or 1e-5 of the largest logit where logits exceed 10; the largest of all %d combinations is %.1e." % (figure(limit), count, worst), "",
+             *first, ""]
     lines += ["No combination, or refused:", "", *notes.lines(), ""] if notes.seen else []
     lines += ["**EXACT, adapter x family**: the largest difference, over all formats.", "", *by_kind(results), "",
               "**FAST, by format**: mean over families and adapters; the models choose nearly at random, so that roundings "
@@ -112,7 +113,7 @@ def render(formats, results, real, versions, limit):
     if real:
         lines += ["**A real model**: SmolLM2-135M-Instruct, GGUF Q4_1, with the three adapters of `tests/golden/demo.json` "
                   "(`test_golden`):", "", *["    " + x for x in real["lines"]], ""]
-    return "\n".join(lines + [END]), breaches(formats, results, real, limit)
+    return "\n".join(lines + [END]), breaches(formats, results, real)
 
 
 def write(path, text):
