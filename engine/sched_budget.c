@@ -1,0 +1,153 @@
+/* sched_budget: how many rows of prompts the next step computes, and whose.
+ *
+ * Idea: all that a running sequence notices of a prompt beside it is a longer step. So where sequences decode, the step gets as long as the
+ * shortest TPOT target among their classes allows: the model of steps (sched_cost.c) says what decoding alone takes, and the rest of the
+ * time is filled with prompts. They are served by level, then by their tenants' counters, then the one with the least left, so that a short
+ * prompt doesn't wait behind a long one.
+ *
+ * Guarantees: the oldest prompt gets PREFILL_LEAST rows in every step, whatever the targets, so no prompt starves, nor is one computed
+ * in crumbs; decoding never waits; no more than step_tokens rows. Without a target, or without anybody decoding, that is the only limit.
+ *
+ * Chunks are whole pages, so that what is computed can be shared at once (sched_prefix.c).
+ *
+ * With the lock held; step thread, but for budget_target_us(). */
+#include "engine/sched_impl.h"
+#include <math.h>
+
+#define AIM 0.9 /* of a target: estimates err to both sides */
+
+double budget_target_us(const struct sched *s)
+{
+    double least = 0;
+    for (const struct gen *g = s->running.first; g; g = g->next) {
+        double target = s->o.target[g->class].tpot_ms * 1000.0;
+        if (g->decodes && target > 0 && (least == 0 || target < least)) least = target;
+    }
+    return AIM * least;
+}
+
+/* Of the adapters of all that run; each once. */
+static int ranks_of(struct sched *s)
+{
+    int sum = 0;
+    s->marks++;
+    for (const struct gen *g = s->running.first; g; g = g->next)
+        for (int i = 0; i < g->npins; i++) {
+            struct want *w = g->pin[i].want;
+            if (w->mark == s->marks) continue;
+            w->mark = s->marks;
+            sum += lora_rank_pad(g->pin[i].slot->max_rank);
+        }
+    return sum;
+}
+
+void budget_note_part(struct plan *p, const struct gen *g, int rows, int drafts, bool prompt)
+{
+    struct step_shape *w = &p->shape;
+    if (prompt) {
+        w->prefill_rows += rows;
+        w->prefill_context += cost_context(g->done, rows);
+    } else {
+        w->decode_rows += rows + drafts;
+        w->decode_context += cost_context(g->done, rows + drafts);
+    }
+}
+
+/* --- whose prompt --- */
+
+static bool is_before(const struct gen *a, const struct gen *b, int64_t now_us)
+{
+    int x = queue_level(a, now_us), y = queue_level(b, now_us);
+    if (x != y) return x < y;
+    if (a->tenant != b->tenant && a->tenant->counter != b->tenant->counter)
+        return a->tenant->counter < b->tenant->counter;
+    int left_a = a->nids - a->done, left_b = b->nids - b->done;
+    return left_a != left_b ? left_a < left_b : a->stamp < b->stamp;
+}
+
+static bool may_prefill(struct sched *s, struct gen *g)
+{
+    return g->nids - g->done > 1 && g->planned != s->marks && !prefix_awaits(s, g);
+}
+
+static struct gen *oldest_prompt(struct sched *s)
+{
+    for (struct gen *g = s->running.first; g; g = g->next)
+        if (may_prefill(s, g)) return g;
+    return NULL;
+}
+
+static struct gen *next_prompt(struct sched *s, int64_t now_us)
+{
+    struct gen *best = NULL;
+    for (struct gen *g = s->running.first; g; g = g->next)
+        if (may_prefill(s, g) && (!best || is_before(g, best, now_us))) best = g;
+    return best;
+}
+
+/* --- how much of it --- */
+
+static int least_of(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* At most, and within the time; up to the end of a page, unless it is the prompt's end or there is no page's worth. */
+static int rows_in_time(const struct sched *s, const struct gen *g, int most)
+{
+    int rows = cost_rows_within(&s->cost, s->left_us, g->done, most),
+        whole = (g->done + rows) / KV_PAGE * KV_PAGE - g->done;
+    if (rows == g->nids - g->done || (whole <= 0 && rows == most)) return rows;
+    return whole > 0 ? whole : 0;
+}
+
+static double cost_of_rows(const struct sched *s, const struct gen *g, int rows)
+{
+    return rows * cost_us(&s->cost, COST_PREFILL_ROW) +
+           cost_context(g->done, rows) * cost_us(&s->cost, COST_PREFILL_CONTEXT);
+}
+
+static void add(struct sched *s, struct gen *g, int rows)
+{
+    g->planned = s->marks;
+    s->left_us -= cost_of_rows(s, g, rows);
+    plan_add_prompt(s, g, rows);
+}
+
+/* The rows that the oldest is sure of are set aside while others are served. */
+static double set_aside(const struct sched *s, const struct gen *g)
+{
+    return cost_of_rows(s, g, least_of(PREFILL_LEAST, g->nids - g->done));
+}
+
+static void serve(struct sched *s, struct gen *oldest, int64_t now_us)
+{
+    struct plan *p = &s->plan;
+    double aside = set_aside(s, oldest);
+    s->left_us -= aside;
+    for (struct gen *g; (g = next_prompt(s, now_us)) && p->rows < s->o.step_tokens;) {
+        if (g == oldest) s->left_us += aside, aside = 0;
+        int most = least_of(g->nids - g->done, s->o.step_tokens - p->rows), rows = rows_in_time(s, g, most);
+        if (rows == 0 && g != oldest) break;
+        add(s, g, rows ? rows : least_of(PREFILL_LEAST, most));
+    }
+}
+
+void budget_prompts(struct sched *s)
+{
+    struct plan *p = &s->plan;
+    int64_t now = sched_now(s);
+    double target = budget_target_us(s);
+    p->shape.ranks = ranks_of(s);
+    s->left_us = INFINITY;
+    p->budget_rows = -1;
+    struct gen *oldest = oldest_prompt(s);
+    if (!oldest) return;
+    if (target > 0) {
+        s->left_us = target - cost_of(&s->cost, &p->shape);
+        p->budget_rows = cost_rows_within(&s->cost, s->left_us, oldest->done, s->o.step_tokens);
+    }
+    serve(s, oldest, now);
+    int most = least_of(oldest->nids - oldest->done, s->o.step_tokens - p->rows);
+    if (may_prefill(s, oldest) && most > 0) add(s, oldest, least_of(PREFILL_LEAST, most));
+}
