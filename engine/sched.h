@@ -3,8 +3,8 @@
  * One step thread owns the pool, the KV pages and the sequences. A step is one forward pass over the next token of every running
  * sequence plus chunks of waiting prompts; rows of different adapters, ranks and none together. The chunks are as long as a model of what
  * steps cost, learnt from the steps themselves, says that the running sequences' time per token allows.
- * Waiting requests are taken by class, then in order of their tenant's virtual token counter (Sheng et al., OSDI 2024); whoever waits long
- * rises to the class above. When places, KV pages or adapter slots run out, a sequence of a lower class, of a tenant with more than its
+ * Waiting requests are taken by class, then in order of their tenant's virtual token counter (Sheng et al., OSDI 2024); of some turns one
+ * goes to those who waited too long. When places, KV pages or adapter slots run out, a sequence of a lower class, of a tenant with more than its
  * share, or the youngest is preempted and recomputed later: its answer is the same, bit for bit. Prefixes that were computed
  * before are taken from the cache, under the same salt and adapters only.
  *
@@ -36,7 +36,7 @@ extern const char *const sched_class_name[SCHED_CLASSES]; /* "interactive", "nor
 
 /* Of a class; 0: none. */
 struct sched_targets {
-    int ttft_ms; /* until the first token; who waited so long is served as the class above */
+    int ttft_ms; /* until the first token; of those who waited so long some are served before all classes */
     int tpot_ms; /* per output token: chunks of prompts beside it are cut to hold it */
 };
 

@@ -55,9 +55,9 @@ void budget_note_part(struct plan *p, const struct gen *g, int rows, int drafts,
 
 /* --- whose prompt --- */
 
-static bool is_before(const struct gen *a, const struct gen *b, int64_t now_us)
+static bool is_before(const struct gen *a, const struct gen *b)
 {
-    int x = queue_level(a, now_us), y = queue_level(b, now_us);
+    int x = queue_level(a), y = queue_level(b);
     if (x != y) return x < y;
     if (a->tenant != b->tenant && a->tenant->counter != b->tenant->counter)
         return a->tenant->counter < b->tenant->counter;
@@ -77,11 +77,11 @@ static struct gen *oldest_prompt(struct sched *s)
     return NULL;
 }
 
-static struct gen *next_prompt(struct sched *s, int64_t now_us)
+static struct gen *next_prompt(struct sched *s)
 {
     struct gen *best = NULL;
     for (struct gen *g = s->running.first; g; g = g->next)
-        if (may_prefill(s, g) && (!best || is_before(g, best, now_us))) best = g;
+        if (may_prefill(s, g) && (!best || is_before(g, best))) best = g;
     return best;
 }
 
@@ -120,12 +120,12 @@ static double set_aside(const struct sched *s, const struct gen *g)
     return cost_of_rows(s, g, least_of(PREFILL_LEAST, g->nids - g->done));
 }
 
-static void serve(struct sched *s, struct gen *oldest, int64_t now_us)
+static void serve(struct sched *s, struct gen *oldest)
 {
     struct plan *p = &s->plan;
     double aside = set_aside(s, oldest);
     s->left_us -= aside;
-    for (struct gen *g; (g = next_prompt(s, now_us)) && p->rows < s->o.step_tokens;) {
+    for (struct gen *g; (g = next_prompt(s)) && p->rows < s->o.step_tokens;) {
         if (g == oldest) s->left_us += aside, aside = 0;
         int most = least_of(g->nids - g->done, s->o.step_tokens - p->rows), rows = rows_in_time(s, g, most);
         if (rows == 0 && g != oldest) break;
@@ -136,7 +136,6 @@ static void serve(struct sched *s, struct gen *oldest, int64_t now_us)
 void budget_prompts(struct sched *s)
 {
     struct plan *p = &s->plan;
-    int64_t now = sched_now(s);
     double target = budget_target_us(s);
     p->shape.ranks = ranks_of(s);
     s->left_us = INFINITY;
@@ -147,7 +146,7 @@ void budget_prompts(struct sched *s)
         s->left_us = target - cost_of(&s->cost, &p->shape);
         p->budget_rows = cost_rows_within(&s->cost, s->left_us, oldest->done, s->o.step_tokens);
     }
-    serve(s, oldest, now);
+    serve(s, oldest);
     int most = least_of(oldest->nids - oldest->done, s->o.step_tokens - p->rows);
     if (may_prefill(s, oldest) && most > 0) add(s, oldest, least_of(PREFILL_LEAST, most));
 }

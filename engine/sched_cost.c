@@ -4,10 +4,10 @@
  * not an amount. Each coefficient is kept as a multiple of its prior, so that all directions have the same scale:
  *
  *     share z = coefficient's prior * feature / time       the sum of z * times should be 1
- *     gram    = faded gram + z z'                          times += (gram + DAMPING)^-1 z (1 - z times)
+ *     gram    = faded gram + z z'                          times += (gram + damping)^-1 z (1 - z times)
  *
  * Old steps fade, so that the model follows the machine (a core that is taken away, a clock that drops), but only in the directions that a
- * step tells about: an hour without a prompt must not forget what prompts cost. DAMPING keeps directions that were never told apart (eight
+ * step tells about: an hour without a prompt must not forget what prompts cost. The damping keeps directions that were never told apart (eight
  * rows in every step, and the step itself) where they are.
  *
  * Guarantees: coefficients are never negative; one step that took long for a reason of its own (a neighbour's burst) counts as at most
@@ -19,8 +19,9 @@
 #include <math.h>
 #include <string.h>
 
-#define FADE 0.98    /* of what was seen, per step: a memory of 50 steps */
-#define DAMPING 0.02 /* against shares of a step, which sum to about 1 */
+#define FADE 0.95     /* of what was seen, per step that tells of it: a memory of 20 steps */
+#define DAMPING 3e-4    /* against shares of a step, which sum to about 1: what is hardly there is not learnt from */
+#define STIFFNESS 0.01  /* of each direction by itself: what can't be told from others stays */
 #define SPIKE 3.0
 #define TRUSTED 16 /* steps, before which a spike can't be told from a wrong prior */
 #define ERROR_FADE 0.95
@@ -138,7 +139,7 @@ static void correct(struct cost_model *c, const double z[COST_TERMS])
     memcpy(a, c->gram, sizeof a);
     for (int i = 0; i < COST_TERMS; i++) rest -= z[i] * c->times[i];
     for (int i = 0; i < COST_TERMS; i++) {
-        a[i][i] += DAMPING;
+        a[i][i] += DAMPING + STIFFNESS * c->gram[i][i];
         b[i] = z[i] * rest;
     }
     if (!solve(a, b)) return;

@@ -145,6 +145,7 @@ struct gen {
     int64_t since_us, waited_us; /* waits since; waited before */
     int64_t blocked_us;          /* lacks nothing but a slot since; 0: not so */
     bool decodes;                /* has told its first token */
+    bool promoted;               /* late, and given a turn of the first level */
     uint64_t span;               /* of the trace: the phase that it is in */
     uint64_t stamp;              /* of first admission: age among the running; 0: never ran */
     bool ended;                  /* while pins were on the way: the answer to the last frees it */
@@ -226,6 +227,7 @@ struct sched {
     int put_off;                                /* [L] requests that ran before and wait */
     int class_waiting[SCHED_CLASSES];           /* [L] */
     uint64_t stamps;                            /* [L] */
+    int turns;                          /* [L] first admissions since one was promoted */
     struct gen_list preempted, running, failed; /* [L] by stamp, by stamp, any order */
     struct gen *cancelled;                      /* [L] */
     struct tenant *bucket[SCHED_BUCKETS];       /* [L] */
@@ -294,8 +296,8 @@ void queue_move(struct gen *g, enum gen_place to);
 void queue_fail(struct gen *g, enum err_code code, const char *msg); /* to PLACE_FAILED, unless it is there */
 void queue_fail_all(struct sched *s);                                /* the engine stops */
 void queue_charge(struct gen *g, double tokens);
-int queue_level(const struct gen *g, int64_t now_us); /* 0: the most urgent */
-struct turn turn_of(const struct gen *g, int64_t now_us);
+int queue_level(const struct gen *g); /* 0: the most urgent */
+struct turn turn_of(const struct gen *g);
 int turn_compare(const struct turn *a, const struct turn *b);
 struct gen *queue_next(struct sched *s);               /* whose turn it is among the ready; NULL: none */
 void queue_fail_late(struct sched *s, int64_t now_us); /* those past their deadline; sets next_deadline_us */
@@ -338,7 +340,7 @@ int pins_withdraw(struct gen *g, struct lora_slot *out[GEN_ADAPTERS]);
 void room_grow(struct sched *s);                   /* the running have pages for their next tokens, or are preempted */
 void room_admit(struct sched *s);                  /* who may run from this step on */
 void room_preempt(struct gen *g, const char *why); /* why NULL: for want of pages */
-bool room_yields(const struct gen *v, const struct gen *g, int64_t now_us); /* v, running, to g */
+bool room_yields(const struct gen *v, const struct gen *g); /* v, running, to g */
 
 /* --- sched_budget.c; step thread, with the lock held --- */
 void budget_prompts(struct sched *s); /* adds parts of prompts to the plan */

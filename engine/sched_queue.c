@@ -7,15 +7,19 @@
  *
  *     any of them --pin failed, deadline, stop--> FAILED --gen_end--> (freed)
  *
- * Idea: turns go by level first. A request begins at the level of its class; who has waited as long as the class may take to its first
- * token rises to the class above, so the longest wait before it competes with the most urgent is the sum of the targets on its way up, and
- * nothing starves. Within a level the tenant with the smallest virtual counter is next (sched_tenant.c); of a tenant's requests of a class
- * the one that was submitted first, but one whose adapter is not there yet holds up no other.
+ * Idea: turns go by level first: that of the class. Within a level the tenant with the smallest virtual counter is next (sched_tenant.c); of
+ * a tenant's requests of a class the one that was submitted first, but one whose adapter is not there yet holds up no other.
+ *
+ * Ageing: a request that has waited longer than its class's target to the first token is late. Of AGE_TURNS turns one, at least, goes to the
+ * late: the one whose tenant's counter is smallest is promoted to the first level, for good. So no class starves; but a tenant that
+ * floods the queue, and so has many that are late, gets no more than that turn for it, and whoever is promoted takes nobody's place.
  *
  * Every function here is called with the scheduler's lock held, by any thread. */
 #include "engine/meters.h"
 #include "engine/sched_impl.h"
 #include <stdlib.h>
+
+#define AGE_TURNS 8
 
 const char *const sched_class_name[SCHED_CLASSES] = {"interactive", "normal", "batch"};
 
@@ -150,7 +154,10 @@ void queue_move(struct gen *g, enum gen_place to)
     keep_time(g, to, now);
     trace_place(g, to, now);
     count(g, g->place, -1);
-    if (to == PLACE_RUNNING && !g->stamp) g->stamp = ++g->s->stamps;
+    if (to == PLACE_RUNNING && !g->stamp) {
+        g->stamp = ++g->s->stamps;
+        g->s->turns++;
+    }
     count(g, to, 1);
     g->place = to;
     if (g->npins) g->s->lora_changes++;
@@ -192,21 +199,37 @@ void queue_charge(struct gen *g, double tokens)
 
 /* --- turns --- */
 
-int queue_level(const struct gen *g, int64_t now_us)
+int queue_level(const struct gen *g)
 {
-    int64_t waited = g->waited_us + (is_waiting(g->place) ? now_us - g->since_us : 0);
-    int level = (int)g->class;
-    for (; level > 0; level--) {
-        int64_t target = (int64_t)g->s->o.target[level].ttft_ms * 1000;
-        if (target == 0 || waited < target) break;
-        waited -= target;
-    }
-    return level;
+    return g->promoted ? 0 : (int)g->class;
 }
 
-struct turn turn_of(const struct gen *g, int64_t now_us)
+static bool is_late(const struct gen *g, int64_t now_us)
 {
-    return (struct turn){queue_level(g, now_us), g->tenant->counter, g->number};
+    int64_t target = (int64_t)g->s->o.target[g->class].ttft_ms * 1000;
+    int64_t waited = g->waited_us + (is_waiting(g->place) ? now_us - g->since_us : 0);
+    return target > 0 && waited >= target;
+}
+
+/* The first of each tenant and class are looked at: the others came later. */
+static void promote(struct sched *s, int64_t now_us)
+{
+    struct gen *best = NULL;
+    for (const struct tenant *t = s->active.first; t; t = t->next)
+        for (int c = 1; c < SCHED_CLASSES; c++) {
+            struct gen *g = t->ready[c].first;
+            while (g && g->promoted) g = g->next;
+            if (g && is_late(g, now_us) && (!best || t->counter < best->tenant->counter)) best = g;
+        }
+    if (!best) return;
+    best->promoted = true;
+    s->turns = 0;
+    note_add(s, M_PROMOTED, sched_class_name[best->class], 1);
+}
+
+struct turn turn_of(const struct gen *g)
+{
+    return (struct turn){queue_level(g), g->tenant->counter, g->number};
 }
 
 int turn_compare(const struct turn *a, const struct turn *b)
@@ -218,14 +241,14 @@ int turn_compare(const struct turn *a, const struct turn *b)
 
 struct gen *queue_next(struct sched *s)
 {
-    int64_t now = sched_now(s);
     struct gen *best = NULL;
     struct turn first = {0};
+    if (s->turns >= AGE_TURNS) promote(s, sched_now(s));
     for (const struct tenant *t = s->active.first; t; t = t->next)
         for (int c = 0; c < SCHED_CLASSES; c++) {
             struct gen *g = t->ready[c].first;
             if (!g) continue;
-            struct turn turn = turn_of(g, now);
+            struct turn turn = turn_of(g);
             if (best && turn_compare(&turn, &first) > 0) continue;
             best = g;
             first = turn;

@@ -5,10 +5,10 @@
  *
  *   1. pages for the next token: when none is free, the running sequence of the lowest level goes, of those the youngest
  *   2. preempted sequences and ready ones go on by turn while there are places and pages; each takes over what the prefix cache has of it
- *   3. for one that finds none, others yield: of a lower level (a batch to an interactive request); or of its own, where their tenant
- *      was served more and runs more, each by its weight, even when it has one less
+ *   3. for one that finds none, others yield: of a lower class (a batch to an interactive request), unless they were promoted; or of its
+ *      own, where their tenant was served more and runs more, each by its weight, even when it has one less
  *
- * Guarantees: the first by level and age is never preempted, and levels rise with waiting, so each gets through; sched_submit() refuses what
+ * Guarantees: the first by level and age is never preempted for pages, and who waits is promoted, so each gets through; sched_submit() refuses what
  * the whole pool can't hold. Yielding (3) goes one way: afterwards the one who took has no more than the one who gave. A sequence in
  * prefill holds the pages of all its tokens, so two prompts can't block each other halfway.
  *
@@ -37,12 +37,12 @@ void room_preempt(struct gen *g, const char *why)
 }
 
 /* The last by level and age; pages are its price. */
-static struct gen *last_of(struct sched *s, int64_t now_us)
+static struct gen *last_of(struct sched *s)
 {
     struct gen *last = NULL;
     int level = -1;
     for (struct gen *g = s->running.first; g; g = g->next) {
-        int l = queue_level(g, now_us);
+        int l = queue_level(g);
         if (l < level) continue;
         last = g;
         level = l;
@@ -52,12 +52,11 @@ static struct gen *last_of(struct sched *s, int64_t now_us)
 
 void room_grow(struct sched *s)
 {
-    int64_t now = sched_now(s);
     for (struct gen *g = s->running.first, *next; g; g = next) {
         struct gen *goes = NULL;
         next = g->next;
         while (goes != g && !kv_seq_reserve(&s->kv, &g->kv, g->nids)) {
-            goes = last_of(s, now);
+            goes = last_of(s);
             if (goes == next) next = next->next;
             room_preempt(goes, NULL);
         }
@@ -71,21 +70,21 @@ static double share(const struct tenant *t, int more)
     return (t->running + more) / t->weight;
 }
 
-bool room_yields(const struct gen *v, const struct gen *g, int64_t now_us)
+bool room_yields(const struct gen *v, const struct gen *g)
 {
     const struct tenant *from = v->tenant, *to = g->tenant;
-    int mine = queue_level(v, now_us), theirs = queue_level(g, now_us);
-    if (mine != theirs) return mine > theirs;
+    if (!v->promoted && v->class > g->class) return true;
+    if (v->class < g->class) return false;
     return from != to && from->running > 1 && from->counter > to->counter && share(from, 0) > share(to, 1);
 }
 
 /* Of those that yield to g the one of the lowest level, then of the tenant that runs most, then the youngest. */
-static struct gen *choose_yielding(struct sched *s, const struct gen *g, int64_t now_us)
+static struct gen *choose_yielding(struct sched *s, const struct gen *g)
 {
     struct gen *best = NULL;
     for (struct gen *v = s->running.last; v; v = v->prev) {
-        if (!room_yields(v, g, now_us)) continue;
-        int order = best ? queue_level(v, now_us) - queue_level(best, now_us) : 1;
+        if (!room_yields(v, g)) continue;
+        int order = best ? queue_level(v) - queue_level(best) : 1;
         if (order > 0 || (order == 0 && share(v->tenant, 0) > share(best->tenant, 0))) best = v;
     }
     return best;
@@ -99,11 +98,11 @@ static int pages_wanted(const struct sched *s, const struct gen *g)
 }
 
 /* Can those who yield make room at all? Shared pages don't come free, so this may promise too much; then a few are preempted in vain. */
-static bool can_make_room(struct sched *s, const struct gen *g, int64_t now_us)
+static bool can_make_room(struct sched *s, const struct gen *g)
 {
     int pages = kv_available(&s->kv), places = s->o.max_running - s->running.n;
     for (const struct gen *v = s->running.first; v; v = v->next) {
-        if (!room_yields(v, g, now_us)) continue;
+        if (!room_yields(v, g)) continue;
         pages += v->kv.npages;
         places++;
     }
@@ -132,34 +131,33 @@ static bool start(struct sched *s, struct gen *g)
 }
 
 /* Others yield one by one until it starts. */
-static bool start_in_place(struct sched *s, struct gen *g, int64_t now_us)
+static bool start_in_place(struct sched *s, struct gen *g)
 {
-    if (!can_make_room(s, g, now_us)) return false;
+    if (!can_make_room(s, g)) return false;
     while (!start(s, g)) {
-        struct gen *v = choose_yielding(s, g, now_us);
+        struct gen *v = choose_yielding(s, g);
         if (!v) return false;
-        room_preempt(v, queue_level(v, now_us) > queue_level(g, now_us) ? "class" : "share");
+        room_preempt(v, v->class > g->class ? "class" : "share");
     }
     return true;
 }
 
 /* Of those who ran before: the first by level and age. */
-static struct gen *next_preempted(struct sched *s, int64_t now_us)
+static struct gen *next_preempted(struct sched *s)
 {
     struct gen *best = NULL;
     for (struct gen *g = s->preempted.first; g; g = g->next)
-        if (!best || queue_level(g, now_us) < queue_level(best, now_us)) best = g;
+        if (!best || queue_level(g) < queue_level(best)) best = g;
     return best;
 }
 
 void room_admit(struct sched *s)
 {
-    int64_t now = sched_now(s);
     for (;;) {
-        struct gen *back = next_preempted(s, now), *fresh = queue_next(s), *g = back;
-        if (!back || (fresh && queue_level(fresh, now) < queue_level(back, now))) g = fresh;
+        struct gen *back = next_preempted(s), *fresh = queue_next(s), *g = back;
+        if (!back || (fresh && queue_level(fresh) < queue_level(back))) g = fresh;
         if (!g) return;
-        if (start(s, g) || start_in_place(s, g, now)) continue;
-        if (g == fresh || !fresh || !start_in_place(s, fresh, now)) return;
+        if (start(s, g) || start_in_place(s, g)) continue;
+        if (g == fresh || !fresh || !start_in_place(s, fresh)) return;
     }
 }

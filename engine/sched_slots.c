@@ -26,7 +26,7 @@
 #include <string.h>
 
 #define SLOTS_LOADING 4 /* distinct adapters that are asked for and not there yet */
-#define SLOTS_SCAN 16   /* requests of a tenant and class that are looked at for one that fits */
+#define SLOTS_SCAN 64   /* requests of a tenant and class that are looked at for one that fits */
 #define WAIT_US 10000000
 
 /* --- what is wanted --- */
@@ -167,12 +167,11 @@ struct gen *slots_reserve_next(struct sched *s)
 {
     struct gen *best = NULL;
     struct turn first = {0};
-    int64_t now = sched_now(s);
     for (const struct tenant *t = s->stop ? NULL : s->active.first; t; t = t->next)
         for (int c = 0; c < SCHED_CLASSES; c++) {
             struct gen *g = first_that_fits(s, &t->wanting[c]);
             if (!g) continue;
-            struct turn turn = turn_of(g, now);
+            struct turn turn = turn_of(g);
             if (best && turn_compare(&turn, &first) > 0) continue;
             best = g;
             first = turn;
@@ -210,7 +209,7 @@ static struct gen *first_blocked(struct sched *s, int64_t now_us)
             struct gen *g = t->wanting[c].first;
             if (!g || s->held + fresh(g) <= max_slots(s)) continue;
             block(g, now_us);
-            struct turn turn = turn_of(g, now_us);
+            struct turn turn = turn_of(g);
             if (best && turn_compare(&turn, &first) > 0) continue;
             best = g;
             first = turn;
@@ -219,49 +218,42 @@ static struct gen *first_blocked(struct sched *s, int64_t now_us)
 }
 
 /* What giving an adapter's slot to `b` would mean. */
-static void judge(struct gen *g, const struct gen *b, int64_t now_us)
+static void judge(struct gen *g, const void *b)
 {
-    struct turn turn = turn_of(g, now_us);
+    struct turn turn = turn_of(g);
     bool runs = g->place == PLACE_RUNNING;
     for (int i = 0; i < g->npins; i++) {
         struct want *w = g->pin[i].want;
         if (!w->judged || turn_compare(&turn, &w->best) < 0) w->best = turn;
         if (!w->judged) w->yields = true;
         w->judged = true;
-        if (runs && !room_yields(g, b, now_us)) w->yields = false;
+        if (runs && !room_yields(g, b)) w->yields = false;
     }
 }
 
-static void for_holders(struct sched *s, void (*fn)(struct gen *g, const void *u, int64_t now_us), const void *u,
-                        int64_t now_us)
+static void for_holders(struct sched *s, void (*fn)(struct gen *g, const void *u), const void *u)
 {
     struct gen *next;
     for (struct tenant *t = s->active.first; t; t = t->next)
         for (int c = 0; c < SCHED_CLASSES; c++)
             for (struct gen *g = t->ready[c].first; g; g = next) {
                 next = g->next;
-                fn(g, u, now_us);
+                fn(g, u);
             }
     for (struct gen *g = s->preempted.first; g; g = next) {
         next = g->next;
-        fn(g, u, now_us);
+        fn(g, u);
     }
     for (struct gen *g = s->running.first; g; g = next) {
         next = g->next;
-        fn(g, u, now_us);
+        fn(g, u);
     }
 }
 
-static void forget_judgement(struct gen *g, const void *u, int64_t now_us)
+static void forget_judgement(struct gen *g, const void *u)
 {
     (void)u;
-    (void)now_us;
     for (int i = 0; i < g->npins; i++) g->pin[i].want->judged = false;
-}
-
-static void judge_for(struct gen *g, const void *b, int64_t now_us)
-{
-    judge(g, b, now_us);
 }
 
 /* How soon `b` may have it: 0 not now, 1 after its wait, 2 by yielding, 3 it is not in use. */
@@ -280,10 +272,10 @@ static int ease(const struct sched *s, const struct want *w, const struct gen *b
 static struct want *choose_victim(struct sched *s, const struct gen *b, int64_t now_us)
 {
     struct want *worst = NULL;
-    struct turn turn = turn_of(b, now_us);
+    struct turn turn = turn_of(b);
     int easiest = 0;
-    for_holders(s, forget_judgement, NULL, now_us);
-    for_holders(s, judge_for, b, now_us);
+    for_holders(s, forget_judgement, NULL);
+    for_holders(s, judge, b);
     for (int i = 0; i < SCHED_BUCKETS; i++)
         for (struct want *w = s->wanted[i]; w; w = w->chain) {
             int how = w->held ? ease(s, w, b, &turn, now_us) : 0;
@@ -296,11 +288,10 @@ static struct want *choose_victim(struct sched *s, const struct gen *b, int64_t 
 }
 
 /* Its pins go back and it waits for a slot in its turn. Beyond SLOTS_UNPIN the rest follows in the next step. */
-static void give_back(struct gen *g, const void *victim, int64_t now_us)
+static void give_back(struct gen *g, const void *victim)
 {
     struct sched *s = g->s;
     bool uses = false;
-    (void)now_us;
     for (int i = 0; i < g->npins; i++) uses |= g->pin[i].want == victim;
     if (!uses || s->nunpin + GEN_ADAPTERS > SLOTS_UNPIN) return;
     if (g->place == PLACE_RUNNING) room_preempt(g, "slot");
@@ -318,7 +309,7 @@ struct gen *slots_drain(struct sched *s)
         s->drains++;
         note_add(s, M_DRAINS, NULL, 1);
         w->refs++; /* it may be nobody's in a moment */
-        for_holders(s, give_back, w, now);
+        for_holders(s, give_back, w);
         w->refs--;
         bool freed = w->held == 0;
         drop_if_unused(s, w);
