@@ -2,8 +2,8 @@
  *
  * Idea: all that a running sequence notices of a prompt beside it is a longer step. So where sequences decode, the step gets as long as the
  * shortest TPOT target among their classes allows: the model of steps (sched_cost.c) says what decoding alone takes, and the rest of the
- * time is filled with prompts. They are served by level, then by their tenants' counters, then the one with the least left, so that a short
- * prompt doesn't wait behind a long one.
+ * time is filled with prompts. They are served by level, then those of tenants that run least, each by its weight, for they get the least of
+ * each step; then the one with the least left, so that a short prompt doesn't wait behind a long one.
  *
  * Guarantees: the oldest prompt gets PREFILL_LEAST rows in every step, whatever the targets, so no prompt starves, nor is one computed
  * in crumbs; decoding never waits; no more than step_tokens rows. Without a target, or without anybody decoding, that is the only limit.
@@ -59,8 +59,8 @@ static bool is_before(const struct gen *a, const struct gen *b)
 {
     int x = queue_level(a), y = queue_level(b);
     if (x != y) return x < y;
-    if (a->tenant != b->tenant && a->tenant->counter != b->tenant->counter)
-        return a->tenant->counter < b->tenant->counter;
+    double runs_a = a->tenant->running / a->tenant->weight, runs_b = b->tenant->running / b->tenant->weight;
+    if (runs_a != runs_b) return runs_a < runs_b;
     int left_a = a->nids - a->done, left_b = b->nids - b->done;
     return left_a != left_b ? left_a < left_b : a->stamp < b->stamp;
 }

@@ -19,9 +19,9 @@
 #include <math.h>
 #include <string.h>
 
-#define FADE 0.95     /* of what was seen, per step that tells of it: a memory of 20 steps */
-#define DAMPING 3e-4    /* against shares of a step, which sum to about 1: what is hardly there is not learnt from */
-#define STIFFNESS 0.01  /* of each direction by itself: what can't be told from others stays */
+#define FADE 0.95      /* of what was seen, per step that tells of it: a memory of 20 steps */
+#define DAMPING 3e-4   /* against shares of a step, which sum to about 1: what is hardly there is not learnt from */
+#define STIFFNESS 0.01 /* of each direction by itself: what can't be told from others stays */
 #define SPIKE 3.0
 #define TRUSTED 16 /* steps, before which a spike can't be told from a wrong prior */
 #define ERROR_FADE 0.95

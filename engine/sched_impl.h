@@ -227,7 +227,7 @@ struct sched {
     int put_off;                                /* [L] requests that ran before and wait */
     int class_waiting[SCHED_CLASSES];           /* [L] */
     uint64_t stamps;                            /* [L] */
-    int turns;                          /* [L] first admissions since one was promoted */
+    int turns;                                  /* [L] first admissions since one was promoted */
     struct gen_list preempted, running, failed; /* [L] by stamp, by stamp, any order */
     struct gen *cancelled;                      /* [L] */
     struct tenant *bucket[SCHED_BUCKETS];       /* [L] */

@@ -16,7 +16,7 @@
  *     adapter_wait_ms    preempted and wait for a slot in their turn
  *
  * Guarantees: never more distinct adapters reserved than slots; a request that never ran waits at most adapter_wait_ms for a slot, then fails
- * with ERR_NO_SLOT; one that ran is never dropped. A running sequence keeps its slot at least for a quarter of that time, so that adapters that
+ * with ERR_NO_SLOT; one that ran is never dropped. Where nobody has to yield, a slot is kept for a quarter of that time at least, so that adapters that
  * take turns don't spend their time on loads.
  *
  * With the scheduler's lock held; slots_drain(): step thread. */
@@ -260,13 +260,13 @@ static void forget_judgement(struct gen *g, const void *u)
 static int ease(const struct sched *s, const struct want *w, const struct gen *b, const struct turn *turn,
                 int64_t now_us)
 {
-    bool waited = now_us - b->blocked_us >= wait_us(s) / 2;
+    bool forced = now_us - b->blocked_us >= wait_us(s) / 2 && now_us - w->since_us >= wait_us(s) / 4;
     if (w->loading || !w->judged) return 0;
     for (int i = 0; i < b->npins; i++)
         if (b->pin[i].want == w) return 0;
-    if (w->running == 0 && (waited || turn_compare(turn, &w->best) < 0)) return 3;
+    if (w->running == 0 && (forced || turn_compare(turn, &w->best) < 0)) return 3;
     if (w->running && w->yields) return 2;
-    return waited && now_us - w->since_us >= wait_us(s) / 4 ? 1 : 0;
+    return forced ? 1 : 0;
 }
 
 static struct want *choose_victim(struct sched *s, const struct gen *b, int64_t now_us)

@@ -7,7 +7,7 @@
 
 #define TRACE_ID 72            /* a digest, or a request's id and number */
 #define TRACE_SPANS_PER_STEP 2 /* places in the ring of spans */
-#define TRACE_STEPS_MAX 4096 /* what one JSON object may hold (base/json.h) */
+#define TRACE_STEPS_MAX 2048 /* what one JSON object may hold (base/json.h) */
 
 struct trace;
 

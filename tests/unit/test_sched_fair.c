@@ -103,34 +103,35 @@ static void test_a_tenant_with_many_adapters_gets_one_share(void **state)
         for (int i = 0; i < sim.n; i++)
             if (sim.q[i].tenant[0] == 'b') sim.q[i].adapter = 8;
         run_until(5000000, &busy);
-        printf("%d slots: %g and %g\n", slots, snapshot[0], snapshot[1]);
         if (slots == 8) assert_true(fabs(snapshot[0] / snapshot[1] - 1) < 0.05);
         assert_true(snapshot[0] < 1.05 * snapshot[1] && snapshot[0] > 0.5 * snapshot[1]);
         sim_close();
     }
 }
 
-/* What b's first tokens take while a offers `times` what it should. */
+/* Times of arrival at random, the same in each run; a request every `mean_us`. */
+static void arrivals(const char *tenant, int n, double mean_us, int prompt, int output)
+{
+    double at = 0;
+    for (int i = 0; i < n; i++) {
+        double u = (tiny_uniform((uint64_t)tenant[0], 3, 0, i) + 1) / 2;
+        at -= mean_us * log(u < 1e-6 ? 1e-6 : u);
+        sim_add(&(struct sim_request){.at_us = (int64_t)at,
+                                      .tenant = tenant,
+                                      .class = CLASS_NORMAL,
+                                      .prompt = prompt,
+                                      .output = output,
+                                      .seed = (uint64_t)(tenant[0] * 10000 + i)});
+    }
+}
+
+/* What b's first tokens take while a offers `times` what it should, us. */
 static int64_t ttft_beside(int times, double quantile)
 {
-    struct sched_options o = busy;
-    o.max_running = 16;
     sim_open(1, 0);
-    for (int i = 0; i < 60 * times; i++)
-        sim_add(&(struct sim_request){.at_us = 200000LL * i / times + i * 37 % 50000,
-                                      .tenant = "a",
-                                      .class = CLASS_NORMAL,
-                                      .prompt = 100,
-                                      .output = 40,
-                                      .seed = (uint64_t)(7000 + i)});
-    for (int i = 0; i < 60; i++)
-        sim_add(&(struct sim_request){.at_us = 200000LL * i + i * 7919 % 100000,
-                                      .tenant = "b",
-                                      .class = CLASS_NORMAL,
-                                      .prompt = 60,
-                                      .output = 20,
-                                      .seed = (uint64_t)(9000 + i)});
-    sim_run(&o);
+    arrivals("a", 120 * times, 200000.0 / times, 100, 40);
+    arrivals("b", 120, 200000, 60, 20);
+    sim_run(&busy);
     int64_t us = sim_ttft("b", quantile);
     sim_close();
     return us;
@@ -187,7 +188,6 @@ static void test_a_tenant_that_comes_late_is_not_served_for_the_past(void **stat
         if (q->first_us < SIM_START + 4200000 || q->first_us > SIM_START + 6000000) continue;
         *(q->tenant[0] == 'a' ? &a : &b) += q->prompt + 2 * q->output;
     }
-    printf("a %g b %g\n", a, b);
     assert_true(a > 1000 && fabs(a / b - 1) < 0.15);
     sim_close();
 }
@@ -384,7 +384,7 @@ static void test_a_slot_is_got_within_its_wait_beside_streams_that_never_end(voi
     o.adapter_wait_ms = 4000;
     sim_open(2, 0);
     for (int i = 0; i < 5; i++)
-        sim_add(&(struct sim_request){.tenant = "a",
+        sim_add(&(struct sim_request){.tenant = (const char *[]){"a", "b", "c", "d", "e"}[i],
                                       .class = CLASS_NORMAL,
                                       .adapter = i + 1,
                                       .prompt = 10,
@@ -407,7 +407,7 @@ static void test_a_slot_is_got_within_its_wait_beside_streams_that_never_end(voi
 static void test_more_adapters_than_slots_do_not_thrash(void **state)
 {
     (void)state;
-    enum { N = 400 };
+    enum { N = 400 }; /* the three most popular, held for ever, would miss a third */
     sim_open(3, 0);
     uint64_t x = 88172645463325252u;
     double before = metric_get(sim.t.metrics, M_LOADS, (const char *[]){"ok"});
@@ -427,7 +427,7 @@ static void test_more_adapters_than_slots_do_not_thrash(void **state)
     sim_run(&busy);
     double loads = metric_get(sim.t.metrics, M_LOADS, (const char *[]){"ok"}) - before;
     for (int i = 0; i < N; i++) assert_int_equal(sim.q[i].finish, FINISH_LENGTH);
-    if (loads > N / 4) fail_msg("%g loads for %d requests", loads, N);
+    if (loads > N / 3) fail_msg("%g loads for %d requests", loads, N);
     sim_close();
 }
 

@@ -156,9 +156,22 @@ static void sim_computed(void *u, const struct step_shape *w)
     if (sim.each) sim.each();
 }
 
+/* An adapter may just have come: time stands still until those who wait have had a chance to go on. */
+static bool sim_somebody_waits(void)
+{
+    static int tries;
+    struct sched_state st;
+    sched_get_state(sim.t.s, &st);
+    if (st.waiting == 0 || tries > 5000) return tries = 0, false;
+    tries++;
+    usleep(100);
+    return true;
+}
+
 static bool sim_idle(void *u)
 {
     (void)u;
+    if (sim.next > 0 && sim_somebody_waits()) return true;
     if (sim.next >= sim_table) return false;
     int64_t at = SIM_START + sim.q[sim.next].at_us;
     if (at > sim_now(NULL)) atomic_store(&sim.now, at);
