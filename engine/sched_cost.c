@@ -99,24 +99,24 @@ int cost_rows_within(const struct cost_model *c, double left_us, int at, int mos
 
 /* --- learning --- */
 
-/* a x = b for a symmetric positive definite a, by Cholesky in place; false: it is not. */
-static bool solve(double a[COST_TERMS][COST_TERMS], double b[COST_TERMS])
+/* a x = b for a symmetric positive definite a of n rows, by Cholesky in place; false: it is not. */
+static bool solve(double a[COST_TERMS][COST_TERMS], double b[COST_TERMS], int n)
 {
-    for (int j = 0; j < COST_TERMS; j++) {
+    for (int j = 0; j < n; j++) {
         for (int k = 0; k < j; k++) a[j][j] -= a[j][k] * a[j][k];
         if (!(a[j][j] > 0)) return false;
         a[j][j] = sqrt(a[j][j]);
-        for (int i = j + 1; i < COST_TERMS; i++) {
+        for (int i = j + 1; i < n; i++) {
             for (int k = 0; k < j; k++) a[i][j] -= a[i][k] * a[j][k];
             a[i][j] /= a[j][j];
         }
     }
-    for (int i = 0; i < COST_TERMS; i++) {
+    for (int i = 0; i < n; i++) {
         for (int k = 0; k < i; k++) b[i] -= a[i][k] * b[k];
         b[i] /= a[i][i];
     }
-    for (int i = COST_TERMS - 1; i >= 0; i--) {
-        for (int k = i + 1; k < COST_TERMS; k++) b[i] -= a[k][i] * b[k];
+    for (int i = n - 1; i >= 0; i--) {
+        for (int k = i + 1; k < n; k++) b[i] -= a[k][i] * b[k];
         b[i] /= a[i][i];
     }
     return true;
@@ -132,21 +132,43 @@ static void fade_and_add(struct cost_model *c, const double z[COST_TERMS])
         }
 }
 
-static void correct(struct cost_model *c, const double z[COST_TERMS])
+/* The correction of those terms that are free, where the others fall to 0: the least of d'(gram + damping)d/2 - z d rest. */
+static bool correction(const struct cost_model *c, const double z[COST_TERMS], const bool zero[COST_TERMS],
+                       double d[COST_TERMS])
 {
     double a[COST_TERMS][COST_TERMS], b[COST_TERMS], rest = 1;
+    int n = 0, at[COST_TERMS];
+    for (int i = 0; i < COST_TERMS; i++) {
+        rest -= z[i] * c->times[i];
+        d[i] = -c->times[i];
+        if (!zero[i]) at[n++] = i;
+    }
+    for (int i = 0; i < n; i++) {
+        b[i] = z[at[i]] * rest;
+        for (int j = 0; j < COST_TERMS; j++)
+            if (zero[j]) b[i] -= c->gram[at[i]][j] * d[j];
+        for (int j = 0; j < n; j++) a[i][j] = c->gram[at[i]][at[j]];
+        a[i][i] += DAMPING + STIFFNESS * a[i][i];
+    }
+    if (!solve(a, b, n)) return false;
+    for (int i = 0; i < n; i++) d[at[i]] = b[i];
+    return true;
+}
+
+/* Terms that would become negative are held at 0 and the others corrected anew: cutting them off afterwards would leave what was to make
+ * up for them, and the estimates would swing ever higher. */
+static void correct(struct cost_model *c, const double z[COST_TERMS])
+{
+    bool zero[COST_TERMS] = {false}, again = true;
+    double d[COST_TERMS];
     fade_and_add(c, z);
-    memcpy(a, c->gram, sizeof a);
-    for (int i = 0; i < COST_TERMS; i++) rest -= z[i] * c->times[i];
-    for (int i = 0; i < COST_TERMS; i++) {
-        a[i][i] += DAMPING + STIFFNESS * c->gram[i][i];
-        b[i] = z[i] * rest;
+    while (again) {
+        if (!correction(c, z, zero, d)) return;
+        again = false;
+        for (int i = 0; i < COST_TERMS; i++)
+            if (!zero[i] && c->times[i] + d[i] < 0) zero[i] = again = true;
     }
-    if (!solve(a, b)) return;
-    for (int i = 0; i < COST_TERMS; i++) {
-        double v = c->times[i] + b[i];
-        c->times[i] = v > TIMES_MAX ? TIMES_MAX : v > 0 ? v : 0;
-    }
+    for (int i = 0; i < COST_TERMS; i++) c->times[i] = fmin(fmax(c->times[i] + d[i], 0), TIMES_MAX);
 }
 
 void cost_learn(struct cost_model *c, const struct step_shape *w, double took_us)

@@ -101,6 +101,29 @@ static void test_one_slow_step_hardly_counts(void **state)
     for (int i = 0; i < COST_TERMS; i++) assert_true(cost_us(&c, (enum cost_term)i) >= 0);
 }
 
+/* As real steps are: always eight rows, a context that grows with them, a product that costs nothing while weights are read, spikes. */
+static void test_steps_that_are_all_alike_don_t_make_it_swing(void **state)
+{
+    (void)state;
+    struct cost_model c;
+    double worst = 0;
+    cost_init(&c, prior);
+    for (int i = 0; i < 5000; i++) {
+        struct step_shape w = {.decode_rows = 8, .decode_context = 8.0 * (i % 3000)};
+        if (i % 1000 > 600) {
+            w.prefill_rows = 16 + i % 7 * 16;
+            w.prefill_context = cost_context(i % 1000 * 16, w.prefill_rows);
+        }
+        double us = fmax(8000, 300.0 * (w.prefill_rows + 8)) + 0.3 * w.prefill_context + 0.1 * w.decode_context;
+        us *= noise(i) * (i % 97 == 0 ? 5 : 1);
+        double estimate = cost_of(&c, &w);
+        if (i > 700 && i % 97) worst = fmax(worst, estimate / us);
+        cost_learn(&c, &w, us);
+    }
+    assert_true(c.error < 0.5);
+    assert_true(worst < 3);
+}
+
 static void test_rows_within_a_time_take_that_time(void **state)
 {
     (void)state;
@@ -246,6 +269,7 @@ int main(void)
         cmocka_unit_test(test_it_follows_a_machine_that_becomes_slower),
         cmocka_unit_test(test_an_hour_of_decoding_does_not_forget_what_prompts_cost),
         cmocka_unit_test(test_one_slow_step_hardly_counts),
+        cmocka_unit_test(test_steps_that_are_all_alike_don_t_make_it_swing),
         cmocka_unit_test(test_rows_within_a_time_take_that_time),
         cmocka_unit_test(test_decoding_holds_its_target_while_a_long_prompt_streams_in),
         cmocka_unit_test(test_without_a_target_chunks_are_as_long_as_a_step_may_be),

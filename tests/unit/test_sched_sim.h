@@ -38,6 +38,7 @@ static struct sim {
     struct tiny_engine t;
     struct sched_clock clock;
     _Atomic int64_t now;
+    atomic_bool begun;     /* sim.t.s is known */
     double us[COST_TERMS]; /* what steps take, as the model of sched_cost.h says it */
     struct sim_request q[SIM_MAX];
     int n, next, left;
@@ -171,7 +172,8 @@ static bool sim_somebody_waits(void)
 static bool sim_idle(void *u)
 {
     (void)u;
-    if (sim.next > 0 && sim_somebody_waits()) return true;
+    if (!atomic_load(&sim.begun)) return false;
+    if (sim_somebody_waits()) return true;
     if (sim.next >= sim_table) return false;
     int64_t at = SIM_START + sim.q[sim.next].at_us;
     if (at > sim_now(NULL)) atomic_store(&sim.now, at);
@@ -230,15 +232,13 @@ static inline void sim_run(const struct sched_options *o)
     with.clock = &sim.clock;
     struct err e = {0};
     struct sched *s;
-    /* The step thread looks at once: nothing may arrive before sim.t.s is known. */
-    sim.next = sim_table;
     if (sched_new(&s, sim.t.m, sim.t.loras, &with, sim.t.metrics, &e)) fail_msg("%s", e.msg);
-    sim.t.s = s;
+    sim.t.s = s; /* the step thread sleeps meanwhile */
     usleep(1000);
-    sim.next = 0;
-    struct sim_request *first = &sim.q[sim.next++]; /* wakes it */
+    struct sim_request *first = &sim.q[sim.next++];
     if (SIM_START + first->at_us > sim_now(NULL)) atomic_store(&sim.now, SIM_START + first->at_us);
-    sim_send(first);
+    atomic_store(&sim.begun, true);
+    sim_send(first); /* wakes it */
     tiny_await(&sim.over, 1);
 }
 
