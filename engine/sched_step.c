@@ -185,15 +185,16 @@ static void move_slots(struct sched *s)
     }
 }
 
-/* A test's clock may have something to do instead. Called and returns with the lock held. */
+/* A test's clock may have something to do instead; whatever came meanwhile must not be slept over. Called and returns with the lock held. */
 static bool has_pastime(struct sched *s)
 {
     const struct sched_clock *c = s->o.clock;
+    uint64_t submitted = s->submitted, changes = s->lora_changes;
     if (!c || !c->idle) return false;
     pthread_mutex_unlock(&s->lock);
     bool again = c->idle(c->u);
     pthread_mutex_lock(&s->lock);
-    return again;
+    return again || s->stop || s->cancelled || s->submitted != submitted || s->lora_changes != changes;
 }
 
 static void sleep_until_woken(struct sched *s)
