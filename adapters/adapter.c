@@ -38,6 +38,8 @@ static int map_tensors(struct adapter *a, const struct base_desc *base, int max_
     struct mapping m;
     int rc = mapping_init(&m, a, base, e) || mapping_place_all(&m, e) || mapping_agree(&m, max_rank, e) ? -1 : 0;
     mapping_close(&m);
+    if (rc && e && e->code == ERR_ADAPTER_INVALID && strncmp(e->msg, "adapter_", 8) != 0)
+        err_prefix(e, ADAPTER_WEIGHTS_FILE);
     return rc;
 }
 
@@ -50,8 +52,9 @@ static int values_check(const struct st_file *f, struct err *e)
         int64_t at = st_first_beyond(t);
         if (at < 0) continue;
         return err_set(e, ERR_ADAPTER_INVALID,
-                       "tensor %.256s: element [%" PRId64 ",%" PRId64 "] is %.9g, not within +-%g", t->name,
-                       at / t->dim[1], at % t->dim[1], (double)st_get(t, at), ST_VALUE_MAX);
+                       ADAPTER_WEIGHTS_FILE ": tensor %.256s: element [%" PRId64 ",%" PRId64
+                                            "] is %.9g, not within +-%g; training diverged: take an earlier checkpoint",
+                       t->name, at / t->dim[1], at % t->dim[1], (double)st_get(t, at), ST_VALUE_MAX);
     }
     return 0;
 }
@@ -67,7 +70,9 @@ static int open_file(struct adapter *a, const char *path, size_t max_bytes, stru
 {
     if (st_open(&a->file, path, e)) return -1;
     if (max_bytes && a->file->file_bytes > max_bytes)
-        return err_set(e, ERR_ADAPTER_INVALID, "the weights file has %zu bytes, above the limit of %zu",
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       ADAPTER_WEIGHTS_FILE
+                       " has %zu bytes, above the limit of %zu; save it as bf16, or with a smaller rank",
                        a->file->file_bytes, max_bytes);
     return 0;
 }
@@ -77,9 +82,12 @@ static int check_invocation(const struct peft_config *c, const struct base_desc 
 {
     for (int i = 0; i < c->ninvocation; i++)
         if (base->vocab && c->invocation[i] >= base->vocab)
-            return err_set(e, ERR_ADAPTER_INVALID,
-                           ADAPTER_CONFIG_FILE ": alora_invocation_tokens holds %d, and %.128s has the tokens 0 to %d",
-                           c->invocation[i], base->name, base->vocab - 1);
+            return err_set(
+                e, ERR_ADAPTER_INVALID,
+                ADAPTER_CONFIG_FILE
+                ": alora_invocation_tokens holds %d, and %.128s has the tokens 0 to %d; it was trained with another "
+                "vocabulary",
+                c->invocation[i], base->name, base->vocab - 1);
     return 0;
 }
 

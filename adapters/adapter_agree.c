@@ -11,6 +11,9 @@
  *
  * Which of two parameters a wrapper belongs to: PEFT wraps gate_up_proj first, so with both the inner is gate_up_proj.
  *
+ * A linear layer's weight may be named by target_parameters as well ("q_proj.weight"): PEFT wraps it then, and saves and
+ * computes the same.
+ *
  * Experts and router: since transformers 5 they are parameters that target_modules does not reach, so a config that
  * names them ("gate_proj", "all-linear") may come with no tensor for any of them; with some, all must be there.
  *
@@ -19,6 +22,10 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
+
+#define TOGETHER "; take the two files that were saved together"
+#define AGAIN "; save it again by save_pretrained()"
+#define MERGE "; raise it, or merge the adapter into its base"
 
 static int invalid_count(struct err *e, const char *path, const char *what)
 {
@@ -30,25 +37,29 @@ static int invalid_count(struct err *e, const char *path, const char *what)
 static int pair_check(const struct adapter_part *p, const char *path, bool dora, struct err *e)
 {
     if (!p->a != !p->b)
-        return err_set(e, ERR_ADAPTER_INVALID, "%.256s has lora_%s and no lora_%s", path, p->a ? "A" : "B",
-                       p->a ? "B" : "A");
+        return err_set(e, ERR_ADAPTER_INVALID, "%.256s has lora_%s and no lora_%s; both are needed" AGAIN, path,
+                       p->a ? "A" : "B", p->a ? "B" : "A");
     if (p->a && p->a->dim[0] != p->b->dim[1])
-        return err_set(e, ERR_ADAPTER_INVALID, "%.256s: lora_A has %" PRId64 " rows and lora_B %" PRId64 " columns",
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "%.256s: lora_A has %" PRId64 " rows and lora_B %" PRId64 " columns; both are the rank" AGAIN,
                        path, p->a->dim[0], p->b->dim[1]);
     if (p->magnitude && !dora)
-        return invalid_count(e, path, "has a lora_magnitude_vector, and adapter_config.json does not say use_dora");
-    if (p->magnitude && !p->a) return invalid_count(e, path, "has a lora_magnitude_vector and no lora_A");
+        return invalid_count(e, path,
+                             "has a lora_magnitude_vector, and adapter_config.json does not say use_dora" TOGETHER);
+    if (p->magnitude && !p->a) return invalid_count(e, path, "has a lora_magnitude_vector and no lora_A" AGAIN);
     return 0;
 }
 
 static int there_check(const struct adapter_part *p, const char *path, bool target, struct err *e)
 {
     if (target && !p->a)
-        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json names %.256s, and the file has no tensors for it",
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "adapter_config.json names %.200s, and " ADAPTER_WEIGHTS_FILE " has no tensors for it" TOGETHER,
                        path);
     if (!target && p->a)
         return err_set(e, ERR_ADAPTER_INVALID,
-                       "the file has tensors for %.256s, which adapter_config.json does not name", path);
+                       ADAPTER_WEIGHTS_FILE " has tensors for %.200s, which adapter_config.json does not name" TOGETHER,
+                       path);
     return 0;
 }
 
@@ -56,14 +67,16 @@ static int there_check(const struct adapter_part *p, const char *path, bool targ
 static int rank_check(const struct adapter_part *p, const char *path, int r, int times, int max_rank, struct err *e)
 {
     if (p->a->dim[0] > (int64_t)max_rank * times)
-        return err_set(e, ERR_ADAPTER_INVALID, "%.256s has rank %" PRId64 ", above the limit of %d", path,
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "%.256s has rank %" PRId64 ", above the limit of %d (the setting max_rank)" MERGE, path,
                        p->a->dim[0] / times, max_rank);
     if (p->a->dim[0] == (int64_t)r * times) return 0;
     if (times > 1)
-        return err_set(e, ERR_ADAPTER_INVALID, "%.256s: lora_A has %" PRId64 " rows, not %d for each of %d experts",
-                       path, p->a->dim[0], r, times);
-    return err_set(e, ERR_ADAPTER_INVALID, "%.256s has rank %" PRId64 ", and adapter_config.json says %d", path,
-                   p->a->dim[0], r);
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "%.256s: lora_A has %" PRId64 " rows, not %d for each of %d experts" TOGETHER, path,
+                       p->a->dim[0], r, times);
+    return err_set(e, ERR_ADAPTER_INVALID, "%.256s has rank %" PRId64 ", and adapter_config.json says %d" TOGETHER,
+                   path, p->a->dim[0], r);
 }
 
 static void sum_up(struct adapter *a, const struct adapter_part *p, unsigned bit)
@@ -86,7 +99,7 @@ static int fits(struct adapter *a, struct adapter_part *p, const char *path, con
     if (!p->a) return 0;
     if (rank_check(p, path, c->r, times, max_rank, e)) return -1;
     if (dora && !p->magnitude)
-        return invalid_count(e, path, "has no lora_magnitude_vector, and adapter_config.json says use_dora");
+        return invalid_count(e, path, "has no lora_magnitude_vector, and adapter_config.json says use_dora" TOGETHER);
     p->r = c->r;
     p->scale = c->scale;
     p->b_step = times;
@@ -107,13 +120,27 @@ static struct tensor_name name_at(const struct mapping *m, enum tensor_place pla
     return n;
 }
 
+/* Named by target_parameters, or else by target_modules. The embedding is no linear layer: its tensors would have other
+ * names. */
+static int resolve(const struct peft_config *c, const struct tensor_name *n, const char *path, struct peft_place *out,
+                   struct err *e)
+{
+    char weight[MODULE_PATH_MAX + 8];
+    snprintf(weight, sizeof weight, "%s.weight", path);
+    if (c->ntarget_parameters && n->place != PLACE_EMBED) {
+        if (peft_resolve_parameter(c, weight, out, e)) return -1;
+        if (out->target) return 0;
+    }
+    return peft_resolve(c, path, out, e);
+}
+
 static int agree(struct mapping *m, struct adapter_part *p, const struct tensor_name *n, unsigned bit, int max_rank,
                  struct err *e)
 {
     char path[MODULE_PATH_MAX];
     struct peft_place c;
     module_path(n, path);
-    if (peft_resolve(m->a->config, path, &c, e)) return -1;
+    if (resolve(m->a->config, n, path, &c, e)) return -1;
     if (fits(m->a, p, path, &c, 1, max_rank, e)) return -1;
     if (p->a) sum_up(m->a, p, bit);
     return 0;
@@ -199,17 +226,9 @@ static int agree_experts(struct mapping *m, int layer, int max_rank, struct err 
 static int agree_router(struct mapping *m, int layer, int max_rank, struct err *e)
 {
     struct adapter_part *p = &m->a->router[layer];
-    char path[MODULE_PATH_MAX], weight[MODULE_PATH_MAX + 8];
-    struct peft_place c;
     if (!occupied(p) && !all_layers(m, m->any_router)) return 0;
     struct tensor_name n = name_at(m, PLACE_ROUTER, layer, 0);
-    module_path(&n, path);
-    snprintf(weight, sizeof weight, "%s.weight", path);
-    if (peft_resolve_parameter(m->a->config, weight, &c, e) || (!c.target && peft_resolve(m->a->config, path, &c, e)) ||
-        fits(m->a, p, path, &c, 1, max_rank, e))
-        return -1;
-    if (p->a) sum_up(m->a, p, ADAPTS_ROUTER);
-    return 0;
+    return agree(m, p, &n, ADAPTS_ROUTER, max_rank, e);
 }
 
 /* --- parameters of all experts --- */
@@ -220,7 +239,8 @@ static int stacked_shape(const struct mapping *m, const struct adapter_part *p, 
     int in = down ? m->base->expert_mlp : m->base->hidden, out = down ? m->base->hidden : 2 * m->base->expert_mlp;
     if (!p->a || !p->b || (p->a->dim[1] == in && p->b->dim[0] == out)) return 0;
     return err_set(e, ERR_ADAPTER_INVALID,
-                   "%.256s: lora_A has %" PRId64 " columns and lora_B %" PRId64 " rows, and %.64s needs %d and %d",
+                   "%.256s: lora_A has %" PRId64 " columns and lora_B %" PRId64
+                   " rows, and %.64s needs %d and %d" OTHER_BASE,
                    path, p->a->dim[1], p->b->dim[0], m->base->name, in, out);
 }
 
@@ -267,8 +287,8 @@ static int agree_parameters(struct mapping *m, int layer, int max_rank, struct e
 
 /* --- the ends --- */
 
-/* ensure_weight_tying: PEFT saves the embedding's factors again, turned around, for a head that the config need not
- * name. */
+/* ensure_weight_tying: PEFT lets the head share the embedding's factors, turned around, and saves them again though the
+ * config need not name it. Their rank is the embedding's; the scale is that of the head's own name. */
 static int agree_head(struct mapping *m, int max_rank, struct err *e)
 {
     struct adapter *a = m->a;
@@ -276,8 +296,10 @@ static int agree_head(struct mapping *m, int max_rank, struct err *e)
     struct peft_place c;
     struct tensor_name n = name_at(m, PLACE_HEAD, 0, 0);
     module_path(&n, path);
-    if (peft_resolve(a->config, path, &c, e)) return -1;
+    if (resolve(a->config, &n, path, &c, e)) return -1;
     if (a->tied && a->head.a) c.target = true;
+    if (a->tied && a->head.a && a->head.a->dim[0] == a->embed.r) c.r = a->embed.r;
+    if (a->tied) a->head.scale = c.scale;
     if (fits(a, &a->head, path, &c, 1, max_rank, e)) return -1;
     if (a->head.a) sum_up(a, &a->head, ADAPTS_HEAD);
     return 0;
@@ -291,7 +313,8 @@ static int agree_ends(struct mapping *m, int max_rank, struct err *e)
     if (agree(m, &a->embed, &embed, ADAPTS_EMBED, max_rank, e)) return -1;
     if (a->embed.a && a->config->ninvocation)
         return err_set(e, ERR_ADAPTER_INVALID,
-                       "alora_invocation_tokens goes with linear layers, and the adapter has LoRA on embed_tokens");
+                       "adapter_config.json: alora_invocation_tokens goes with linear layers, and target_modules names "
+                       "embed_tokens; train without it");
     a->tied = a->embed.a && a->config->ensure_weight_tying;
     return agree_head(m, max_rank, e);
 }
@@ -307,7 +330,9 @@ static int agree_saved(struct adapter *a, struct err *e)
     for (int i = 0; i < 2; i++) {
         bool other = a->config->ensure_weight_tying && saved[!i].t; /* one stands for both */
         if (saved[i].named && !saved[i].t && !other)
-            return err_set(e, ERR_ADAPTER_INVALID, "modules_to_save names %s, and the file has no weight of it",
+            return err_set(e, ERR_ADAPTER_INVALID,
+                           "adapter_config.json: modules_to_save names %s, and " ADAPTER_WEIGHTS_FILE
+                           " has no weight of it" TOGETHER,
                            saved[i].module);
         if (!saved[i].t) continue;
         a->modules |= i ? ADAPTS_HEAD : ADAPTS_EMBED;
@@ -316,9 +341,34 @@ static int agree_saved(struct adapter *a, struct err *e)
     return 0;
 }
 
+/* --- which number is the layer --- */
+
+/* Is an expert adapted that layers_to_transform leaves out by the first number in its name? Then the file was made when
+ * PEFT took the last. */
+static int choose_number(struct mapping *m, struct err *e)
+{
+    struct adapter *a = m->a;
+    char path[MODULE_PATH_MAX];
+    struct peft_place c = {.target = true};
+    size_t parts =
+        m->any_expert && a->config->nlayers_to_transform ? (size_t)a->layers * (size_t)a->experts * EXPERT_PARTS_OF : 0;
+    for (size_t i = 0; i < parts && c.target; i++) {
+        if (!occupied(&a->expert[i])) continue;
+        size_t expert = i / EXPERT_PARTS_OF;
+        struct tensor_name n =
+            name_at(m, PLACE_EXPERT, (int)(expert / (size_t)a->experts), LM_GATE + (int)(i % EXPERT_PARTS_OF));
+        n.expert = (int)(expert % (size_t)a->experts);
+        module_path(&n, path);
+        if (peft_resolve(a->config, path, &c, e)) return -1;
+    }
+    a->config->last_number = !c.target;
+    return 0;
+}
+
 int mapping_agree(struct mapping *m, int max_rank, struct err *e)
 {
     struct adapter *a = m->a;
+    if (choose_number(m, e)) return -1;
     for (int layer = 0; layer < a->layers; layer++) {
         if (agree_layer(m, layer, max_rank, e)) return -1;
         if (!m->base->experts) continue;
@@ -327,5 +377,8 @@ int mapping_agree(struct mapping *m, int max_rank, struct err *e)
             return -1;
     }
     if (agree_ends(m, max_rank, e) || agree_saved(a, e)) return -1;
-    return a->modules ? 0 : err_set(e, ERR_ADAPTER_INVALID, "the adapter adapts nothing of %.128s", m->base->name);
+    return a->modules ? 0
+                      : err_set(e, ERR_ADAPTER_INVALID,
+                                "adapter_config.json: the adapter adapts nothing of %.128s; it is for another base",
+                                m->base->name);
 }

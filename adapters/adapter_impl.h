@@ -3,6 +3,7 @@
 #include "adapters/adapter.h"
 #include "base/buf.h"
 
+#define OTHER_BASE "; it was trained on another base: serve it there"
 #define EXPERT_PARTS_OF 3 /* gate, up, down */
 
 /* The file's tensors on their way into the adapter's parts. */

@@ -14,8 +14,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define UNUSED_NAMED 8
-#define UNUSED_BYTES 320 /* of names in the message */
+#define UNUSED_NAMED 3
+#define UNUSED_BYTES 256 /* of names in the message */
 #define EXPERT_PLACES_MAX (1 << 18)
 
 int mapping_init(struct mapping *m, struct adapter *a, const struct base_desc *base, struct err *e)
@@ -59,8 +59,12 @@ static void note_unused(struct mapping *m, const char *name)
 static int unused_refuse(const struct mapping *m, struct err *e)
 {
     if (!m->nunused) return 0;
-    return err_set(e, ERR_ADAPTER_INVALID, "%d of the file's %d tensors would not be used: %s%s", m->nunused,
-                   m->a->file->ntensors, m->unused.data, m->named < m->nunused ? ", ..." : "");
+    return err_set(
+        e, ERR_ADAPTER_INVALID,
+        "%d of the file's %d tensors would not be used: %s%s; only LoRA as PEFT saves it is served: merge the "
+        "adapter into its base",
+        m->nunused, m->a->file->ntensors, m->named ? m->unused.data : "(long names)",
+        m->named < m->nunused ? ", ..." : "");
 }
 
 /* --- one model, one adapter --- */
@@ -73,8 +77,8 @@ static int prefix_check(struct mapping *m, const struct st_tensor *t, const stru
     *seen = true;
     if (strcmp(prefix, n->prefix) == 0) return 0;
     return err_set(e, ERR_ADAPTER_INVALID,
-                   "tensor %.256s is under \"%.64s\", others under \"%.64s\": two models in one file", t->name,
-                   n->prefix, prefix);
+                   "tensor %.256s is under \"%.64s\", others under \"%.64s\": two models in one file; save each alone",
+                   t->name, n->prefix, prefix);
 }
 
 static int infix_check(struct mapping *m, const struct st_tensor *t, const struct tensor_name *n, struct err *e)
@@ -82,9 +86,10 @@ static int infix_check(struct mapping *m, const struct st_tensor *t, const struc
     if (n->kind == TENSOR_BASE || (n->kind == TENSOR_SAVED && !n->by_wrapper)) return 0;
     if (!*m->infix) snprintf(m->infix, sizeof m->infix, "%s", n->infix);
     if (strcmp(m->infix, n->infix) == 0) return 0;
-    return err_set(e, ERR_ADAPTER_INVALID,
-                   "tensor %.256s is of the adapter \"%.64s\", others of \"%.64s\": two adapters in one file", t->name,
-                   n->infix, m->infix);
+    return err_set(
+        e, ERR_ADAPTER_INVALID,
+        "tensor %.256s is of the adapter \"%.64s\", others of \"%.64s\": two adapters in one file; save each alone",
+        t->name, n->infix, m->infix);
 }
 
 static int moe_check(struct mapping *m, const struct st_tensor *t, const struct tensor_name *n, struct err *e)
@@ -93,23 +98,22 @@ static int moe_check(struct mapping *m, const struct st_tensor *t, const struct 
     int names = n->old_moe ? 2 : 1;
     if (!m->moe_names) snprintf(m->first_moe, sizeof m->first_moe, "%s", t->name);
     if (m->moe_names && m->moe_names != names)
-        return err_set(e, ERR_ADAPTER_INVALID, "tensors %.180s and %.180s name the experts in two ways", m->first_moe,
-                       t->name);
+        return err_set(e, ERR_ADAPTER_INVALID, "tensors %.150s and %.150s name the experts in two ways; keep one",
+                       m->first_moe, t->name);
     m->moe_names = names;
     m->any_router |= n->place == PLACE_ROUTER;
     m->any_expert |= n->place == PLACE_EXPERT;
     m->any_stacked |= n->place == PLACE_EXPERTS;
     if (!m->any_expert || !m->any_stacked) return 0;
     return err_set(e, ERR_ADAPTER_INVALID,
-                   "tensor %.256s: the file adapts experts one by one and all together; one of the two is served",
-                   t->name);
+                   "tensor %.256s: the file adapts experts one by one and all together; keep one of the two", t->name);
 }
 
 /* --- the base's side --- */
 
 static int no_module(const struct mapping *m, const struct st_tensor *t, const char *what, struct err *e)
 {
-    return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s: %.100s has no %s", t->name, m->base->name, what);
+    return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s: %.64s has no %s" OTHER_BASE, t->name, m->base->name, what);
 }
 
 static bool fused_of(const struct base_desc *b, enum lora_module m)
@@ -133,8 +137,8 @@ static int in_base(const struct mapping *m, const struct st_tensor *t, const str
 {
     const struct base_desc *b = m->base;
     if (n->layer >= b->layers)
-        return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s is of layer %d, and %.100s has %d layers", t->name,
-                       n->layer, b->name, b->layers);
+        return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s is of layer %d, and %.64s has %d layers" OTHER_BASE,
+                       t->name, n->layer, b->name, b->layers);
     switch (n->place) {
     case PLACE_EMBED:
     case PLACE_HEAD:
@@ -145,8 +149,8 @@ static int in_base(const struct mapping *m, const struct st_tensor *t, const str
     case PLACE_EXPERT:
         if (!b->experts) return no_module(m, t, "experts", e);
         if (n->expert < b->experts) return 0;
-        return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s is of expert %d, and %.100s has %d experts", t->name,
-                       n->expert, b->name, b->experts);
+        return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s is of expert %d, and %.64s has %d experts" OTHER_BASE,
+                       t->name, n->expert, b->name, b->experts);
     default:
         return module_in_base(m, t, n, e);
     }
@@ -184,7 +188,9 @@ static void sides(const struct base_desc *b, const struct tensor_name *n, int *i
 
 static int want_2d(const struct st_tensor *t, struct err *e)
 {
-    return t->ndim == 2 ? 0 : err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s has 1 dimension, not 2", t->name);
+    return t->ndim == 2 ? 0
+                        : err_set(e, ERR_ADAPTER_INVALID,
+                                  "tensor %.256s has 1 dimension, not 2; save it again by save_pretrained()", t->name);
 }
 
 static int factor_shape(const struct mapping *m, const struct st_tensor *t, const struct tensor_name *n, struct err *e)
@@ -195,8 +201,8 @@ static int factor_shape(const struct mapping *m, const struct st_tensor *t, cons
     bool is_b = n->kind == TENSOR_B;
     int64_t has = is_b ? t->dim[0] : t->dim[1], want = is_b ? out : in;
     if (!want || has == want) return 0;
-    return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s has %" PRId64 " %s, and %.64s needs %" PRId64, t->name, has,
-                   is_b ? "rows" : "columns", m->base->name, want);
+    return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s has %" PRId64 " %s, and %.64s needs %" PRId64 OTHER_BASE,
+                   t->name, has, is_b ? "rows" : "columns", m->base->name, want);
 }
 
 static int magnitude_shape(const struct mapping *m, const struct st_tensor *t, const struct tensor_name *n,
@@ -210,9 +216,10 @@ static int magnitude_shape(const struct mapping *m, const struct st_tensor *t, c
                        "target_modules",
                        t->name);
     if (n->place == PLACE_EXPERTS)
-        return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s: PEFT has no DoRA on bare parameters", t->name);
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "tensor %.256s: PEFT has no DoRA on bare parameters; save it without use_dora", t->name);
     if (t->dim[0] * t->dim[1] == out && (t->dim[0] == out || t->dim[1] == out)) return 0;
-    return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s is no vector of %d magnitudes", t->name, out);
+    return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s is no vector of %d magnitudes" OTHER_BASE, t->name, out);
 }
 
 static int full_shape(const struct mapping *m, const struct st_tensor *t, struct err *e)
@@ -282,11 +289,17 @@ static int saved_check(struct mapping *m, const struct st_tensor *t, const struc
     if (n->kind != TENSOR_SAVED && n->kind != TENSOR_BASE) return 0;
     bool named = n->place == PLACE_EMBED ? c->saves_embed : c->saves_head;
     if (named && n->kind == TENSOR_BASE)
-        return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s: its module is in modules_to_save and has LoRA as well",
-                       t->name);
+        return err_set(
+            e, ERR_ADAPTER_INVALID,
+            "tensor %.256s: its module is in modules_to_save, where PEFT has no LoRA on it; save it again by "
+            "save_pretrained()",
+            t->name);
     if (n->by_wrapper && !named)
-        return err_set(e, ERR_ADAPTER_INVALID,
-                       "tensor %.256s: modules_to_save of adapter_config.json does not name its module", t->name);
+        return err_set(
+            e, ERR_ADAPTER_INVALID,
+            "tensor %.256s: modules_to_save of adapter_config.json does not name its module; take the two files "
+            "that were saved together",
+            t->name);
     m->a->full_tied |= !named || c->ensure_weight_tying;
     return 0;
 }
@@ -302,7 +315,8 @@ static int place(struct mapping *m, const struct st_tensor *t, struct err *e)
         return -1;
     const struct st_tensor **slot = slot_of(m, &n);
     if (*slot)
-        return err_set(e, ERR_ADAPTER_INVALID, "tensors %.180s and %.180s are the same weight", (*slot)->name, t->name);
+        return err_set(e, ERR_ADAPTER_INVALID, "tensors %.150s and %.150s are the same weight; keep one", (*slot)->name,
+                       t->name);
     *slot = t;
     return moe_check(m, t, &n, e) ? -1 : saved_check(m, t, &n, e);
 }

@@ -54,8 +54,11 @@ int base_desc_accepts(const struct base_desc *b, const char *trained_on, struct 
     if (is_local(trained_on) || same_model(trained_on, b->name)) return 0;
     for (int i = 0; i < ALSO; i++)
         if (*b->also[i] && same_model(trained_on, b->also[i])) return 0;
-    return err_set(e, ERR_ADAPTER_INVALID, "the adapter was trained on %.128s, and this base is %.128s", trained_on,
-                   b->name);
+    return err_set(
+        e, ERR_ADAPTER_INVALID,
+        "adapter_config.json: base_model_name_or_path: the adapter was trained on %.128s, and this base is %.128s; "
+        "serve it on that one, or correct the name where both are the same",
+        trained_on, b->name);
 }
 
 /* --- JSON --- */

@@ -12,6 +12,7 @@
  *
  * Threads: any, one at a time per config. */
 #include "adapters/peft.h"
+#include "adapters/safetensors.h"
 #include "base/json.h"
 #include <errno.h>
 #include <fcntl.h>
@@ -21,122 +22,155 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define PLAINLY "; merge the adapter into its base by merge_and_unload(), or train plain LoRA"
+#define AS_SAVED "; upload the file that save_pretrained() wrote"
+#define CONVERT                                                                                                        \
+    " changes the base's weights; save the adapter converted to plain LoRA, by "                                       \
+    "save_pretrained(path_initial_model_for_weight_conversion=...)"
+
 enum rule {
     READ,    /* by code below */
     IGNORE,  /* doesn't change the result of a trained adapter */
-    NEUTRAL, /* refused unless null, false, 0, "none", "", [] or {} */
+    NEUTRAL, /* refused unless null or one of its neutral values */
 };
 
+enum { OFF_FALSE = 1, OFF_NONE = 2, OFF_LIST = 4, OFF_OBJECT = 8, NOT_NULL = 16 };
+
+/* PEFT's defaults and what it treats as they; an empty {} turns some methods on. */
 static const struct {
     const char *name;
     enum rule rule;
-    const char *why; /* of a refusal */
+    unsigned neutral; /* false, "none", [], {} count as unset; null does unless NOT_NULL */
+    const char *why;  /* of a refusal */
 } fields[] = {
-    {"peft_type", READ, NULL},
-    {"r", READ, NULL},
-    {"lora_alpha", READ, NULL},
-    {"use_rslora", READ, NULL},
-    {"fan_in_fan_out", READ, NULL},
-    {"base_model_name_or_path", READ, NULL},
-    {"rank_pattern", READ, NULL},
-    {"alpha_pattern", READ, NULL},
-    {"layers_to_transform", READ, NULL},
-    {"layers_pattern", READ, NULL},
-    {"target_modules", READ, NULL},
-    {"exclude_modules", READ, NULL},
-    {"init_lora_weights", READ, NULL},
-    {"use_dora", READ, NULL},
-    {"alora_invocation_tokens", READ, NULL},
-    {"modules_to_save", READ, NULL},
-    {"target_parameters", READ, NULL},
-    {"ensure_weight_tying", READ, NULL},
-    {"bias", NEUTRAL, "trained biases are not served; train with bias \"none\""},
-    {"lora_bias", NEUTRAL, "biases in the adapter are not served; train with lora_bias false"},
-    {"trainable_token_indices", NEUTRAL,
+    {"peft_type", READ, 0, NULL},
+    {"r", READ, 0, NULL},
+    {"lora_alpha", READ, 0, NULL},
+    {"use_rslora", READ, 0, NULL},
+    {"fan_in_fan_out", READ, 0, NULL},
+    {"base_model_name_or_path", READ, 0, NULL},
+    {"rank_pattern", READ, 0, NULL},
+    {"alpha_pattern", READ, 0, NULL},
+    {"layers_to_transform", READ, 0, NULL},
+    {"layers_pattern", READ, 0, NULL},
+    {"target_modules", READ, 0, NULL},
+    {"exclude_modules", READ, 0, NULL},
+    {"init_lora_weights", READ, 0, NULL},
+    {"use_dora", READ, 0, NULL},
+    {"alora_invocation_tokens", READ, 0, NULL},
+    {"task_type", READ, 0, NULL},
+    {"modules_to_save", READ, 0, NULL},
+    {"target_parameters", READ, 0, NULL},
+    {"ensure_weight_tying", READ, 0, NULL},
+    {"bias", NEUTRAL, OFF_NONE | NOT_NULL, "trained biases are not served; train with bias \"none\""},
+    {"lora_bias", NEUTRAL, OFF_FALSE, "biases in the adapter are not served; train with lora_bias false"},
+    {"trainable_token_indices", NEUTRAL, OFF_OBJECT,
      "single trained rows of the embedding are not served; train embed_tokens by modules_to_save or target_modules"},
-    {"layer_replication", NEUTRAL, "a base with replicated layers is not served"},
-    {"use_qalora", NEUTRAL, "QALoRA is not served"},
-    {"use_bdlora", NEUTRAL, "BD-LoRA is not served"},
-    {"bdlora_config", NEUTRAL, "BD-LoRA is not served"},
-    {"arrow_config", NEUTRAL, "Arrow routing is not served"},
-    {"kasa_config", NEUTRAL, "KaSA is not served"},
-    {"monteclora_config", NEUTRAL, "MonteCLoRA is not served"},
-    {"velora_config", NEUTRAL, "VeLoRA is not served"},
-    {"corda_config", IGNORE, NULL}, /* these four matter through init_lora_weights alone */
-    {"eva_config", IGNORE, NULL},
-    {"loftq_config", IGNORE, NULL},
-    {"lora_ga_config", IGNORE, NULL},
-    {"megatron_config", IGNORE, NULL},
-    {"runtime_config", IGNORE, NULL},
+    {"layer_replication", NEUTRAL, OFF_LIST,
+     "a base with replicated layers is not served; write the replicated model with save_pretrained() and serve that"},
+    {"use_qalora", NEUTRAL, OFF_FALSE, "QALoRA is not served" PLAINLY},
+    {"use_bdlora", NEUTRAL, OFF_FALSE, "BD-LoRA is not served" PLAINLY},
+    {"bdlora_config", NEUTRAL, 0, "BD-LoRA is not served" PLAINLY},
+    {"arrow_config", NEUTRAL, 0, "Arrow routing is not served; serve the adapters that it chooses from one by one"},
+    {"kasa_config", NEUTRAL, 0, "KaSA, which changes the base, is not served" PLAINLY},
+    {"monteclora_config", NEUTRAL, 0, "MonteCLoRA is not served" PLAINLY},
+    {"velora_config", NEUTRAL, 0, "VeLoRA is not served" PLAINLY},
+    {"corda_config", IGNORE, 0, NULL}, /* these four matter through init_lora_weights alone */
+    {"eva_config", IGNORE, 0, NULL},
+    {"loftq_config", IGNORE, 0, NULL},
+    {"lora_ga_config", IGNORE, 0, NULL},
+    {"megatron_config", IGNORE, 0, NULL},
+    {"runtime_config", IGNORE, 0, NULL},
 };
 
 /* init_lora_weights: how training began. Some ways also take the adapter's start out of the base, whose weights are
  * then not ours. */
 static const struct {
-    const char *prefix;
-    const char *changes_base; /* the method's name; NULL: harmless */
+    const char *word;
+    bool any_case, counted; /* counted: _niter_N may follow */
+    const char *changes;    /* what it does to the base and what to do about it; NULL: harmless */
 } inits[] = {
-    {"gaussian", NULL}, {"eva", NULL},      {"orthogonal", NULL}, {"pissa", "PiSSA"},
-    {"olora", "OLoRA"}, {"corda", "CorDA"}, {"loftq", "LoftQ"},   {"lora_ga", "LoRA-GA"},
+    {"gaussian", true, false, NULL},
+    {"eva", false, false, NULL},
+    {"orthogonal", false, false, NULL},
+    {"mica", true, false, NULL},
+    {"pissa", true, true, "PiSSA" CONVERT},
+    {"olora", true, false, "OLoRA" CONVERT},
+    {"corda", true, false, "CorDA" CONVERT},
+    {"lora_ga", true, false, "LoRA-GA" CONVERT},
+    {"loftq", true, false,
+     "LoftQ changes the base's weights; serve the base that LoftQ wrote and set init_lora_weights to true, or merge "
+     "the "
+     "adapter into it by merge_and_unload()"},
 };
 
 #define COUNT(a) (sizeof(a) / sizeof *(a))
 
 /* --- what is refused --- */
 
-static bool neutral(const json_t *v)
+static bool neutral(const json_t *v, unsigned also)
 {
     const char *s = json_string_value(v);
-    if (s) return !*s || !strcmp(s, "none");
-    if (json_is_array(v)) return json_array_size(v) == 0;
-    if (json_is_object(v)) return json_object_size(v) == 0;
-    return json_is_null(v) || json_is_false(v) || (json_is_number(v) && json_number_value(v) == 0);
+    if (json_is_null(v)) return !(also & NOT_NULL);
+    return (also & OFF_FALSE && json_is_false(v)) || (also & OFF_NONE && s && !strcmp(s, "none")) ||
+           (also & OFF_LIST && json_is_array(v) && !json_array_size(v)) ||
+           (also & OFF_OBJECT && json_is_object(v) && !json_object_size(v));
 }
 
 /* A field of a newer PEFT, or of somebody's fork. */
 static bool unknown_matters(const char *name, const json_t *v)
 {
     size_t n = strlen(name);
-    if (!strncmp(name, "use_", 4)) return !neutral(v);
-    return n > 7 && !strcmp(name + n - 7, "_config") && !neutral(v);
+    bool a_switch = !strncmp(name, "use_", 4), settings = n > 7 && !strcmp(name + n - 7, "_config");
+    return (a_switch || settings) && !neutral(v, OFF_FALSE);
 }
 
 static int field_check(const char *name, const json_t *v, struct err *e)
 {
     for (size_t i = 0; i < COUNT(fields); i++) {
         if (strcmp(name, fields[i].name)) continue;
-        if (fields[i].rule != NEUTRAL || neutral(v)) return 0;
+        if (fields[i].rule != NEUTRAL || neutral(v, fields[i].neutral)) return 0;
         return err_field(e, ERR_ADAPTER_INVALID, name, "adapter_config.json: %s is set: %s", name, fields[i].why);
     }
     if (unknown_matters(name, v))
-        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %.80s is set, and this server does not know it",
-                       name);
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "adapter_config.json: %.80s is set, and this server does not know it" PLAINLY, name);
     return 0;
+}
+
+static bool init_is(size_t i, const char *s)
+{
+    size_t n = strlen(inits[i].word);
+    if (inits[i].any_case ? strncasecmp(s, inits[i].word, n) : strncmp(s, inits[i].word, n)) return false;
+    if (inits[i].counted && !strncmp(s + n, "_niter_", 7)) n += 7 + strspn(s + n + 7, "0123456789");
+    return !s[n];
 }
 
 static int init_check(const json_t *v, struct err *e)
 {
     const char *s = json_string_value(v);
     if (!v || json_is_null(v) || json_is_boolean(v)) return 0;
-    if (!s) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: init_lora_weights is no boolean and no name");
+    if (!s)
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "adapter_config.json: init_lora_weights is no boolean and no name; true says nothing special");
     for (size_t i = 0; i < COUNT(inits); i++) {
-        if (strncasecmp(s, inits[i].prefix, strlen(inits[i].prefix))) continue;
-        if (!inits[i].changes_base) return 0;
-        return err_set(
-            e, ERR_ADAPTER_INVALID,
-            "adapter_config.json: init_lora_weights \"%.40s\": %s changes the base's weights; save the adapter "
-            "converted to plain LoRA, by save_pretrained(path_initial_model_for_weight_conversion=...)",
-            s, inits[i].changes_base);
+        if (!init_is(i, s)) continue;
+        return inits[i].changes ? err_set(e, ERR_ADAPTER_INVALID,
+                                          "adapter_config.json: init_lora_weights \"%.40s\": %s", s, inits[i].changes)
+                                : 0;
     }
-    return err_set(e, ERR_ADAPTER_INVALID,
-                   "adapter_config.json: init_lora_weights \"%.40s\" is not known to leave the base as it is", s);
+    return err_set(
+        e, ERR_ADAPTER_INVALID,
+        "adapter_config.json: init_lora_weights \"%.40s\" is not known to leave the base as it is; if it does, "
+        "set it to true, else merge the adapter into its base by merge_and_unload()",
+        s);
 }
 
 static int fields_check(const json_t *o, struct err *e)
 {
     const char *name, *type = json_string_value(json_object_get(o, "peft_type"));
     json_t *v;
-    if (!type) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: peft_type is missing");
+    if (!type) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: peft_type is missing" AS_SAVED);
     if (strcmp(type, "LORA"))
         return err_set(
             e, ERR_ADAPTER_INVALID,
@@ -151,14 +185,14 @@ static int fields_check(const json_t *o, struct err *e)
 
 static int wrong(struct err *e, const char *field, const char *wanted)
 {
-    return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %s is not %s", field, wanted);
+    return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: %s is not %s" AS_SAVED, field, wanted);
 }
 
 /* The getters of base/json.h speak of requests; here it is the adapter that is invalid. */
 static int from_json_err(struct err *e, const struct err *why)
 {
     enum err_code code = why->code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_ADAPTER_INVALID;
-    return err_set(e, code, "adapter_config.json: %.400s", why->msg);
+    return err_set(e, code, "adapter_config.json: %.300s" AS_SAVED, why->msg);
 }
 
 static int read_scalars(struct peft_config *c, const json_t *o, struct err *e)
@@ -175,11 +209,14 @@ static int read_scalars(struct peft_config *c, const json_t *o, struct err *e)
         json_get_bool(o, "ensure_weight_tying", &c->ensure_weight_tying, NULL, &why) ||
         json_get_str(o, "base_model_name_or_path", 4096, &c->base_model, NULL, &why))
         return from_json_err(e, &why);
-    if (!has_r) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: r is missing");
-    if (!has_alpha) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: lora_alpha is missing");
+    if (!has_r) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: r is missing" AS_SAVED);
+    if (!has_alpha) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: lora_alpha is missing" AS_SAVED);
     if (r < 1 || r > PEFT_RANK_MAX)
-        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: r is %lld, not 1 to %d", (long long)r,
-                       PEFT_RANK_MAX);
+        return err_set(
+            e, ERR_ADAPTER_INVALID,
+            "adapter_config.json: r is %lld, not 1 to %d, which is as far as max_rank goes; train with such a "
+            "rank, or merge the adapter into its base",
+            (long long)r, PEFT_RANK_MAX);
     c->r = (int)r;
     return 0;
 }
@@ -309,7 +346,41 @@ static bool is_module(const char *name, const char *module)
     return n >= k && !strcmp(name + n - k, module) && (n == k || name[n - k - 1] == '.');
 }
 
-/* Whole modules beside LoRA: those that have a place of their own in a step. */
+/* Names in a decoder of the families served. */
+static const char *const decoder_names[] = {
+    "model",     "layers",
+    "self_attn", "mlp",
+    "norm",      "input_layernorm",
+    "q_norm",    "post_attention_layernorm",
+    "k_norm",    "pre_feedforward_layernorm",
+    "q_proj",    "post_feedforward_layernorm",
+    "k_proj",    "block_sparse_moe",
+    "v_proj",    "gate_up_proj",
+    "o_proj",    "rotary_emb",
+    "qkv_proj",  "resid_attn_dropout",
+    "gate_proj", "resid_mlp_dropout",
+    "up_proj",   "down_proj",
+    "gate",      "experts",
+    "act_fn",    "activation_fn",
+    "lm_head",   "embed_tokens",
+};
+
+/* PEFT saves the modules whose paths end in the name, letter by letter. */
+static bool in_decoder(const char *name)
+{
+    const char *last = strrchr(name, '.');
+    last = last ? last + 1 : name;
+    size_t k = strlen(last);
+    if (strspn(last, "0123456789") == k) return true; /* a layer or an expert */
+    for (size_t i = 0; i < COUNT(decoder_names); i++) {
+        size_t n = strlen(decoder_names[i]);
+        if (n >= k && !strcmp(decoder_names[i] + n - k, last)) return true;
+    }
+    return false;
+}
+
+/* Whole modules beside LoRA: those that have a place of their own in a step. A name of nothing in the model (a
+ * classifier's "score") is passed over, as PEFT does; a tensor of it in the file would be found. */
 static int read_saved(struct peft_config *c, const json_t *v, struct err *e)
 {
     if (!v || json_is_null(v)) return 0;
@@ -318,14 +389,27 @@ static int read_saved(struct peft_config *c, const json_t *v, struct err *e)
         const char *name = json_string_value(json_array_get(v, i));
         if (!name) return wrong(e, "modules_to_save", "a list of names");
         bool embed = is_module(name, "embed_tokens"), head = is_module(name, "lm_head");
-        if (!embed && !head)
+        if (!embed && !head && in_decoder(name))
             return err_field(e, ERR_ADAPTER_INVALID, "modules_to_save",
                              "adapter_config.json: modules_to_save names %.80s: only embed_tokens and lm_head are "
-                             "served whole",
+                             "served whole; adapt it by target_modules, or merge the adapter into its base by "
+                             "merge_and_unload()",
                              name);
         c->saves_embed |= embed;
         c->saves_head |= head;
     }
+    return 0;
+}
+
+/* PEFT's own choice for a config without any is the same for all families that are served. */
+static int default_targets(struct peft_config *c, const json_t *o, struct err *e)
+{
+    const json_t *v = json_object_get(o, "target_modules");
+    if ((v && !json_is_null(v)) || c->ntarget_parameters) return 0;
+    c->target_modules = calloc(3, sizeof *c->target_modules);
+    if (!c->target_modules) return err_set(e, ERR_NO_MEMORY, "out of memory for target_modules");
+    c->target_modules[c->ntarget_modules++] = "q_proj";
+    c->target_modules[c->ntarget_modules++] = "v_proj";
     return 0;
 }
 
@@ -342,7 +426,7 @@ static int read_invocation(struct peft_config *c, const json_t *v, struct err *e
     size_t n = json_array_size(v);
     if (!json_is_array(v) || n < 1 || n > PEFT_INVOCATION_MAX)
         return err_set(e, ERR_ADAPTER_INVALID,
-                       "adapter_config.json: alora_invocation_tokens is not a list of 1 to %d token ids",
+                       "adapter_config.json: alora_invocation_tokens is not a list of 1 to %d token ids" AS_SAVED,
                        PEFT_INVOCATION_MAX);
     c->invocation = calloc(n, sizeof *c->invocation);
     if (!c->invocation) return err_set(e, ERR_NO_MEMORY, "out of memory for tokens");
@@ -353,6 +437,27 @@ static int read_invocation(struct peft_config *c, const json_t *v, struct err *e
         c->invocation[c->ninvocation] = (int32_t)json_integer_value(id);
     }
     return 0;
+}
+
+/* PEFT wakes an aLoRA in models for text alone, and loads whole modules whether it is awake or not. */
+static int check_invocation(const struct peft_config *c, const json_t *o, struct err *e)
+{
+    const char *task = json_string_value(json_object_get(o, "task_type"));
+    if (!c->ninvocation) return 0;
+    if (c->use_dora || c->ntarget_parameters)
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "adapter_config.json: alora_invocation_tokens does not go with use_dora or target_parameters; "
+                       "train with one of them");
+    if (c->saves_embed || c->saves_head)
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "adapter_config.json: alora_invocation_tokens is not served with modules_to_save, which would "
+                       "count before the invocation too; train without modules_to_save");
+    if (task && !strcmp(task, "CAUSAL_LM")) return 0;
+    return err_set(
+        e, ERR_ADAPTER_INVALID,
+        "adapter_config.json: task_type is \"%.40s\", and with alora_invocation_tokens PEFT wakes the adapter "
+        "under CAUSAL_LM only; set task_type to CAUSAL_LM",
+        task ? task : "");
 }
 
 static int read_all(struct peft_config *c, const json_t *o, struct err *e)
@@ -367,15 +472,15 @@ static int read_all(struct peft_config *c, const json_t *o, struct err *e)
         read_layers(c, json_object_get(o, "layers_to_transform"), e) ||
         read_layers_pattern(c, json_object_get(o, "layers_pattern"), e))
         return -1;
+    if (default_targets(c, o, e)) return -1;
     if (!c->ntarget_modules && !c->target_regex && !c->ntarget_parameters)
-        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: target_modules is missing or empty");
-    if (c->ninvocation && (c->use_dora || c->ntarget_parameters))
-        return err_set(e, ERR_ADAPTER_INVALID,
-                       "adapter_config.json: alora_invocation_tokens does not go with use_dora or target_parameters");
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json: target_modules is empty" AS_SAVED);
+    if (check_invocation(c, o, e)) return -1;
     if (c->target_regex && c->nlayers_to_transform)
-        return err_set(
-            e, ERR_ADAPTER_INVALID,
-            "adapter_config.json: layers_to_transform goes with a list in target_modules, not with a pattern");
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "adapter_config.json: layers_to_transform goes with a list in target_modules, not with a "
+                       "pattern; PEFT does "
+                       "not count it there: take it out");
     return 0;
 }
 
@@ -464,6 +569,9 @@ int peft_parse(struct peft_config **out, const char *text, size_t len, struct er
 {
     struct err why = {0};
     json_t *o = NULL;
+    if (len == 0) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json is empty" AS_SAVED);
+    if (len >= LFS_LEN && !memcmp(text, LFS_MAGIC, LFS_LEN))
+        return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json " LFS_TOLD);
     if (len > PEFT_CONFIG_MAX)
         return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json has %zu bytes, more than %u", len, PEFT_CONFIG_MAX);
     if (json_parse_wide(text, len, &o, &why)) return from_json_err(e, &why);
@@ -497,11 +605,16 @@ static int open_plain(const char *path, struct err *e)
 {
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0 && errno == ENOENT) return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json is missing");
+    if (fd < 0 && errno == ENOENT)
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "adapter_config.json is missing; save_pretrained() writes it beside adapter_model.safetensors");
+    if (fd < 0 && errno == ELOOP)
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       "adapter_config.json is a symbolic link; copy the file that it names to its place");
     if (fd < 0) return err_errno(e, "can't open adapter_config.json");
     if (!fstat(fd, &st) && S_ISREG(st.st_mode)) return fd;
     close(fd);
-    return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json is not a plain file");
+    return err_set(e, ERR_ADAPTER_INVALID, "adapter_config.json is not a plain file; put the file itself in its place");
 }
 
 int peft_load(struct peft_config **out, const char *path, struct err *e)

@@ -1,7 +1,7 @@
 /* PEFT's adapter_config.json: read, and refuse by name what is not served.
  *
  * Source of the fields and of the rules: PEFT's LoraConfig (huggingface.co/docs/peft). Fields that don't change the
- * result (dropout, revision, task_type, ...) are ignored; fields that would change it and are not served (bias,
+ * result (dropout, revision, ...) are ignored; fields that would change it and are not served (bias,
  * trainable_token_indices, layer_replication, QALoRA, BD-LoRA, initialisations that alter the base, modules_to_save of
  * anything but embed_tokens and lm_head, ...) are refused when set to anything but their neutral value. A field that we
  * don't know is refused when it looks like a switch that is on (use_...: true) or like the settings of a method
@@ -41,7 +41,8 @@ struct peft_config {
     int nlayers_to_transform;
     const char **layers_pattern; /* regexes for the name of the list of layers; none: any */
     int nlayers_pattern;
-    const char **target_modules; /* names or suffixes, sorted; a regex string stands as target_regex */
+    const char **target_modules; /* names or suffixes, sorted; a regex string stands as target_regex. Of a config
+                                    without any: PEFT's own for the families served, q_proj and v_proj */
     int ntarget_modules;
     const char *target_regex;     /* or NULL; "all-linear" stands here as it is */
     const char **exclude_modules; /* as target_modules */
@@ -49,7 +50,8 @@ struct peft_config {
     const char *exclude_regex;
     const char **target_parameters; /* whole names or suffixes, sorted: "mlp.experts.gate_up_proj" */
     int ntarget_parameters;
-    bool saves_embed, saves_head; /* modules_to_save */
+    bool saves_embed, saves_head; /* modules_to_save: they are then no targets */
+    bool last_number;             /* layers_to_transform counts the last number of a name, as older PEFTs did */
     bool ensure_weight_tying;     /* what adapts a tied embedding adapts the head too */
     int32_t *invocation;          /* aLoRA: alora_invocation_tokens */
     int ninvocation;              /* 0: none */
@@ -80,6 +82,10 @@ int peft_resolve(const struct peft_config *c, const char *module, struct peft_pl
 
 /* The same for a parameter that target_parameters may name: "model.layers.0.mlp.experts.gate_up_proj". */
 int peft_resolve_parameter(const struct peft_config *c, const char *parameter, struct peft_place *out, struct err *e);
+
+/* Where a pattern means something else to PCRE2 than to Python's re, or NULL: nowhere. `alone`: it is not put behind
+ * another, so that flags may stand at its start (peft_dialect.c). */
+const char *peft_dialect_differs(const char *pattern, bool alone);
 
 /* Private to peft*.c: compile the patterns of a config; the reverse. */
 int peft_match_new(struct peft_config *c, struct err *e);

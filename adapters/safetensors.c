@@ -20,13 +20,18 @@
 #include "base/json.h"
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define WHERE "adapter_model.safetensors"
+#define AGAIN "; save it again by save_pretrained(), or download it again"
 #define NAME_LEN_MAX 256
+#define PATH_BYTES 4096
 #define LENGTH_BYTES 8 /* the header's length stands before it */
 #define DATA_ALIGN 64
 
@@ -47,7 +52,7 @@ const char *st_dtype_name(enum st_dtype t)
 
 static int bad(struct err *e, const char *what, const char *tensor)
 {
-    return err_set(e, ERR_ADAPTER_INVALID, "safetensors: tensor %.*s: %s", NAME_LEN_MAX, tensor, what);
+    return err_set(e, ERR_ADAPTER_INVALID, WHERE ": tensor %.*s: %s" AGAIN, NAME_LEN_MAX, tensor, what);
 }
 
 static bool name_ok(const char *s)
@@ -68,7 +73,9 @@ static int entry_dtype(struct st_tensor *t, const json_t *v, struct err *e)
             t->dtype = (enum st_dtype)i;
             return 0;
         }
-    return err_set(e, ERR_ADAPTER_INVALID, "safetensors: tensor %s: dtype %.16s is not served (F32, F16 or BF16)",
+    return err_set(e, ERR_ADAPTER_INVALID,
+                   WHERE ": tensor %s: dtype %.16s is not served; save the adapter as F32, "
+                         "F16 or BF16",
                    t->name, word);
 }
 
@@ -77,7 +84,7 @@ static int entry_shape(struct st_tensor *t, const json_t *v, struct err *e)
     if (!json_is_array(v)) return bad(e, "shape is missing or not a list", t->name);
     size_t n = json_array_size(v);
     if (n < 1 || n > 2)
-        return err_set(e, ERR_ADAPTER_INVALID, "safetensors: tensor %s has %zu dimensions, not 1 or 2", t->name, n);
+        return err_set(e, ERR_ADAPTER_INVALID, WHERE ": tensor %s has %zu dimensions, not 1 or 2" AGAIN, t->name, n);
     t->ndim = (int)n;
     t->dim[1] = 1;
     t->bytes = st_dtype_bytes(t->dtype);
@@ -101,13 +108,12 @@ static int entry_offsets(const struct st_tensor *t, const json_t *v, size_t data
     json_int_t from = json_integer_value(b), to = json_integer_value(z);
     if (from < 0 || to < from) return bad(e, "data_offsets run backwards", t->name);
     if ((uint64_t)to > data_bytes)
-        return err_set(
-            e, ERR_ADAPTER_INVALID,
-            "safetensors: tensor %s ends at byte %lld of the data, which has %zu: the file is truncated or lies",
-            t->name, (long long)to, data_bytes);
+        return err_set(e, ERR_ADAPTER_INVALID,
+                       WHERE ": tensor %s ends at byte %lld of the data, which has %zu: the file is cut off" AGAIN,
+                       t->name, (long long)to, data_bytes);
     if ((uint64_t)(to - from) != t->bytes)
         return err_set(e, ERR_ADAPTER_INVALID,
-                       "safetensors: tensor %s: data_offsets hold %lld bytes, its shape needs %zu", t->name,
+                       WHERE ": tensor %s: data_offsets hold %lld bytes, its shape needs %zu" AGAIN, t->name,
                        (long long)(to - from), t->bytes);
     *begin = (size_t)from;
     return 0;
@@ -117,7 +123,7 @@ static int entry(struct st_tensor *t, const char *key, const json_t *v, const ch
                  struct err *e)
 {
     if (!name_ok(key)) {
-        err_set(e, ERR_ADAPTER_INVALID, "safetensors: a tensor's name is not 1 to %d characters of A-Z a-z 0-9 . _ -",
+        err_set(e, ERR_ADAPTER_INVALID, WHERE ": a tensor's name is not 1 to %d characters of A-Z a-z 0-9 . _ -",
                 NAME_LEN_MAX);
         return -1;
     }
@@ -136,9 +142,9 @@ static int metadata_check(const json_t *v, struct err *e)
 {
     const char *key;
     json_t *s;
-    if (!json_is_object(v)) return err_set(e, ERR_ADAPTER_INVALID, "safetensors: __metadata__ is not an object");
+    if (!json_is_object(v)) return err_set(e, ERR_ADAPTER_INVALID, WHERE ": __metadata__ is not an object");
     json_object_foreach((json_t *)v, key, s) if (!json_is_string(s)) return err_set(
-        e, ERR_ADAPTER_INVALID, "safetensors: __metadata__ holds something else than strings");
+        e, ERR_ADAPTER_INVALID, WHERE ": __metadata__ holds something else than strings");
     return 0;
 }
 
@@ -155,26 +161,26 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct st_tensor *)a)->name, ((const struct st_tensor *)b)->name);
 }
 
-/* Sorted by place, each tensor must begin where the one before it ended, and the last must end with the file. */
+/* Sorted by place, each tensor must begin where the one before it ended, and the last must end with the file. A tensor
+ * that was moved leaves a hole as well, but what it lies on says more: so overlaps are looked for first. */
 static int tiling_check(struct st_file *f, const char *data, size_t data_bytes, struct err *e)
 {
     qsort(f->tensor, (size_t)f->ntensors, sizeof *f->tensor, by_place);
-    size_t at = 0;
+    const struct st_tensor *t = f->tensor;
+    for (int i = 1; i < f->ntensors; i++)
+        if ((const char *)t[i].data < (const char *)t[i - 1].data + t[i - 1].bytes)
+            return err_set(e, ERR_ADAPTER_INVALID, WHERE ": tensor %s overlaps tensor %s" AGAIN, t[i].name,
+                           t[i - 1].name);
+    const char *at = data;
     for (int i = 0; i < f->ntensors; i++) {
-        const struct st_tensor *t = &f->tensor[i];
-        size_t begin = (size_t)((const char *)t->data - data);
-        if (begin < at)
-            return err_set(e, ERR_ADAPTER_INVALID, "safetensors: tensor %s overlaps tensor %s", t->name,
-                           f->tensor[i - 1].name);
-        if (begin > at)
-            return err_set(e, ERR_ADAPTER_INVALID, "safetensors: a hole of %zu bytes before tensor %s", begin - at,
-                           t->name);
-        at = begin + t->bytes;
+        if ((const char *)t[i].data > at)
+            return err_set(e, ERR_ADAPTER_INVALID, WHERE ": a hole of %zu bytes between %s and tensor %s" AGAIN,
+                           (size_t)((const char *)t[i].data - at), i ? t[i - 1].name : "the header", t[i].name);
+        at = (const char *)t[i].data + t[i].bytes;
     }
-    if (at != data_bytes)
-        return err_set(e, ERR_ADAPTER_INVALID, "safetensors: %zu bytes after the last tensor belong to none",
-                       data_bytes - at);
-    return 0;
+    size_t rest = data_bytes - (size_t)(at - data);
+    return rest ? err_set(e, ERR_ADAPTER_INVALID, WHERE ": %zu bytes after the last tensor belong to none" AGAIN, rest)
+                : 0;
 }
 
 /* Give the names a home of their own, so that the JSON can go. */
@@ -222,7 +228,7 @@ static int entries(struct st_file *f, const json_t *header, const char *data, si
 {
     size_t n = json_object_size(header);
     if (n > ST_TENSORS_MAX + 1)
-        return err_set(e, ERR_ADAPTER_INVALID, "safetensors: %zu tensors, more than %d", n, ST_TENSORS_MAX);
+        return err_set(e, ERR_ADAPTER_INVALID, WHERE ": %zu tensors, more than %d", n, ST_TENSORS_MAX);
     f->tensor = calloc(n ? n : 1, sizeof *f->tensor);
     if (!f->tensor) return err_set(e, ERR_NO_MEMORY, "out of memory for %zu tensors", n);
     const char *key;
@@ -234,7 +240,7 @@ static int entries(struct st_file *f, const json_t *header, const char *data, si
             continue;
         }
         if (f->ntensors == ST_TENSORS_MAX)
-            return err_set(e, ERR_ADAPTER_INVALID, "safetensors: more than %d tensors", ST_TENSORS_MAX);
+            return err_set(e, ERR_ADAPTER_INVALID, WHERE ": more than %d tensors", ST_TENSORS_MAX);
         if (entry(&f->tensor[f->ntensors], key, v, data, data_bytes, e)) return -1;
         f->ntensors++;
     }
@@ -244,10 +250,11 @@ static int entries(struct st_file *f, const json_t *header, const char *data, si
 static int header_parse(const char *text, size_t len, json_t **out, struct err *e)
 {
     struct err why = {0};
-    if (text[0] != '{') return err_set(e, ERR_ADAPTER_INVALID, "safetensors: the header does not begin with {");
+    if (text[0] != '{')
+        return err_set(e, ERR_ADAPTER_INVALID, WHERE ": the header does not begin with {: no safetensors file" AGAIN);
     if (!json_parse(text, len, out, &why)) return 0;
     enum err_code code = why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_ADAPTER_INVALID;
-    return err_set(e, code, "safetensors: the header is not valid: %.300s", why.msg);
+    return err_set(e, code, WHERE ": the header is not valid: %.200s" AGAIN, why.msg);
 }
 
 static int parse(struct st_file *f, struct err *e)
@@ -255,12 +262,14 @@ static int parse(struct st_file *f, struct err *e)
     const unsigned char *p = f->map;
     uint64_t len = 0;
     for (int i = LENGTH_BYTES - 1; i >= 0; i--) len = len << 8 | p[i];
+    if (f->file_bytes >= LFS_LEN && !memcmp(p, LFS_MAGIC, LFS_LEN))
+        return err_set(e, ERR_ADAPTER_INVALID, WHERE " " LFS_TOLD);
     if (len > ST_HEADER_MAX)
         return err_set(e, ERR_ADAPTER_INVALID,
-                       "safetensors: a header of %llu bytes, more than %u (not a safetensors file?)",
+                       WHERE ": a header of %llu bytes, more than %u (not a safetensors file?)" AGAIN,
                        (unsigned long long)len, ST_HEADER_MAX);
     if (len < 2 || len > f->file_bytes - LENGTH_BYTES)
-        return err_set(e, ERR_ADAPTER_INVALID, "safetensors: a header of %llu bytes in a file of %zu",
+        return err_set(e, ERR_ADAPTER_INVALID, WHERE ": a header of %llu bytes in a file of %zu: it is cut off" AGAIN,
                        (unsigned long long)len, f->file_bytes);
     const char *text = (const char *)f->map + LENGTH_BYTES;
     json_t *header = NULL;
@@ -271,23 +280,39 @@ static int parse(struct st_file *f, struct err *e)
     return rc;
 }
 
+/* Pickled weights run code when they are read. */
+static int missing(const char *path, struct err *e)
+{
+    char pickled[PATH_BYTES];
+    const char *slash = strrchr(path, '/');
+    int folder = slash ? (int)(slash - path) + 1 : 0;
+    bool is = snprintf(pickled, sizeof pickled, "%.*sadapter_model.bin", folder, path) < PATH_BYTES &&
+              access(pickled, F_OK) == 0;
+    return err_set(e, ERR_ADAPTER_INVALID,
+                   is ? WHERE " is missing: adapter_model.bin is pickled and not served; load it in PEFT and "
+                              "save_pretrained(safe_serialization=True)"
+                      : WHERE " is missing; save_pretrained() writes it beside adapter_config.json");
+}
+
 static int map_file(struct st_file *f, const char *path, struct err *e)
 {
     struct stat st;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    if (fd < 0 && errno == ENOENT) return err_set(e, ERR_ADAPTER_INVALID, "the weights file is missing");
-    if (fd < 0) return err_errno(e, "can't open the weights file");
+    if (fd < 0 && errno == ENOENT) return missing(path, e);
+    if (fd < 0 && errno == ELOOP)
+        return err_set(e, ERR_ADAPTER_INVALID, WHERE " is a symbolic link; copy the file that it names to its place");
+    if (fd < 0) return err_errno(e, "can't open " WHERE);
     int rc = -1;
     if (fstat(fd, &st)) {
-        err_errno(e, "can't stat the weights file");
+        err_errno(e, "can't stat " WHERE);
     } else if (!S_ISREG(st.st_mode)) {
-        err_set(e, ERR_ADAPTER_INVALID, "the weights are not a plain file");
+        err_set(e, ERR_ADAPTER_INVALID, WHERE " is not a plain file; put the file itself in its place");
     } else if (st.st_size < LENGTH_BYTES + 2) {
-        err_set(e, ERR_ADAPTER_INVALID, "safetensors: a file of %lld bytes is truncated", (long long)st.st_size);
+        err_set(e, ERR_ADAPTER_INVALID, WHERE ": a file of %lld bytes is cut off" AGAIN, (long long)st.st_size);
     } else {
         f->file_bytes = (size_t)st.st_size;
         void *map = mmap(NULL, f->file_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-        rc = map == MAP_FAILED ? err_errno(e, "can't map the weights file") : 0;
+        rc = map == MAP_FAILED ? err_errno(e, "can't map " WHERE) : 0;
         if (!rc) f->map = map;
     }
     close(fd);

@@ -3,7 +3,8 @@
  * 8 bytes little-endian header length, that many bytes of JSON, then the data. The file is mapped read-only; nothing is
  * believed before it is checked: header <= 4 MiB, depth <= 4, no duplicate keys, <= 16,384 tensors, names
  * [A-Za-z0-9._-]{1,256}, dtypes F32/F16/BF16, one or two dimensions, offsets that tile the data exactly (no hole,
- * overlap or tail), every product overflow-checked. What is wrong is said with the tensor's name. */
+ * overlap or tail), every product overflow-checked. What is wrong is said with the tensor's name. Messages call the
+ * file adapter_model.safetensors, which it is to those who sent it. */
 #pragma once
 #include "base/err.h"
 #include <stddef.h>
@@ -32,6 +33,11 @@ struct st_file {
     void *moved; /* copies of the tensors that the file holds misaligned */
     char *names;
 };
+
+/* A file that git-lfs left in another's place begins so. */
+#define LFS_MAGIC "version https://git-lfs"
+#define LFS_LEN (sizeof LFS_MAGIC - 1)
+#define LFS_TOLD "is a git-lfs pointer, not the file itself: fetch it by git lfs pull, or download it again"
 
 int st_open(struct st_file **out, const char *path, struct err *e); /* ERR_ADAPTER_INVALID, ERR_IO, ERR_NO_MEMORY */
 void st_close(struct st_file *f);                                   /* NULL is fine */

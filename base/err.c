@@ -85,6 +85,15 @@ int err_prefix(struct err *e, const char *fmt, ...)
     return -1;
 }
 
+int err_within(struct err *e, const char *owner)
+{
+    if (!e || !e->code) return -1;
+    char field[sizeof e->param];
+    snprintf(field, sizeof field, "%s", e->param);
+    snprintf(e->param, sizeof e->param, "%.31s%s%.31s", owner, *field ? "." : "", field);
+    return -1;
+}
+
 void err_clear(struct err *e)
 {
     memset(e, 0, sizeof *e);

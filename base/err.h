@@ -42,6 +42,9 @@ int err_errno(struct err *e, const char *fmt, ...) __attribute__((format(printf,
 /* Put "context: " before the message of an error that is already set. Returns -1. */
 int err_prefix(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
+/* The field at fault lies in `owner`: its name becomes "owner.field", or "owner" where none is named. Returns -1. */
+int err_within(struct err *e, const char *owner);
+
 void err_clear(struct err *e);
 
 /* The row of schema/errors.def of a code; never NULL. */

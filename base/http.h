@@ -102,7 +102,8 @@ void http_query_each(const struct http_request *r, void (*fn)(void *u, const cha
 const char *http_bearer(const struct http_request *r);
 
 /* fn is called at most once, when the client is gone before the answer is complete, from any thread; it must not block.
- * Set it on the worker (in head or handle) before the request is handed to another thread, with what it needs in place.
+ * Set it on the worker (in head or handle) before the request is handed to another thread, with what it needs in place;
+ * or on the thread that got it, which then asks http_is_gone(), for it may have been too late.
  * It is not begun after the last of the handler's calls (reply, stream end or abort) but may still run beside it: what
  * it touches is freed in http_on_free's callback, not before. A client that half-closes counts as gone once it must
  * wait. */

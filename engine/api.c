@@ -49,12 +49,12 @@ static const struct http_route routes[] = {
     GET("/metrics", admit_ready, api_metrics),
     GET("/v1/models", admit_ready, api_models),
     GET("/v1/models/{model}", admit_ready, api_model),
-    POST("/v1/chat/completions", 0, api_chat),
-    POST("/v1/completions", 0, api_completions),
+    POST("/v1/chat/completions", 0, api_text),
+    POST("/v1/completions", 0, api_text),
     POST("/v1/load_lora_adapter", SMALL_BODY, api_lora_load),
     POST("/v1/unload_lora_adapter", SMALL_BODY, api_lora_unload),
     POST("/weft/v1/selftest", SMALL_BODY, api_selftest),
-    POST("/weft/v1/tokenize", 0, api_tokens),
+    POST("/weft/v1/tokenize", 0, api_text),
     GET("/weft/v1/receipts/{id}", admit_ready, api_receipt),
     GET("/weft/v1/state", admit_ready, api_state),
     GET("/weft/v1/trace", admit_ready, api_trace),
@@ -288,13 +288,18 @@ static void learn_tools(struct api_engine *g)
 
 int api_publish(struct api *a, const struct api_engine *g, struct err *e)
 {
-    struct selftests *s;
-    if (selftests_new(&s, g->loras, e)) return -1;
+    struct side *selftests, *preparing;
+    if (side_new(&selftests, "selftest", api_selftest_run, e)) return -1;
+    if (side_new(&preparing, "prepare", api_text_run, e)) {
+        side_free(selftests);
+        return -1;
+    }
     pthread_rwlock_wrlock(&a->lock);
     a->engine = *g;
     a->engine.max_context = usable_context(g);
     learn_tools(&a->engine);
-    a->selftests = s;
+    a->selftests = selftests;
+    a->preparing = preparing;
     snprintf(a->fingerprint, sizeof a->fingerprint, "fp_%.10s_%s", g->model->desc.digest,
              g->model->prec == PREC_EXACT ? "exact" : "fast");
     a->published = true;
@@ -315,10 +320,11 @@ void api_withdraw(struct api *a)
 {
     pthread_rwlock_wrlock(&a->lock);
     a->published = false;
-    struct selftests *s = a->selftests;
-    a->selftests = NULL;
+    struct side *selftests = a->selftests, *preparing = a->preparing;
+    a->selftests = a->preparing = NULL;
     pthread_rwlock_unlock(&a->lock);
-    selftests_free(s);
+    side_free(selftests);
+    side_free(preparing);
 }
 
 void api_stop(struct api *a)

@@ -1,7 +1,7 @@
 /* api_generate: the routes that generate text, up to the hand-over to the scheduler.
  *
- * On the HTTP worker: headers and body are checked, the prompt is tokenized, lengths are held against the context, and
- * each prompt becomes a part that is submitted on its own. From then on the answer belongs to the events (api_call.c).
+ * On the HTTP worker, or for what takes longer on a side thread: headers and body are checked, the prompt is tokenized,
+ * a shape is compiled, lengths are held against the context, and each prompt becomes a part that is submitted on its own. From then on the answer belongs to the events (api_call.c).
  *
  * The race that decides the shape of call_run(): events may come before sched_submit() returns, and the client may
  * leave between two submissions. So a submission happens under the call's lock, which GEN_DONE and the client's leaving
@@ -135,7 +135,8 @@ static int choice_grammar(struct constrain *k, const json_t *list, struct gramma
 
 static int forced_grammar(struct constrain *k, const struct ask *a, struct grammar **out, struct err *e)
 {
-    json_t *schema = tool_schema(a->tools, a->tool_choice == TOOL_CHOICE_NAMED ? a->tool_named : NULL);
+    json_t *schema = tool_schema(a->tools, a->tool_choice == TOOL_CHOICE_NAMED ? a->tool_named : NULL,
+                                 a->parallel_tool_calls);
     if (!schema) return err_set(e, ERR_NO_MEMORY, "no memory for the request");
     int rc = grammar_json_schema(k, schema, out, e);
     json_decref(schema);
@@ -182,7 +183,10 @@ static int resolve_stack(const struct api_engine *g, const struct ask *a, struct
 {
     for (int i = 0; i < a->nadapters; i++) {
         const char *digest;
-        if (api_resolve(g, a->adapter[i].name, &digest, e)) return -1;
+        if (api_resolve(g, a->adapter[i].name, &digest, e)) {
+            if (e) e->param[0] = 0;
+            return err_within(e, "adapters");
+        }
         if (!digest)
             return err_field(e, ERR_INVALID, "adapters", "'%.128s' is the base, not an adapter", a->adapter[i].name);
     }
@@ -343,31 +347,18 @@ static void on_free(struct http_request *r)
     call_free(r->user);
 }
 
-static void generate(struct http_request *r, enum ask_kind kind)
+void api_generate(struct http_request *r, const struct api_engine *g, enum ask_kind kind)
 {
-    struct api *api = r->server_user;
     struct err e = {0};
     struct call *c;
     const char *digest;
-    const struct api_engine *g = api_hold(api, &e);
-    if (!g || call_new(&c, r, g, kind, &digest, &e)) {
-        if (g) api_release(api);
+    if (call_new(&c, r, g, kind, &digest, &e)) {
         api_refuse(r, &e);
         return;
     }
     r->user = c;
     http_on_free(r, on_free);
     http_on_gone(r, on_gone);
+    if (http_is_gone(r)) on_gone(r); /* before anybody could be told */
     call_run(c, g, digest);
-    api_release(api);
-}
-
-void api_chat(struct http_request *r)
-{
-    generate(r, ASK_CHAT);
-}
-
-void api_completions(struct http_request *r)
-{
-    generate(r, ASK_COMPLETION);
 }

@@ -11,14 +11,14 @@
 #define FINGERPRINT_LEN 32
 #define RETRY_AFTER_S 1 /* where the error says nothing */
 
-struct selftests;
+struct side;
 
 struct api {
     struct http_server *http;
     struct http_route *routes; /* the table with max_body filled in */
     struct metrics *metrics;
     struct receipts *receipts;
-    struct selftests *selftests; /* NULL until published */
+    struct side *selftests, *preparing; /* NULL until published */
     const char *token;
     int64_t started_us;
     _Atomic int64_t heard_us;
@@ -49,13 +49,26 @@ int api_resolve(const struct api_engine *g, const char *name, const char **diges
 /* Prompt i of an ask as token ids (out->id: free()), at most the model's context. */
 int api_tokenize(const struct api_engine *g, const struct ask *a, int i, struct tokens *out, struct err *e);
 
-int selftests_new(struct selftests **out, struct lora_set *loras, struct err *e);
-void selftests_free(struct selftests *s); /* refuses what waits, joins; NULL is fine */
+/* --- api_side.c --- */
+
+#define SIDE_WAITING 256 /* requests */
+#define SIDE_TAG_LEN 64
+
+/* A thread of that name (at most 15 letters; kept) which calls run() for each request pushed; run() answers it. */
+int side_new(struct side **out, const char *name, void (*run)(struct http_request *r), struct err *e);
+void side_free(struct side *s); /* refuses what waits, joins; NULL is fine */
+/* ERR_QUEUE_FULL: it is still the caller's. Tags take turns. */
+int side_push(struct side *s, struct http_request *r, const char *tag, struct err *e);
+
+void api_selftest_run(struct http_request *r);
+void api_text_run(struct http_request *r);
+
+/* What the routes for text do with the engine in their hands: api_generate.c, api_prompt.c. */
+void api_generate(struct http_request *r, const struct api_engine *g, enum ask_kind kind);
+void api_count(struct http_request *r, const struct api_engine *g);
 
 /* Handlers, one per route. */
-void api_chat(struct http_request *r);
-void api_completions(struct http_request *r);
-void api_tokens(struct http_request *r);
+void api_text(struct http_request *r); /* chat, completions, tokenize: at once, or through api->preparing */
 void api_models(struct http_request *r);
 void api_model(struct http_request *r);
 void api_lora_load(struct http_request *r);

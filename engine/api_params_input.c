@@ -5,8 +5,11 @@
  * come as JSON text (OpenAI's manner) become objects. Runs on HTTP workers; no state of its own. */
 #include "engine/api_params_impl.h"
 #include "engine/tools.h"
+#include <ctype.h>
 #include <stdio.h>
 #include <string.h>
+
+#define ROLE_MAX 64
 
 /* --- messages --- */
 
@@ -49,6 +52,14 @@ out:
     return rc;
 }
 
+/* Templates write a role beside their special tokens: it is a word. */
+static bool is_role(const char *s, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        if (!isalnum((unsigned char)s[i]) && s[i] != '-' && s[i] != '_') return false;
+    return n <= ROLE_MAX;
+}
+
 static int check_message(json_t *m, size_t i, struct err *e)
 {
     if (!json_is_object(m)) return fault(e, ERR_INVALID, i, "it must be an object");
@@ -56,6 +67,8 @@ static int check_message(json_t *m, size_t i, struct err *e)
     if (!role) return fault(e, ERR_MISSING, i, "'role' is missing");
     if (!json_is_string(role) || json_string_length(role) == 0)
         return fault(e, ERR_INVALID, i, "'role' must be a string");
+    if (!is_role(json_string_value(role), json_string_length(role)))
+        return fault(e, ERR_INVALID, i, "'role' must be letters, digits, dashes and underscores, at most 64");
     if (tool_normalize_message(m)) return fault(e, ERR_NO_MEMORY, i, "no memory");
     if (json_is_array(content)) return join_parts(m, content, i, e);
     if (json_is_string(content)) return 0;

@@ -28,7 +28,7 @@ static int bias_id(const char *key, int vocab, int32_t *id, struct err *e)
 {
     char *end;
     long v = strtol(key, &end, 10);
-    if (!isdigit((unsigned char)key[0]) || *end || v >= vocab)
+    if (!isdigit((unsigned char)key[0]) || (key[0] == '0' && key[1]) || *end || v >= vocab)
         return err_field(e, ERR_INVALID, "logit_bias",
                          "'logit_bias' has the key \"%.40s\": a token id below %d is needed", key, vocab);
     *id = (int32_t)v;
@@ -79,7 +79,7 @@ static int response_format(struct ask *a, struct err *e)
     const json_t *v = ask_given(a, name);
     if (!v) return 0;
     if (!json_is_object(v)) return err_field(e, ERR_INVALID, name, "'%s' must be an object", name);
-    if (json_need_str(v, "type", 64, &type, e)) return -1;
+    if (json_need_str(v, "type", 64, &type, e)) return err_within(e, name);
     if (!strcmp(type, "text")) return 0;
     if (!strcmp(type, "json_object")) return set_format(a, FORMAT_JSON_OBJECT, name, NULL, e);
     if (strcmp(type, "json_schema"))
@@ -172,6 +172,12 @@ static bool good_tool_name(const char *s)
     return n > 0 && n <= TOOL_NAME_MAX;
 }
 
+static const char *name_of_tool(const json_t *tool)
+{
+    const char *s = json_string_value(json_object_get(json_object_get(tool, "function"), "name"));
+    return s ? s : "";
+}
+
 static int check_tool(const struct ask *a, size_t i, struct err *e)
 {
     const json_t *tool = json_array_get(a->tools, i), *f = json_object_get(tool, "function");
@@ -186,13 +192,13 @@ static int check_tool(const struct ask *a, size_t i, struct err *e)
     const json_t *p = json_object_get(f, "parameters");
     if (p && !json_is_null(p) && !json_is_object(p))
         return err_field(e, ERR_INVALID, "tools", "the 'parameters' of tool %.64s must be a JSON schema", name);
+    const json_t *kind = json_object_get(p, "type");
+    if (kind && (!json_is_string(kind) || strcmp(json_string_value(kind), "object") != 0))
+        return err_field(e, ERR_INVALID, "tools", "the 'parameters' of tool %.64s must be of type \"object\"", name);
+    for (size_t k = 0; k < i; k++)
+        if (!strcmp(name_of_tool(json_array_get(a->tools, k)), name))
+            return err_field(e, ERR_INVALID, "tools", "two tools are called %.64s", name);
     return 0;
-}
-
-static const char *name_of_tool(const json_t *tool)
-{
-    const char *s = json_string_value(json_object_get(json_object_get(tool, "function"), "name"));
-    return s ? s : "";
 }
 
 static int named_choice(struct ask *a, const json_t *v, struct err *e)
@@ -255,8 +261,9 @@ static int add_adapter(struct ask *a, const json_t *v, struct err *e)
         return err_field(e, ERR_INVALID, "adapters", "more than %d adapters", GEN_ADAPTERS);
     if (!json_is_object(v))
         return err_field(e, ERR_INVALID, "adapters", "'adapters' must hold objects {\"name\",\"weight\"}");
-    if (json_need_str(v, "name", ADAPTER_NAME_MAX, &name, e)) return -1;
-    if (json_get_num(v, "weight", -WEIGHT_LIMIT, WEIGHT_LIMIT, &weight, NULL, e)) return -1;
+    if (json_need_str(v, "name", ADAPTER_NAME_MAX, &name, e) ||
+        json_get_num(v, "weight", -WEIGHT_LIMIT, WEIGHT_LIMIT, &weight, NULL, e))
+        return err_within(e, "adapters");
     for (int i = 0; i < a->nadapters; i++)
         if (!strcmp(a->adapter[i].name, name))
             return err_field(e, ERR_INVALID, "adapters", "the adapter '%.128s' is named twice", name);

@@ -128,26 +128,25 @@ static void reply_tokens(struct http_request *r, const struct ask *a, const stru
     api_reply_json(r, v);
 }
 
-void api_tokens(struct http_request *r)
+void api_count(struct http_request *r, const struct api_engine *g)
 {
-    struct api *api = r->server_user;
     struct err e = {0};
     struct ask a;
     json_t *root = NULL;
     const char *digest;
-    const struct api_engine *g = api_hold(api, &e);
-    if (!g || json_parse(r->body, r->body_len, &root, &e)) goto refuse;
+    if (json_parse(r->body, r->body_len, &root, &e)) {
+        api_refuse(r, &e);
+        return;
+    }
     enum ask_kind kind = json_object_get(root, "messages") ? ASK_CHAT : ASK_COMPLETION;
     json_decref(root);
-    if (ask_parse(r->body, r->body_len, kind, g->model->vocab, &a, &e)) goto refuse;
+    if (ask_parse(r->body, r->body_len, kind, g->model->vocab, &a, &e)) {
+        api_refuse(r, &e);
+        return;
+    }
     if (api_resolve(g, a.model, &digest, &e))
         api_refuse(r, &e);
     else
         reply_tokens(r, &a, g);
     ask_close(&a);
-    api_release(api);
-    return;
-refuse:
-    if (g) api_release(api);
-    api_refuse(r, &e);
 }

@@ -5,9 +5,10 @@
  * every object back with jansson.
  *
  * A token may be part of a UTF-8 character. Its text in log-probabilities then shows U+FFFD, as OpenAI's does, and
- * `bytes` the truth; the older completions shape has no bytes, and since its top_logprobs is an object, a name that
- * comes twice is left out the second time (the likelier token has it). Infinite values are printed as OpenAI does,
- * -9999.
+ * `bytes` the truth; the older completions shape writes such a token as OpenAI's did, "bytes:\xe6\x97", for its
+ * top_logprobs is an object whose names must differ; a name that comes twice all the same (two tokens of the same
+ * bytes) is left out the second time: the likelier token has it. text_offset counts the characters of the whole text;
+ * a token that begins within a character has that one's. Infinite values are printed as OpenAI does, -9999.
  *
  * Pure functions over the caller's memory: any thread, in practice the step thread. */
 #include "engine/api_render.h"
@@ -69,6 +70,20 @@ static void add_chat(struct buf *b, const struct vocab_text *v, const struct sam
     buf_adds(b, "]}");
 }
 
+/* The token as a JSON string, in the older shape's manner. */
+static void add_name(struct buf *b, const char *s, size_t n)
+{
+    bool valid = true;
+    for (size_t i = 0; i < n && valid;) i += buf_utf8(s + i, n - i, &valid);
+    if (valid) {
+        buf_add_json(b, s, n);
+        return;
+    }
+    buf_adds(b, "\"bytes:");
+    for (size_t i = 0; i < n; i++) buf_addf(b, "\\\\x%02x", (unsigned)(unsigned char)s[i]);
+    buf_addc(b, '"');
+}
+
 /* The printed names of one top_logprobs object, to know a name that comes again. */
 struct names {
     int n;
@@ -83,7 +98,7 @@ static void add_named(struct buf *b, struct names *seen, const struct vocab_text
     const char *s = v->bytes(v->u, id, &n);
     if (seen->n) buf_addc(b, ',');
     size_t at = b->len;
-    buf_add_json(b, s, n);
+    add_name(b, s, n);
     size_t len = b->len - at;
     if (b->failed) return;
     for (int i = 0; i < seen->n; i++) {
@@ -111,23 +126,27 @@ static void add_top_object(struct buf *b, const struct vocab_text *v, const stru
     buf_addc(b, '}');
 }
 
-static int64_t characters(const char *s, size_t n)
+static bool continues(char c)
 {
-    int64_t count = 0;
-    bool valid;
-    for (size_t i = 0; i < n; i += buf_utf8(s + i, n - i, &valid)) count++;
-    return count;
+    return ((unsigned char)c & 0xc0) == 0x80;
+}
+
+/* Prints where the token begins, and moves on by the characters that begin in it. */
+static void add_offset(struct logprobs *l, const char *s, size_t n)
+{
+    bool within = n > 0 && continues(s[0]) && l->offset > 0;
+    buf_addu(&l->column[3], (uint64_t)(l->offset - within));
+    for (size_t i = 0; i < n; i++) l->offset += !continues(s[i]);
 }
 
 static void add_completion(struct logprobs *l, const struct vocab_text *v, const struct sample *s)
 {
     size_t n;
     const char *text = v->bytes(v->u, s->id, &n);
-    buf_add_json(&l->column[0], text, n);
+    add_name(&l->column[0], text, n);
     add_value(&l->column[1], s->logprob);
     add_top_object(&l->column[2], v, s);
-    buf_addu(&l->column[3], (uint64_t)l->offset);
-    l->offset += characters(text, n);
+    add_offset(l, text, n);
 }
 
 int logprobs_add(struct logprobs *l, enum ask_kind kind, const struct vocab_text *v, const struct sample *s)
@@ -147,11 +166,10 @@ int logprobs_add_first(struct logprobs *l, const struct vocab_text *v, int32_t i
 {
     size_t n;
     const char *text = v->bytes(v->u, id, &n);
-    buf_add_json(&l->column[0], text, n);
+    add_name(&l->column[0], text, n);
     buf_adds(&l->column[1], "null");
     buf_adds(&l->column[2], "null");
-    buf_addu(&l->column[3], (uint64_t)l->offset);
-    l->offset += characters(text, n);
+    add_offset(l, text, n);
     l->n++;
     return l->column[0].failed || l->column[3].failed ? -1 : 0;
 }

@@ -20,7 +20,7 @@ struct vocab_text {
 struct logprobs {
     struct buf column[LOGPROB_COLUMNS];
     int n;          /* tokens held */
-    int64_t offset; /* text_offset of the next token, in characters */
+    int64_t offset; /* characters that began so far */
 };
 
 void logprobs_init(struct logprobs *l);

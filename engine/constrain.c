@@ -86,7 +86,7 @@ struct source {
 
 static int begin_machine(struct grammar *g, struct err *e)
 {
-    int rc = machine_init(&g->m, &g->net) ? -1 : machine_probe(&g->m);
+    int rc = machine_init(&g->m, &g->net) ? -1 : machine_probe(&g->m, &g->net.clock);
     if (rc > 0) return err_set(e, ERR_INVALID, "the grammar is too large: too many of its ways are open at once");
     if (rc == 0) g->start = machine_start(&g->m);
     if (rc < 0 || g->start < 0) return err_set(e, ERR_NO_MEMORY, "no memory for a grammar");
@@ -245,15 +245,26 @@ static int compile_choice(struct net *n, const struct source *s, struct err *e)
     return net_finish(n, start);
 }
 
+static int add_dumped(const char *s, size_t len, void *out)
+{
+    struct buf *b = out;
+    buf_add(b, s, len);
+    return b->failed ? -1 : 0;
+}
+
 int grammar_json_schema(struct constrain *c, const json_t *schema, struct grammar **out, struct err *e)
 {
-    char *text =
-        json_dumps(schema, JSON_ENCODE_ANY | JSON_COMPACT); /* in the properties' order, for that is the answer's */
-    if (!text) return err_set(e, ERR_NO_MEMORY, "no memory for a JSON schema");
+    struct buf b;
+    buf_init(&b, GRAMMAR_SOURCE_MAX + 1);
+    /* in the properties' order, for that is the answer's */
+    int rc = json_dump_callback(schema, add_dumped, &b, JSON_ENCODE_ANY | JSON_COMPACT);
     struct source s = {
-        .kind = "JSON schema", .compile = compile_schema, .bytes = text, .len = strlen(text), .schema = schema};
-    int rc = grammar_of(c, &s, out, e);
-    free(text);
+        .kind = "JSON schema", .compile = compile_schema, .bytes = b.data, .len = b.len, .schema = schema};
+    if (rc || b.failed)
+        rc = err_set(e, ERR_INVALID, "the JSON schema has more than the %u bytes that are served", GRAMMAR_SOURCE_MAX);
+    else
+        rc = grammar_of(c, &s, out, e);
+    buf_close(&b);
     return rc;
 }
 
@@ -372,6 +383,14 @@ int grammar_mask(struct grammar_state *s, uint32_t *mask)
     pthread_mutex_unlock(&g->lock);
     if (over) mask_of_end(v, mask);
     return m || over ? 0 : -1;
+}
+
+bool grammar_mask_known(struct grammar_state *s)
+{
+    if (pthread_mutex_trylock(&s->g->lock)) return false;
+    bool known = s->over || s->g->m.state[s->at].mask;
+    pthread_mutex_unlock(&s->g->lock);
+    return known;
 }
 
 /* With the lock held: where a token's bytes lead; MACHINE_DEAD: nowhere. */

@@ -2,16 +2,18 @@
  * bytes, and per sequence the mask of the tokens that may come next.
  *
  * The automaton is a pushdown machine over UTF-8 bytes (JSON nests); a vocabulary is a trie of its tokens' bytes, walked once per state of
- * the automaton and remembered, so a step costs a look-up. Compiling is bounded in time, states and memory: a bomb is refused with
- * ERR_INVALID in under 100 ms, naming the keyword or the place.
+ * the automaton and remembered, so a step costs a look-up. Compiling is bounded in work, states, memory and CPU time: a bomb is refused
+ * with ERR_INVALID in under 100 ms of it, naming the keyword or the place. So is a walk: about two milliseconds at most; states of very many
+ * open ways offer shorter tokens instead.
  *
  * JSON schema: draft 2020-12. Served: type (a list too), properties, required, additionalProperties, items, prefixItems, minItems, maxItems,
- * enum, const, anyOf, allOf, oneOf where its schemas are provably apart, $ref within the schema (recursive too), minLength, maxLength,
- * pattern, format (date, time, date-time, uuid, email, hostname, ipv4, ipv6, uri; others are annotations), minimum, maximum,
- * exclusiveMinimum, exclusiveMaximum, multipleOf (whole numbers to 1000), nullable. Properties come in the schema's order, names that it
- * doesn't list last and only where additionalProperties says so; strings hold no U+0000; integers have 18 digits at most, other numbers 15
- * and 15; white space is one blank or a line break with an indent. All of these narrow what is written, so an answer is always valid. Two
- * things JSON can't be held to here: that names which the schema doesn't list differ from each other, and that the answer has room.
+ * enum, const, anyOf, allOf, oneOf where its schemas are provably apart (a tag among required properties costs nothing, hundreds are fine),
+ * $ref within the schema (recursive too), minLength, maxLength, pattern, format (all of the standard's, each as a set of texts that are
+ * valid for it; others are annotations), minimum, maximum, exclusiveMinimum, exclusiveMaximum, multipleOf (whole numbers to 1000). Values
+ * are equal by what they mean (1 and 1.0), bounds count with every digit. Properties come in the schema's order, names that it doesn't list
+ * last and only where additionalProperties says so; strings hold no U+0000; integers have 18 digits at most, other numbers 15 and 15; white
+ * space is one blank or a line break with an indent. All of these narrow what is written, so an answer is always valid. Two things JSON
+ * can't be held to here: that names which the schema doesn't list differ from each other, and that the answer has room.
  *
  * Regular expressions: ECMA-262's, without look-around, back references, word boundaries, \p and flags; see grammar_regex.c.
  *
@@ -24,7 +26,7 @@
 #include <stdint.h>
 
 #define GRAMMAR_SOURCE_MAX (256u << 10) /* bytes of a schema or pattern */
-#define GRAMMAR_COMPILE_MS 100
+#define GRAMMAR_COMPILE_MS 100          /* of CPU */
 
 struct constrain; /* a vocabulary prepared for masks, with the cache of grammars */
 int constrain_new(struct constrain **out, const struct tokenizer *t, size_t cache_bytes, struct err *e);
@@ -52,8 +54,11 @@ static inline int grammar_mask_words(int vocab)
     return (vocab + 31) / 32;
 }
 /* The tokens that may come next; end tokens (tokenizer_is_end) are allowed where the answer may end, and alone where nothing else may
- * come. Bounded: at most one walk of the trie. 0, or -1 out of memory. */
+ * come. Bounded: at most one walk of the trie and a fixed number of transitions. 0, or -1 out of memory. */
 int grammar_mask(struct grammar_state *s, uint32_t *mask);
+/* Whether grammar_mask() would be a look-up now: the mask is remembered and nobody else is at this grammar. Never waits; for any thread
+ * that may use the state, so that masks which have to be walked can be left to another one. */
+bool grammar_mask_known(struct grammar_state *s);
 /* A token was chosen. False: it was not allowed (the state does not change). */
 bool grammar_accept(struct grammar_state *s, int32_t token);
 bool grammar_may_end(const struct grammar_state *s);

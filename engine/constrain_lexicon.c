@@ -7,15 +7,17 @@
  * and control characters ("plain" ones) have a trie and a ready mask of their own, and a state that such text leads back to
  * (machine_loops) takes the mask instead of a walk; a subtree that is entered in such a state is allowed as a whole.
  *
- * A walk is bounded in work as well, for patterns whose states are many and large: past WALK_WORK it starts again with tokens of two bytes
- * and then of one. Fewer tokens are offered then, never a wrong one, and the count does not depend on what was remembered before. */
+ * A token's last byte needs no transition, only a look whether the byte leads on (machine_live); most nodes are such ends, and for the
+ * rest a transition is built once and remembered. A walk is bounded in work as well, for patterns whose states are many and large: past
+ * WALK_WORK it starts again with tokens of three bytes, of two, and of one. Fewer tokens are offered then, never a wrong one, and the count
+ * does not depend on what was remembered before. */
 #include "engine/constrain_lexicon.h"
 #include "base/buf.h"
 #include <stdlib.h>
 #include <string.h>
 
-#define WALK_WORK (2u << 20) /* places of the states met, times STEPS_EACH */
-#define STEPS_EACH 16
+#define WALK_WORK 80000 /* places read and built: a millisecond or two */
+#define PRICE_OF_TARGET 4u
 #define VOCAB_MAX (1 << 24)
 
 struct entry {
@@ -157,13 +159,13 @@ static void allow(struct walk *w, uint32_t from, uint32_t to)
     for (uint32_t i = from; i < to; i++) set_bit(w->mask, w->v->order[i]);
 }
 
-/* The first time that this walk comes to a state, it pays for what building its transitions costs. */
-static bool pay(struct walk *w, int32_t state)
+/* The first time that this walk takes a transition it pays for what building it costs, whether or not it was built before. */
+static bool pay(struct walk *w, int32_t from, uint8_t klass, int32_t to)
 {
-    struct mstate *s = &w->m->state[state];
-    if (s->mark == w->m->walk) return true;
-    s->mark = w->m->walk;
-    uint64_t price = (uint64_t)s->n * STEPS_EACH;
+    uint32_t *paid = &w->m->state[from].paid[klass];
+    if (*paid == w->m->walk) return true;
+    *paid = w->m->walk;
+    uint64_t price = w->m->state[from].n + PRICE_OF_TARGET * (uint64_t)w->m->state[to].n;
     w->tired = price > w->work;
     w->work -= w->tired ? w->work : price;
     return !w->tired;
@@ -171,33 +173,42 @@ static bool pay(struct walk *w, int32_t state)
 
 static int walk_trie(struct walk *w, const struct trie *t, bool plain, int32_t start)
 {
+    struct machine *m = w->m;
     int32_t at[TOKEN_BYTES_MAX + 1];
     at[0] = start;
+    machine_live(m, start);
     for (uint32_t i = 0; i < t->n;) {
         struct tnode d = t->node[i];
-        const struct mstate *s = &w->m->state[at[d.depth - 1]];
-        int32_t to = s->next[w->m->net->klass[d.byte]];
-        if (to < 0 && (to = machine_step(w->m, at[d.depth - 1], d.byte)) < 0) return -1;
-        if (to == MACHINE_DEAD) {
+        int32_t from = at[d.depth - 1];
+        const struct mstate *s = &m->state[from];
+        if (!byte_set_has(&s->live, d.byte)) {
             i = d.skip;
             continue;
         }
-        if (plain && w->deepest == TOKEN_BYTES_MAX && machine_loops(w->m, to)) {
+        if (d.skip == i + 1 || d.depth >= w->deepest) { /* nothing to see behind it */
+            allow(w, d.first, d.first + d.ntok);
+            i = d.skip;
+            continue;
+        }
+        uint8_t klass = m->net->klass[d.byte];
+        int32_t to = s->next[klass];
+        if (to < 0 && (to = machine_step(m, from, d.byte)) < 0) return -1;
+        if (!pay(w, from, klass, to)) return 0;
+        if (plain && w->deepest == TOKEN_BYTES_MAX && machine_loops(m, to)) {
             allow(w, d.first, t->node[d.skip].first);
             i = d.skip;
             continue;
         }
+        machine_live(m, to);
         allow(w, d.first, d.first + d.ntok);
-        if (!pay(w, to)) return 0;
         at[d.depth] = to;
-        i = d.depth < w->deepest ? i + 1 : d.skip;
+        i++;
     }
     return 0;
 }
 
 static int walk_all(struct walk *w, int32_t state)
 {
-    w->m->walk++;
     memset(w->mask, 0, (size_t)w->v->words * sizeof *w->mask);
     if (w->deepest == TOKEN_BYTES_MAX && machine_loops(w->m, state))
         memcpy(w->mask, w->v->plain_mask, (size_t)w->v->words * sizeof *w->mask);
@@ -215,14 +226,19 @@ static bool is_empty(const struct lexicon *v, const uint32_t *mask)
 
 const uint32_t *lexicon_mask(const struct lexicon *v, struct machine *m, int32_t state)
 {
-    static const uint8_t deepest[] = {TOKEN_BYTES_MAX, 2, 1};
+    /* One byte costs no transition, so the last is never tired. What one walk paid for is free for the next. */
+    static const struct {
+        uint8_t deepest;
+        uint32_t work;
+    } tries[] = {{TOKEN_BYTES_MAX, WALK_WORK}, {3, WALK_WORK / 4}, {2, WALK_WORK / 4}, {1, 0}};
     if (m->state[state].mask) return m->state[state].mask;
     uint32_t *mask = machine_alloc(m, (size_t)v->words * sizeof *mask);
     struct walk w = {.v = v, .m = m, .mask = mask, .tired = true};
     if (!mask) return NULL;
-    for (size_t i = 0; i < sizeof deepest && w.tired; i++) {
-        w.deepest = deepest[i];
-        w.work = deepest[i] == 1 ? UINT64_MAX : WALK_WORK;
+    m->walk++;
+    for (size_t i = 0; i < sizeof tries / sizeof *tries && w.tired; i++) {
+        w.deepest = tries[i].deepest;
+        w.work = tries[i].work;
         w.tired = false;
         if (walk_all(&w, state)) return NULL;
     }

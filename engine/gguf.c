@@ -16,6 +16,7 @@
  *
  * After gguf_open() the object is immutable: any thread may read. Format: ggml's docs/gguf.md. */
 #include "engine/gguf.h"
+#include "adapters/safetensors.h"
 #include "base/sha256.h"
 #include <fcntl.h>
 #include <math.h>
@@ -137,8 +138,8 @@ static const uint8_t *take(struct cursor *c, uint64_t n)
 {
     const uint8_t *p = c->p;
     if (n > c->left) {
-        err_set(c->e, ERR_MODEL, "GGUF: the file ends inside %s (%llu bytes wanted, %zu left)", c->where,
-                (unsigned long long)n, c->left);
+        err_set(c->e, ERR_MODEL, "GGUF: the file ends inside %s (%llu bytes wanted, %zu left); download it again",
+                c->where, (unsigned long long)n, c->left);
         return NULL;
     }
     c->p += n;
@@ -228,7 +229,9 @@ static int measure(struct gguf_tensor *t, struct err *e)
     const struct type_row *r = find_type(t->type);
     int64_t n = 1;
     size_t bytes;
-    if (!r) return err_set(e, ERR_MODEL, "GGUF: tensor \"%s\" has the unknown type %d", show(t->name).s, t->type);
+    if (!r)
+        return err_set(e, ERR_MODEL, "GGUF: tensor \"%s\" has the unknown type %u; convert the model to Q8_0 or Q4_K_M",
+                       show(t->name).s, (unsigned)t->type);
     for (int i = 0; i < t->ndim; i++)
         if (t->dim[i] <= 0 || __builtin_mul_overflow(n, t->dim[i], &n))
             return err_set(e, ERR_MODEL, "GGUF: tensor \"%s\" has an impossible shape", show(t->name).s);
@@ -261,8 +264,27 @@ static int take_tensor(struct cursor *c, struct gguf_tensor *t, uint64_t *offset
         t->dim[i] = d > INT64_MAX ? -1 : (int64_t)d; /* -1 is refused by measure() */
     }
     if (take_u32(c, &type) || take_u64(c, offset)) return -1;
-    t->type = type > INT32_MAX ? -1 : (int)type;
+    t->type = (int)type; /* of a large one none is found */
     return measure(t, c->e);
+}
+
+/* In the file's order, each tensor must begin where the one before it ended, filled up to the alignment: as ggml writes
+ * and llama.cpp demands. So no two share a byte. */
+static int check_tiling(const struct gguf *g, const uint64_t *offset, uint64_t align, struct err *e)
+{
+    uint64_t at = 0;
+    for (int i = 0; i < g->ntensors; i++) {
+        if (offset[i] != at)
+            return err_set(
+                e, ERR_MODEL,
+                "GGUF: tensor \"%s\" starts at %llu, %s what stands before it (\"%s\" ends at %llu); the file is "
+                "damaged: convert or download it again",
+                show(g->tensors[i].name).s, (unsigned long long)offset[i],
+                offset[i] < at ? "on top of" : "with a hole behind", i ? show(g->tensors[i - 1].name).s : "the list",
+                (unsigned long long)at);
+        at += (g->tensors[i].bytes + align - 1) & ~(align - 1);
+    }
+    return 0;
 }
 
 static int place_tensor(struct gguf_tensor *t, const uint8_t *data, size_t room, uint64_t offset, uint64_t align,
@@ -272,9 +294,10 @@ static int place_tensor(struct gguf_tensor *t, const uint8_t *data, size_t room,
         return err_set(e, ERR_MODEL, "GGUF: tensor \"%s\" starts at %llu, no multiple of %llu", show(t->name).s,
                        (unsigned long long)offset, (unsigned long long)align);
     if (offset > room || t->bytes > room - offset)
-        return err_set(e, ERR_MODEL,
-                       "GGUF: tensor \"%s\" (%zu bytes at %llu) reaches beyond the file's %zu bytes of data",
-                       show(t->name).s, t->bytes, (unsigned long long)offset, room);
+        return err_set(
+            e, ERR_MODEL,
+            "GGUF: tensor \"%s\" (%zu bytes at %llu) reaches beyond the file's %zu bytes of data; download it again",
+            show(t->name).s, t->bytes, (unsigned long long)offset, room);
     t->data = data + offset;
     return 0;
 }
@@ -294,7 +317,8 @@ static int check_whole(const struct gguf *g, struct err *e)
     uint64_t parts = 1;
     if (gguf_has(g, "split.count") && gguf_u64(g, "split.count", &parts, e)) return -1;
     if (parts > 1)
-        return err_set(e, ERR_MODEL, "GGUF: one of %llu parts of a split model; merge them first",
+        return err_set(e, ERR_MODEL,
+                       "GGUF: one of %llu parts of a split model; merge them first (llama-gguf-split --merge)",
                        (unsigned long long)parts);
     return 0;
 }
@@ -313,6 +337,7 @@ static int read_tensors(struct gguf *g, struct cursor *c)
     size_t room = c->left > pad ? c->left - pad : 0;
     for (int i = 0; i < g->ntensors; i++)
         if (place_tensor(&g->tensors[i], c->p + pad, room, offset[i], align, c->e)) goto out;
+    if (check_tiling(g, offset, align, c->e)) goto out;
     qsort(g->tensors, (size_t)g->ntensors, sizeof *g->tensors, compare_tensor);
     for (int i = 1; i < g->ntensors; i++)
         if (!compare_tensor(&g->tensors[i - 1], &g->tensors[i])) {
@@ -329,8 +354,9 @@ static int check_version(uint32_t version, struct err *e)
 {
     if (version == 2 || version == 3) return 0;
     if (version != 0 && (version & 0xffff) == 0)
-        return err_set(e, ERR_MODEL, "GGUF: a big-endian file, which is not served");
-    return err_set(e, ERR_MODEL, "GGUF: version %u, only 2 and 3 are served", version);
+        return err_set(e, ERR_MODEL,
+                       "GGUF: a big-endian file, which is not served; convert the model again without --bigendian");
+    return err_set(e, ERR_MODEL, "GGUF: version %u, only 2 and 3 are served; convert the model again", version);
 }
 
 static int read_file(struct gguf *g, struct err *e)
@@ -338,8 +364,11 @@ static int read_file(struct gguf *g, struct err *e)
     struct cursor c = {g->map, g->size, "the header", e};
     uint32_t version = 0;
     uint64_t ntensors = 0, nkv = 0;
+    if (g->size >= LFS_LEN && !memcmp(g->map, LFS_MAGIC, LFS_LEN)) return err_set(e, ERR_MODEL, "it " LFS_TOLD);
     if (g->size < 4 || memcmp(g->map, "GGUF", 4))
-        return err_set(e, ERR_MODEL, "neither a GGUF file nor a packed one: it begins with neither \"GGUF\" nor \"WEFTPACK\"");
+        return err_set(e, ERR_MODEL,
+                       "neither a GGUF file nor a packed one: it begins with neither \"GGUF\" nor \"WEFTPACK\"; of a "
+                       "Hugging Face model give the folder");
     if (!take(&c, 4) || take_u32(&c, &version) || check_version(version, e)) return -1;
     if (take_u64(&c, &ntensors) || take_u64(&c, &nkv)) return -1;
     if (nkv > GGUF_KEYS_MAX || ntensors > GGUF_TENSORS_MAX)
@@ -363,7 +392,8 @@ static int map_file(struct gguf *g, const char *path, struct err *e)
     if (fstat(fd, &st)) {
         err_errno(e, "cannot look at the model file %s", path);
     } else if (!S_ISREG(st.st_mode) || st.st_size <= 0) {
-        err_set(e, ERR_MODEL, "%s is empty or not a regular file", path);
+        err_set(e, ERR_MODEL,
+                "%s is empty or not a regular file; give a GGUF file, a packed one, or the folder of a model", path);
     } else {
         void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
         if (p == MAP_FAILED) {
@@ -456,7 +486,7 @@ bool gguf_has(const struct gguf *g, const char *key)
 static const struct kv *need(const struct gguf *g, const char *key, struct err *e)
 {
     const struct kv *v = find_kv(g, key);
-    if (!v) err_set(e, ERR_MODEL, "GGUF: key \"%s\" is missing", key);
+    if (!v) err_set(e, ERR_MODEL, "GGUF: key \"%s\" is missing; convert the model again", key);
     return v;
 }
 

@@ -193,7 +193,8 @@ static void visit(struct machine *m, uint32_t node, uint32_t stack)
     if (m->net->need[node] + m->frame[stack].depth > STACK_MAX) return;
     uint32_t h = seen_slot(c, node, stack);
     if (c->seen_at[h] == c->step) return;
-    if (c->visits == VISITS_MAX) {
+    if (c->visits >= VISITS_MAX &&
+        (c->nout > 0 || c->final)) { /* the first place is always found: see machine_live() */
         c->cut = true;
         return;
     }
@@ -319,12 +320,14 @@ static int32_t intern(struct machine *m, const struct place *p, uint32_t n, bool
     }
     uint32_t columns = m->net->nklass;
     struct place *copy = machine_alloc(m, n * sizeof *copy);
-    int32_t *next = machine_alloc(m, columns * sizeof *next);
+    int32_t *next = machine_alloc(m, columns * (sizeof *next + sizeof(uint32_t)));
+    uint32_t *paid = (uint32_t *)next + columns;
     if (!copy || !next) return MACHINE_NOMEM;
     if (n > 0) memcpy(copy, p, n * sizeof *copy);
     memset(next, n > 0 ? -1 : MACHINE_DEAD, columns * sizeof *next);
-    m->state[m->nstate] =
-        (struct mstate){.place = copy, .n = n, .final = final, .cut = cut, .loop = n > 0 ? -1 : 0, .next = next};
+    memset(paid, 0, columns * sizeof *paid);
+    m->state[m->nstate] = (struct mstate){
+        .place = copy, .n = n, .final = final, .cut = cut, .loop = n > 0 ? -1 : 0, .next = next, .paid = paid};
     m->state_slot[h] = (int32_t)m->nstate + 1;
     return (int32_t)m->nstate++;
 }
@@ -352,6 +355,20 @@ int32_t machine_step(struct machine *m, int32_t state, uint8_t byte)
     return to;
 }
 
+/* A place whose need fits can be finished, so it is never dead; see net.need. */
+const struct byte_set *machine_live(struct machine *m, int32_t state)
+{
+    const struct net *n = m->net;
+    struct mstate *s = &m->state[state];
+    for (uint32_t i = 0; !s->looked && i < s->n; i++) {
+        struct node d = n->node[s->place[i].node];
+        if (n->need[d.b] + m->frame[s->place[i].stack].depth > STACK_MAX) continue;
+        for (int w = 0; w < 4; w++) s->live.w[w] |= n->set[d.a].w[w];
+    }
+    s->looked = true;
+    return &s->live;
+}
+
 int32_t machine_move(struct machine *to, const struct machine *from, int32_t state)
 {
     const struct mstate *s = &from->state[state];
@@ -368,7 +385,7 @@ int32_t machine_move(struct machine *to, const struct machine *from, int32_t sta
     return intern(to, p, s->n, s->final, s->cut);
 }
 
-int machine_probe(struct machine *m)
+int machine_probe(struct machine *m, struct clock *clock)
 {
     uint64_t work = 0;
     if (machine_start(m) == MACHINE_NOMEM) return -1;
@@ -380,6 +397,7 @@ int machine_probe(struct machine *m)
             int32_t to = machine_step(m, (int32_t)i, (uint8_t)c);
             if (to == MACHINE_NOMEM) return -1;
             work += 1 + m->state[to].n;
+            if (!clock_charge(clock, m->state[i].n + m->closing->visits)) return m->state[i].cut;
         }
         if (m->state[i].cut) return 1;
     }

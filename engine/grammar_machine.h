@@ -14,13 +14,15 @@ struct place {
 struct mstate {
     const struct place *place;
     uint32_t n;
-    uint32_t mark; /* of the last walk that came here */
-    bool final;    /* the answer may end here */
-    bool cut;      /* PLACES_MAX was reached on the way */
+    bool final;  /* the answer may end here */
+    bool cut;    /* PLACES_MAX was reached on the way */
+    bool looked; /* `live` is known */
     int8_t
         loop; /* well-formed text without quote, backslash and control characters leads back here: 1 yes, 0 no, -1 not known */
-    bool stuck;    /* no token fits though the answer isn't whole (a vocabulary without single bytes): ends may come */
-    int32_t *next; /* [nklass]; -1: not known */
+    bool stuck; /* no token fits though the answer isn't whole (a vocabulary without single bytes): ends may come */
+    struct byte_set live; /* the bytes that lead on */
+    int32_t *next;        /* [nklass]; -1: not known */
+    uint32_t *paid;       /* [nklass]: the last walk that took this transition */
     uint32_t *mask;
 };
 
@@ -49,9 +51,11 @@ void machine_close(struct machine *m);
 #define MACHINE_NOMEM (-1)
 int32_t machine_start(struct machine *m);
 int32_t machine_step(struct machine *m, int32_t state, uint8_t byte);
+/* The bytes that lead on from a state, without building where to: true for exactly those that machine_step() finds not dead. */
+const struct byte_set *machine_live(struct machine *m, int32_t state);
 int32_t machine_move(struct machine *to, const struct machine *from,
                      int32_t state); /* the same state in another machine of the net */
-/* Looks ahead from the start as far as a compile's time allows. 0; 1: states pass PLACES_MAX; -1: no memory. */
-int machine_probe(struct machine *m);
+/* Looks ahead from the start, some states far, until the clock's time is up. 0; 1: states pass PLACES_MAX; -1: no memory. */
+int machine_probe(struct machine *m, struct clock *c);
 bool machine_loops(struct machine *m, int32_t state); /* mstate.loop, found out; false also when memory is short */
 void *machine_alloc(struct machine *m, size_t bytes); /* not zeroed, aligned to 8; NULL: no memory */

@@ -5,18 +5,24 @@
  * types and enumerations meet, bounds tighten, properties unite, a name that only one side knows is subject to the other side's
  * additionalProperties. Where two keywords have no common form (two patterns) the schema is refused.
  *
- * oneOf asks that exactly one alternative holds. It is served where no value can be valid for two of them, which is proved by types, by
- * listed values, by a required property whose values differ (a discriminator), or by one that the other forbids; then it is anyOf.
- * Otherwise it is refused, for an answer could be valid for two and so for none.
+ * oneOf asks that exactly one alternative holds. It is served where no two can hold at once (grammar_apart.c); then it is anyOf.
  *
- * The product may be exponential: SCHEMA_WORK, SCHEMA_ALTERNATIVES and SCHEMA_NESTING end it. */
+ * What a schema was multiplied out to is remembered by its address, so a definition costs once, however many combinations name it. Every
+ * schema that gets here lives until the compile's end: it is the root's, or `made` keeps it.
+ *
+ * The product may be exponential: SCHEMA_WORK, SCHEMA_ALTERNATIVES, SCHEMA_NESTING and the net's clock end it. */
 #include "engine/grammar_schema.h"
+#include "engine/grammar_value.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-static bool spend(struct schema *s, size_t work)
+#define COPY 4 /* what copying a keyword costs more than walking over it */
+#define FLAT_FIRST 64
+
+bool schema_spend(struct schema *s, size_t work)
 {
+    if (!net_charge(s->net, work)) return false;
     s->work += (int)(work < SCHEMA_WORK ? work : SCHEMA_WORK);
     if (s->work <= SCHEMA_WORK) return true;
     schema_refuse(s, "schema", "too large: its combinations multiply");
@@ -47,7 +53,7 @@ static json_t *both(const json_t *a, const json_t *b)
 static json_t *merge_subschema(const struct merging *m)
 {
     if (json_is_false(m->a) || json_is_false(m->b)) return json_false();
-    if (json_is_true(m->b)) return json_incref((json_t *)m->a);
+    if (json_is_true(m->b) || value_equal(m->s->net, m->a, m->b)) return json_incref((json_t *)m->a);
     return json_is_true(m->a) ? json_incref((json_t *)m->b) : both(m->a, m->b);
 }
 
@@ -64,37 +70,50 @@ static json_t *merge_type(const struct merging *m)
     return list;
 }
 
+/* What isn't a number wins, to be refused by the keyword's own reader. */
+static json_t *merge_end(const struct merging *m, int sign)
+{
+    bool first = !json_is_number(m->a) || (json_is_number(m->b) && sign * value_compare(m->a, m->b) > 0);
+    return json_incref((json_t *)(first ? m->a : m->b));
+}
+
 static json_t *merge_larger(const struct merging *m)
 {
-    return json_incref((json_t *)(json_number_value(m->a) > json_number_value(m->b) ? m->a : m->b));
+    return merge_end(m, 1);
 }
 
 static json_t *merge_smaller(const struct merging *m)
 {
-    return json_incref((json_t *)(json_number_value(m->a) < json_number_value(m->b) ? m->a : m->b));
+    return merge_end(m, -1);
+}
+
+/* Of two lists: what is in both, or in any of them, once each. */
+static json_t *merge_lists(const struct merging *m, bool in_both)
+{
+    size_t na = json_array_size(m->a), nb = json_array_size(m->b);
+    json_t *out = json_array();
+    struct value_set set;
+    if (!schema_spend(m->s, COPY * (na + nb)) || value_set_init(&set, m->s->net, na + nb)) return out;
+    for (size_t i = 0; i < (in_both ? nb : na); i++) value_set_add(&set, json_array_get(in_both ? m->b : m->a, i), 0);
+    for (size_t i = 0; i < na; i++)
+        if (!in_both || value_set_owner(&set, json_array_get(m->a, i)) == 0)
+            json_array_append(out, json_array_get(m->a, i));
+    for (size_t i = 0; i < nb && !in_both; i++)
+        if (value_set_owner(&set, json_array_get(m->b, i)) == NO_OWNER) json_array_append(out, json_array_get(m->b, i));
+    value_set_close(&set);
+    return out;
 }
 
 static json_t *merge_union(const struct merging *m)
 {
-    json_t *all = json_copy((json_t *)m->a);
-    if (json_is_array(all) && json_is_array(m->b)) json_array_extend(all, (json_t *)m->b);
-    return all;
-}
-
-static bool contains(const json_t *list, const json_t *v)
-{
-    for (size_t i = 0; i < json_array_size(list); i++)
-        if (json_equal(json_array_get(list, i), v)) return true;
-    return false;
+    if (!json_is_array(m->a) || !json_is_array(m->b)) return json_incref((json_t *)(json_is_array(m->a) ? m->b : m->a));
+    return merge_lists(m, false);
 }
 
 static json_t *merge_common(const struct merging *m)
 {
-    json_t *all = json_array();
-    if (!spend(m->s, json_array_size(m->a) * json_array_size(m->b))) return all;
-    for (size_t i = 0; i < json_array_size(m->a); i++)
-        if (contains(m->b, json_array_get(m->a, i))) json_array_append(all, json_array_get(m->a, i));
-    return all;
+    if (!json_is_array(m->a) || !json_is_array(m->b)) return json_incref((json_t *)(json_is_array(m->a) ? m->b : m->a));
+    return merge_lists(m, true);
 }
 
 static json_t *merge_multiple(const struct merging *m)
@@ -108,7 +127,7 @@ static json_t *merge_multiple(const struct merging *m)
 
 static json_t *merge_equal(const struct merging *m)
 {
-    if (json_equal(m->a, m->b)) return json_incref((json_t *)m->a);
+    if (value_equal(m->s->net, m->a, m->b)) return json_incref((json_t *)m->a);
     schema_refuse(m->s, m->key, "two different ones at once are not served");
     return NULL;
 }
@@ -151,7 +170,7 @@ static void merge_properties(struct schema *s, json_t *out, const json_t *from, 
     json_t *v;
     json_object_foreach(json_object_get(from, "properties"), name, v)
     {
-        if (!spend(s, 1)) return;
+        if (!schema_spend(s, COPY)) return;
         if (json_object_get(out, name)) continue;
         struct merging m = {s, name, v, json_object_get(known, name)};
         if (!m.b) m.b = rest ? rest : json_true();
@@ -173,11 +192,11 @@ static json_t *merge_two(struct schema *s, const json_t *a, const json_t *b)
     json_t *v, *out = json_copy((json_t *)a), *props = json_object();
     bool empty = false;
     if (tuples_differ(a, b)) schema_refuse(s, "prefixItems", "not served beside items in a combination");
-    if (!spend(s, 1 + json_object_size(b))) goto out;
+    if (!schema_spend(s, COPY * (1 + json_object_size(a) + json_object_size(b)))) goto out;
     json_object_foreach((json_t *)b, key, v)
     {
         struct merging m = {s, key, json_object_get(a, key), v};
-        if (strcmp(key, "const") == 0 && m.a && !json_equal(m.a, m.b)) empty = true;
+        if (strcmp(key, "const") == 0 && m.a && !value_equal(s->net, m.a, m.b)) empty = true;
         json_t *one = m.a && strcmp(key, "properties") != 0 ? merge_key(&m) : json_incref(v);
         if (one) json_object_set_new(out, key, one);
     }
@@ -217,7 +236,7 @@ static const json_t *flatten_union(struct schema *s, const json_t *list, const c
     if (!json_is_array(list) || json_array_size(list) == 0) schema_refuse(s, keyword, "must be a list of schemas");
     for (size_t i = 0; out && i < json_array_size(list) && !s->net->failed; i++) {
         const json_t *one = flatten(s, json_array_get(list, i));
-        if (one) json_array_extend(out, (json_t *)one);
+        if (one && schema_spend(s, json_array_size(one))) json_array_extend(out, (json_t *)one);
         if (json_array_size(out) > SCHEMA_ALTERNATIVES)
             schema_refuse(s, keyword, "too large: too many alternatives in a combination");
     }
@@ -227,12 +246,12 @@ static const json_t *flatten_union(struct schema *s, const json_t *list, const c
 /* The keywords of a schema that are no combinations, as a list of one. */
 static const json_t *own_part(struct schema *s, const json_t *schema)
 {
-    static const char *const not_own[] = {"$ref", "allOf", "anyOf", "oneOf", "nullable"};
+    static const char *const not_own[] = {"$ref", "allOf", "anyOf", "oneOf"};
     const char *key;
     json_t *v, *own = json_object();
     json_object_foreach((json_t *)schema, key, v)
     {
-        bool ours = schema_serves(key) && spend(s, 1);
+        bool ours = schema_spend(s, 1) && schema_serves(key);
         for (size_t i = 0; i < sizeof not_own / sizeof *not_own; i++) ours = ours && strcmp(key, not_own[i]) != 0;
         if (ours) json_object_set(own, key, v);
     }
@@ -252,115 +271,46 @@ static const json_t *flatten_object(struct schema *s, const json_t *schema)
     if (any && out) out = cross(s, out, flatten_union(s, any, "anyOf"));
     if (one && out && !merge_apart(s, one)) return NULL;
     if (one && out) out = cross(s, out, flatten_union(s, one, "oneOf"));
-    if (out && json_is_true(json_object_get(schema, "nullable"))) {
-        json_t *more = keep(s, json_copy((json_t *)out));
-        if (more) json_array_append_new(more, json_pack("{s:s}", "type", "null"));
-        out = more;
-    }
     return s->net->failed ? NULL : out;
+}
+
+/* Where a schema's list is remembered, or would be; room is made. NULL: no memory. */
+static struct flat *flat_slot(struct schema *s, const json_t *schema)
+{
+    if (2 * s->nflat >= s->flat_slots) {
+        size_t old = s->flat_slots, slots = old ? 2 * old : FLAT_FIRST;
+        struct flat *from = s->flat, *to = calloc(slots, sizeof *to);
+        if (!to) return net_no_memory(s->net), NULL;
+        s->flat = to;
+        s->flat_slots = slots;
+        for (size_t i = 0; i < old; i++)
+            if (from[i].schema) *flat_slot(s, from[i].schema) = from[i];
+        free(from);
+    }
+    size_t i = (size_t)(((uintptr_t)schema >> 4) * 0x9e3779b97f4a7c15u >> 20) & (s->flat_slots - 1);
+    while (s->flat[i].schema && s->flat[i].schema != schema) i = (i + 1) & (s->flat_slots - 1);
+    return &s->flat[i];
 }
 
 static const json_t *flatten(struct schema *s, const json_t *schema)
 {
-    if (!schema || s->net->failed || !spend(s, 1)) return NULL;
+    if (!schema || s->net->failed || !schema_spend(s, 1)) return NULL;
     if (json_is_true(schema)) return keep(s, json_pack("[{}]"));
     if (json_is_false(schema)) return keep(s, json_array());
     if (!json_is_object(schema)) return schema_refuse(s, "schema", "must be an object, true or false"), NULL;
+    struct flat *known = flat_slot(s, schema);
+    if (!known || known->schema) return known ? known->list : NULL;
     if (s->depth == SCHEMA_NESTING)
         return schema_refuse(s, "schema", "combinations nested too deep, or one that contains itself"), NULL;
     s->depth++;
     const json_t *out = flatten_object(s, schema);
     s->depth--;
+    known = out ? flat_slot(s, schema) : NULL; /* the table may have grown */
+    if (known) *known = (struct flat){schema, out}, s->nflat++;
     return out;
 }
 
 const json_t *merge_flatten(struct schema *s, const json_t *schema)
 {
     return flatten(s, schema);
-}
-
-/* --- apart --- */
-
-static bool apart(struct schema *s, const json_t *a, const json_t *b);
-
-static bool all_apart(struct schema *s, const json_t *a, const json_t *b)
-{
-    for (size_t i = 0; a && b && i < json_array_size(a); i++)
-        for (size_t j = 0; j < json_array_size(b); j++)
-            if (!apart(s, json_array_get(a, i), json_array_get(b, j))) return false;
-    return a && b;
-}
-
-static bool has_name(const json_t *list, const char *name)
-{
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const char *s = json_string_value(json_array_get(list, i));
-        if (s && strcmp(s, name) == 0) return true;
-    }
-    return false;
-}
-
-/* a needs a property that b forbids, or one whose values are never b's. */
-static bool property_tells(struct schema *s, const json_t *a, const json_t *b)
-{
-    const json_t *required = json_object_get(a, "required"), *pa = json_object_get(a, "properties"),
-                 *pb = json_object_get(b, "properties");
-    for (size_t i = 0; i < json_array_size(required) && spend(s, 1); i++) {
-        const char *name = json_string_value(json_array_get(required, i));
-        if (!name) continue;
-        const json_t *va = json_object_get(pa, name), *vb = json_object_get(pb, name);
-        if (!vb && json_is_false(json_object_get(b, "additionalProperties"))) return true;
-        if (!va || !vb || !has_name(json_object_get(b, "required"), name)) continue;
-        if (all_apart(s, flatten(s, va), flatten(s, vb))) return true;
-    }
-    return false;
-}
-
-/* The values that enum and const leave, or NULL where they say nothing. */
-static const json_t *listed(struct schema *s, const json_t *schema)
-{
-    const json_t *list = json_object_get(schema, "enum"), *one = json_object_get(schema, "const");
-    return one ? keep(s, json_pack("[O]", one)) : list;
-}
-
-static int kinds_of(struct schema *s, const json_t *schema, const json_t *values)
-{
-    int kinds = schema_kinds(s, schema), all = 0;
-    if (!values) return kinds;
-    for (size_t i = 0; i < json_array_size(values); i++)
-        all |= schema_kinds_both(schema_kind_of(json_array_get(values, i)), kinds);
-    return all;
-}
-
-/* Of two plain schemas: no value is valid for both, provably. */
-static bool apart(struct schema *s, const json_t *a, const json_t *b)
-{
-    if (!spend(s, 1)) return false;
-    const json_t *va = listed(s, a), *vb = listed(s, b);
-    int kinds = schema_kinds_both(kinds_of(s, a, va), kinds_of(s, b, vb));
-    if (s->net->failed) return false;
-    if (kinds == 0) return true;
-    if (va && vb) {
-        bool common = !spend(s, json_array_size(va) * json_array_size(vb));
-        for (size_t i = 0; i < json_array_size(va) && !common; i++) common = contains(vb, json_array_get(va, i));
-        return !common;
-    }
-    return kinds == K_OBJ && (property_tells(s, a, b) || property_tells(s, b, a));
-}
-
-bool merge_apart(struct schema *s, const json_t *list)
-{
-    size_t n = json_array_size(list);
-    const json_t **flat = calloc(n + 1, sizeof *flat);
-    bool ok = flat != NULL;
-    if (!flat) net_no_memory(s->net);
-    for (size_t i = 0; i < n && ok; i++) ok = (flat[i] = flatten(s, json_array_get(list, i))) != NULL;
-    for (size_t i = 0; i < n && ok; i++)
-        for (size_t j = i + 1; j < n && ok; j++) ok = all_apart(s, flat[i], flat[j]);
-    free(flat);
-    if (!ok && !s->net->failed)
-        schema_refuse(
-            s, "oneOf",
-            "two of its schemas may hold at once; use anyOf, or give them a required property that tells them apart");
-    return ok;
 }

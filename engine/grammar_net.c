@@ -14,14 +14,37 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define SET_SLOTS 4096 /* twice BYTE_SETS_MAX, a power of two */
 #define NODES_FIRST 256
 #define RULES_FIRST 16
 
+/* --- the clock --- */
+
+static int64_t cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+void clock_begin(struct clock *c)
+{
+    *c = (struct clock){.until_ns = cpu_ns() + COMPILE_CPU_MS * 1000000ll};
+}
+
+bool clock_look(struct clock *c)
+{
+    c->charged = 0;
+    c->over = c->over || cpu_ns() > c->until_ns;
+    return !c->over;
+}
+
 int net_init(struct net *n, struct err *e)
 {
     *n = (struct net){.e = e, .cap = NODES_FIRST, .cap_rule = RULES_FIRST};
+    clock_begin(&n->clock);
     n->node = malloc(NODES_FIRST * sizeof *n->node);
     n->set = malloc(BYTE_SETS_MAX * sizeof *n->set);
     n->set_slot = calloc(SET_SLOTS, sizeof *n->set_slot);
@@ -69,11 +92,20 @@ uint32_t net_no_memory(struct net *n)
     return NODE_FAIL;
 }
 
+bool net_charge(struct net *n, size_t work)
+{
+    if (n->failed) return false;
+    if (clock_charge(&n->clock, work < CLOCK_CHARGES ? (uint32_t)work : CLOCK_CHARGES)) return true;
+    net_refuse(n, "%s%s%stakes too long to compile", n->place ? "JSON schema, " : "",
+               n->place ? n->place : "the grammar", n->place ? ": " : " ");
+    return false;
+}
+
 /* --- nodes --- */
 
 static uint32_t add(struct net *n, enum node_op op, uint32_t a, uint32_t b)
 {
-    if (n->failed) return NODE_FAIL;
+    if (!net_charge(n, 1)) return NODE_FAIL;
     if (n->n == NODES_MAX) return net_refuse(n, "the grammar is too large: more than %u states", NODES_MAX);
     if (n->n == n->cap) {
         struct node *p = realloc(n->node, 2 * (size_t)n->cap * sizeof *p);
@@ -295,6 +327,7 @@ static int find_needs(struct net *n)
     memset(n->need, NEED_NEVER, n->n);
     bool changed = true;
     for (uint64_t work = 0; changed; work += n->n) {
+        if (!net_charge(n, CLOCK_CHARGES)) return -1;
         if (work > 48 * (uint64_t)NODES_MAX)
             return err_set(n->e, ERR_INVALID, "the grammar is too large: its rules are too entangled");
         changed = false;
@@ -320,5 +353,6 @@ int net_finish(struct net *n, uint32_t start)
     free(n->set_slot);
     n->set_slot = NULL;
     n->e = NULL;
+    n->place = NULL;
     return 0;
 }

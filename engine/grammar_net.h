@@ -32,7 +32,31 @@ struct byte_set {
     uint64_t w[4];
 };
 
+/* The time that compiling may take: what is built, compared or copied is charged, about one for each twenty nanoseconds, and from time to
+ * time the thread's CPU clock is looked at. A source may so be refused by one machine and served by a faster one, but the bounds in the
+ * other limits end all but bombs long before. */
+#if defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+#define COMPILE_CPU_MS 4000 /* such code is slower by far */
+#else
+#define COMPILE_CPU_MS 80 /* of GRAMMAR_COMPILE_MS; the rest is for what is done between two looks */
+#endif
+#define CLOCK_CHARGES 4096 /* between two looks */
+struct clock {
+    int64_t until_ns; /* of CLOCK_THREAD_CPUTIME_ID */
+    uint32_t charged; /* since the last look */
+    bool over;
+};
+void clock_begin(struct clock *c);
+bool clock_look(struct clock *c);
+static inline bool clock_charge(struct clock *c, uint32_t work)
+{
+    c->charged += work;
+    return c->charged < CLOCK_CHARGES ? !c->over : clock_look(c);
+}
+
 struct net {
+    struct clock clock;
+    const char *place; /* of the source, for messages; NULL: not known */
     struct node *node;
     uint32_t n, cap;
     struct byte_set *set;
@@ -56,6 +80,7 @@ int net_finish(struct net *n, uint32_t start);
 size_t net_bytes_used(const struct net *n);
 uint32_t net_refuse(struct net *n, const char *fmt, ...) __attribute__((format(printf, 2, 3))); /* sticky; NODE_FAIL */
 uint32_t net_no_memory(struct net *n);
+bool net_charge(struct net *n, size_t work); /* false: the clock has run out, and the net has failed */
 
 uint32_t net_set(struct net *n, const struct byte_set *s, uint32_t next);
 uint32_t net_range(struct net *n, uint8_t lo, uint8_t hi, uint32_t next);
@@ -110,7 +135,7 @@ uint32_t net_json_other(struct net *n, const uint32_t *c, uint32_t count,
 uint32_t net_integer(struct net *n, int64_t lo, int64_t hi, uint32_t multiple,
                      uint32_t next); /* both ends within INT_LIMIT */
 
-struct bound {
+struct bound { /* of decimals */
     bool set, exclusive;
     double value;
 };

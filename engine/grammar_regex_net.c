@@ -32,6 +32,7 @@ struct build {
 
 static uint32_t rx_add(struct build *b, struct rx r)
 {
+    if (!net_charge(b->net, 1)) return 0;
     if (b->n == b->cap) return net_refuse(b->net, "%s: too large: it needs too many states", b->use->where), 0;
     b->rx[b->n] = r;
     return b->n++;

@@ -6,6 +6,7 @@
  * Numbers are kept to what readers agree about: integers of 18 digits (an int64), others of 15 digits on either side of the point (a
  * double) and an exponent of two digits, so none overflows; no endless digits either. */
 #include "engine/grammar_schema.h"
+#include "engine/grammar_value.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -81,66 +82,29 @@ uint32_t scalar_text(struct schema *s, uint32_t min, uint32_t max, uint32_t next
     return net_text(n, "\"", 1, at);
 }
 
-/* --- formats --- */
-
-#define YEAR "(?:\\d{3}[1-9]|\\d{2}[1-9]0|\\d[1-9]00|[1-9]000)"
-#define LEAP "(?:\\d\\d(?:0[48]|[2468][048]|[13579][26])|(?:0[48]|[2468][048]|[13579][26])00)"
-#define MONTH_DAY                                                                                                      \
-    "(?:(?:0[13578]|1[02])-(?:0[1-9]|[12]\\d|3[01])|(?:0[469]|11)-(?:0[1-9]|[12]\\d|30)|02-(?:0[1-9]|1\\d|2[0-8]))"
-#define DATE "(?:" YEAR "-" MONTH_DAY "|" LEAP "-02-29)"
-#define TIME "(?:[01]\\d|2[0-3]):[0-5]\\d:[0-5]\\d(?:\\.\\d{1,6})?(?:Z|[+-](?:[01]\\d|2[0-3]):[0-5]\\d)"
-#define OCTET "(?:25[0-5]|2[0-4]\\d|1\\d\\d|[1-9]?\\d)"
-#define IPV4 OCTET "(?:\\." OCTET "){3}"
-#define H16 "[0-9a-fA-F]{1,4}"
-#define ATOM "[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]+"
-#define DOMAIN                                                                                                         \
-    "[A-Za-z0-9]+(?:-+[A-Za-z0-9]+)*" /* LABEL without its bound: counting beside maxLength would be costly */
-#define LABEL "[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
-#define HOST LABEL "(?:\\." LABEL ")*"
-#define URI_CHAR "(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})"
-
-/* The formats that narrow a string; others are annotations, as the standard has it. */
-static const struct format {
-    const char *name, *regex;
-} formats[] = {
-    {"date", DATE},
-    {"time", TIME},
-    {"date-time", DATE "T" TIME},
-    {"uuid", "[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}"},
-    {"email", ATOM "(?:\\." ATOM ")*@" DOMAIN "(?:\\." DOMAIN ")+"},
-    {"hostname", HOST},
-    {"ipv4", IPV4},
-    {"ipv6", "(?:(?:" H16 ":){7}" H16 "|(?:" H16 ":){1,7}:|(?:" H16 ":){1,6}:" H16 "|(?:" H16 ":){1,5}(?::" H16
-             "){1,2}|(?:" H16 ":){1,4}(?::" H16 "){1,3}|(?:" H16 ":){1,3}(?::" H16 "){1,4}|(?:" H16 ":){1,2}(?::" H16
-             "){1,5}|" H16 ":(?::" H16 "){1,6}|:(?::" H16 "){1,7}|::)"},
-    {"uri", "[A-Za-z][A-Za-z0-9+.-]*://" HOST "(?::\\d{1,5})?(?:/" URI_CHAR "*)*(?:\\?(?:" URI_CHAR
-            "|[/?])*)?(?:#(?:" URI_CHAR "|[/?])*)?"},
-};
-
-static const char *format_regex(const char *name)
-{
-    for (size_t i = 0; name && i < sizeof formats / sizeof *formats; i++)
-        if (strcmp(formats[i].name, name) == 0) return formats[i].regex;
-    return NULL;
-}
+/* --- strings --- */
 
 uint32_t scalar_string(struct schema *s, const json_t *schema, uint32_t next)
 {
-    const json_t *pattern = json_object_get(schema, "pattern"), *format = json_object_get(schema, "format");
-    const char *regex = format_regex(json_string_value(format));
+    const json_t *pattern = json_object_get(schema, "pattern"), *named = json_object_get(schema, "format");
+    const struct format *format = schema_format(json_string_value(named));
     char where[SCHEMA_PATH + 64];
     struct regex_use use = {.json = true, .max = UINT32_MAX, .where = where};
-    if (format && !json_is_string(format)) return schema_refuse(s, "format", "must be a string");
+    if (named && !json_is_string(named)) return schema_refuse(s, "format", "must be a string");
     if (pattern && !json_is_string(pattern)) return schema_refuse(s, "pattern", "must be a string");
-    if (pattern && regex) return schema_refuse(s, "pattern", "not served beside this format");
+    if (pattern && format) return schema_refuse(s, "pattern", "not served beside this format");
     if (schema_count(s, schema, "minLength", &use.min) || schema_count(s, schema, "maxLength", &use.max))
         return NODE_FAIL;
-    if (!pattern && !regex) return scalar_text(s, use.min, use.max, next);
+    if (!pattern && !format) return scalar_text(s, use.min, use.max, next);
+    const char *regex = pattern ? json_string_value(pattern) : format->regex;
+    if (format && format->counted && (use.min > 0 || use.max != UINT32_MAX)) {
+        regex = format->counted;
+        if (use.max > format->max) use.max = format->max;
+    }
     snprintf(where, sizeof where, "JSON schema, %s: %s", s->path, pattern ? "pattern" : "format");
     use.search = pattern != NULL;
     size_t len = pattern ? json_string_length(pattern) : strlen(regex);
-    uint32_t body =
-        net_regex(s->net, pattern ? json_string_value(pattern) : regex, len, &use, net_text(s->net, "\"", 1, next));
+    uint32_t body = net_regex(s->net, regex, len, &use, net_text(s->net, "\"", 1, next));
     return net_text(s->net, "\"", 1, body);
 }
 
@@ -174,43 +138,67 @@ uint32_t scalar_any_number(struct schema *s, bool integer, uint32_t next)
     return net_call(n, (integer ? s->integer : s->number) - 1, next);
 }
 
-/* The tighter of two keywords, as a bound; -1: not numbers. sign 1: lower bounds, -1: upper ones. */
-static int read_bound(struct schema *s, const json_t *schema, const char *inclusive, const char *exclusive, int sign,
-                      struct bound *out)
+/* An end of a range as the schema has it, with all its digits. */
+struct limit {
+    const json_t *number; /* NULL: none */
+    bool exclusive;
+};
+
+/* The tighter of two keywords; -1: not numbers. sign 1: lower bounds, -1: upper ones. */
+static int read_limit(struct schema *s, const json_t *schema, const char *inclusive, const char *exclusive, int sign,
+                      struct limit *out)
 {
     const json_t *in = json_object_get(schema, inclusive), *ex = json_object_get(schema, exclusive);
     if (in && !json_is_number(in)) return (int)schema_refuse(s, inclusive, "must be a number") - 1;
     if (ex && !json_is_number(ex)) return (int)schema_refuse(s, exclusive, "must be a number") - 1;
-    *out = (struct bound){.set = in || ex, .value = json_number_value(in ? in : ex), .exclusive = !in && ex};
-    if (in && ex && sign * json_number_value(ex) >= sign * json_number_value(in))
-        *out = (struct bound){true, true, json_number_value(ex)};
+    *out = (struct limit){in, false};
+    if (ex && (!in || sign * value_compare(ex, in) >= 0)) *out = (struct limit){ex, true};
     return 0;
 }
 
-/* A bound as the first integer within it. Beyond 2^53 a double is whole, so what it stands for is taken. */
-static int64_t first_integer(struct bound b, int sign)
+/* A limit as the first integer within it, one beyond INT_LIMIT where there is none. -1: a double that may not be what was written. */
+static int first_integer(struct schema *s, struct limit l, int sign, int64_t *out)
 {
-    if (!b.set) return -sign * INT_LIMIT;
-    double v = sign > 0 ? ceil(b.value) : floor(b.value);
-    if (v >= 1e18) return INT_LIMIT + (sign > 0);
-    if (v <= -1e18) return -INT_LIMIT - (sign < 0);
-    return (int64_t)v + (b.exclusive && v == b.value ? sign : 0);
+    double d = json_number_value(l.number);
+    bool real = json_is_real(l.number);
+    int64_t v = json_integer_value(l.number);
+    *out = -sign * INT_LIMIT;
+    if (!l.number) return 0;
+    if (real && fabs(d) >= 0x1p53 && fabs(d) < 1e18)
+        return (int)schema_refuse(s, sign > 0 ? "minimum" : "maximum",
+                                  "a whole number of 2^53 or beyond is served without point and exponent") -
+               1;
+    if (real) v = d >= 1e18 ? INT64_MAX : d <= -1e18 ? INT64_MIN : (int64_t)(sign > 0 ? ceil(d) : floor(d));
+    if (v > INT_LIMIT || v < -INT_LIMIT) /* beyond all numbers that are written: no limit, or nothing within it */
+        *out = (v > 0) == (sign > 0) ? sign * (INT_LIMIT + 1) : *out;
+    else
+        *out = v + (l.exclusive && value_is_whole(l.number) ? sign : 0);
+    return 0;
+}
+
+static struct bound bound_of(struct limit l)
+{
+    return (struct bound){.set = l.number, .exclusive = l.exclusive, .value = json_number_value(l.number)};
 }
 
 uint32_t scalar_number(struct schema *s, const json_t *schema, bool integer, uint32_t next)
 {
     const json_t *multiple = json_object_get(schema, "multipleOf");
     double m = multiple ? json_number_value(multiple) : 1;
-    struct bound lo, hi;
+    struct limit lo, hi;
+    int64_t first, last;
     char where[SCHEMA_PATH + 64];
-    if (read_bound(s, schema, "minimum", "exclusiveMinimum", 1, &lo)) return NODE_FAIL;
-    if (read_bound(s, schema, "maximum", "exclusiveMaximum", -1, &hi)) return NODE_FAIL;
+    if (read_limit(s, schema, "minimum", "exclusiveMinimum", 1, &lo)) return NODE_FAIL;
+    if (read_limit(s, schema, "maximum", "exclusiveMaximum", -1, &hi)) return NODE_FAIL;
     if (multiple && (!json_is_number(multiple) || m < 1 || m > MULTIPLE_MAX || m != floor(m)))
         return schema_refuse(s, "multipleOf", "only whole numbers from 1 to 1000 are served");
-    if (!multiple && !lo.set && !hi.set) return scalar_any_number(s, integer, next);
-    if (integer || multiple) return net_integer(s->net, first_integer(lo, 1), first_integer(hi, -1), (uint32_t)m, next);
+    if (!multiple && !lo.number && !hi.number) return scalar_any_number(s, integer, next);
+    if (integer || multiple) {
+        if (first_integer(s, lo, 1, &first) || first_integer(s, hi, -1, &last)) return NODE_FAIL;
+        return net_integer(s->net, first, last, (uint32_t)m, next);
+    }
     snprintf(where, sizeof where, "JSON schema, %s: minimum, maximum", s->path);
-    return net_decimal(s->net, lo, hi, where, next);
+    return net_decimal(s->net, bound_of(lo), bound_of(hi), where, next);
 }
 
 /* --- listed values --- */
@@ -218,7 +206,7 @@ uint32_t scalar_number(struct schema *s, const json_t *schema, bool integer, uin
 /* Beside enum and const the other keywords would have to be evaluated on each value: only `type` is. */
 static bool listed_alone(struct schema *s, const json_t *schema)
 {
-    static const char *const may[] = {"type", "enum", "const", "nullable"};
+    static const char *const may[] = {"type", "enum", "const"};
     const char *key;
     json_t *v;
     json_object_foreach((json_t *)schema, key, v)
@@ -253,7 +241,7 @@ uint32_t scalar_literals(struct schema *s, const json_t *schema, int kinds, uint
     if (!w) return net_no_memory(s->net);
     for (size_t i = 0; i < n && !s->net->failed; i++) {
         const json_t *v = list ? json_array_get(list, i) : one;
-        if (!schema_kinds_both(schema_kind_of(v), kinds) || (one && !json_equal(v, one))) continue;
+        if (!schema_kind_fits(schema_kind_of(v), kinds) || (one && !value_equal(s->net, v, one))) continue;
         if (json_is_object(v) || json_is_array(v)) {
             nested = net_or(s->net, shape_literal(s, v, next), nested);
             continue;

@@ -10,7 +10,7 @@
  *
  * Recursion here follows the nesting of the schema, which is bounded (SCHEMA_NESTING); $ref never recurses, it queues. */
 #include "engine/grammar_schema.h"
-#include <math.h>
+#include "engine/grammar_value.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,62 +41,67 @@ static const struct keyword {
     const char *name;
     enum use use;
 } keywords[] = {
-    {"type", SERVED},
-    {"properties", SERVED},
-    {"required", SERVED},
-    {"additionalProperties", SERVED},
-    {"items", SERVED},
-    {"prefixItems", SERVED},
-    {"minItems", SERVED},
-    {"maxItems", SERVED},
-    {"enum", SERVED},
-    {"const", SERVED},
-    {"anyOf", SERVED},
-    {"oneOf", SERVED},
-    {"allOf", SERVED},
+    /* sorted */
+    {"$anchor", REFUSED},
+    {"$dynamicAnchor", REFUSED},
+    {"$dynamicRef", REFUSED},
+    {"$recursiveAnchor", REFUSED},
+    {"$recursiveRef", REFUSED},
     {"$ref", SERVED},
-    {"minLength", SERVED},
-    {"maxLength", SERVED},
-    {"pattern", SERVED},
-    {"format", SERVED},
-    {"minimum", SERVED},
-    {"maximum", SERVED},
-    {"exclusiveMinimum", SERVED},
-    {"exclusiveMaximum", SERVED},
-    {"multipleOf", SERVED},
-    {"nullable", SERVED},
-    {"not", REFUSED},
-    {"if", REFUSED},
-    {"then", REFUSED},
-    {"else", REFUSED},
+    {"additionalItems", REFUSED},
+    {"additionalProperties", SERVED},
+    {"allOf", SERVED},
+    {"anyOf", SERVED},
+    {"const", SERVED},
+    {"contains", REFUSED},
+    {"dependencies", REFUSED},
     {"dependentRequired", REFUSED},
     {"dependentSchemas", REFUSED},
-    {"dependencies", REFUSED},
-    {"patternProperties", REFUSED},
-    {"propertyNames", REFUSED},
-    {"minProperties", REFUSED},
-    {"maxProperties", REFUSED},
-    {"unevaluatedProperties", REFUSED},
-    {"unevaluatedItems", REFUSED},
-    {"additionalItems", REFUSED},
-    {"contains", REFUSED},
-    {"minContains", REFUSED},
-    {"maxContains", REFUSED},
-    {"uniqueItems", REFUSED},
-    {"extends", REFUSED},
     {"disallow", REFUSED},
     {"divisibleBy", REFUSED},
-    {"$anchor", REFUSED},
-    {"$dynamicRef", REFUSED},
-    {"$dynamicAnchor", REFUSED},
-    {"$recursiveRef", REFUSED},
-    {"$recursiveAnchor", REFUSED},
+    {"else", REFUSED},
+    {"enum", SERVED},
+    {"exclusiveMaximum", SERVED},
+    {"exclusiveMinimum", SERVED},
+    {"extends", REFUSED},
+    {"format", SERVED},
+    {"if", REFUSED},
+    {"items", SERVED},
+    {"maxContains", REFUSED},
+    {"maxItems", SERVED},
+    {"maxLength", SERVED},
+    {"maxProperties", REFUSED},
+    {"maximum", SERVED},
+    {"minContains", REFUSED},
+    {"minItems", SERVED},
+    {"minLength", SERVED},
+    {"minProperties", REFUSED},
+    {"minimum", SERVED},
+    {"multipleOf", SERVED},
+    {"not", REFUSED},
+    {"oneOf", SERVED},
+    {"pattern", SERVED},
+    {"patternProperties", REFUSED},
+    {"prefixItems", SERVED},
+    {"properties", SERVED},
+    {"propertyNames", REFUSED},
+    {"required", SERVED},
+    {"then", REFUSED},
+    {"type", SERVED},
+    {"unevaluatedItems", REFUSED},
+    {"unevaluatedProperties", REFUSED},
+    {"uniqueItems", REFUSED},
 };
 
 static enum use use_of(const char *name)
 {
-    for (size_t i = 0; i < sizeof keywords / sizeof *keywords; i++)
-        if (strcmp(keywords[i].name, name) == 0) return keywords[i].use;
+    size_t lo = 0, hi = sizeof keywords / sizeof *keywords;
+    while (lo < hi) {
+        size_t mid = (lo + hi) / 2;
+        int c = strcmp(name, keywords[mid].name);
+        if (c == 0) return keywords[mid].use;
+        *(c < 0 ? &hi : &lo) = c < 0 ? mid : mid + 1;
+    }
     return NOTE;
 }
 
@@ -114,11 +119,31 @@ static bool is_idle(const char *key, const json_t *v)
     return false;
 }
 
+/* A `$ref` anywhere below. */
+static bool has_ref(struct schema *s, const json_t *v)
+{
+    const char *key;
+    json_t *x;
+    if (!schema_spend(s, 1)) return false;
+    for (size_t i = 0; i < json_array_size(v); i++)
+        if (has_ref(s, json_array_get(v, i))) return true;
+    json_object_foreach((json_t *)v, key, x) if (strcmp(key, "$ref") == 0 || has_ref(s, x)) return true;
+    return false;
+}
+
+/* An $id below the root begins a resource of its own: "#" in a $ref means that one from there on. */
+static int check_id(struct schema *s, const json_t *schema)
+{
+    if (schema == s->root || !json_object_get(schema, "$id") || !has_ref(s, schema)) return 0;
+    return (int)schema_refuse(s, "$id", "not served below the root beside $ref, which it would point elsewhere") - 1;
+}
+
 int schema_check(struct schema *s, const json_t *schema)
 {
     const char *key;
     json_t *v;
     int n = 0;
+    if (!schema_spend(s, json_object_size(schema)) || check_id(s, schema)) return -1;
     json_object_foreach((json_t *)schema, key, v)
     {
         enum use use = use_of(key);
@@ -173,7 +198,7 @@ int schema_kind_of(const json_t *v)
     case JSON_INTEGER:
         return K_INT;
     case JSON_REAL:
-        return json_real_value(v) == floor(json_real_value(v)) ? K_INT : K_NUM;
+        return value_is_whole(v) ? K_INT : K_NUM;
     case JSON_NULL:
         return K_NULL;
     default:
@@ -186,6 +211,11 @@ int schema_kinds_both(int a, int b)
     int both = a & b;
     if (((a & K_INT) && (b & K_NUM)) || ((a & K_NUM) && (b & K_INT))) both |= K_INT;
     return both;
+}
+
+bool schema_kind_fits(int kind, int kinds)
+{
+    return kind & kinds || (kind == K_INT && kinds & K_NUM);
 }
 
 /* Without `type`, the keywords say what is meant; nothing said: everything. */
@@ -235,6 +265,12 @@ static const char *pointer_part(const char *p, char *out, size_t room)
     return p;
 }
 
+static const json_t *item_at(const json_t *list, const char *index)
+{
+    bool number = *index && strspn(index, "0123456789") == strlen(index) && strlen(index) < 10;
+    return number ? json_array_get(list, strtoul(index, NULL, 10)) : NULL;
+}
+
 const json_t *schema_target(struct schema *s, const json_t *ref)
 {
     const char *p = json_string_value(ref);
@@ -247,7 +283,11 @@ const json_t *schema_target(struct schema *s, const json_t *ref)
     for (p++; at && p && *p == '/';) {
         p = pointer_part(p + 1, part, sizeof part);
         if (!p) break;
-        at = json_is_array(at) ? json_array_get(at, strtoul(part, NULL, 10)) : json_object_get(at, part);
+        if (at != s->root && json_is_string(json_object_get(at, "$id"))) {
+            schema_refuse(s, "$ref", "into a schema with an $id of its own is not served");
+            return NULL;
+        }
+        at = json_is_array(at) ? item_at(at, part) : json_object_get(at, part);
     }
     if (p && *p == '\0' && at) return at;
     schema_refuse(s, "$ref", "points to nothing in the schema");
@@ -336,10 +376,8 @@ uint32_t schema_net(struct schema *s, const json_t *schema, uint32_t next)
     if (s->depth == SCHEMA_NESTING) return schema_refuse(s, "schema", "nested too deep");
     int served = schema_check(s, schema);
     if (served < 0) return NODE_FAIL;
-    const json_t *nullable = json_object_get(schema, "nullable");
     s->depth++;
-    uint32_t all = combined(s, schema, served - (nullable != NULL), next);
-    if (json_is_true(nullable)) all = net_or(s->net, all, net_text(s->net, "null", 4, next));
+    uint32_t all = combined(s, schema, served, next);
     s->depth--;
     return all;
 }
@@ -353,6 +391,7 @@ int schema_compile(struct net *n, const json_t *root, struct err *e)
         err_set(e, ERR_NO_MEMORY, "no memory for a JSON schema");
         goto out;
     }
+    n->place = s.path;
     uint32_t start = schema_net(&s, root, NODE_RET);
     for (int i = 0; i < s.nref && !n->failed; i++) {
         json_t *pointer = json_string(s.ref[i].pointer);
@@ -360,9 +399,11 @@ int schema_compile(struct net *n, const json_t *root, struct err *e)
         net_rule_body(n, s.ref[i].rule, schema_net(&s, schema_target(&s, pointer), NODE_RET));
         json_decref(pointer);
     }
+    n->place = NULL;
     rc = net_finish(n, start);
 out:
     json_decref(s.made);
+    free(s.flat);
     free(s.ref);
     return rc;
 }

@@ -1,15 +1,16 @@
 /* Inside structured output: a JSON schema on its way into a net.
  *
  * grammar_schema.c decides what a schema asks for, grammar_scalar.c writes strings and numbers, grammar_shape.c values, objects and arrays,
- * grammar_merge.c turns combinations (allOf, anyOf beside other keywords) into plain schemas. A function that builds takes the node that
+ * grammar_merge.c turns combinations (allOf, anyOf beside other keywords) into plain schemas, grammar_apart.c proves that a oneOf's schemas
+ * exclude each other, grammar_format.c has the formats. A function that builds takes the node that
  * comes `next`, as in grammar_net.h; one that refuses says so through the net and returns NODE_FAIL, NULL, false or -1. */
 #pragma once
 #include "engine/grammar_net.h"
 #include <jansson.h>
 
 #define SCHEMA_NESTING 100      /* schemas inside schemas */
-#define SCHEMA_WORK 200000      /* keywords copied and pairs compared while combinations are multiplied out */
-#define SCHEMA_ALTERNATIVES 256 /* of one combination */
+#define SCHEMA_WORK 2000000     /* keywords walked (1), copied (4) and compared while combinations are multiplied out */
+#define SCHEMA_ALTERNATIVES 512 /* of one combination */
 #define SCHEMA_REFS 2048        /* different $ref */
 #define SCHEMA_PROPERTIES 2000  /* of one object */
 #define SCHEMA_PATH 200
@@ -21,12 +22,18 @@ struct schema_ref {
     uint32_t rule;
 };
 
+struct flat { /* what a schema was multiplied out to */
+    const json_t *schema, *list;
+};
+
 struct schema {
     struct net *net;
     const json_t *root;
     struct schema_ref *ref;
     int nref;
-    json_t *made; /* a list that keeps what merging made */
+    json_t *made;      /* a list that keeps what merging made */
+    struct flat *flat; /* hashed by the schema's address */
+    size_t nflat, flat_slots;
     int depth, work;
     char path[SCHEMA_PATH];                      /* of the schema in hand, for messages */
     uint32_t value, chr, space, number, integer; /* shared rules + 1; 0: not built yet */
@@ -52,9 +59,11 @@ void schema_leave(struct schema *s, size_t mark);
 const json_t *schema_target(struct schema *s, const json_t *ref); /* what a $ref points to */
 int schema_check(struct schema *s, const json_t *schema);         /* the number of keywords that are served */
 bool schema_serves(const char *keyword);
+bool schema_spend(struct schema *s, size_t work);         /* false: too much work, and refused */
 int schema_kinds(struct schema *s, const json_t *schema); /* what `type` allows; K_ALL where absent */
 int schema_kind_of(const json_t *value);                  /* one bit; an integral real is K_INT */
 int schema_kinds_both(int a, int b);
+bool schema_kind_fits(int kind, int kinds); /* a value's one kind among those that are allowed */
 
 /* --- grammar_scalar.c --- */
 uint32_t scalar_string(struct schema *s, const json_t *schema, uint32_t next);
@@ -73,7 +82,18 @@ uint32_t shape_object(struct schema *s, const json_t *schema, uint32_t next);
 uint32_t shape_array(struct schema *s, const json_t *schema, uint32_t next);
 int shape_compile_object(struct net *n, struct err *e); /* the whole answer is any object */
 
+/* --- grammar_format.c --- */
+struct format {
+    const char *name, *regex;
+    const char *counted; /* instead, where lengths are counted anyway; NULL: the same */
+    uint32_t max;        /* characters of it then */
+};
+const struct format *schema_format(const char *name); /* NULL: an annotation */
+
 /* --- grammar_merge.c --- */
-/* The plain schemas (without $ref, allOf, anyOf, oneOf, nullable) whose union is `schema`: a list that s->made keeps. */
+/* The plain schemas (without $ref, allOf, anyOf, oneOf) whose union is `schema`: a list that s->made keeps. NULL: refused. */
 const json_t *merge_flatten(struct schema *s, const json_t *schema);
-bool merge_apart(struct schema *s, const json_t *list); /* no value is valid for two of a oneOf's schemas */
+
+/* --- grammar_apart.c --- */
+bool merge_apart(struct schema *s,
+                 const json_t *list); /* no value is valid for two of a oneOf's schemas; else refused */

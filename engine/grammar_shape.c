@@ -157,21 +157,27 @@ struct object {
     const json_t *others; /* the schema of names that aren't listed; false: there are none */
 };
 
-static struct prop *find(struct object *o, const char *name)
+/* Looks from `*from` on and then from the start: names are mostly required in their properties' order. */
+static struct prop *find(struct schema *s, struct object *o, const char *name, size_t *from)
 {
-    for (size_t i = 0; i < o->n; i++)
-        if (strcmp(o->prop[i].name, name) == 0) return &o->prop[i];
+    for (size_t i = 0; i < o->n && net_charge(s->net, 1); i++) {
+        size_t at = (*from + i) % o->n;
+        if (strcmp(o->prop[at].name, name) != 0) continue;
+        *from = at + 1;
+        return &o->prop[at];
+    }
     return NULL;
 }
 
 /* A name that is required and not described is as names outside the list are, and comes behind them. */
 static int read_required(struct schema *s, struct object *o, const json_t *required)
 {
+    size_t from = 0;
     if (required && !json_is_array(required)) return (int)schema_refuse(s, "required", "must be a list of names") - 1;
     for (size_t i = 0; i < json_array_size(required); i++) {
         const json_t *name = json_array_get(required, i);
         if (!json_is_string(name)) return (int)schema_refuse(s, "required", "must be a list of names") - 1;
-        struct prop *p = find(o, json_string_value(name));
+        struct prop *p = find(s, o, json_string_value(name), &from);
         if (!p) {
             p = &o->prop[o->n++];
             *p = (struct prop){.name = json_string_value(name), .len = json_string_length(name), .schema = o->others};

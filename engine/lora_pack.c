@@ -164,7 +164,7 @@ static int pack_tied_head(struct packing *k, struct err *e)
         for (int i = 0; i < w->k; i++) f[(size_t)j * (size_t)w->k + (size_t)i] = adapter_part_b(p, i, j);
     for (int o = 0; o < w->n; o++)
         for (int j = 0; j < p->r; j++) f[na + (size_t)o * (size_t)p->r + (size_t)j] = adapter_part_a(p, j, o);
-    lora_mod_pack(&k->slot->head, k->type, dst, p->r, w->n, w->k, p->scale, T_F32, f, f + na, NULL);
+    lora_mod_pack(&k->slot->head, k->type, dst, p->r, w->n, w->k, k->a->head.scale, T_F32, f, f + na, NULL);
     free(f);
     return 0;
 }
@@ -183,11 +183,19 @@ static int pack_experts(struct packing *k, int layer, struct err *e)
     return 0;
 }
 
+/* The matrix that the adapter's rows of the head come through, whose norms DoRA takes. */
+static const struct weight *head_of(const struct packing *k)
+{
+    const struct slot *s = k->slot;
+    bool one = k->a->full_tied && k->m->head == &k->m->embed && !k->a->head_full;
+    return s->head_full.n ? &s->head_full : one && s->embed_full.n ? &s->embed_full : k->m->head;
+}
+
 static int pack_all(struct packing *k, struct err *e)
 {
     const struct model *m = k->m;
     const struct adapter *a = k->a;
-    const struct weight *head = k->slot->head_full.n ? &k->slot->head_full : m->head;
+    const struct weight *head = head_of(k);
     for (int l = 0; l < a->layers; l++) {
         for (int i = 0; i < LORA_MODULES; i++) {
             size_t at = (size_t)l * LORA_MODULES + (size_t)i;
@@ -231,11 +239,40 @@ static int pack_whole(struct packing *k, struct weight *w, const struct st_tenso
     return 0;
 }
 
+/* Where both are one, two that were the base's can't be loaded over it. */
+static int check_tied(const struct packing *k, struct err *e)
+{
+    const struct adapter *a = k->a;
+    const struct st_tensor *x = a->embed_full, *y = a->head_full;
+    bool base_s = !a->config->saves_embed && !a->config->saves_head;
+    if (!x || !y || k->m->head != &k->m->embed || !(base_s || a->config->ensure_weight_tying)) return 0;
+    for (int64_t i = 0, n = x->dim[0] * x->dim[1]; i < n; i++)
+        if (st_get(x, i) != st_get(y, i))
+            return err_set(e, ERR_ADAPTER_INVALID,
+                           ADAPTER_WEIGHTS_FILE
+                           ": %.120s and %.120s differ, and in %.60s they are one matrix; save the "
+                           "adapter with save_embedding_layers=False",
+                           x->name, y->name, k->m->desc.name);
+    return 0;
+}
+
+/* PEFT computes with them at every position; here an adapter that sleeps takes no part at all. */
+static int check_asleep(const struct packing *k, struct err *e)
+{
+    const struct slot *s = k->slot;
+    if (!k->a->config->ninvocation || (!s->embed_full.n && !s->head_full.n)) return 0;
+    return err_set(e, ERR_ADAPTER_INVALID,
+                   ADAPTER_WEIGHTS_FILE ": %.160s has other values than %.60s, which is not served with "
+                                        "alora_invocation_tokens; save the adapter with save_embedding_layers=False",
+                   s->embed_full.n ? k->a->embed_full->name : k->a->head_full->name, k->m->desc.name);
+}
+
 static int pack_wholes(struct packing *k, struct err *e)
 {
     const struct adapter *a = k->a;
+    if (check_tied(k, e)) return -1;
     return pack_whole(k, &k->slot->embed_full, a->embed_full, &k->m->embed, e) ||
-                   pack_whole(k, &k->slot->head_full, a->head_full, k->m->head, e)
+                   pack_whole(k, &k->slot->head_full, a->head_full, k->m->head, e) || check_asleep(k, e)
                ? -1
                : 0;
 }

@@ -114,6 +114,7 @@ static const struct family families[] = {
      .class = {"Phi3ForCausalLM"},
      .partial_rotary = true,
      .fused = true,
+     .original = 4096,
      .window = WINDOW_ALL,
      .theta = 1e4,
      .eps = 1e-5},
@@ -144,6 +145,7 @@ static const struct family families[] = {
      .o_bias = BIAS_ASKED,
      .mlp_bias = BIAS_ASKED,
      .tied = true,
+     .window = WINDOW_UNTURNED,
      .nope_interval = 4,
      .kv_heads = 4,
      .theta = 2e6,
@@ -173,8 +175,8 @@ static int unknown(bool gguf, const char *what, const char *s, size_t len, struc
 {
     char known[512];
     list_names(gguf, known);
-    return err_set(e, ERR_MODEL, "the %s \"%.*s\" is not served (served: %s)", what, (int)(len < 64 ? len : 64), s,
-                   known);
+    return err_set(e, ERR_MODEL, "%s \"%.*s\" is not served; a model of one of these is needed: %s", what,
+                   (int)(len < 64 ? len : 64), s, known);
 }
 
 static int of_gguf(const struct gguf *g, struct meta *out, struct err *e)
@@ -187,8 +189,10 @@ static int of_gguf(const struct gguf *g, struct meta *out, struct err *e)
                 *out = (struct meta){.f = &families[i], .arch = families[i].gguf[j], .g = g};
                 return 0;
             }
-    return unknown(true, "architecture", arch.s, arch.len, e);
+    return unknown(true, "general.architecture: the architecture", arch.s, arch.len, e);
 }
+
+#define ARCHITECTURE "config.json: the architecture"
 
 static const char *first_class(const json_t *root)
 {
@@ -198,18 +202,26 @@ static const char *first_class(const json_t *root)
 int family_of_config(const json_t *config, const json_t *root, struct meta *out, struct err *e)
 {
     const char *type = json_string_value(json_object_get(config, "model_type")), *class = first_class(root);
+    const json_t *classes = json_object_get(root, "architectures"), *word = json_object_get(config, "model_type");
+    if (classes && !json_is_null(classes) && (!json_is_array(classes) || (json_array_size(classes) && !class)))
+        return err_set(e, ERR_MODEL,
+                       "config.json: architectures is not a list of names; [\"LlamaForCausalLM\"] is one");
+    if (word && !json_is_null(word) && !type)
+        return err_set(e, ERR_MODEL, "config.json: model_type is not a name; \"llama\" is one");
     if (!type && !class)
-        return err_set(e, ERR_MODEL, "config.json has neither model_type nor architectures: nothing says what it is");
+        return err_set(
+            e, ERR_MODEL,
+            "config.json has neither model_type nor architectures: nothing says what it is; download it again");
     for (size_t i = 0; i < FAMILIES; i++) {
         const struct family *f = &families[i];
         if (type ? !among(f->type, type, strlen(type)) : !among(f->class, class, strlen(class))) continue;
         if (class && !among(f->class, class, strlen(class)))
-            return unknown(false, "architecture", class, strlen(class), e);
+            return unknown(false, ARCHITECTURE, class, strlen(class), e);
         *out = (struct meta){.f = f, .j = config, .root = root};
         return 0;
     }
-    return class ? unknown(false, "architecture", class, strlen(class), e)
-                 : unknown(false, "model_type", type, strlen(type), e);
+    return class ? unknown(false, ARCHITECTURE, class, strlen(class), e)
+                 : unknown(false, "config.json: the model_type", type, strlen(type), e);
 }
 
 int family_of(const struct source *s, struct meta *out, struct err *e)

@@ -21,6 +21,7 @@ enum window_rule {
     WINDOW_SWITCHED, /* the same, with use_sliding_window */
     WINDOW_TAIL,     /* with use_sliding_window, from layer max_window_layers on, or as layer_types say */
     WINDOW_PATTERN,  /* all but each `pattern`th layer, or as layer_types say */
+    WINDOW_UNTURNED, /* layers without rotation with use_sliding_window, or as layer_types say (SmolLM3) */
 };
 
 enum expert_rule {
@@ -54,6 +55,7 @@ struct family {
     double theta;      /* default of rope_theta */
     double local_base; /* windowed layers rotate with this base by default; 0: with the model's */
     double eps;        /* default of rms_norm_eps */
+    int original; /* original_max_position_embeddings of a config.json without it, before its rope settings; 0: none */
     int heads, kv_heads, head_dim, scalar, context, hidden,
         mlp; /* defaults of a config.json that leaves them out; 0: needed, or derived */
     double attn_cap, logit_cap;
@@ -127,7 +129,7 @@ bool meta_has(const struct meta *c, struct meta_key k);
 int meta_int(const struct meta *c, struct meta_key k, int min, int max, int multiple, int *out, struct err *e);
 int meta_num(const struct meta *c, struct meta_key k, double min, double max, double *out, struct err *e);
 int meta_bool(const struct meta *c, struct meta_key k, bool *out, struct err *e);
-/* The key as messages name it: "llama.block_count", "num_hidden_layers". */
+/* The key as messages name it: "llama.block_count", "config.json: num_hidden_layers". */
 const char *meta_name(const struct meta *c, struct meta_key k, char name[128]);
 
 /* --- rope (model_rope.c computes, model_rope_meta.c reads) --- */

@@ -14,7 +14,7 @@ const char *meta_name(const struct meta *c, struct meta_key k, char name[128])
     if (c->g)
         snprintf(name, 128, "%s.%s", c->arch, k.gguf ? k.gguf : "?");
     else
-        snprintf(name, 128, "%s", k.hf ? k.hf : "?");
+        snprintf(name, 128, "config.json: %s%s", c->j == c->root ? "" : "text_config: ", k.hf ? k.hf : "?");
     return name;
 }
 
@@ -34,7 +34,7 @@ static int read_number(const struct meta *c, struct meta_key k, const char *name
 {
     if (c->g) return gguf_f64(c->g, name, v, e);
     const json_t *j = value_of(c, k);
-    if (!json_is_number(j)) return err_set(e, ERR_MODEL, "config.json: %s is not a number", name);
+    if (!json_is_number(j)) return err_set(e, ERR_MODEL, "%s is not a number", name);
     *v = json_number_value(j);
     return 0;
 }
@@ -70,7 +70,7 @@ int meta_bool(const struct meta *c, struct meta_key k, bool *out, struct err *e)
     meta_name(c, k, name);
     if (c->g) return gguf_bool(c->g, name, out, e);
     const json_t *j = value_of(c, k);
-    if (!json_is_boolean(j)) return err_set(e, ERR_MODEL, "config.json: %s is neither true nor false", name);
+    if (!json_is_boolean(j)) return err_set(e, ERR_MODEL, "%s is neither true nor false", name);
     *out = json_is_true(j);
     return 0;
 }

@@ -61,18 +61,22 @@ static double mscale(double scale, double weight)
 static int check(const struct rope_spec *r, struct err *e)
 {
     if (!(r->base > 1 && r->base < 1e12))
-        return err_set(e, ERR_MODEL, "the base of rope (freq_base, rope_theta) is %g", r->base);
+        return err_set(e, ERR_MODEL, "the base of rope (freq_base, rope_theta) is %g: more than 1 is needed", r->base);
     if (!(r->factor > 0 && r->factor < FACTOR_LIMIT))
-        return err_set(e, ERR_MODEL, "the rope scaling factor is %g", r->factor);
+        return err_set(e, ERR_MODEL, "the rope scaling factor is %g: more than 0 is needed", r->factor);
     if (!(r->attention > 0 && r->attention < FACTOR_LIMIT))
-        return err_set(e, ERR_MODEL, "rope's attention factor is %g", r->attention);
+        return err_set(e, ERR_MODEL, "attention_factor is %g: more than 0 is needed", r->attention);
     if (r->original < 1 || r->original > CONTEXT_LIMIT)
         return err_set(e, ERR_MODEL, "rope's original length is %d: 1 to %d is served", r->original, CONTEXT_LIMIT);
     if (r->type == ROPE_LLAMA3 && !(r->low_freq > 0 && r->high_freq > r->low_freq && r->high_freq < FACTOR_LIMIT))
-        return err_set(e, ERR_MODEL, "llama3 rope scaling from low_freq_factor %g to high_freq_factor %g", r->low_freq,
-                       r->high_freq);
+        return err_set(e, ERR_MODEL,
+                       "llama3 rope scaling from low_freq_factor %g to high_freq_factor %g: the second must be the "
+                       "greater",
+                       r->low_freq, r->high_freq);
     if (r->type == ROPE_YARN && !(r->beta_slow > 0 && r->beta_fast >= r->beta_slow && r->beta_fast < FACTOR_LIMIT))
-        return err_set(e, ERR_MODEL, "yarn rope scaling from beta_fast %g to beta_slow %g", r->beta_fast, r->beta_slow);
+        return err_set(e, ERR_MODEL,
+                       "yarn rope scaling from beta_fast %g to beta_slow %g: the first must be the greater",
+                       r->beta_fast, r->beta_slow);
     for (int i = 0; i < r->factors; i++)
         if (!(r->near_factor[i] > 0) || !(r->far_factor[i] > 0) || !isfinite(r->near_factor[i]) ||
             !isfinite(r->far_factor[i]))
@@ -97,29 +101,55 @@ static const json_t *given(const json_t *o, const char *key)
     return json_is_null(v) ? NULL : v;
 }
 
-/* The object that holds the settings, or NULL. */
-static int find_settings(const struct meta *c, bool local, const json_t **out, struct err *e)
+static int check_keys(const json_t *o, struct err *e)
+{
+    const char *key;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)o, key, v)
+    {
+        bool known = json_is_null(v);
+        for (size_t i = 0; i < sizeof known_keys / sizeof *known_keys; i++) known |= strcmp(key, known_keys[i]) == 0;
+        if (!known)
+            return err_set(
+                e, ERR_MODEL,
+                "the rope setting \"%.64s\" is not known, and could change the angles; take it out where it does not",
+                key);
+    }
+    return 0;
+}
+
+/* Of a family with settings per layer type the old ones are put over the new, in which rope_type always stands, so that
+ * an old "type" is passed over. A new object, or NULL. */
+static json_t *put_over(const json_t *new, const json_t *old)
+{
+    json_t *o = new ? json_copy((json_t *)(uintptr_t) new) : json_object();
+    bool bad = !o ||
+               (!json_object_get(o, "rope_type") && json_object_set_new(o, "rope_type", json_string("default"))) ||
+               (old && json_object_update(o, (json_t *)(uintptr_t)old));
+    if (!bad) return o;
+    json_decref(o);
+    return NULL;
+}
+
+/* The object that holds the settings, or NULL: a reference. */
+static int find_settings(const struct meta *c, bool local, json_t **out, struct err *e)
 {
     const char *const name = local ? "sliding_attention" : "full_attention";
     const json_t *old = given(c->j, "rope_scaling"), *new = given(c->j, "rope_parameters");
     if ((old && !json_is_object(old)) || (new && !json_is_object(new)))
-        return err_set(e, ERR_MODEL, "%s is not an object", old ? "rope_scaling" : "rope_parameters");
+        return err_set(e, ERR_MODEL, "config.json: %s is not an object", old ? "rope_scaling" : "rope_parameters");
     bool nested = given(new, "full_attention") || given(new, "sliding_attention");
     if (new &&nested != (c->f->local_base > 0) && json_object_size(new) > 0)
-        return err_set(e, ERR_MODEL, "rope_parameters %s settings per layer type, unlike %s", nested ? "has" : "has no",
-                       c->f->class[0]);
-    *out = nested ? given(new, name) : new;
-    if (old && json_object_size(old) > 0) *out = local ? NULL : old;
-    if (*out && !json_is_object(*out)) return err_set(e, ERR_MODEL, "rope_parameters: %s is not an object", name);
-    const char *key;
-    json_t *v;
-    json_object_foreach((json_t *)(uintptr_t)*out, key, v)
-    {
-        bool known = json_is_null(v);
-        for (size_t i = 0; i < sizeof known_keys / sizeof *known_keys; i++) known |= strcmp(key, known_keys[i]) == 0;
-        if (!known) return err_set(e, ERR_MODEL, "the rope setting \"%.64s\" is not served", key);
-    }
-    return 0;
+        return err_set(e, ERR_MODEL, "it has %ssettings per layer type, unlike %s; take the file of the model's author",
+                       nested ? "" : "no ", c->f->class[0]);
+    const json_t *o = nested ? given(new, name) : new;
+    if (o && !json_is_object(o)) return err_set(e, ERR_MODEL, "%s is not an object", name);
+    if (c->f->local_base > 0)
+        *out = put_over(o, local ? NULL : old);
+    else
+        *out = json_incref((json_t *)(uintptr_t)(old && json_object_size(old) > 0 ? old : o));
+    if (!*out && c->f->local_base > 0) return err_set(e, ERR_NO_MEMORY, "no memory for settings of rope");
+    return check_keys(*out, e);
 }
 
 static int number(const json_t *o, const char *key, double *out, struct err *e)
@@ -135,7 +165,8 @@ static int factors(const json_t *o, const char *key, int n, float **out, struct 
 {
     const json_t *v = given(o, key);
     if (!json_is_array(v) || json_array_size(v) != (size_t)n)
-        return err_set(e, ERR_MODEL, "the rope setting %s is not a list of %d numbers", key, n);
+        return err_set(e, ERR_MODEL,
+                       "the rope setting %s is not a list of %d numbers; take the file of the model's author", key, n);
     *out = malloc((size_t)n * sizeof **out);
     if (!*out) return err_set(e, ERR_NO_MEMORY, "no memory for %d factors", n);
     for (int i = 0; i < n; i++) (*out)[i] = (float)json_number_value(json_array_get(v, (size_t)i));
@@ -159,6 +190,7 @@ static int read_original(const struct meta *c, const json_t *o, int own, struct 
     r->original = own;
     if (r->type != ROPE_YARN && r->type != ROPE_LONG && r->type != ROPE_LLAMA3) return 0;
     if (in >= 1 && in <= CONTEXT_LIMIT) r->original = (int)in;
+    if (c->f->original) r->original = c->f->original; /* the class has it, so that transformers sees it beside them */
     return meta_int(c, (struct meta_key){NULL, "original_max_position_embeddings"}, 1, CONTEXT_LIMIT, 1, &r->original,
                     e);
 }
@@ -182,6 +214,10 @@ static int read_numbers(const json_t *o, int own, struct rope_spec *r, struct er
         number(o, "beta_slow", &slow, e) || number(o, "low_freq_factor", &r->low_freq, e) ||
         number(o, "high_freq_factor", &r->high_freq, e))
         return -1;
+    bool needs = r->type == ROPE_LINEAR || r->type == ROPE_DYNAMIC || r->type == ROPE_LLAMA3;
+    if (needs && !given(o, "factor"))
+        return err_set(e, ERR_MODEL,
+                       "factor is missing, which this rope_type needs; take the file of the model's author");
     if (fast != 0) r->beta_fast = fast;
     if (slow != 0) r->beta_slow = slow;
     r->whole = !json_is_false(given(o, "truncate"));
@@ -189,10 +225,10 @@ static int read_numbers(const json_t *o, int own, struct rope_spec *r, struct er
     return 0;
 }
 
-static int read_hf(const struct meta *c, int own, int head_dim, bool local, struct rope_spec *r, struct err *e)
+static int read_settings(const struct meta *c, const json_t *o, int own, int head_dim, bool local, struct rope_spec *r,
+                         struct err *e)
 {
-    const json_t *o = NULL;
-    if (find_settings(c, local, &o, e) || read_type(c, o, r, e)) return -1;
+    if (read_type(c, o, r, e)) return -1;
     const struct meta_key beside = {NULL, local ? "rope_local_base_freq" : "rope_theta"};
     if (meta_num(c, beside, 1, 1e12, &r->base, e) || number(o, "rope_theta", &r->base, e) ||
         meta_num(c, (struct meta_key){NULL, "partial_rotary_factor"}, 0, 1, &r->partial, e) ||
@@ -209,6 +245,14 @@ static int read_hf(const struct meta *c, int own, int head_dim, bool local, stru
                : 0;
 }
 
+static int read_hf(const struct meta *c, int own, int head_dim, bool local, struct rope_spec *r, struct err *e)
+{
+    json_t *o = NULL;
+    int rc = find_settings(c, local, &o, e) || read_settings(c, o, own, head_dim, local, r, e) ? -1 : 0;
+    json_decref(o);
+    return rc;
+}
+
 /* --- GGUF --- */
 
 static int gguf_type(const struct meta *c, const struct source *s, struct rope_spec *r, struct err *e)
@@ -217,10 +261,11 @@ static int gguf_type(const struct meta *c, const struct source *s, struct rope_s
     struct gguf_str word = {"none", 4};
     meta_name(c, (struct meta_key){"rope.scaling.type", NULL}, name);
     if (gguf_has(c->g, name) && gguf_string(c->g, name, &word, e)) return -1;
-    if (scaling_of(word.s, word.len, &r->type, e)) return -1;
+    if (scaling_of(word.s, word.len, &r->type, e)) return err_prefix(e, "%s", name);
     if (source_has(s, &(struct spot){.at = AT_ROPE_LONG})) r->type = ROPE_LONG; /* older converters left the word out */
     return r->type == ROPE_LLAMA3 || r->type == ROPE_DYNAMIC
-               ? err_set(e, ERR_MODEL, "%s is \"%.*s\", which no converter writes", name, (int)word.len, word.s)
+               ? err_set(e, ERR_MODEL, "%s is \"%.*s\", which no converter writes; convert the model again", name,
+                         (int)word.len, word.s)
                : 0;
 }
 
@@ -282,6 +327,15 @@ static int read_gguf(const struct meta *c, const struct source *s, int own, int 
     return r->type == ROPE_LONG ? gguf_long(s, rotary, r, e) : gguf_divisors(s, rotary, r, e);
 }
 
+/* Names the file, where the message does not yet. */
+static int in_config(const struct meta *c, struct err *e)
+{
+    if (c->g && e && e->code == ERR_MODEL && !strstr(e->msg, "rope.")) err_prefix(e, "%s.rope", c->arch);
+    if (c->j && e && e->code == ERR_MODEL && strncmp(e->msg, "config.json", 11) != 0)
+        err_prefix(e, "config.json: %s", json_object_get(c->j, "rope_scaling") ? "rope_scaling" : "rope_parameters");
+    return -1;
+}
+
 int rope_read(const struct meta *c, const struct source *s, int context, int head_dim, bool local, struct rope_spec *r,
               struct err *e)
 {
@@ -296,7 +350,7 @@ int rope_read(const struct meta *c, const struct source *s, int context, int hea
     if (c->g && local) {
         if (meta_num(c, (struct meta_key){"rope.freq_base_swa", NULL}, 1, 1e12, &r->base, e)) return -1;
     } else if (c->g ? read_gguf(c, s, context, head_dim, r, e) : read_hf(c, context, head_dim, local, r, e))
-        return -1;
+        return in_config(c, e);
     set_lengths(r, context);
-    return check(r, e);
+    return check(r, e) ? in_config(c, e) : 0;
 }

@@ -26,6 +26,9 @@
 #define CONTEXT_MAX (1 << 20)
 #define CONTEXT_USUAL 131072
 
+/* What helps where a file lacks something. */
+#define AGAIN(c) ((c)->g ? "convert the model again" : "take the file that save_pretrained() wrote")
+
 static const struct number {
     struct meta_key key;
     size_t field;  /* an int of struct model */
@@ -84,53 +87,82 @@ static int read_numbers(const struct meta *c, struct model *m, struct err *e)
         int v = 0;
         if (c->j && n->preset) memcpy(&v, (const char *)c->f + n->preset, sizeof v);
         if (meta_int(c, n->key, n->min, n->max, n->multiple, &v, e)) return -1;
-        if (!v) return err_set(e, ERR_MODEL, "%s is missing", meta_name(c, n->key, name));
+        if (!v) return err_set(e, ERR_MODEL, "%s is missing; %s", meta_name(c, n->key, name), AGAIN(c));
         memcpy((char *)m + n->field, &v, sizeof v);
     }
     const struct meta_key key = {"attention.layer_norm_rms_epsilon", "rms_norm_eps"};
     double eps = c->j ? c->f->eps : 0;
     if (meta_num(c, key, 0, 1, &eps, e)) return -1;
+    if (c->g && !meta_has(c, key))
+        return err_set(e, ERR_MODEL, "%s is missing; convert the model again", meta_name(c, key, name));
     if (!(eps > 0 && eps < 1))
         return err_set(e, ERR_MODEL, "%s is %g: a value between 0 and 1 is needed", meta_name(c, key, name), eps);
     m->norm_eps = (float)eps;
     return 0;
 }
 
-static int check_heads(const struct model *m, int value, struct err *e)
+static const struct meta_key heads_key = {"attention.head_count", "num_attention_heads"},
+                             kv_key = {"attention.head_count_kv", "num_key_value_heads"},
+                             dim_key = {"attention.key_length", "head_dim"},
+                             value_key = {"attention.value_length", NULL};
+
+static int check_heads(const struct meta *c, const struct model *m, int value, struct err *e)
 {
+    char a[128], b[128];
     if (m->heads % m->kv_heads)
-        return err_set(e, ERR_MODEL, "%d attention heads cannot share %d key-value heads", m->heads, m->kv_heads);
+        return err_set(e, ERR_MODEL, "%s is %d and %s %d: %d heads cannot share %d key-value heads evenly",
+                       meta_name(c, heads_key, a), m->heads, meta_name(c, kv_key, b), m->kv_heads, m->heads,
+                       m->kv_heads);
     if (m->head_dim < 2 || m->head_dim % 2 || m->head_dim > HEAD_DIM_MAX)
-        return err_set(e, ERR_MODEL, "a head size of %d is not served (even, 2 to %d)", m->head_dim, HEAD_DIM_MAX);
+        return err_set(e, ERR_MODEL, "%s: a head size of %d is not served (even, 2 to %d)", meta_name(c, dim_key, a),
+                       m->head_dim, HEAD_DIM_MAX);
     if ((m->heads * m->head_dim) % 32)
-        return err_set(e, ERR_MODEL, "%d heads of %d: their product is not a multiple of 32", m->heads, m->head_dim);
+        return err_set(e, ERR_MODEL, "%s is %d and %s %d: their product is not a multiple of 32",
+                       meta_name(c, heads_key, a), m->heads, meta_name(c, dim_key, b), m->head_dim);
     if (value != m->head_dim)
-        return err_set(e, ERR_MODEL, "values of %d beside keys of %d per head are not served", value, m->head_dim);
+        return err_set(e, ERR_MODEL, "%s: values of %d beside keys of %d per head are not served; both must be equal",
+                       meta_name(c, value_key, a), value, m->head_dim);
     return 0;
 }
 
-static int read_heads(const struct meta *c, struct model *m, struct err *e)
+/* llama.cpp takes as many as there are heads where the key is missing; a file that has fewer lacks it. */
+static int check_stated(const struct meta *c, const struct source *s, const struct model *m, struct err *e)
+{
+    char name[128];
+    int64_t rows = 0, cols = 0;
+    if (!c->g || meta_has(c, kv_key) || !source_shape(s, &(struct spot){.at = AT_K}, &rows, &cols) ||
+        rows == (int64_t)m->kv_heads * m->head_dim)
+        return 0;
+    return err_set(e, ERR_MODEL,
+                   "%s is missing, and blk.0.attn_k.weight has %lld rows, not those of %d heads of %d; %s",
+                   meta_name(c, kv_key, name), (long long)rows, m->kv_heads, m->head_dim, AGAIN(c));
+}
+
+static int read_heads(const struct meta *c, const struct source *s, struct model *m, struct err *e)
 {
     m->kv_heads = c->j && c->f->kv_heads ? c->f->kv_heads : m->heads;
     m->head_dim = c->j && c->f->head_dim ? c->f->head_dim : m->hidden / m->heads;
-    const struct meta_key dim = {"attention.key_length", "head_dim"};
-    if (meta_int(c, (struct meta_key){"attention.head_count_kv", "num_key_value_heads"}, 1, HEADS_MAX, 1, &m->kv_heads,
-                 e) ||
-        meta_int(c, dim, 2, HEAD_DIM_MAX, 1, &m->head_dim, e))
+    if (meta_int(c, kv_key, 1, HEADS_MAX, 1, &m->kv_heads, e) ||
+        meta_int(c, dim_key, 2, HEAD_DIM_MAX, 1, &m->head_dim, e))
         return -1;
     int value = m->head_dim;
-    if (meta_int(c, (struct meta_key){"attention.value_length", NULL}, 2, HEAD_DIM_MAX, 1, &value, e)) return -1;
-    return check_heads(m, value, e);
+    if (meta_int(c, value_key, 2, HEAD_DIM_MAX, 1, &value, e)) return -1;
+    return check_heads(c, m, value, e) || check_stated(c, s, m, e) ? -1 : 0;
 }
 
 /* Dimensions that rotate: GGUF states them, config.json the part of the head that they are. */
 static int read_rotary(const struct meta *c, const struct rope_spec *r, struct model *m, struct err *e)
 {
+    char name[128];
     m->rotary = c->j ? (int)(m->head_dim * r->partial) : m->head_dim;
     if (meta_int(c, (struct meta_key){"rope.dimension_count", NULL}, 2, HEAD_DIM_MAX, 1, &m->rotary, e)) return -1;
     if (m->rotary == m->head_dim) return 0;
     if (!c->f->partial_rotary || m->rotary > m->head_dim || m->rotary < 2 || m->rotary % 2)
-        return err_set(e, ERR_MODEL, "rope over %d of %d dimensions of a head is not served", m->rotary, m->head_dim);
+        return err_set(e, ERR_MODEL,
+                       "%s: rope over %d of %d dimensions of a head is not served; of this family all must turn",
+                       c->g ? meta_name(c, (struct meta_key){"rope.dimension_count", NULL}, name)
+                            : meta_name(c, (struct meta_key){NULL, "partial_rotary_factor"}, name),
+                       m->rotary, m->head_dim);
     return 0;
 }
 
@@ -142,15 +174,16 @@ static int read_refused(const struct meta *c, struct err *e)
         double v = r->neutral;
         if (meta_num(c, r->key, -1e300, 1e300, &v, e)) return -1;
         if (v != r->neutral && v != 0)
-            return err_set(e, ERR_MODEL, "%s is %g: only %g is served", meta_name(c, r->key, name), v, r->neutral);
+            return err_set(e, ERR_MODEL, "%s is %g: it changes the answers and is not served; %g, or none, is",
+                           meta_name(c, r->key, name), v, r->neutral);
     }
     for (size_t i = 0; i < sizeof refused_flags / sizeof *refused_flags; i++) {
         const struct refused_flag *r = &refused_flags[i];
         bool v = r->neutral;
         if (meta_bool(c, r->key, &v, e)) return -1;
         if (v != r->neutral)
-            return err_set(e, ERR_MODEL, "%s is %s, which is not served", meta_name(c, r->key, name),
-                           v ? "true" : "false");
+            return err_set(e, ERR_MODEL, "%s is %s, which is not served; a model trained with %s is needed",
+                           meta_name(c, r->key, name), v ? "true" : "false", v ? "false" : "true");
     }
     return 0;
 }
@@ -166,8 +199,9 @@ static int check_activation(const struct meta *c, struct err *e)
     if (!v || json_is_null(v)) return 0;
     const char *s = json_string_value(v);
     if (s && (strcmp(s, want[0]) == 0 || strcmp(s, want[1]) == 0)) return 0;
-    return err_set(e, ERR_MODEL, "%s is %.64s: for %s only %s is served", key, s ? s : "no string", c->f->class[0],
-                   want[0]);
+    return err_set(e, ERR_MODEL,
+                   "config.json: %s is %.64s: for %s only %s is served; a model trained with it is needed", key,
+                   s ? s : "no string", c->f->class[0], want[0]);
 }
 
 /* Soft caps count in families that have them. transformers passes over a cap of the scores in Gemma 3 and
@@ -176,12 +210,19 @@ static int read_caps(const struct meta *c, struct model *m, struct err *e)
 {
     const struct meta_key attn = {"attn_logit_softcapping", "attn_logit_softcapping"},
                           logit = {"final_logit_softcapping", "final_logit_softcapping"};
+    char name[128];
     bool absent_attn = c->g || !json_object_get(c->j, attn.hf), absent_logit = c->g || !json_object_get(c->j, logit.hf);
     double a = absent_attn ? c->f->attn_cap : 0, l = absent_logit ? c->f->logit_cap : 0;
     if (meta_num(c, attn, 0, 1e6, &a, e) || meta_num(c, logit, 0, 1e6, &l, e)) return -1;
     if ((a > 0 && c->f->caps != CAPS_BOTH) || (l > 0 && c->f->caps == CAPS_NONE))
-        return err_set(e, ERR_MODEL, "%s is %g: this family is not served with it",
-                       a > 0 && c->f->caps != CAPS_BOTH ? attn.hf : logit.hf, a > 0 ? a : l);
+        return err_set(e, ERR_MODEL,
+                       "%s is %g: this family has no such cap; set it to null, which is what transformers computes",
+                       meta_name(c, a > 0 && c->f->caps != CAPS_BOTH ? attn : logit, name), a > 0 ? a : l);
+    if (l > 0 && c->j != c->root)
+        return err_set(e, ERR_MODEL,
+                       "config.json: text_config: final_logit_softcapping is %g, which transformers passes over in %s; "
+                       "set it to null, or serve the text model alone",
+                       l, c->f->class[1]);
     m->attn_softcap = (float)a;
     m->logit_softcap = (float)l;
     return 0;
@@ -208,8 +249,10 @@ static int read_vocab(const struct meta *c, const struct source *s, struct model
     char name[128];
     int stated = 0;
     if (!source_has(s, &(struct spot){.at = AT_EMBED}))
-        return err_set(e, ERR_MODEL, "the tensor %s is missing",
-                       c->g ? "token_embd.weight" : "model.embed_tokens.weight");
+        return err_set(e, ERR_MODEL, "the tensor %s is missing%s",
+                       c->g ? "token_embd.weight" : "model.embed_tokens.weight",
+                       c->g ? "; convert the model again"
+                            : ", under every known prefix: this is no decoder's checkpoint, or a shard is missing");
     bool known = source_shape(s, &(struct spot){.at = AT_EMBED}, &rows, &cols);
     if (meta_int(c, key, 1, VOCAB_MAX, 1, &stated, e)) return -1;
     if (!known) rows = stated;
@@ -247,6 +290,10 @@ static int read_tied(const struct meta *c, const struct source *s, struct model_
         p->tied = !source_has(s, &(struct spot){.at = AT_HEAD});
     else if (meta_bool(c, key, &p->tied, e) || (c->root != c->j && meta_bool(&whole, key, &p->tied, e)))
         return -1;
+    if (c->j && !p->tied && !source_has(s, &(struct spot){.at = AT_HEAD}))
+        return err_set(e, ERR_MODEL,
+                       "config.json: tie_word_embeddings is false, and the tensors model.embed_tokens.weight and "
+                       "lm_head.weight are not both there; set it to true where they are one, or download them again");
     return 0;
 }
 
@@ -266,7 +313,7 @@ int family_shape(const struct meta *c, const struct source *s, int max_context, 
                  struct err *e)
 {
     p->f = c->f;
-    if (read_numbers(c, m, e) || read_heads(c, m, e) || read_refused(c, e) || check_activation(c, e)) return -1;
+    if (read_numbers(c, m, e) || read_heads(c, s, m, e) || read_refused(c, e) || check_activation(c, e)) return -1;
     if (read_caps(c, m, e) || read_scales(c, m, e) || read_vocab(c, s, m, e)) return -1;
     if (read_biases(c, s, p, e) || read_tied(c, s, p, e)) return -1;
     if (rope_read(c, s, m->max_context, m->head_dim, false, &p->rope, e) || read_rotary(c, &p->rope, m, e)) return -1;

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define TEMPLATE_MAX (4u << 20) /* bytes of a template in a file of its own */
 
@@ -29,8 +30,10 @@ static int compile(struct model *m, const char *text, size_t len, struct err *e)
     char bos[256], eos[256];
     token_text(m->tok, tokenizer_bos(m->tok), bos);
     token_text(m->tok, tokenizer_eos(m->tok), eos);
-    if (chat_template_new(&m->chat, text, len, bos, eos, e)) return err_prefix(e, "the chat template");
-    return 0;
+    if (chat_template_new(&m->chat, text, len, bos, eos, e) == 0) return 0;
+    size_t n = e ? strlen(e->msg) : 0;
+    if (e && e->code == ERR_MODEL) snprintf(e->msg + n, sizeof e->msg - n, "; --chat-template FILE brings another");
+    return err_prefix(e, "the chat template");
 }
 
 static int load_gguf(const struct gguf *g, struct model *m, struct err *e)
@@ -67,8 +70,10 @@ static int config_template(const json_t *config, const char **text, size_t *len,
         break;
     }
     if (!json_is_string(t))
-        return err_set(e, ERR_MODEL,
-                       "tokenizer_config.json: chat_template is neither a text nor a list with \"default\"");
+        return err_set(
+            e, ERR_MODEL,
+            "tokenizer_config.json: chat_template is neither a text nor a list with \"default\"; take it out and give "
+            "--chat-template FILE");
     *text = json_string_value(t);
     *len = json_string_length(t);
     return 0;
@@ -107,13 +112,18 @@ int text_load(const struct source *s, struct model *m, struct err *e)
     if (g ? load_gguf(g, m, e) : load_hf(s, m, e)) return -1;
     m->tokens = tokenizer_vocab(m->tok);
     if (m->tokens > m->vocab)
-        return err_set(e, ERR_MODEL, "the vocabulary has %d tokens, the embedding only %d rows", m->tokens, m->vocab);
+        return err_set(e, ERR_MODEL,
+                       "the vocabulary has %d tokens, the embedding only %d rows; the tokenizer is another model's",
+                       m->tokens, m->vocab);
     return 0;
 }
 
 int model_set_chat(struct model *m, const char *path, struct err *e)
 {
     struct chat_template *old = m->chat;
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
+        return err_set(e, ERR_USAGE, "the chat template %s is not a file: give the path of a Jinja file", path);
     FILE *f = fopen(path, "re");
     if (!f) return err_errno(e, "cannot open the chat template %s", path);
     char *text = malloc(TEMPLATE_MAX);

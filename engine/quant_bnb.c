@@ -41,7 +41,8 @@ static int read_bnb4(const struct weight_source *src, int row, struct weight_row
     for (int g = 0; g < src->k / GROUP; g++) {
         out->d[g] = scale_of(b, (at + g * GROUP) / b->block);
         if (!isfinite(out->d[g]))
-            return err_set(e, ERR_MODEL, "%s: %s, row %d: a scale is not finite", b->s->path, b->q->name, row);
+            return err_set(e, ERR_MODEL, "%s: %s, row %d: a scale is not finite; download it again", b->s->path,
+                           b->q->name, row);
     }
     return 0;
 }
@@ -53,7 +54,9 @@ static int table_of(const struct module_of *m, const char *suffix, int n, float 
     const struct tensor *t = module_need(m, suffix, e);
     if (!t) return -1;
     if (!dtype_is_float(t->dtype) || t->count != n) return module_bad(m, e, "its %s is not %d floats", suffix, n);
-    return floats_read(t->dtype, t->data, 0, 1, n, out) ? module_bad(m, e, "its %s is not finite", suffix) : 0;
+    return floats_read(t->dtype, t->data, 0, 1, n, out)
+               ? module_bad(m, e, "its %s is not finite; download it again", suffix)
+               : 0;
 }
 
 static bool is_power_from(int64_t v, int64_t least)
@@ -162,7 +165,8 @@ static int read_bnb8(const struct weight_source *src, int row, struct weight_row
     const uint8_t *q = b->q->data + (int64_t)row * src->k;
     float d = scale_at(b->scale, row) / 127;
     if (!isfinite(d))
-        return err_set(e, ERR_MODEL, "%s: %s, row %d: its scale is not finite", b->s->path, b->q->name, row);
+        return err_set(e, ERR_MODEL, "%s: %s, row %d: its scale is not finite; download it again", b->s->path,
+                       b->q->name, row);
     for (int i = 0; i < src->k; i++) out->q[i] = q[i] ^ 0x80;
     for (int g = 0; g < src->k / GROUP; g++) out->d[g] = d;
     return 0;

@@ -30,7 +30,8 @@ static int read_fp8_row(const struct weight_source *src, int row, struct weight_
         nan |= !isfinite(out->d[g]);
     }
     if (!nan) return 0;
-    return err_set(e, ERR_MODEL, "%s: %s, row %d: a value or scale is not finite", f->s->path, f->q->name, row);
+    return err_set(e, ERR_MODEL, "%s: %s, row %d: a value or scale is not finite; download it again", f->s->path,
+                   f->q->name, row);
 }
 
 static int64_t parts(int64_t n, int64_t block)

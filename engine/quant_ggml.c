@@ -246,7 +246,8 @@ static int read_row(const struct weight_source *src, int row, struct weight_row 
                    : all_finite(out->d, src->k / GROUP) && (!offsets || all_finite(out->z, src->k / GROUP));
     }
     if (fine) return 0;
-    return err_set(e, ERR_MODEL, "%s, row %d: a %s is not finite", g->label, row, r->take ? "scale" : "value");
+    return err_set(e, ERR_MODEL, "%s, row %d: a %s is not finite; download it again", g->label, row,
+                   r->take ? "scale" : "value");
 }
 
 static int refuse_type(int type, const char *label, struct err *e)

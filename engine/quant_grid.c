@@ -61,7 +61,8 @@ static float grid_scale(const struct grid *g, int64_t row, int64_t group)
 
 static int bad_scale(const struct grid *g, int row, int group, struct err *e)
 {
-    return err_set(e, ERR_MODEL, "%s, row %d: the scale of group %d is not finite", g->label, row, group);
+    return err_set(e, ERR_MODEL, "%s, row %d: the scale of group %d is not finite; download it again", g->label, row,
+                   group);
 }
 
 /* The k codes of a row. Whole words are taken apart at once where codes don't straddle them (GPTQ of 4 bits: about 0.6 ns a value

@@ -411,8 +411,8 @@ static void logprobs(const struct sampler *s, const float *x, float max, int wan
     for (int i = 0; i < out->ntop; i++) out->top[i].logprob -= norm;
 }
 
-/* The row that is chosen from: the logits, or an adjusted copy in s->w. Bans that leave nothing give way, then the mask.
- */
+/* The row that is chosen from: the logits, or an adjusted copy in s->w. Bans that leave nothing give way, then biases;
+ * the mask never, for an answer has the shape that was asked for. */
 static const float *adjusted(struct sampler *s, const float *logits, const struct sample_input *in)
 {
     struct sample_input less = *in;
@@ -422,7 +422,7 @@ static const float *adjusted(struct sampler *s, const float *logits, const struc
         if (tries == 0)
             less.nbanned = 0;
         else
-            less.mask = NULL;
+            less.nbias = 0;
     }
     return logits;
 }

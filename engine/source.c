@@ -43,7 +43,7 @@ static int map_texts(struct source *s, const char *dir, struct err *e)
         snprintf(m->name, sizeof m->name, "%s", source_text_files[i]);
         if (snprintf(path, sizeof path, "%s/%s", dir, m->name) >= (int)sizeof path)
             return err_set(e, ERR_MODEL, "the path of %s is too long", m->name);
-        if (map_whole(path, true, SOURCE_FILE_MAX, &m->p, &m->bytes, e)) return -1;
+        if (map_whole(path, true, SOURCE_FILE_MAX, &m->p, &m->bytes, e) || (!m->p && check_stands(path, e))) return -1;
     }
     return 0;
 }
@@ -71,7 +71,8 @@ static int open_directory(struct source *s, const char *path, struct err *e)
     s->kind = SOURCE_HF;
     s->names = arena_new(NAMES_MAX);
     if (!s->names) return err_set(e, ERR_NO_MEMORY, "no memory for a source");
-    if (hf_config(s, path, e) || quant_config_read(s, e) || hf_shards(s, path, e) || names_world(s, e)) return -1;
+    if (hf_config(s, path, e) || quant_config_read(s, e) || hf_shards(s, path, e)) return -1;
+    names_world(s);
     find_copied_head(s);
     return map_texts(s, path, e);
 }
@@ -86,11 +87,21 @@ static bool begins_packed(const char *path)
     return n > 0 && packed_is(head, (size_t)n);
 }
 
+static bool is_safetensors(const char *path)
+{
+    static const char end[] = ".safetensors";
+    size_t n = strlen(path), k = sizeof end - 1;
+    return n > k && strcmp(path + n - k, end) == 0;
+}
+
 static int open_any(struct source *s, const char *path, struct err *e)
 {
     struct stat st;
     if (stat(path, &st)) return err_errno(e, "cannot open the model %s", path);
     if (S_ISDIR(st.st_mode)) return open_directory(s, path, e);
+    if (is_safetensors(path))
+        return err_set(e, ERR_MODEL,
+                       "%s: one file of a model; give the folder, with config.json and tokenizer.json in it", path);
     if (begins_packed(path)) return packed_source_open(s, path, e);
     s->kind = SOURCE_GGUF;
     return gguf_source_open(s, path, e);
@@ -268,8 +279,10 @@ static int locate(const struct source *s, const struct spot *at, struct located 
         return err_set(e, ERR_MODEL, "%s: %s is missing", s->path, where->stem);
     }
     if (layer_ok(at) && names_locate(s, at, where)) return 0;
-    return err_set(e, ERR_MODEL, "%s: the tensor %s%s is missing", s->path, where->stem,
-                   where->form == FORM_MODULE ? at->bias ? ".bias" : ".weight" : "");
+    return err_set(e, ERR_MODEL, "%s: the tensor %s%s is missing; %s", s->path, where->stem,
+                   where->form == FORM_MODULE ? at->bias ? ".bias" : ".weight" : "",
+                   s->kind == SOURCE_GGUF ? "convert the model again"
+                                          : "config.json belongs to another model, or a shard is missing");
 }
 
 int source_matrix(const struct source *s, const struct spot *at, int n, int k, struct source_matrix *out, struct err *e)
@@ -327,6 +340,7 @@ int source_all_used(const struct source *s, struct err *e)
 {
     char name[TENSOR_NAME_MAX];
     if (s->kind == SOURCE_PACKED) return packed_source_all_used(s, e);
+    if (quant_unseen(s, e)) return -1;
     int n = s->kind == SOURCE_GGUF ? gguf_tensors(s->g) : s->ntensors;
     for (int i = 0; i < n; i++) {
         if (s->used[i]) continue;
@@ -338,8 +352,11 @@ int source_all_used(const struct source *s, struct err *e)
             if (is_zero_bias(&s->tensor[i])) continue;
         }
         if (!names_harmless(s, name))
-            return err_set(e, ERR_MODEL, "%s: the tensor %s has no place in this model: it would be passed over",
-                           s->path, name);
+            return err_set(
+                e, ERR_MODEL,
+                "%s: the tensor %s has no place in this model: it would be passed over; take it out, or serve a "
+                "model whose config tells of it",
+                s->path, name);
     }
     return 0;
 }

@@ -26,7 +26,7 @@ static const struct gguf_tensor *take(const struct source *s, const char *name, 
     if (t)
         s->used[t - gguf_tensor_at(s->g, 0)] = true;
     else
-        err_set(e, ERR_MODEL, "%s: the tensor %s is missing", s->path, name);
+        err_set(e, ERR_MODEL, "%s: the tensor %s is missing; convert the model again", s->path, name);
     return t;
 }
 

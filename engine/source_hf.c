@@ -17,10 +17,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define SINGLE "model.safetensors"
 #define INDEX "model.safetensors.index.json"
+#define DAMAGED ": damaged, or training diverged; download it again or take another checkpoint"
 #define PATH_BYTES 4096
 
 static int join(char out[PATH_BYTES], const char *dir, const char *name, struct err *e)
@@ -36,10 +38,19 @@ int config_read(struct source *s, const char *path, const char *text, size_t len
 {
     struct err why = {0};
     if (json_parse_wide(text, len, &s->root, &why))
-        return err_set(e, why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_MODEL, "%s: %.300s", path, why.msg);
+        return err_set(e, why.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_MODEL, "%s: %.200s; download it again", path,
+                       why.msg);
     const json_t *inner = json_object_get(s->root, "text_config");
     s->config = json_is_object(inner) ? inner : s->root;
     return 0;
+}
+
+int check_stands(const char *path, struct err *e)
+{
+    struct stat st;
+    if (lstat(path, &st)) return 0;
+    return err_set(e, ERR_MODEL, "%s %s; download it again", path,
+                   S_ISLNK(st.st_mode) && access(path, F_OK) ? "is a symbolic link to nothing" : "is empty");
 }
 
 int hf_config(struct source *s, const char *dir, struct err *e)
@@ -49,9 +60,11 @@ int hf_config(struct source *s, const char *dir, struct err *e)
     snprintf(m->name, sizeof m->name, "config.json");
     if (join(path, dir, m->name, e) || map_whole(path, true, SOURCE_CONFIG_MAX, &m->p, &m->bytes, e)) return -1;
     if (!m->p) {
+        if (check_stands(path, e)) return -1;
         bool adapter = !join(path, dir, "adapter_config.json", NULL) && access(path, F_OK) == 0;
         return err_set(e, ERR_MODEL, "%s has no config.json%s", dir,
-                       adapter ? ": it is an adapter, not a base model" : "");
+                       adapter ? ": it is an adapter, not a base model; give the base here, and upload the adapter"
+                               : "; download the whole repository, or save the model by save_pretrained()");
     }
     return config_read(s, path, (const char *)m->p, m->bytes, e);
 }
@@ -66,7 +79,10 @@ static int shard_add(struct source *s, const char *dir, const char *name, struct
     struct mapped *m = &s->shard[s->nshards];
     *m = (struct mapped){0};
     snprintf(m->name, sizeof m->name, "%s", name);
-    if (join(path, dir, name, e) || map_whole(path, false, SIZE_MAX >> 1, &m->p, &m->bytes, e)) return -1;
+    if (join(path, dir, name, e)) return -1;
+    if (access(path, F_OK) && strcmp(name, SINGLE) != 0)
+        return err_set(e, ERR_MODEL, "%s: the file %s, which " INDEX " names, is missing; download it", dir, name);
+    if (map_whole(path, false, SIZE_MAX >> 1, &m->p, &m->bytes, e)) return -1;
     s->nshards++;
     return 0;
 }
@@ -123,6 +139,7 @@ static int walk_index(const uint8_t *p, size_t n, struct source *s, const char *
     struct json_walk w = {text, text, text + n, INDEX, e};
     bool more = true, found = false;
     if (walk_expect(&w, '{')) return -1;
+    more = !walk_sees(&w, '}');
     while (more) {
         struct json_word key;
         if (walk_word(&w, &key) || walk_expect(&w, ':')) return -1;
@@ -132,7 +149,7 @@ static int walk_index(const uint8_t *p, size_t n, struct source *s, const char *
         if (map ? walk_map(&w, s, dir, each) : walk_skip(&w)) return -1;
         if (walk_next(&w, '}', &more)) return -1;
     }
-    return found ? 0 : err_set(e, ERR_MODEL, INDEX ": it has no weight_map");
+    return found ? 0 : err_set(e, ERR_MODEL, INDEX ": it has no weight_map; download it again");
 }
 
 static int note_file(struct source *s, const char *dir, const struct json_word *tensor, const struct json_word *file,
@@ -151,7 +168,8 @@ static int check_place(struct source *s, const char *dir, const struct json_word
     snprintf(name, sizeof name, "%.*s", (int)(tensor->len < sizeof name ? tensor->len : sizeof name - 1), tensor->s);
     const struct tensor *t = hf_find(s, name);
     if (!t || t->shard != shard_of(s, file))
-        return err_set(e, ERR_MODEL, INDEX ": the tensor %s is not in %.*s", name, (int)file->len, file->s);
+        return err_set(e, ERR_MODEL, INDEX ": the tensor %s is not in %.*s; download both again", name, (int)file->len,
+                       file->s);
     return 0;
 }
 
@@ -164,7 +182,9 @@ static int read_headers(struct source *s, struct err *e)
 {
     for (int i = 0; i < s->nshards; i++)
         if (st_shard(s, i, e)) return -1;
-    if (s->ntensors == 0) return err_set(e, ERR_MODEL, "%s holds no tensors", s->path);
+    if (s->ntensors == 0)
+        return err_set(e, ERR_MODEL, "%s: %s no tensors; download it again", s->path,
+                       s->nshards ? s->nshards > 1 ? "its safetensors hold" : SINGLE " holds" : INDEX " names");
     qsort(s->tensor, (size_t)s->ntensors, sizeof *s->tensor, by_name);
     for (int i = 1; i < s->ntensors; i++)
         if (by_name(&s->tensor[i - 1], &s->tensor[i]) == 0)
@@ -180,9 +200,14 @@ static int refuse_weightless(const char *dir, struct err *e)
     char path[PATH_BYTES];
     for (size_t i = 0; i < sizeof pickles / sizeof *pickles; i++)
         if (!join(path, dir, pickles[i], NULL) && access(path, F_OK) == 0)
-            return err_set(e, ERR_MODEL, "%s has %s only: pickled weights are not served; save them as safetensors",
+            return err_set(e, ERR_MODEL,
+                           "%s has %s only: pickled weights are not served; save them as safetensors "
+                           "(load the model in transformers and save_pretrained())",
                            dir, pickles[i]);
-    return err_set(e, ERR_MODEL, "%s has neither " SINGLE " nor " INDEX, dir);
+    return err_set(e, ERR_MODEL,
+                   "%s has neither " SINGLE " nor " INDEX
+                   "; download the whole repository, or save the model by save_pretrained()",
+                   dir);
 }
 
 int hf_shards(struct source *s, const char *dir, struct err *e)
@@ -223,12 +248,15 @@ const struct tensor *hf_take(const struct source *s, const char *stem, const cha
 int hf_vector(const struct source *s, const char *name, int n, float *out, struct err *e)
 {
     const struct tensor *t = hf_take(s, name, "");
-    if (!t) return err_set(e, ERR_MODEL, "%s: the tensor %s is missing", s->path, name);
+    if (!t)
+        return err_set(e, ERR_MODEL,
+                       "%s: the tensor %s is missing; config.json belongs to another model, or a shard is missing",
+                       s->path, name);
     if (!dtype_is_float(t->dtype) || t->count != n)
         return err_set(e, ERR_MODEL, "%s: %s is %lld values of %s: a vector of %d floats is needed",
                        s->shard[t->shard].name, name, (long long)t->count, dtype_name[t->dtype], n);
     if (floats_read(t->dtype, t->data, 0, 1, n, out))
-        return err_set(e, ERR_MODEL, "%s: %s holds a value that is not finite", s->shard[t->shard].name, name);
+        return err_set(e, ERR_MODEL, "%s: %s holds a value that is not finite" DAMAGED, s->shard[t->shard].name, name);
     return 0;
 }
 
@@ -245,8 +273,8 @@ static int read_floats(const struct weight_source *src, int row, struct weight_r
 {
     const struct float_rows *f = src->u;
     if (floats_read(f->t->dtype, f->t->data, f->from + row * f->down, f->across, src->k, out->f))
-        return err_set(e, ERR_MODEL, "%s: %s, row %d: a value is not finite", f->s->shard[f->t->shard].name, f->t->name,
-                       row);
+        return err_set(e, ERR_MODEL, "%s: %s, row %d: a value is not finite" DAMAGED, f->s->shard[f->t->shard].name,
+                       f->t->name, row);
     return 0;
 }
 
@@ -257,8 +285,12 @@ static int wrong_shape(const struct source *s, const struct tensor *t, int n, in
         size_t at = strlen(shape);
         snprintf(shape + at, sizeof shape - at, "%s%lld", i ? " x " : "", (long long)t->dim[i]);
     }
-    return err_set(e, ERR_MODEL, "%s: %s is %s of %s: %d x %d is needed", s->shard[t->shard].name, t->name,
-                   shape[0] ? shape : "one value", dtype_name[t->dtype], n, k);
+    if (!dtype_is_float(t->dtype))
+        return err_set(e, ERR_MODEL,
+                       "%s: %s is of the type %s, which is not served as a plain matrix; save it as F32, F16 or BF16",
+                       s->shard[t->shard].name, t->name, dtype_name[t->dtype]);
+    return err_set(e, ERR_MODEL, "%s: %s is %s of %s: by config.json %d x %d is needed", s->shard[t->shard].name,
+                   t->name, shape[0] ? shape : "one value", dtype_name[t->dtype], n, k);
 }
 
 /* Where the matrix of an expert lies in a stack; false: the stack has another shape. Square ones are taken as transformers 5 has them,
@@ -317,7 +349,11 @@ int hf_matrix(const struct source *s, const struct located *at, int expert, int 
     int taken = quant_matrix(&m, out, e);
     if (taken) return taken > 0 ? 0 : -1;
     const struct tensor *t = hf_take(s, at->stem, ".weight");
-    if (!t) return err_set(e, ERR_MODEL, "%s: the tensor %s.weight is missing", s->path, at->stem);
+    if (!t)
+        return err_set(
+            e, ERR_MODEL,
+            "%s: the tensor %s.weight is missing; config.json belongs to another model, or a shard is missing", s->path,
+            at->stem);
     if (!dtype_is_float(t->dtype) || t->ndim != 2 || t->dim[0] != n || t->dim[1] != k)
         return wrong_shape(s, t, n, k, e);
     return float_matrix(s, t, &(struct float_rows){.down = k, .across = 1}, n, k, out, e);

@@ -50,6 +50,7 @@ enum quant_method { QM_NONE, QM_GPTQ, QM_AWQ, QM_BNB, QM_FP8, QM_CT, QM_COUNT };
 struct quant_config {
     enum quant_method method;
     const char *word;     /* quant_method as the file spells it, or "" */
+    bool plain;           /* the file says that nothing is packed (compressed-tensors' "dense") */
     bool zeros_minus_one; /* GPTQ, first format: zeros are stored less one */
     int block[2];         /* of weight_scale_inv, [rows][columns] */
 };
@@ -69,7 +70,7 @@ struct source {
     const json_t *config;
     struct mapped *file; /* text files, in the order of source_files[] */
     int world;           /* row of the prefixes of names */
-    bool head_is_copy;
+    bool head_is_copy, head_is_embed;
     struct quant_config quant;
     bool *told; /* [TELLS]: what was logged once */
     struct packed *packed;
@@ -92,8 +93,8 @@ struct located {
 
 /* Where the source keeps a place; false: nowhere. at->stem is then the name that was expected. */
 bool names_locate(const struct source *s, const struct spot *at, struct located *out);
-/* Which prefix the file's names have; called once all tensors are known. ERR_MODEL when no embedding is found. */
-int names_world(struct source *s, struct err *e);
+/* Which prefix the file's names have, the first where no embedding is found; called once all tensors are known. */
+void names_world(struct source *s);
 /* May this tensor be passed over? (rotary buffers; vision towers of a composite; scales of activations) */
 bool names_harmless(const struct source *s, const char *name);
 
@@ -109,6 +110,8 @@ int hf_matrix(const struct source *s, const struct located *at, int expert, int 
 int hf_vector(const struct source *s, const char *name, int n, float *out, struct err *e);
 bool hf_shape(const struct source *s, const struct located *at, bool bias, int64_t *n, int64_t *k);
 
+/* For a file that map_whole() did not find: -1 when something stands there all the same, empty or a link to nothing. */
+int check_stands(const char *path, struct err *e);
 /* Map a file; *bytes 0 and *p NULL when it's absent and `optional`, or empty. */
 int map_whole(const char *path, bool optional, size_t max, const uint8_t **p, size_t *bytes, struct err *e);
 /* Read the header of one shard and append its tensors to s->tensor. */
@@ -140,13 +143,15 @@ quant_open gptq_open, awq_open, bnb4_open, bnb8_open, fp8_open, ct_packed_open, 
 int quant_config_read(struct source *s, struct err *e);
 /* 1: the module is quantized and was opened; 0: it is plain; -1: it is neither, or broken. */
 int quant_matrix(const struct module_of *m, struct source_matrix *out, struct err *e);
+/* At the end of a load: -1 where a method is configured and no matrix was stored by it. */
+int quant_unseen(const struct source *s, struct err *e);
 /* ERR_MODEL "path: stem: ..." */
 int module_bad(const struct module_of *m, struct err *e, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
 /* The module's tensor of that suffix, marked as used; NULL with ERR_MODEL. */
 const struct tensor *module_need(const struct module_of *m, const char *suffix, struct err *e);
 /* Once per source and `bit`: a line in the log. */
 void source_tell(const struct source *s, int bit, const char *event, const char *what);
-enum { TELL_ACTIVATIONS, TELL_G_IDX, TELLS };
+enum { TELL_ACTIVATIONS, TELL_G_IDX, SAW_QUANTIZED, TELLS };
 
 /* --- the two worlds behind one interface --- */
 

@@ -10,7 +10,8 @@
 
 static int fail(struct json_walk *w, const char *what)
 {
-    return err_set(w->e, ERR_MODEL, "%s: %s at byte %zu of its JSON", w->where, what, (size_t)(w->p - w->text));
+    return err_set(w->e, ERR_MODEL, "%s: %s at byte %zu of its JSON; download it again", w->where, what,
+                   (size_t)(w->p - w->text));
 }
 
 static void blanks(struct json_walk *w)

@@ -156,9 +156,9 @@ bool names_locate(const struct source *s, const struct spot *at, struct located 
     size_t n = ggml ? sizeof gguf_rows / sizeof *gguf_rows : sizeof hf_rows / sizeof *hf_rows;
     const char *prefix = ggml ? "" : worlds[s->world].prefix;
     *out = (struct located){.stem = ""};
-    if (!ggml && at->at == AT_HEAD) {
+    if (!ggml && (at->at == AT_HEAD || (at->at == AT_EMBED && s->head_is_embed))) {
         snprintf(out->stem, sizeof out->stem, "%s", worlds[s->world].head);
-        return !s->head_is_copy && module_exists(s, out->stem);
+        return at->at == AT_EMBED || (!s->head_is_copy && !s->head_is_embed && module_exists(s, out->stem));
     }
     for (size_t i = 0; i < n; i++) {
         struct located x = {.form = rows[i].form};
@@ -173,17 +173,28 @@ bool names_locate(const struct source *s, const struct spot *at, struct located 
     return false;
 }
 
-int names_world(struct source *s, struct err *e)
+/* Of a tied model some tools write the head and leave the embedding out, which is the same. */
+static bool only_head(const struct source *s, int world)
+{
+    char norm[TENSOR_NAME_MAX];
+    snprintf(norm, sizeof norm, "%snorm.weight", worlds[world].prefix);
+    bool untied = json_is_false(json_object_get(s->config, "tie_word_embeddings")) ||
+                  json_is_false(json_object_get(s->root, "tie_word_embeddings"));
+    return !untied && exists(s, norm) && module_exists(s, worlds[world].head);
+}
+
+void names_world(struct source *s)
 {
     for (s->world = 0; s->world < WORLDS; s->world++) {
         char stem[TENSOR_NAME_MAX];
         snprintf(stem, sizeof stem, "%sembed_tokens", worlds[s->world].prefix);
-        if (module_exists(s, stem)) return 0;
+        if (module_exists(s, stem)) return;
+    }
+    for (s->world = 0; s->world < WORLDS; s->world++) {
+        s->head_is_embed = only_head(s, s->world);
+        if (s->head_is_embed) return;
     }
     s->world = 0;
-    return err_set(e, ERR_MODEL,
-                   "%s: no tensor model.embed_tokens.weight, under no known prefix: this is no decoder's checkpoint",
-                   s->path);
 }
 
 static bool ends_with(const char *s, const char *end)

@@ -110,9 +110,15 @@ static int read_ct(struct source *s, const json_t *q, struct err *e)
 {
     const char *name;
     json_t *group, *groups = json_object_get(q, "config_groups");
+    const json_t *transform = json_object_get(q, "transform_config");
+    if (transform && !json_is_null(transform) && json_object_size(transform) > 0)
+        return err_set(e, ERR_MODEL,
+                       "config.json: quantization_config: transform_config is set: turned activations are not served; "
+                       "quantize the model without transforms");
     const char *sparse = string_of(json_object_get(q, "sparsity_config"), "format");
     if (*sparse && strcmp(sparse, "dense") != 0) return refuse_format(s, sparse, e);
     const char *format = string_of(q, "format");
+    s->quant.plain = !strcmp(format, "dense");
     if (strcmp(format, "mixed-precision") != 0 && read_ct_group(s, "config_groups", q, e)) return -1;
     json_object_foreach(groups, name, group) if (read_ct_group(s, name, group, e)) return -1;
     return 0;
@@ -186,11 +192,23 @@ int quant_matrix(const struct module_of *m, struct source_matrix *out, struct er
         if (!other) other = &forms[i];
         if (forms[i].method != m->s->quant.method) continue;
         if (m->k % GROUP) return module_bad(m, e, "its rows are no multiple of %d long", GROUP);
+        m->s->told[SAW_QUANTIZED] = true;
         return forms[i].open(m, out, e) ? -1 : 1;
     }
     if (!other) return 0;
     return module_bad(m, e, "%s is of type %s, as %s writes it; quant_method in config.json is \"%.40s\"",
                       other->suffix, dtype_name[other->dtype], method_words[other->method], m->s->quant.word);
+}
+
+/* transformers would quantize plain weights anew, or miss the packed ones. */
+int quant_unseen(const struct source *s, struct err *e)
+{
+    if (s->kind != SOURCE_HF || s->quant.method == QM_NONE || s->quant.plain || s->told[SAW_QUANTIZED]) return 0;
+    return err_set(
+        e, ERR_MODEL,
+        "%s: config.json: quantization_config says %s, and all weights are plain; take quantization_config out "
+        "to serve them as they are, or save the quantized model",
+        s->path, s->quant.word);
 }
 
 void source_tell(const struct source *s, int bit, const char *event, const char *what)

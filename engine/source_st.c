@@ -8,6 +8,7 @@
  *
  * The header is read by a cursor, not into a tree (source_json.h). Data isn't aligned to anything: whoever reads it copies elements.
  * Format: https://huggingface.co/docs/safetensors. Called at load only. */
+#include "adapters/safetensors.h"
 #include "engine/source_impl.h"
 #include "engine/source_json.h"
 #include <errno.h>
@@ -35,17 +36,21 @@ int map_whole(const char *path, bool optional, size_t max, const uint8_t **p, si
     if (fstat(fd, &st)) {
         err_errno(e, "cannot look at %s", path);
     } else if (!S_ISREG(st.st_mode)) {
-        err_set(e, ERR_MODEL, "%s is not a plain file", path);
+        err_set(e, ERR_MODEL, "%s is not a plain file; put the file itself in its place", path);
     } else if ((uint64_t)st.st_size > max) {
         err_set(e, ERR_MODEL, "%s has %lld bytes, more than %zu", path, (long long)st.st_size, max);
     } else if (st.st_size == 0) {
-        rc = optional ? 0 : err_set(e, ERR_MODEL, "%s is empty", path);
+        rc = optional ? 0 : err_set(e, ERR_MODEL, "%s is empty; download it again", path);
     } else {
         void *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+        size_t n = (size_t)st.st_size;
         rc = map == MAP_FAILED ? err_errno(e, "cannot map %s", path) : 0;
-        if (!rc) {
+        if (!rc && n >= LFS_LEN && !memcmp(map, LFS_MAGIC, LFS_LEN)) {
+            munmap(map, n);
+            rc = err_set(e, ERR_MODEL, "%s " LFS_TOLD, path);
+        } else if (!rc) {
             *p = map;
-            *bytes = (size_t)st.st_size;
+            *bytes = n;
         }
     }
     close(fd);
@@ -63,7 +68,8 @@ struct entry {
 
 static int bad(const struct json_walk *w, const struct entry *x, const char *what)
 {
-    return err_set(w->e, ERR_MODEL, "%s: tensor %.*s: %s", w->where, (int)x->name.len, x->name.s, what);
+    return err_set(w->e, ERR_MODEL, "%s: tensor %.*s: %s; download the file again", w->where, (int)x->name.len,
+                   x->name.s, what);
 }
 
 static bool name_ok(const struct json_word *n)
@@ -83,8 +89,10 @@ static int read_dtype(struct json_walk *w, struct entry *x)
             x->t.dtype = (enum dtype)i;
             return 0;
         }
-    return err_set(w->e, ERR_MODEL, "%s: tensor %.*s: the type %.*s is not served", w->where, (int)x->name.len,
-                   x->name.s, (int)(word.len < 16 ? word.len : 16), word.s);
+    return err_set(w->e, ERR_MODEL,
+                   "%s: tensor %.*s: the type %.*s is not served; save the weights as F32, F16 "
+                   "or BF16",
+                   w->where, (int)x->name.len, x->name.s, (int)(word.len < 16 ? word.len : 16), word.s);
 }
 
 static int read_shape(struct json_walk *w, struct entry *x)
@@ -144,8 +152,9 @@ static int check_entry(const struct json_walk *w, struct entry *x, size_t room)
             "%s: tensor %.*s ends at byte %lld of the data, which has %zu: the file is cut off; download it again",
             w->where, (int)x->name.len, x->name.s, (long long)x->end, room);
     if (x->end - x->begin != bytes)
-        return err_set(w->e, ERR_MODEL, "%s: tensor %.*s: data_offsets hold %lld bytes, its shape needs %lld", w->where,
-                       (int)x->name.len, x->name.s, (long long)(x->end - x->begin), (long long)bytes);
+        return err_set(w->e, ERR_MODEL,
+                       "%s: tensor %.*s: data_offsets hold %lld bytes, its shape needs %lld; download it again",
+                       w->where, (int)x->name.len, x->name.s, (long long)(x->end - x->begin), (long long)bytes);
     x->t.bytes = (size_t)bytes;
     return 0;
 }
@@ -178,22 +187,26 @@ static int by_place(const void *a, const void *b)
     return (x->bytes > y->bytes) - (x->bytes < y->bytes);
 }
 
-/* Sorted by place, each begins where the one before it ended, and the last ends with the file. */
+/* Sorted by place, each begins where the one before it ended, and the last ends with the file. What overlaps leaves a
+ * hole where it belongs, so overlaps are looked for first. */
 static int check_tiling(const struct source *s, int first, const char *where, const uint8_t *data, size_t room,
                         struct err *e)
 {
     const uint8_t *at = data;
     if (s->ntensors > first) qsort(s->tensor + first, (size_t)(s->ntensors - first), sizeof *s->tensor, by_place);
+    for (const struct tensor *t = s->tensor + first + 1; t < s->tensor + s->ntensors; t++)
+        if (t->data < t[-1].data + t[-1].bytes)
+            return err_set(e, ERR_MODEL, "%s: tensor %s overlaps tensor %s; download it again", where, t->name,
+                           t[-1].name);
     for (int i = first; i < s->ntensors; i++) {
         const struct tensor *t = &s->tensor[i];
-        if (t->data < at) return err_set(e, ERR_MODEL, "%s: tensor %s overlaps tensor %s", where, t->name, t[-1].name);
         if (t->data > at)
-            return err_set(e, ERR_MODEL, "%s: a hole of %zu bytes before tensor %s", where, (size_t)(t->data - at),
-                           t->name);
+            return err_set(e, ERR_MODEL, "%s: a hole of %zu bytes between %s and tensor %s; download it again", where,
+                           (size_t)(t->data - at), i > first ? t[-1].name : "the header", t->name);
         at += t->bytes;
     }
     if ((size_t)(at - data) != room)
-        return err_set(e, ERR_MODEL, "%s: %zu bytes after the last tensor belong to none", where,
+        return err_set(e, ERR_MODEL, "%s: %zu bytes after the last tensor belong to none; download it again", where,
                        room - (size_t)(at - data));
     return 0;
 }
@@ -223,10 +236,13 @@ int st_shard(struct source *s, int shard, struct err *e)
     const struct mapped *m = &s->shard[shard];
     uint64_t len = 0;
     int first = s->ntensors;
-    if (m->bytes < LENGTH_BYTES + 2) return err_set(e, ERR_MODEL, "%s is cut off: it has %zu bytes", m->name, m->bytes);
+    if (m->bytes < LENGTH_BYTES + 2)
+        return err_set(e, ERR_MODEL, "%s is cut off: it has %zu bytes; download it again", m->name, m->bytes);
     for (int i = LENGTH_BYTES - 1; i >= 0; i--) len = len << 8 | m->p[i];
     if (len > HEADER_MAX || len > m->bytes - LENGTH_BYTES)
-        return err_set(e, ERR_MODEL, "%s: a header of %llu bytes in a file of %zu: no safetensors file, or cut off",
+        return err_set(e, ERR_MODEL,
+                       "%s: a header of %llu bytes in a file of %zu: no safetensors file, or cut off; download it "
+                       "again",
                        m->name, (unsigned long long)len, m->bytes);
     const char *text = (const char *)m->p + LENGTH_BYTES;
     const uint8_t *data = m->p + LENGTH_BYTES + len;

@@ -95,7 +95,10 @@ static int parse(struct decode *d, const json_t *j, int depth, struct err *e)
         return 0;
     }
     if (strcmp(type, "Sequence") || depth == 0)
-        return err_set(e, ERR_MODEL, "tokenizer.json: the decoder \"%.64s\" is not served", type);
+        return err_set(e, ERR_MODEL,
+                       "tokenizer.json: the decoder \"%.64s\" is not served; ByteLevel, and those of a BPE with byte "
+                       "fallback, are",
+                       type);
     json_array_foreach(json_object_get(j, "decoders"), i, member)
     {
         if (parse(d, member, depth - 1, e)) return -1;

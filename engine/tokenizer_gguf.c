@@ -315,7 +315,9 @@ static const struct model *find_model(const struct gguf *g, struct err *e)
     for (size_t i = 0; i < sizeof models / sizeof *models; i++)
         if (strlen(models[i].name) == name.len && !memcmp(models[i].name, name.s, name.len)) return &models[i];
     err_set(e, ERR_MODEL,
-            "the vocabulary's model is \"%.*s\"; BPE (\"gpt2\", \"gemma4\") and SentencePiece (\"llama\") are served",
+            "tokenizer.ggml.model: the vocabulary's model is \"%.*s\"; a model whose vocabulary is BPE (\"gpt2\", "
+            "\"gemma4\") or "
+            "SentencePiece (\"llama\") is needed",
             (int)(name.len < 64 ? name.len : 64), name.s);
     return NULL;
 }

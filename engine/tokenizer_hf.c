@@ -437,15 +437,16 @@ static int refuse_setting(struct hf *h, int field, const char *name)
 {
     struct slice s = h->model[field];
     if (is_null(s) || (s.n == 2 && !memcmp(s.s, "\"\"", 2)) || (s.n == 3 && !memcmp(s.s, "0.0", 3))) return 0;
-    return err_set(h->e, ERR_MODEL, "tokenizer.json: the model's %s is %.*s, which is not served", name,
-                   (int)(s.n < 64 ? s.n : 64), s.s);
+    return err_set(h->e, ERR_MODEL, "tokenizer.json: the model's %s is %.*s, which is not served; null or left out is",
+                   name, (int)(s.n < 64 ? s.n : 64), s.s);
 }
 
 static int read_type(struct hf *h)
 {
     struct slice s = h->model[TYPE];
     if (s.s ? s.n == 5 && !memcmp(s.s, "\"BPE\"", 5) : h->model[MERGES].s != NULL) return 0;
-    return err_set(h->e, ERR_MODEL, "tokenizer.json: the model is %.*s; \"BPE\" is served",
+    return err_set(h->e, ERR_MODEL,
+                   "tokenizer.json: the model is %.*s; \"BPE\" is served: take a model whose tokenizer is one",
                    s.s ? (int)(s.n < 64 ? s.n : 64) : 7, s.s ? s.s : "unnamed");
 }
 

@@ -36,7 +36,10 @@ static int walk(struct tokenizer *t, const json_t *j, const char *part, const ch
     for (; rows->type; rows++)
         if (!strcmp(rows->type, type))
             return rows->load(t, j, e) ? err_prefix(e, "tokenizer.json, %s %s", part, type) : 0;
-    return err_set(e, ERR_MODEL, "tokenizer.json: the %s \"%.64s\" is not served", part, type);
+    return err_set(
+        e, ERR_MODEL,
+        "tokenizer.json: the %s \"%.64s\" is not served; a model with a tokenizer like Llama's, Qwen's or Gemma's is",
+        part, type);
 }
 
 /* --- what several of them have --- */

@@ -140,6 +140,9 @@ int pre_by_name(struct pre *p, const char *name, size_t len, struct pre_traits *
         *traits = rows[i].traits;
         return 0;
     }
-    return err_set(e, ERR_MODEL, "the vocabulary's pre-tokenizer \"%.*s\" is not known", (int)(len < 64 ? len : 64),
-                   name);
+    return err_set(
+        e, ERR_MODEL,
+        "tokenizer.ggml.pre: the pre-tokenizer \"%.*s\" is not known; serve the model's Hugging Face folder, which "
+        "spells it out",
+        (int)(len < 64 ? len : 64), name);
 }

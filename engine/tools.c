@@ -7,7 +7,7 @@
  *
  * A format without an end marker holds until the next begin marker or the end of the answer. A format without a begin
  * marker (Llama 3's) holds an answer that begins with a brace, whole. A forced choice holds everything: it is JSON by
- * construction, and is cut short only by max_tokens; then it is text.
+ * construction; where max_tokens cut it short the last call's arguments are what there is of them, as OpenAI does it.
  *
  * What a body looks like is tools_body.c's. Sources: the model cards and chat templates of the families;
  * OpenAI's API reference for what a client sees. One parser per answer, on the step thread. */
@@ -239,22 +239,39 @@ int tool_end(struct tool_parser *p, struct buf *content)
 
 static json_t *parameters_of(const json_t *tool)
 {
-    json_t *s = json_object_get(json_object_get(tool, "function"), "parameters");
-    return json_is_object(s) ? json_incref(s) : json_pack("{s:s}", "type", "object");
+    const json_t *s = json_object_get(json_object_get(tool, "function"), "parameters");
+    if (!json_is_object(s)) return json_pack("{s:s, s:b}", "type", "object", "additionalProperties", 0);
+    json_t *copy = json_deep_copy(s);
+    if (copy && json_object_set_new(copy, "type", json_string("object"))) {
+        json_decref(copy);
+        return NULL;
+    }
+    return copy;
 }
 
-/* References inside a schema that moves from the root to `where`: "#/$defs/x" becomes "WHERE/$defs/x". */
-static int move_references(json_t *schema, const char *where, int depth)
+static bool is_one_of(const char *key, const char *const *words)
 {
+    while (*words && strcmp(*words, key) != 0) words++;
+    return *words != NULL;
+}
+
+/* References inside a schema that moves from the root to `where`: "#/$defs/x" becomes "WHERE/$defs/x". What is data stays
+ * as it is. `named`: the keys are names, each of a schema. */
+static int move_references(json_t *schema, const char *where, bool named, int depth)
+{
+    static const char *const data[] = {"const", "enum", "default", "example", "examples", NULL};
+    static const char *const names[] = {"properties",  "patternProperties", "$defs",
+                                        "definitions", "dependentSchemas",  NULL};
     const char *key;
     size_t i;
     json_t *v;
     if (depth > JSON_DEPTH) return 0;
-    json_array_foreach(schema, i, v) if (move_references(v, where, depth + 1)) return -1;
+    json_array_foreach(schema, i, v) if (move_references(v, where, false, depth + 1)) return -1;
     json_object_foreach(schema, key, v)
     {
-        const char *ref = strcmp(key, "$ref") ? NULL : json_string_value(v);
-        if (!ref && move_references(v, where, depth + 1)) return -1;
+        const char *ref = named || strcmp(key, "$ref") ? NULL : json_string_value(v);
+        if (!named && is_one_of(key, data)) continue;
+        if (!ref && move_references(v, where, !named && is_one_of(key, names), depth + 1)) return -1;
         if (ref && ref[0] == '#' && json_object_set_new(schema, key, json_sprintf("%s%s", where, ref + 1))) return -1;
     }
     return 0;
@@ -264,10 +281,9 @@ static int move_references(json_t *schema, const char *where, int depth)
 static json_t *call_schema(const json_t *tool, size_t i)
 {
     char where[64];
-    json_t *old = parameters_of(tool), *parameters = json_deep_copy(old);
-    json_decref(old);
+    json_t *parameters = parameters_of(tool);
     snprintf(where, sizeof where, "#/items/anyOf/%zu/properties/parameters", i);
-    if (!parameters || move_references(parameters, where, 0)) {
+    if (!parameters || move_references(parameters, where, false, 0)) {
         json_decref(parameters);
         return NULL;
     }
@@ -276,7 +292,7 @@ static json_t *call_schema(const json_t *tool, size_t i)
                      "additionalProperties", 0);
 }
 
-json_t *tool_schema(const json_t *tools, const char *named)
+json_t *tool_schema(const json_t *tools, const char *named, bool parallel)
 {
     json_t *any = json_array();
     for (size_t i = 0; i < json_array_size(tools); i++) {
@@ -290,8 +306,8 @@ json_t *tool_schema(const json_t *tools, const char *named)
             return NULL;
         }
     }
-    return json_pack("{s:s, s:i, s:i, s:{s:o}}", "type", "array", "minItems", 1, "maxItems", FORCED_CALLS_MAX, "items",
-                     "anyOf", any);
+    return json_pack("{s:s, s:i, s:i, s:{s:o}}", "type", "array", "minItems", 1, "maxItems",
+                     parallel ? FORCED_CALLS_MAX : 1, "items", "anyOf", any);
 }
 
 int tool_normalize_message(json_t *message)

@@ -48,9 +48,9 @@ int tool_end(struct tool_parser *p, struct buf *content); /* the answer is over 
 /* The calls so far, in order. */
 const struct tool_call *tool_calls(const struct tool_parser *p, int *n);
 
-/* The schema of a forced answer: of the arguments of `named`, or (NULL) of a list of calls {"name","parameters"}. A new
- * reference; NULL: out of memory. */
-json_t *tool_schema(const json_t *tools, const char *named);
+/* The schema of a forced answer: of the arguments of `named`, or (NULL) of a list of calls {"name","parameters"}, of one
+ * unless `parallel`. A function without parameters takes none. A new reference; NULL: out of memory. */
+json_t *tool_schema(const json_t *tools, const char *named, bool parallel);
 
 /* Messages as templates expect them: in assistant messages' tool_calls, `arguments` given as JSON text becomes the object. */
 int tool_normalize_message(json_t *message);

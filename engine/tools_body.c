@@ -281,16 +281,60 @@ static int take_deepseek(struct tool_parser *p, const char *s, size_t len)
 
 /* --- any body --- */
 
+/* Behind blanks and that character; NULL: it isn't there. */
+static const char *skip_char(const char *s, const char *end, char c)
+{
+    s = skip_blanks(s, end);
+    return s < end && *s == c ? s + 1 : NULL;
+}
+
+/* {"name": "NAME", "parameters": what there is of them; a call whose name is not whole is none. */
+static int take_begun(struct tool_parser *p, const char *s, const char *end)
+{
+    char name[TOOL_NAME_MAX + 1];
+    size_t n = 0;
+    s = skip_char(s, end, '{');
+    if (s) s = skip_word(skip_blanks(s, end), end, "\"name\"");
+    if (s) s = skip_char(s, end, ':');
+    if (s) s = skip_char(s, end, '"');
+    while (s && s + n < end && s[n] != '"' && n < TOOL_NAME_MAX) n++;
+    if (!s || s + n >= end || s[n] != '"') return 0;
+    memcpy(name, s, n);
+    name[n] = 0;
+    s = skip_char(s + n + 1, end, ',');
+    if (s) s = skip_word(skip_blanks(s, end), end, "\"parameters\"");
+    if (s) s = skip_char(s, end, ':');
+    if (s) s = skip_blanks(s, end);
+    return add_call(p, name, s ? strndup(s, (size_t)(end - s)) : strdup(""));
+}
+
+/* A list of calls of which the last was cut short. */
+static int take_cut(struct tool_parser *p, const char *s, const char *end)
+{
+    for (s = skip_char(s, end, '['); s && (s = skip_blanks(s, end)) < end; s = skip_char(s, end, ',')) {
+        json_error_t where;
+        json_t *v = json_loadb(s, (size_t)(end - s), JSON_DISABLE_EOF_CHECK, &where);
+        int rc = v ? take_value(p, v) : 0;
+        json_decref(v);
+        if (!v) return take_begun(p, s, end);
+        if (rc <= 0) return rc;
+        s += where.position;
+    }
+    return 0;
+}
+
 int tool_take_forced(struct tool_parser *p, const char *s, size_t len)
 {
     json_t *v = json_loadb(s, len, 0, NULL);
     int rc = 0;
-    if (p->choice == TOOL_CHOICE_NAMED && json_is_object(v))
-        rc = add_call(p, p->named, json_dumps(v, JSON_COMPACT)) ? -1 : 1;
-    else if (p->choice == TOOL_CHOICE_REQUIRED && json_is_array(v))
+    if (p->choice == TOOL_CHOICE_NAMED)
+        rc = add_call(p, p->named, json_is_object(v) ? json_dumps(v, JSON_COMPACT) : strndup(s, len));
+    else if (json_is_array(v))
         rc = take_value(p, v);
+    else
+        rc = take_cut(p, s, s + len);
     json_decref(v);
-    return rc;
+    return rc < 0 ? -1 : 1;
 }
 
 int tool_take_body(struct tool_parser *p, enum body body, const char *s, size_t len)

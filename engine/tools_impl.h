@@ -40,5 +40,5 @@ const char *tool_name(const json_t *tool); /* "" where it has none */
 
 /* A call's body as the format writes it. 1: it was calls, all of it; 0: it is text; -1: out of memory. */
 int tool_take_body(struct tool_parser *p, enum body body, const char *s, size_t len);
-/* The answer to a forced choice, likewise. */
+/* The answer to a forced choice, which may have been cut short; never text. */
 int tool_take_forced(struct tool_parser *p, const char *s, size_t len);

@@ -1,6 +1,8 @@
 /* Embedding look-up: row token[i] of the matrix, dequantized, with what the row's adapters add to it, times the model's
- * scale (PEFT adapts the table itself, so its part is scaled as well). Rows are dealt to the threads. A token outside the
- * matrix is a fault of the caller, who checked the request. */
+ * scale (PEFT adapts the table itself, so its part is scaled as well). An adapter may bring both a matrix in the base's
+ * place and factors: PEFT saves the base's own embedding beside an adapted one, loads it over the base and adds the
+ * factors to it. Rows are dealt to the threads. A token outside the matrix is a fault of the caller, who checked the
+ * request. */
 #include "kernels/act.h"
 #include "kernels/matmul.h"
 #include <assert.h>
@@ -34,7 +36,7 @@ static void embed_row(const struct embed *e, int row)
     weight_row(w, token, x);
     for (int u = 0; seg && u < seg->nuse; u++) {
         const struct lora_table *t = seg->use[u].t;
-        if (t && t->embed && !t->embed_full) add_adapter(t->embed, seg->use[u].weight, token, w->k, x);
+        if (t && t->embed) add_adapter(t->embed, seg->use[u].weight, token, w->k, x);
     }
     if (e->scale != 0)
         for (int i = 0; i < w->k; i++) x[i] *= e->scale;

@@ -71,7 +71,13 @@ ADAPTERS = {
     "gate-up": (MOE, dict(r=3, lora_alpha=6, target_modules=[], target_parameters=["mlp.experts.gate_up_proj"])),
     "experts": (MOE, dict(r=2, lora_alpha=4, target_modules=["q_proj"])),
     "fused-dora": (PHI, dict(r=4, lora_alpha=8, use_dora=True, target_modules=["qkv_proj", "gate_up_proj"])),
+    "ends-loaded": ("base", dict(r=4, lora_alpha=8, target_modules=["q_proj", "embed_tokens", "lm_head"])),
+    "tied-embed-loaded": (TIED, dict(r=4, lora_alpha=8, target_modules=["v_proj", "embed_tokens"])),
+    "tied-both-loaded": (TIED, dict(r=4, lora_alpha=8, target_modules=["v_proj", "embed_tokens"], ensure_weight_tying=True)),
+    "tied-head-dora-loaded": (TIED, dict(r=4, lora_alpha=8, use_dora=True, target_modules=["v_proj", "lm_head"])),
+    "saved-and-lora": ("base", dict(r=4, lora_alpha=8, target_modules=["q_proj", "embed_tokens"], modules_to_save=["lm_head"])),
 }
+REBASED = ("ends-loaded", "tied-embed-loaded", "tied-both-loaded", "tied-head-dora-loaded")
 STACKS = {"two": [("plain", 0.7), ("patterns", -0.4)], "four": [("plain", 0.5), ("rslora", 0.5), ("ends", 1.0), ("regex", 2.0)],
           "half": [("patterns", 0.5)]}
 
@@ -166,6 +172,10 @@ def rewrite(name, folder, model):
     if name == "tied-loaded":
         w = model.get_input_embeddings().weight.data
         tensors["base_model.model.model.embed_tokens.weight"] = w + noise(g, w.shape, 0.05)
+    if name in REBASED:  # trained on a copy of the base with other values: PEFT loads them over the base
+        shared = noise(g, (VOCAB, SMALL["hidden_size"]), 0.05)
+        for k in [k for k in sorted(tensors) if k.endswith(("base_layer.weight", "embed_tokens.weight", "lm_head.weight"))]:
+            tensors[k] = tensors[k].float() + (noise(g, shared.shape, 0.05) if name.startswith("ends") else shared)
     if name == "experts":
         experts_one_by_one(tensors, model)
         fields = dict(target_modules=["q_proj", "w1", "w2", "w3"])

@@ -221,6 +221,52 @@ HAND = [
     ({"type": "array", "items": {"type": "boolean"}, "minItems": 2}, [[True, False], [True, True, True]], [[], [True], [1, 2]]),
 ]
 
+# the formats: valid ones that are served, invalid ones
+FORMATS = {
+    "duration": (["P1D", "PT1H2M3S", "P1Y2M3DT4H", "P3W", "PT5S", "P1M", "PT1H"], ["P", "PT", "P1DT", "1D", "P1S", "P1W2D", "P2D1M", ""]),
+    "json-pointer": (["", "/", "/a/b", "/a~0b/~1", "/日/0"], ["a", "/~", "/~2", "#/a"]),
+    "relative-json-pointer": (["0", "1#", "2/a/~0b", "10/"], ["", "/a", "01", "-1", "1a", "0##"]),
+    "regex": (["^a(b|c)*$", "[a-z0-9_]+\\d?", "a{2}", "(?:x|y)z", "\\.\\["], ["(", "a**", "[", "a)", "*"]),
+    "idn-email": (["a@b.org"], ["a", ""]),
+    "idn-hostname": (["example.org", "a-b.c"], ["-a", "a..b", "a b"]),
+    "hostname": (["example.org", "a", "A-b.c1.d.e.f", "x" * 63 + ".y", ".".join(["a" * 63] * 3), ".".join(["b" * 30] * 7)],
+                 ["-a", "a-", "a..b", "x" * 64, ".".join(["a" * 60] * 5), "a_b"]),
+    "uri": (["https://a.b/c?d#e", "ftp://x:21"], ["a/b", "//x", "http://a b"]),
+    "iri": (["https://a.b/c?d#e"], ["a/b", "http://a b"]),
+    "uri-reference": (["", "a/b", "/a/b", "?x", "#y", "https://a.b/c", "./a:b"], ["a b", "\\\\x", "%zz"]),
+    "iri-reference": (["", "a/b", "/a/b", "?x", "#y", "https://a.b/c"], ["a b", "\\\\x"]),
+    "uri-template": (["", "/a/{b}", "{+a,b:3}{?c*}", "x{#y.z}"], ["{", "{a", "a}b", "{a b}"]),
+}
+HAND += [({"type": "string", "format": f}, yes, no) for f, (yes, no) in FORMATS.items()]
+HAND += [
+    ({"type": "string", "format": "hostname", "maxLength": 300, "minLength": 2}, ["a.b", "ab"], ["a", ".".join(["a" * 60] * 5)]),
+    ({"type": "string", "format": "password"}, ["", "x y"], [1]),
+    ({"type": "integer", "format": "int32"}, [1, -5], ["1"]),
+    # every digit of a bound counts, also beyond 2^53
+    ({"type": "integer", "minimum": 9007199254740993, "maximum": 9007199254740995}, [9007199254740993, 9007199254740994, 9007199254740995],
+     [9007199254740992, 9007199254740996]),
+    ({"type": "integer", "exclusiveMinimum": -999999999999999999, "exclusiveMaximum": -999999999999999996}, [-999999999999999998, -999999999999999997],
+     [-999999999999999999, -999999999999999996]),
+    ({"allOf": [{"type": "integer", "maximum": 9007199254740995}, {"minimum": 9007199254740993}, {"minimum": 9007199254740994}]},
+     [9007199254740994, 9007199254740995], [9007199254740993, 9007199254740996]),
+    ({"type": "integer", "minimum": 4, "exclusiveMinimum": 4.0, "maximum": 6.5}, [5, 6], [4, 7]),
+    # numbers are equal by value
+    ({"type": "integer", "enum": [1, 1.5, 2.0, "a"]}, [1, 2.0], [1.5, "a", 3]),
+    ({"allOf": [{"enum": [1, [2, {"a": 3.0}], "x"]}, {"enum": [1.0, [2.0, {"a": 3}], "y"]}]}, [1, [2, {"a": 3.0}]], ["x", "y", 2]),
+    ({"oneOf": [{"const": 1}, {"const": 1.5}, {"enum": ["1", True]}]}, [1, 1.5, "1", True], [2, False]),
+    ({"type": "integer", "nullable": True}, [1], [None]),
+    # $id below the root where it changes nothing
+    ({"$id": "https://a.b/c", "properties": {"a": {"$id": "https://a.b/d", "type": "integer"}, "b": {"$ref": "#/$defs/x"}}, "required": ["a", "b"], "$defs": {"x": {"type": "null"}}},
+     [{"a": 1, "b": None}], [{"a": "1", "b": None}, {"a": 1, "b": 1}]),
+    # tags, and tags within tags
+    ({"oneOf": [{"type": "object", "properties": {"k": {"const": k}, "v": {"enum": [v, str(v)]}}, "required": ["k", "v"]} for k in "ab" for v in range(3)]},
+     [{"k": "a", "v": 0}, {"k": "b", "v": "2"}], [{"k": "c", "v": 0}, {"k": "a", "v": 3}, {"k": "a"}]),
+    ({"oneOf": [{"type": "object", "properties": {"k": {"const": "a"}}, "required": ["k"], "additionalProperties": False},
+                {"type": "object", "properties": {"t": {"const": "a"}}, "required": ["t"], "additionalProperties": False},
+                {"type": "object", "properties": {"t": {"const": "b"}}, "required": ["t"], "additionalProperties": False}, {"type": ["string", "null"]}]},
+     [{"k": "a"}, {"t": "a"}, {"t": "b"}, "x", None], [{}, {"k": "a", "t": "a"}, {"k": "b"}, 1]),
+]
+
 PATTERNS = ["a*", "(a|b)*abb", "a{2,4}", "a{3}", "a{2,}b?", "(ab)+|c", "[a-c]x[^a-c]", r"\d{3}-\d{4}", r"\w+@\w+\.com", r"a\.b\*", r"[\]\-\\^]+", "x(?:y|z)*?w",
             "(?P<year>[0-9]{4})", "(a?){3}", "(a*)*b", "(a|ab)(c|bcd)", ".*c", "a.c", "[é-ü]+", "日本?", "[^日]", "😀{2}", r"\x41\u00e9", "^abc$", "a||b", "()", "(a{0,2}b){2}", r"[\d_]+\s\S\D\W",
             "{a}", "a{,b", "x{1,2}{", r"\{\}", "[a-]b", "[-a]b", "a+?b*?"]

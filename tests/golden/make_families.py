@@ -34,10 +34,10 @@ SHORT8 = [1.0 + 0.05 * i for i in range(6)]
 LONG8 = [1.0 + 0.9 * i for i in range(6)]
 
 
-def row(config, model, modules=DENSE, lengths=(40, 21), max_context=0, parameters=(), old=None, of=None, **fields):
+def row(config, model, modules=DENSE, lengths=(40, 21), max_context=0, parameters=(), old=None, of=None, stored=None, **fields):
     """`of`: another row's weights and adapters, in another context."""
     return dict(config=config, model=model, modules=modules, lengths=lengths, max_context=max_context,
-                parameters=parameters, old=old, of=of, fields=fields)
+                parameters=parameters, old=old, of=of, stored=stored, fields=fields)
 
 
 def old_rope(config):
@@ -58,6 +58,26 @@ def old_gemma(config):
     for key in ("layer_types", "_sliding_window_pattern", "tie_word_embeddings", "query_pre_attn_scalar", "hidden_activation"):
         config.pop(key, None)
     return config
+
+
+def without_original(config):
+    """As configs that lean on the class's default, which counts before what stands in rope_parameters."""
+    config.pop("original_max_position_embeddings")
+    config["rope_parameters"]["original_max_position_embeddings"] = 2048
+    return config
+
+
+def both_ropes(config):
+    """Settings of both generations: the old ones are put over the new, and their "type" is passed over."""
+    config["rope_scaling"] = {"type": "yarn", "factor": 4.0}
+    return config
+
+
+def only_the_head(folder):
+    """A tied model whose one matrix is stored as the head."""
+    path = os.path.join(folder, "model.safetensors")
+    tensors = {k.replace("model.embed_tokens.", "lm_head."): v for k, v in load_file(path).items()}
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 GEMMA3 = dict(head_dim=32, num_hidden_layers=3, sliding_window=8, query_pre_attn_scalar=32, hidden_size=64,
@@ -100,6 +120,15 @@ FAMILIES = {
                           decoder_sparse_step=2, mlp_only_layers=[1], num_hidden_layers=4, tie_word_embeddings=True,
                           **QWEN3_MOE),
     "smollm3": row("SmolLM3Config", "SmolLM3ForCausalLM", num_hidden_layers=4, tie_word_embeddings=True),
+    "smollm3-window": row("SmolLM3Config", "SmolLM3ForCausalLM", num_hidden_layers=2, sliding_window=6,
+                          use_sliding_window=False, layer_types=["sliding_attention", "full_attention"]),
+    "smollm3-switched": row("SmolLM3Config", "SmolLM3ForCausalLM", num_hidden_layers=2, sliding_window=6,
+                            use_sliding_window=True, no_rope_layer_interval=2),
+    "phi3-original": row("Phi3Config", "Phi3ForCausalLM", modules=["qkv_proj", "o_proj", "gate_up_proj", "down_proj"],
+                         tie_word_embeddings=True, old=without_original, **dict(PHI3, max_position_embeddings=16384,
+                                                                                original_max_position_embeddings=4096)),
+    "gemma3-ropes": row("Gemma3TextConfig", "Gemma3ForCausalLM", old=both_ropes, **GEMMA3),
+    "llama-head": row("LlamaConfig", "LlamaForCausalLM", tie_word_embeddings=True, stored=only_the_head),
 }
 
 
@@ -203,6 +232,8 @@ def new_model(folder, r, seed):
     model.to(torch.bfloat16).save_pretrained(folder)
     os.chmod(os.path.join(folder, "model.safetensors"), 0o644)
     save_tokenizer(folder)
+    if r["stored"]:
+        r["stored"](folder)
     if r["old"]:
         rewrite_config(folder, r["old"])
     add_adapter(folder, r, "adapter", seed + 10, target_modules=r["modules"] if "Conditional" not in r["model"] else

@@ -178,7 +178,7 @@ static inline void fix_good(struct fix *f)
 
 #define FIX_CONFIG                                                                                                     \
     "{\"peft_type\":\"LORA\",\"r\":4,\"lora_alpha\":8,\"target_modules\":[\"q_proj\",\"v_proj\"],\"bias\":\"none\","   \
-    "\"base_model_name_or_path\":\"org/tiny-base\"}"
+    "\"base_model_name_or_path\":\"org/tiny-base\",\"task_type\":\"CAUSAL_LM\"}"
 
 static inline void fix_config(const char *dir, const char *patch)
 {

@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -425,6 +426,84 @@ static void test_the_self_test_finds_every_kind_well(void **state)
     for_each_model(PREC_FAST, selftest);
 }
 
+/* --- files that were changed --- */
+
+#define CONFIG "adapter_config.json"
+#define WEIGHTS "adapter_model.safetensors"
+
+/* The adapter of ROOT/from in `dir`, with `patch` on its config and another first value of `tensor`. */
+static void write_changed(const char *dir, const char *from, const char *patch, const char *tensor)
+{
+    char path[300], name[128];
+    json_error_t why;
+    snprintf(path, sizeof path, ROOT "/%s/" CONFIG, from);
+    json_t *config = json_load_file(path, 0, &why), *more = json_loads(patch, 0, &why);
+    assert_int_equal(json_object_update(config, more), 0);
+    snprintf(path, sizeof path, "%s/" CONFIG, dir);
+    assert_int_equal(json_dump_file(config, path, 0), 0);
+    json_decref(config);
+    json_decref(more);
+
+    static char bytes[1 << 20];
+    uint64_t header;
+    snprintf(path, sizeof path, ROOT "/%s/" WEIGHTS, from);
+    FILE *f = fopen(path, "rb");
+    assert_non_null(f);
+    size_t n = fread(bytes, 1, sizeof bytes, f);
+    fclose(f);
+    memcpy(&header, bytes, sizeof header);
+    snprintf(name, sizeof name, "\"%s\"", tensor);
+    char *at = memmem(bytes + 8, header, name, strlen(name)), *offset = at ? strstr(at, "data_offsets\":[") : NULL;
+    assert_non_null(offset);
+    bytes[8 + header + strtoull(offset + 15, NULL, 10)] ^= 1;
+    snprintf(path, sizeof path, "%s/" WEIGHTS, dir);
+    f = fopen(path, "wb");
+    assert_non_null(f);
+    assert_int_equal(fwrite(bytes, 1, n, f), n);
+    fclose(f);
+}
+
+static void expect_refusal(const char *model, const char *dir, const char *says)
+{
+    struct engine e;
+    struct adapter *a;
+    struct waited w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    engine_open(&e, model, PREC_EXACT);
+    if (adapter_open(&a, dir, &e.m->desc, NULL, &w.err)) fail_msg("%s", w.err.msg);
+    lora_load(e.loras, a->digest, dir, on_load, &w);
+    await(&w);
+    if (w.err.code == ERR_NONE) lora_pin(e.loras, a->digest, on_pin, &w);
+    if (w.err.code == ERR_NONE) await(&w);
+    adapter_close(a);
+    if (w.slot) lora_unpin(e.loras, w.slot);
+    engine_close(&e);
+    if (!strstr(w.err.msg, says)) fail_msg("\"%s\" does not say \"%s\"", w.err.msg, says);
+}
+
+static void test_wholes_that_peft_would_compute_otherwise_are_refused(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *model, *from, *patch, *tensor, *says;
+    } row[] = {
+        {"base-tied", "along", "{}", "base_model.model.lm_head.weight",
+         "differ, and in base-tied they are one matrix; save the adapter with save_embedding_layers=False"},
+        {"base", "along", "{\"alora_invocation_tokens\": [17], \"task_type\": \"CAUSAL_LM\"}",
+         "base_model.model.lm_head.weight", "base_model.model.lm_head.weight has other values than base"},
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        char dir[] = "/tmp/weft-golden-XXXXXX", path[64];
+        assert_non_null(mkdtemp(dir));
+        write_changed(dir, row[i].from, row[i].patch, row[i].tensor);
+        expect_refusal(row[i].model, dir, row[i].says);
+        snprintf(path, sizeof path, "%s/" CONFIG, dir);
+        unlink(path);
+        snprintf(path, sizeof path, "%s/" WEIGHTS, dir);
+        unlink(path);
+        assert_int_equal(rmdir(dir), 0);
+    }
+}
+
 int main(void)
 {
     log_init("test", LOG_ERROR);
@@ -432,6 +511,7 @@ int main(void)
         cmocka_unit_test(test_exact_logits_of_every_kind_of_adapter_are_pefts),
         cmocka_unit_test(test_every_kind_in_one_step_has_the_bits_that_it_has_alone),
         cmocka_unit_test(test_the_self_test_finds_every_kind_well),
+        cmocka_unit_test(test_wholes_that_peft_would_compute_otherwise_are_refused),
     };
     return cmocka_run_group_tests(tests, read_golden, free_golden);
 }

@@ -8,7 +8,8 @@
 static const struct {
     const char *config, *expect;
 } refused[] = {
-    {"", "empty"},
+    {"", "adapter_config.json is empty"},
+    {"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "adapter_config.json is a git-lfs pointer"},
     {"[]", "must be an object"},
     {"{", "invalid JSON"},
     {"{" BASIC "} trailing", "invalid JSON"},
@@ -30,8 +31,8 @@ static const struct {
     {"{\"peft_type\":\"LORA\",\"r\":513,\"lora_alpha\":16,\"target_modules\":[\"q_proj\"]}", "r is 513"},
     {"{\"peft_type\":\"LORA\",\"r\":8.5,\"lora_alpha\":16,\"target_modules\":[\"q_proj\"]}", "'r' must be an integer"},
     {"{\"peft_type\":\"LORA\",\"r\":true,\"lora_alpha\":16,\"target_modules\":[\"q_proj\"]}", "'r' must be an integer"},
-    {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16}", "target_modules is missing"},
-    {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[]}", "target_modules is missing or empty"},
+    {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[]}",
+     "target_modules is empty; upload the file that save_pretrained() wrote"},
     {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":[7]}",
      "target_modules is not a list of names"},
     {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":7}",
@@ -45,7 +46,7 @@ static const struct {
     {"{" BASIC ",\"bias\":\"all\"}", "biases"},
     {"{" BASIC ",\"bias\":\"lora_only\"}", "biases"},
     {"{" BASIC ",\"lora_bias\":true}", "biases"},
-    {"{" BASIC ",\"modules_to_save\":[\"score\"]}", "modules_to_save names score: only embed_tokens and lm_head"},
+    {"{" BASIC ",\"modules_to_save\":[\"norm\"]}", "modules_to_save names norm: only embed_tokens and lm_head"},
     {"{" BASIC ",\"modules_to_save\":\"lm_head\"}", "modules_to_save is not a list"},
     {"{" BASIC ",\"modules_to_save\":[7]}", "modules_to_save is not a list of names"},
     {"{" BASIC ",\"trainable_token_indices\":[1]}", "trainable_token_indices is set"},
@@ -76,6 +77,32 @@ static const struct {
     {"{" BASIC ",\"layers_to_transform\":[0],\"layers_pattern\":{}}", "layers_pattern is not a pattern"},
     {"{\"peft_type\":\"LORA\",\"r\":8,\"lora_alpha\":16,\"target_modules\":\".*q_proj\",\"layers_to_transform\":[0]}",
      "goes with a list"},
+    {"{" BASIC ",\"modules_to_save\":[\"layers.0.self_attn.q_proj\"]}", "merge the adapter into its base"},
+    {"{" BASIC ",\"modules_to_save\":[\"head\"]}", "modules_to_save names head"}, /* PEFT compares the ends of paths */
+    {"{" BASIC ",\"alora_invocation_tokens\":[1],\"modules_to_save\":[\"lm_head\"]}", "train without modules_to_save"},
+    {"{" BASIC ",\"alora_invocation_tokens\":[1],\"task_type\":null}", "set task_type to CAUSAL_LM"},
+    {"{" BASIC ",\"bias\":\"\"}", "bias is set"},
+    {"{" BASIC ",\"bias\":null}", "bias is set"},
+    {"{" BASIC ",\"kasa_config\":{}}", "KaSA, which changes the base, is not served; merge the adapter"},
+    {"{" BASIC ",\"velora_config\":{}}", "VeLoRA is not served; merge the adapter"},
+    {"{" BASIC ",\"monteclora_config\":{}}", "MonteCLoRA is not served; merge the adapter"},
+    {"{" BASIC ",\"use_bdlora\":{}}", "BD-LoRA is not served; merge the adapter"},
+    {"{" BASIC ",\"arrow_config\":{}}", "serve the adapters that it chooses from one by one"},
+    {"{" BASIC ",\"trainable_token_indices\":[]}", "train embed_tokens by modules_to_save"},
+    {"{" BASIC ",\"layer_replication\":[[0,2]]}", "write the replicated model with save_pretrained()"},
+    {"{" BASIC ",\"use_foo\":true}", "does not know it; merge the adapter into its base by merge_and_unload()"},
+    {"{" BASIC ",\"init_lora_weights\":\"gaussian2\"}", "\"gaussian2\" is not known to leave the base as it is"},
+    {"{" BASIC ",\"init_lora_weights\":\"LoftQ\"}", "serve the base that LoftQ wrote"},
+    {"{" BASIC ",\"init_lora_weights\":\"pissa\"}", "save_pretrained(path_initial_model_for_weight_conversion=...)"},
+    {"{" BASIC ",\"alpha_pattern\":{\"(?i)Q_PROJ\":7}}", "alpha_pattern: \"(?i)Q_PROJ\" is not a regular expression"},
+    {"{" BASIC ",\"alpha_pattern\":{\"[[:alpha:]]_proj\":7}}", "read alike, from \"[[:alpha:]]_proj\" on"},
+    {"{" BASIC ",\"alpha_pattern\":{\"\\\\Qq_proj\\\\E\":7}}", "read alike, from \"\\Qq_proj\\E\" on"},
+    {"{" BASIC ",\"alpha_pattern\":{\"q\\\\Nproj\":7}}", "read alike, from \"\\Nproj\" on"},
+    {"{" BASIC ",\"alpha_pattern\":{\"[\\\\h]_proj\":7}}", "read alike"},
+    {"{" BASIC ",\"alpha_pattern\":{\"\\\\x{71}_proj\":7}}", "read alike"},
+    {"{" BASIC ",\"alpha_pattern\":{\"(?|q|k)_proj\":7}}", "read alike"},
+    {"{" BASIC ",\"alpha_pattern\":{\"q{,2}_proj\":7}}", "read alike"},
+    {"{" BASIC ",\"rank_pattern\":{\"((?:[a-z]|(?1))*)*_\":7}}", "read alike"},
     {"{" BASIC ",\"base_model_name_or_path\":7}", "'base_model_name_or_path' must be a string"},
     {"{" BASIC ",\"use_rslora\":\"yes\"}", "'use_rslora' must be true or false"},
 };
@@ -121,6 +148,9 @@ static void settings_that_change_nothing_are_ignored(void **state)
         "\"use_something_new\":false,\"something_config\":null",
         "\"fan_in_fan_out\":true",
         "\"lora_bias\":false",
+        "\"init_lora_weights\":\"mica\"",
+        "\"kasa_config\":null,\"trainable_token_indices\":{},\"layer_replication\":[],\"use_qalora\":false",
+        "\"modules_to_save\":[\"score\",\"classifier\"]",
     };
     char text[1024];
     for (size_t i = 0; i < sizeof fine / sizeof *fine; i++) {
@@ -131,6 +161,7 @@ static void settings_that_change_nothing_are_ignored(void **state)
 
 #define Q0 "model.layers.0.self_attn.q_proj"
 #define Q10 "model.layers.10.self_attn.q_proj"
+#define E1 "model.layers.1.mlp.experts.0.up_proj"
 #define D1 "model.layers.1.mlp.down_proj"
 
 /* `more` is added to r 8, alpha 16. */
@@ -154,6 +185,22 @@ static const struct {
     {"\"target_modules\":[\"q_proj\"],\"layers_to_transform\":[0],\"layers_pattern\":\"h\"", Q0, 0, 8, 16},
     {"\"target_modules\":[\"q_proj\"],\"layers_to_transform\":[0],\"layers_pattern\":[\"h\",\"layers\"]", Q0, 1, 8, 16},
     {"\"target_modules\":\"all-linear\"", D1, 1, 8, 16},
+    {"\"target_modules\":\"All-Linear\"", D1, 1, 8, 16},
+    {"\"target_modules\":null", Q0, 1, 8, 16}, /* PEFT's own for these families */
+    {"\"target_modules\":null", D1, 0, 8, 16},
+    {"\"target_modules\":[\"up_proj\"],\"layers_to_transform\":[1]", E1, 1, 8, 16}, /* the first number */
+    {"\"target_modules\":[\"up_proj\"],\"layers_to_transform\":[0]", E1, 0, 8, 16},
+    {"\"target_modules\":[\"up_proj\"],\"layers_to_transform\":[1],\"layers_pattern\":\"layers\"", E1, 1, 8, 16},
+    {"\"target_modules\":[\"up_proj\"],\"layers_to_transform\":[0],\"layers_pattern\":\"experts\"", E1, 1, 8, 16},
+    {"\"target_modules\":[\"q_proj\"],\"layers_to_transform\":[0],\"layers_pattern\":\"model.layers\"", Q0, 1, 8, 16},
+    {"\"target_modules\":[\"q_proj\"],\"layers_to_transform\":[0],\"layers_pattern\":\"(l)ayers\"", Q0, 1, 8, 16},
+    {"\"target_modules\":[\"q_proj\"],\"layers_to_transform\":[0],\"layers_pattern\":\"model|layers\"", Q0, 0, 8, 16},
+    {"\"target_modules\":[\"q_proj\",\"lm_head\"],\"modules_to_save\":[\"lm_head\"]", "lm_head", 0, 8, 16},
+    {"\"target_modules\":\"(?i).*Q_PROJ\"", Q0, 1, 8, 16},
+    {"\"target_modules\":\"(?i:.*Q)_proj\"", Q0, 1, 8, 16},
+    {"\"target_modules\":\".*[[qv]_proj\"", Q0, 1, 8, 16},
+    {"\"target_modules\":\".*(?P<m>q|v)_proj\"", Q0, 1, 8, 16},
+    {"\"target_modules\":\".*(?<=\\\\.)q_proj$\"", Q0, 1, 8, 16},
     {"\"target_modules\":\".*q_proj\"", Q0, 1, 8, 16},
     {"\"target_modules\":\"q_proj\"", Q0, 0, 8, 16}, /* a string must match the whole name */
     {"\"target_modules\":\".*\\\\.(q|k)_proj\"", Q0, 1, 8, 16},
@@ -238,7 +285,6 @@ static void a_pattern_that_backtracks_without_end_is_refused(void **state)
         /* they end on a letter that the name has: PCRE2 rejects others at once */
         "\"target_modules\":[\"q_proj\"],\"rank_pattern\":{\"(([a-z0-9._]+)*)*_\":4}",
         "\"target_modules\":\"(.*)*(.*)*(.*)*(.*)*_\"",
-        "\"target_modules\":\"((?:[a-z]|(?1))*)*_\"",
     };
     for (size_t i = 0; i < sizeof slow / sizeof *slow; i++) {
         char text[512];

@@ -44,15 +44,15 @@ static const struct lie lies[] = {
     {"three offsets", "{\"a\":" T("F32", "1", "0,4,8") "}", 4, "data_offsets is not [begin, end]"},
     {"offsets run backwards", "{\"a\":" T("F32", "1", "4,0") "}", 4, "run backwards"},
     {"negative offset", "{\"a\":" T("F32", "1", "-4,0") "}", 4, "run backwards"},
-    {"offset past the end", "{\"a\":" T("F32", "2", "0,8") "}", 4, "truncated or lies"},
-    {"huge offset", "{\"a\":" T("F32", "1", "9223372036854775803,9223372036854775807") "}", 4, "truncated or lies"},
+    {"offset past the end", "{\"a\":" T("F32", "2", "0,8") "}", 4, "the file is cut off"},
+    {"huge offset", "{\"a\":" T("F32", "1", "9223372036854775803,9223372036854775807") "}", 4, "the file is cut off"},
     {"offsets smaller than the shape", "{\"a\":" T("F32", "2", "0,4") "}", 4, "hold 4 bytes, its shape needs 8"},
     {"offsets larger than the shape", "{\"a\":" T("F32", "1", "0,8") "}", 8, "hold 8 bytes, its shape needs 4"},
     {"overlap", "{\"a\":" T("F32", "2", "0,8") ",\"b\":" T("F32", "2", "4,12") "}", 12, "tensor b overlaps tensor a"},
     {"same bytes twice", "{\"a\":" T("F32", "1", "0,4") ",\"b\":" T("F32", "1", "0,4") "}", 4, "overlaps"},
     {"hole", "{\"a\":" T("F32", "1", "0,4") ",\"b\":" T("F32", "1", "8,12") "}", 12,
-     "a hole of 4 bytes before tensor b"},
-    {"hole at the start", "{\"a\":" T("F32", "1", "4,8") "}", 8, "a hole of 4 bytes before tensor a"},
+     "a hole of 4 bytes between a and tensor b"},
+    {"hole at the start", "{\"a\":" T("F32", "1", "4,8") "}", 8, "a hole of 4 bytes between the header and tensor a"},
     {"tail", "{\"a\":" T("F32", "1", "0,4") "}", 9, "5 bytes after the last tensor"},
     {"no tensors, but data", "{}", 4, "4 bytes after the last tensor"},
     {"path as a name", "{\"../../etc/passwd\":" T("F32", "1", "0,4") "}", 4, "a tensor's name is not"},
@@ -117,7 +117,7 @@ static void a_file_too_short_for_its_length_is_truncated(void **state)
 {
     for (size_t n = 0; n < 10; n++) {
         fix_file(*state, "x", "\2\0\0\0\0\0\0\0{}", n);
-        expect_refused(*state, "short", "truncated");
+        expect_refused(*state, "short", "is cut off; save it again");
     }
 }
 
@@ -137,8 +137,6 @@ static void every_cut_of_a_good_file_is_refused(void **state)
 static void a_folder_a_link_and_nothing_are_not_weights(void **state)
 {
     char path[1200];
-    struct err e = {0};
-    struct st_file *f = NULL;
     snprintf(path, sizeof path, "%s/x", (char *)*state);
     assert_int_equal(mkdir(path, 0700), 0);
     expect_refused(*state, "folder", "not a plain file");
@@ -148,8 +146,20 @@ static void a_folder_a_link_and_nothing_are_not_weights(void **state)
     expect_refused(*state, "fifo", "not a plain file");
     assert_int_equal(unlink(path), 0);
     assert_int_equal(symlink("/etc/passwd", path), 0);
-    assert_int_equal(st_open(&f, path, &e), -1);
-    assert_int_equal(e.code, ERR_IO);
+    expect_refused(*state, "link", "adapter_model.safetensors is a symbolic link; copy the file");
+}
+
+static void what_stands_in_the_weights_place_is_named(void **state)
+{
+    static const char lfs[] = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n";
+    char path[1200];
+    fix_file(*state, "x", lfs, sizeof lfs - 1);
+    expect_refused(*state, "pointer", "adapter_model.safetensors is a git-lfs pointer, not the file itself: fetch it");
+    snprintf(path, sizeof path, "%s/x", (char *)*state);
+    assert_int_equal(unlink(path), 0);
+    fix_file(*state, "adapter_model.bin", "PK", 2);
+    expect_refused(*state, "pickle",
+                   "adapter_model.bin is pickled and not served; load it in PEFT and save_pretrained");
 }
 
 static struct st_file *open_good(const char *dir)
@@ -269,6 +279,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_file_too_short_for_its_length_is_truncated, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(every_cut_of_a_good_file_is_refused, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(a_folder_a_link_and_nothing_are_not_weights, fix_dir, fix_dir_gone),
+        cmocka_unit_test_setup_teardown(what_stands_in_the_weights_place_is_named, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(the_most_tensors_are_read_and_one_more_is_refused, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(elements_of_all_three_types_read_as_float, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(tensors_that_lie_misaligned_are_read_and_aligned, fix_dir, fix_dir_gone),

@@ -200,11 +200,12 @@ static void completion_logprobs_are_four_columns_of_one_length(void **state)
     struct render r;
     struct buf b;
     struct logprobs lp;
-    struct sample first = sample_of(5, -1, 2), second = sample_of(6, -3, 3), third = sample_of(0, -2, 0);
+    struct sample first = sample_of(5, -1, 2), second = sample_of(6, -3, 3), rest = sample_of(3, -1, 0),
+                  third = sample_of(0, -2, 0);
     struct piece p = text_piece("x");
     logprobs_init(&lp);
     logprobs_add(&lp, ASK_COMPLETION, &vocab, &first);
-    logprobs_add(&lp, ASK_COMPLETION, &vocab, &second); /* named U+FFFD, as token 2 among its alternatives */
+    logprobs_add(&lp, ASK_COMPLETION, &vocab, &second); /* half a character, of the bytes of token 2 */
     p.lp = &lp;
     buf_init(&b, 1 << 16);
     start(&r, ASK_COMPLETION, true, false, false);
@@ -216,14 +217,18 @@ static void completion_logprobs_are_four_columns_of_one_length(void **state)
     assert_int_equal(json_object_size(at(l, "top_logprobs.1")), 3); /* the name that comes twice stands once */
     assert_int_equal(num(l, "text_offset.0"), 0);
     assert_int_equal(num(l, "text_offset.1"), 3);
+    assert_string_equal(str(l, "tokens.1"), "bytes:\\xe2\\x82");
+    assert_non_null(json_object_get(at(l, "top_logprobs.1"), "bytes:\\xe2\\x82"));
     json_decref(v);
 
     logprobs_reset(&lp);
+    logprobs_add(&lp, ASK_COMPLETION, &vocab, &rest);
     logprobs_add(&lp, ASK_COMPLETION, &vocab, &third);
     buf_reset(&b);
     render_chunk(&r, &p, &counts, &b);
     v = parse(&b, true);
-    assert_int_equal(num(v, "choices.0.logprobs.text_offset.0"), 4); /* the offset goes on */
+    assert_int_equal(num(v, "choices.0.logprobs.text_offset.0"), 3); /* within the character that began */
+    assert_int_equal(num(v, "choices.0.logprobs.text_offset.1"), 4); /* the offset goes on */
     json_decref(v);
     render_close(&r);
     buf_close(&b);

@@ -82,12 +82,11 @@ static void walk(struct grammar *g, uint64_t seed, struct buf *out)
         if (step > 20000) fail_msg("a walk never ends: %.400s", out->data);
         if (end && (n == 2 || draw(&seed, 4) == 0)) break;
         int32_t id = nth_bit(mask, WORDS32, (int)draw(&seed, (uint32_t)n));
-        static const char close[] = "@\"}],:abcz0.";
-        for (const char *c = close; step > 40 && *c; c++) /* long enough: prefer what closes */
-            if (mask[*c / 32] >> (*c % 32) & 1 && draw(&seed, 2)) {
-                id = *c;
-                break;
-            }
+        static const char close[] = "\"})]@,:abcz0.";
+        for (int k = 0; step > 40 && k < 6; k++) { /* long enough: prefer what closes */
+            char c = close[draw(&seed, sizeof close - 1)];
+            if (mask[c / 32] >> (c % 32) & 1) id = c;
+        }
         assert_true(grammar_accept(s, id));
         size_t len;
         const char *b = tokenizer_bytes(&tok, id, &len);
@@ -149,7 +148,7 @@ static void test_a_walk_along_the_masks_ends_in_a_valid_text(void **state)
         const json_t *schema = json_object_get(json_array_get(list, i), "schema");
         char *text = json_dumps(schema, JSON_ENCODE_ANY);
         struct grammar *g = schema_of(text);
-        for (uint64_t seed = 0; seed < 8; seed++) {
+        for (uint64_t seed = 0; seed < (f ? 60 : 8); seed++) {
             struct buf b;
             json_error_t je;
             buf_init(&b, 1u << 20);
@@ -568,8 +567,7 @@ static void test_references_that_double_are_built_once_each(void **state)
     for (int i = 0; i < 40; i++)
         buf_addf(&b, "\"r%d\":{\"allOf\":[{\"$ref\":\"#/$defs/r%d\"},{\"$ref\":\"#/$defs/r%d\"}]},", i, i + 1, i + 1);
     buf_adds(&b, "\"r40\":{\"type\":\"null\"}}}");
-    assert_int_equal(compile_text(&b, true, &e), -1);
-    assert_int_equal(e.code, ERR_INVALID);
+    assert_int_equal(compile_text(&b, true, &e), 0);
     buf_close(&b);
 }
 

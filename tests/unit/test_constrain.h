@@ -43,10 +43,15 @@ static inline bool judge_type(const char *type, const json_t *v)
            (strcmp(type, "array") == 0 && json_is_array(v)) || (strcmp(type, "object") == 0 && json_is_object(v));
 }
 
-static inline bool judge_range(const json_t *s, const char *key, bool has, double v)
+static inline long double number_of(const json_t *v) /* with every digit: a long double holds an int64 */
+{
+    return json_is_integer(v) ? (long double)json_integer_value(v) : (long double)json_number_value(v);
+}
+
+static inline bool judge_range(const json_t *s, const char *key, bool has, long double v)
 {
     const json_t *k = json_object_get(s, key);
-    double b = json_number_value(k);
+    long double b = number_of(k);
     if (!k || !has) return true;
     if (strncmp(key, "exclusiveM", 10) == 0) return key[10] == 'i' ? v > b : v < b;
     return strncmp(key, "min", 3) == 0 ? v >= b : v <= b;
@@ -106,7 +111,7 @@ static inline bool judge(const json_t *s, const json_t *v)
     if (!listed || (json_object_get(s, "anyOf") && !judge_any(json_object_get(s, "anyOf"), v))) return false;
     static const char *const numeric[] = {"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"};
     for (int i = 0; i < 4; i++)
-        if (!judge_range(s, numeric[i], json_is_number(v), json_number_value(v))) return false;
+        if (!judge_range(s, numeric[i], json_is_number(v), number_of(v))) return false;
     const json_t *multiple = json_object_get(s, "multipleOf");
     if (multiple && json_is_integer(v) && json_integer_value(v) % json_integer_value(multiple)) return false;
     double n = json_is_string(v) ? points(json_string_value(v)) : (double)json_array_size(v);

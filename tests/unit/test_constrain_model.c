@@ -48,7 +48,7 @@ static int32_t token_of(const char *s)
 /* A walk along the masks; after 30 tokens it prefers those that close. */
 static void walk(struct grammar *g, uint64_t seed, struct buf *out)
 {
-    static const char *const close[] = {"@", ".", "\"", "}", "]", "\"}", "z", "b", "a"};
+    static const char *const close[] = {")", "@", ":", "/", ".", "\"", "}", "]", "\"}", "z", "b", "a"};
     struct err e = {0};
     struct grammar_state *s;
     int vocab = tokenizer_vocab(tok), words = grammar_mask_words(vocab), step = 0;
@@ -62,12 +62,9 @@ static void walk(struct grammar *g, uint64_t seed, struct buf *out)
         if (step > 5000) fail_msg("a walk never ends: %.400s", out->data);
         if (grammar_may_end(s) && (grammar_is_over(s) || draw(&seed, 4) == 0)) break;
         int32_t id = nth_bit(mask, words, (int)draw(&seed, (uint32_t)n));
-        for (int i = 0; step > 30 && i < 9; i++) {
-            int32_t c = token_of(close[i]);
-            if (c >= 0 && mask[c / 32] >> (c % 32) & 1 && draw(&seed, 2)) {
-                id = c;
-                break;
-            }
+        for (int i = 0; step > 30 && i < 5; i++) {
+            int32_t c = token_of(close[draw(&seed, sizeof close / sizeof *close)]);
+            if (c >= 0 && mask[c / 32] >> (c % 32) & 1) id = c;
         }
         assert_true(grammar_accept(s, id));
         if (tokenizer_is_end(tok, id)) break;

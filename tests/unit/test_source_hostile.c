@@ -19,12 +19,21 @@ static void expect_refusal(int rc, const struct err *e, const char *word, const 
 
 /* --- a directory as a whole --- */
 
+#define LFS "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
 static const struct {
     const char *what, *config, *index, *single, *a, *b, *word;
     int bytes; /* of data in each file */
 } dirs[] = {
     {"nothing at all", NULL, NULL, NULL, NULL, NULL, "config.json", 0},
-    {"no weights", "{}", NULL, NULL, NULL, NULL, "neither", 0},
+    {"no weights", "{}", NULL, NULL, NULL, NULL, "index.json; download the whole repository", 0},
+    {"an empty config", "", NULL, GOOD, NULL, NULL, "config.json is empty; download it again", 8},
+    {"a config that git-lfs left", LFS, NULL, GOOD, NULL, NULL,
+     "config.json is a git-lfs pointer, not the file itself: fetch", 0},
+    {"an index that git-lfs left", "{}", LFS, NULL, GOOD, NULL, "model.safetensors.index.json is a git-lfs pointer", 8},
+    {"an index of nothing", "{}", "{}", NULL, GOOD, NULL, "index.json: it has no weight_map; download it again", 8},
+    {"an index of no tensors", "{}", "{\"weight_map\":{}}", NULL, GOOD, NULL, "index.json names no tensors; download",
+     8},
     {"config is no JSON", "{", NULL, GOOD, NULL, NULL, "config.json", 8},
     {"config is nested too deep", "{\"a\":" DEEP "}", NULL, GOOD, NULL, NULL, "nested", 8},
     {"index points upwards", "{}", INDEX("../a.safetensors"), NULL, GOOD, NULL, "../a.safetensors", 8},
@@ -36,22 +45,21 @@ static const struct {
     {"index without a map", "{}", "{\"metadata\":{}}", NULL, GOOD, NULL, "weight_map", 8},
     {"index cut off", "{}", "{\"weight_map\":{\"x\":\"a.saf", NULL, GOOD, NULL, "index.json", 8},
     {"index with two maps", "{}", "{\"weight_map\":{},\"weight_map\":{}}", NULL, GOOD, NULL, "twice", 8},
-    {"missing shard", "{}", INDEX("c.safetensors"), NULL, GOOD, NULL, "c.safetensors", 8},
+    {"missing shard", "{}", INDEX("c.safetensors"), NULL, GOOD, NULL,
+     "the file c.safetensors, which model.safetensors.index.json names, is missing; download it", 8},
     {"index and shards differ", "{}",
      "{\"weight_map\":{\"model.embed_tokens.weight\":\"a.safetensors\",\"model.norm.weight\":\"a.safetensors\"}}", NULL,
      GOOD, NULL, "model.norm.weight", 8},
     {"a tensor in two shards", "{}", "{\"weight_map\":{\"x\":\"a.safetensors\",\"y\":\"b.safetensors\"}}", NULL, GOOD,
      GOOD, "model.embed_tokens.weight stands in", 8},
-    {"no embedding", "{}", NULL, "{\"x\":{\"dtype\":\"F32\",\"shape\":[2],\"data_offsets\":[0,8]}}", NULL, NULL,
-     "embed_tokens", 8},
-    {"no tensors", "{}", NULL, "{}", NULL, NULL, "no tensors", 0},
+    {"no tensors", "{}", NULL, "{}", NULL, NULL, "model.safetensors holds no tensors; download it again", 0},
     {"a tensor twice", "{}", NULL,
      "{" EMBED ",\"model.embed_tokens.weight\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[8,8]}}", NULL, NULL,
      "stands in", 8},
     {"overlap", "{}", NULL, "{" EMBED ",\"x\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[4,8]}}", NULL, NULL,
-     "overlaps", 8},
+     "tensor x overlaps tensor model.embed_tokens.weight; download it again", 8},
     {"hole", "{}", NULL, "{" EMBED ",\"x\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[9,10]}}", NULL, NULL,
-     "hole", 10},
+     "a hole of 1 bytes between model.embed_tokens.weight and tensor x; download", 10},
     {"tail", "{}", NULL, GOOD, NULL, NULL, "belong to none", 9},
     {"cut off", "{}", NULL, GOOD, NULL, NULL, "cut off", 7},
     {"offsets and shape differ", "{}", NULL, "{\"x\":{\"dtype\":\"F32\",\"shape\":[3],\"data_offsets\":[0,8]}}", NULL,
@@ -68,8 +76,8 @@ static const struct {
      "whole number", 8},
     {"nine dimensions", "{}", NULL, "{\"x\":{\"dtype\":\"F32\",\"shape\":[1,1,1,1,1,1,1,1,1],\"data_offsets\":[0,4]}}",
      NULL, NULL, "8 dimensions", 4},
-    {"an unknown type", "{}", NULL, "{\"x\":{\"dtype\":\"F9\",\"shape\":[1],\"data_offsets\":[0,4]}}", NULL, NULL, "F9",
-     4},
+    {"an unknown type", "{}", NULL, "{\"x\":{\"dtype\":\"F9\",\"shape\":[1],\"data_offsets\":[0,4]}}", NULL, NULL,
+     "F9 is not served; save", 4},
     {"an entry with more", "{}", NULL, "{\"x\":{\"dtype\":\"F32\",\"extra\":1,\"shape\":[1],\"data_offsets\":[0,4]}}",
      NULL, NULL, "exactly", 4},
     {"an entry with less", "{}", NULL, "{\"x\":{\"dtype\":\"F32\",\"shape\":[1]}}", NULL, NULL, "lacks", 4},
@@ -85,6 +93,11 @@ static const struct {
      NULL, GOOD, NULL, NULL, "marlin-24", 8},
     {"NVFP4", "{\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"format\":\"nvfp4-pack-quantized\"}}",
      NULL, GOOD, NULL, NULL, "nvfp4", 8},
+    {"turned activations",
+     "{\"quantization_config\":{\"quant_method\":\"compressed-tensors\",\"format\":\"dense\",\"transform_config\":"
+     "{\"config_groups\":{\"R4\":{\"type\":\"hadamard\"}}}}}",
+     NULL, GOOD, NULL, NULL, "transform_config is set: turned activations are not served; quantize the model without",
+     8},
     {"absurd blocks", "{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[0,-5]}}", NULL, GOOD,
      NULL, NULL, "block", 8},
 };
@@ -113,19 +126,42 @@ static void test_what_is_no_model_is_told_apart(void **state)
     (void)state;
     static const struct {
         const char *file, *text, *word;
-    } rows[] = {{"pytorch_model.bin", "x", "safetensors"}, {"adapter_config.json", "{}", "adapter"}};
+    } rows[] = {{"pytorch_model.bin", "x", "pickled weights are not served; save them as safetensors"},
+                {"adapter_config.json", "{}", "it is an adapter, not a base model; give the base here"},
+                {"model.safetensors", LFS, "model.safetensors is a git-lfs pointer"}};
     struct source *s = NULL;
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         char dir[64];
         struct err e = {0};
         room_new(dir);
-        if (i == 0) room_text(dir, "config.json", "{}");
+        if (i != 1) room_text(dir, "config.json", "{}");
         room_text(dir, rows[i].file, rows[i].text);
         expect_refusal(source_open(&s, dir, &e), &e, rows[i].word, rows[i].file);
         room_end(dir);
     }
     struct err e = {0};
     expect_refusal(source_open(&s, "/nowhere/at/all", &e), &e, "/nowhere/at/all", "a path to nothing");
+}
+
+/* One file of a model, a pointer in a GGUF file's place, a link to nothing. */
+static void test_what_stands_in_a_models_place_is_named(void **state)
+{
+    (void)state;
+    char dir[64], path[128];
+    struct source *s = NULL;
+    struct err e = {0}, f = {0}, g = {0};
+    room_new(dir);
+    snprintf(path, sizeof path, "%s/model.safetensors", dir);
+    room_text(dir, "model.safetensors", "x");
+    expect_refusal(source_open(&s, path, &e), &e, "one file of a model; give the folder, with config.json", "one file");
+    snprintf(path, sizeof path, "%s/model.gguf", dir);
+    room_text(dir, "model.gguf", LFS);
+    expect_refusal(source_open(&s, path, &f), &f, "is a git-lfs pointer, not the file itself", "a pointer");
+    snprintf(path, sizeof path, "%s/config.json", dir);
+    assert_int_equal(symlink("/nowhere/at/all", path), 0);
+    expect_refusal(source_open(&s, dir, &g), &g, "config.json is a symbolic link to nothing; download it again",
+                   "a link");
+    room_end(dir);
 }
 
 /* A header cut at every length, and with every byte changed: refused or taken, never read beyond. */
@@ -405,6 +441,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_directory_that_lies_is_refused_by_name),
         cmocka_unit_test(test_what_is_no_model_is_told_apart),
+        cmocka_unit_test(test_what_stands_in_a_models_place_is_named),
         cmocka_unit_test(test_damaged_headers_are_never_read_beyond),
         cmocka_unit_test(test_a_quantized_module_that_lies_is_refused_by_name),
         cmocka_unit_test(test_a_state_of_bitsandbytes_that_lies_is_refused),

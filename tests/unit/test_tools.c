@@ -193,9 +193,21 @@ static void test_calls_behind_the_first_are_dropped_unless_parallel(void **state
 static void test_a_forced_answer_is_read_as_its_schema_says(void **state)
 {
     (void)state;
-    const struct row named = {NULL, "{\"a\": 1}", "", "add {\"a\":1}"}, cut = {NULL, "{\"a\": ", "{\"a\": ", ""},
+    const struct row named = {NULL, "{\"a\": 1}", "", "add {\"a\":1}"}, cut = {NULL, "{\"a\": ", "", "add {\"a\": "},
                      required = {"hermes", "[{\"name\":\"add\",\"parameters\":{\"a\":1}}]", "", "add {\"a\":1}"};
+    static const struct row cuts[] = {
+        {NULL, "[{\"name\":\"add\",\"parameters\":{\"a\":1}}, {\"name\":\"rm\",\"parameters\":{\"b", "",
+         "add {\"a\":1}\nrm {\"b"},
+        {NULL, "[{\"name\":\"add\",\"parameters\":{\"a\":1}}", "", "add {\"a\":1}"},
+        {NULL, "[\n {\n  \"name\": \"add\",\n \"parameters\": ", "", "add "},
+        {NULL, "[{\"name\":\"add\",\"para", "", "add "},
+        {NULL, "[{\"name\":\"add\"", "", "add "},
+        {NULL, "[{\"name\":\"ad", "", ""},
+        {NULL, "[{\"na", "", ""},
+        {NULL, "[", "", ""},
+    };
     for (size_t step = 1; step < 9; step++) {
+        for (size_t i = 0; i < sizeof cuts / sizeof *cuts; i++) check(&cuts[i], TOOL_CHOICE_REQUIRED, NULL, true, step);
         check(&named, TOOL_CHOICE_NAMED, "add", true, step);
         check(&cut, TOOL_CHOICE_NAMED, "add", true, step);
         check(&required, TOOL_CHOICE_REQUIRED, NULL, true, step);
@@ -234,8 +246,8 @@ static void test_ids_differ_and_keep_to_the_family(void **state)
 static void test_the_schema_of_a_forced_answer_moves_its_references(void **state)
 {
     (void)state;
-    json_t *tools = json_loads(tools_json, 0, NULL), *any = tool_schema(tools, NULL),
-           *one = tool_schema(tools, "get_weather");
+    json_t *tools = json_loads(tools_json, 0, NULL), *any = tool_schema(tools, NULL, true),
+           *one = tool_schema(tools, "get_weather", true);
     const json_t *first = json_array_get(json_object_get(json_object_get(any, "items"), "anyOf"), 0);
     const json_t *p = json_object_get(json_object_get(first, "properties"), "parameters");
     const json_t *ref = json_object_get(json_object_get(json_object_get(p, "properties"), "city"), "$ref");
@@ -244,6 +256,42 @@ static void test_the_schema_of_a_forced_answer_moves_its_references(void **state
     assert_string_equal(json_string_value(ref), "#/$defs/city");
     json_decref(any);
     json_decref(one);
+    json_decref(tools);
+}
+
+static void test_data_in_a_schema_is_no_reference(void **state)
+{
+    (void)state;
+    static const char text[] =
+        "[{\"type\":\"function\",\"function\":{\"name\":\"f\",\"parameters\":{\"properties\":{"
+        "\"const\":{\"$ref\":\"#/$defs/enum\"},\"$ref\":{\"const\":{\"$ref\":\"#/x\"}},"
+        "\"e\":{\"enum\":[{\"$ref\":\"#/y\"}]}},\"$defs\":{\"enum\":{\"$ref\":\"#\"}}}}}]";
+    static const char want[] =
+        "{\"$defs\":{\"enum\":{\"$ref\":\"#/items/anyOf/0/properties/parameters\"}},\"properties\":{"
+        "\"$ref\":{\"const\":{\"$ref\":\"#/x\"}},"
+        "\"const\":{\"$ref\":\"#/items/anyOf/0/properties/parameters/$defs/enum\"},"
+        "\"e\":{\"enum\":[{\"$ref\":\"#/y\"}]}},\"type\":\"object\"}";
+    json_t *tools = json_loads(text, 0, NULL), *any = tool_schema(tools, NULL, true);
+    const json_t *first = json_array_get(json_object_get(json_object_get(any, "items"), "anyOf"), 0);
+    char *got = json_dumps(json_object_get(json_object_get(first, "properties"), "parameters"),
+                           JSON_COMPACT | JSON_SORT_KEYS);
+    assert_string_equal(got, want);
+    free(got);
+    json_decref(any);
+    json_decref(tools);
+}
+
+static void test_the_schema_says_how_many_calls_and_what_a_function_without_parameters_takes(void **state)
+{
+    (void)state;
+    json_t *tools = json_loads("[{\"type\":\"function\",\"function\":{\"name\":\"f\"}}]", 0, NULL);
+    json_t *one = tool_schema(tools, NULL, false), *args = tool_schema(tools, "f", true);
+    char *text = json_dumps(args, JSON_COMPACT | JSON_SORT_KEYS);
+    assert_int_equal(json_integer_value(json_object_get(one, "maxItems")), 1);
+    assert_string_equal(text, "{\"additionalProperties\":false,\"type\":\"object\"}");
+    free(text);
+    json_decref(one);
+    json_decref(args);
     json_decref(tools);
 }
 
@@ -270,6 +318,8 @@ int main(void)
         cmocka_unit_test(test_a_forced_answer_is_read_as_its_schema_says),
         cmocka_unit_test(test_ids_differ_and_keep_to_the_family),
         cmocka_unit_test(test_the_schema_of_a_forced_answer_moves_its_references),
+        cmocka_unit_test(test_data_in_a_schema_is_no_reference),
+        cmocka_unit_test(test_the_schema_says_how_many_calls_and_what_a_function_without_parameters_takes),
         cmocka_unit_test(test_arguments_in_messages_become_objects),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

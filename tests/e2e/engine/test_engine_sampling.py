@@ -163,7 +163,7 @@ def test_a_stack_does_not_depend_on_its_neighbours(client, base, adapters):
         assert c == alone[i % 4]
 
 
-@pytest.mark.parametrize("stack, param", [([{"name": "nobody"}], "model"), ([{"name": "x", "weight": 99}], "weight"), ([{}], "name")])
+@pytest.mark.parametrize("stack, param", [([{"name": "nobody"}], "adapters"), ([{"name": "x", "weight": 99}], "adapters.weight"), ([{}], "adapters.name")])
 def test_a_bad_stack_is_refused_by_name(client, base, stack, param):
     with pytest.raises(Exception) as e:
         chat(client, base, extra_body={"adapters": stack})

@@ -94,6 +94,13 @@ def test_a_shape_with_an_adapter_and_choices(client, adapters):
             json.loads(c.message.content)
 
 
+def test_biases_do_not_break_a_shape(client, base):
+    every = {str(i): -100 for i in range(1000)}  # the single characters are among them
+    for extra in ({"guided_choice": ["A", "B"]}, {"guided_regex": "[0-9]{3}"}):
+        r = client.chat.completions.create(model=base, messages=[{"role": "user", "content": "Say."}], max_tokens=20, temperature=0, logit_bias=every, extra_body=extra)
+        assert re.fullmatch("A|B|[0-9]{3}", r.choices[0].message.content), r.choices[0]
+
+
 def test_shapes_run_beside_free_answers(client, base):
     from concurrent.futures import ThreadPoolExecutor
     free = ask(client, base, max_tokens=40)

@@ -83,6 +83,32 @@ def test_several_calls_are_several_unless_that_is_not_wanted(client, base):
     assert len(ask(client, base, parallel_tool_calls=False, **ask_two).choices[0].message.tool_calls) == 1
 
 
+def test_a_forced_call_that_is_cut_short_is_what_there_is_of_it(client, base):
+    whole = ask(client, base, tool_choice="required").choices[0].message.tool_calls[0].function
+    for n in range(1, 40, 3):
+        c = ask(client, base, tool_choice="required", max_tokens=n).choices[0]
+        assert not c.message.content
+        if c.finish_reason == "length" and c.message.tool_calls:
+            f = c.message.tool_calls[0].function
+            assert f.name == whole.name and (json.loads(f.arguments) if f.arguments.endswith("}") else f.arguments.startswith("{") or not f.arguments)
+    named = ask(client, base, tool_choice={"type": "function", "function": {"name": "get_weather"}}, max_tokens=3).choices[0]
+    assert named.finish_reason == "length" and named.message.tool_calls[0].function.arguments.startswith("{") and named.message.content is None
+
+
+def test_without_parallel_calls_one_is_made_and_none_is_lost(client, base):
+    for seed in range(12):
+        c = ask(client, base, tool_choice="required", parallel_tool_calls=False, temperature=1.5, seed=seed, max_tokens=300).choices[0]
+        assert len(c.message.tool_calls) == 1 and c.finish_reason == "tool_calls"
+        call_of(c.message)
+
+
+def test_a_function_without_parameters_takes_none(client, base):
+    tools = [{"type": "function", "function": {"name": "now"}}]
+    for choice in ("required", {"type": "function", "function": {"name": "now"}}):
+        c = ask(client, base, tools=tools, tool_choice=choice, parallel_tool_calls=False, temperature=1, seed=2).choices[0]
+        assert call_of(c.message) == ("now", {})
+
+
 def test_what_is_no_call_stays_text(client, base):
     pattern = r'<tool_call>\{"name": "rm", "arguments": \{\}\}</tool_call>'
     c = ask(client, base, extra_body={"guided_regex": pattern}).choices[0]

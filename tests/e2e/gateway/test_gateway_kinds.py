@@ -25,8 +25,10 @@ MODULES = {
     "along": None, "tied-embed": ["v_proj", "embed_tokens"], "tied-both": None, "tied-saved": ["v_proj", "embed_tokens"], "tied-saved-both": None,
     "tied-loaded": None, "router": ["q_proj", "down_proj", "experts", "router"], "gate-up": ["gate_proj", "up_proj", "experts"],
     "experts": ["q_proj", "gate_proj", "up_proj", "down_proj", "experts"], "fused-dora": ["q_proj", "k_proj", "v_proj", "gate_proj", "up_proj"],
+    "ends-loaded": ["q_proj", "embed_tokens", "lm_head"], "tied-embed-loaded": None, "tied-both-loaded": None, "tied-head-dora-loaded": None,
+    "saved-and-lora": ["q_proj", "embed_tokens", "lm_head"],
 }
-KINDS = {"dora": "dora", "dora-rslora": "dora", "dora-old-names": "dora", "fused-dora": "dora", "alora": "alora"}
+KINDS = {"dora": "dora", "dora-rslora": "dora", "dora-old-names": "dora", "fused-dora": "dora", "tied-head-dora-loaded": "dora", "alora": "alora"}
 
 
 def cases():
@@ -248,7 +250,13 @@ REFUSED = {
     "a magnitude of the wrong length": ("base", "dora", dict(reshape="layers.1.mlp.up_proj.lora_magnitude"), ["up_proj", "magnitude", "64"]),
     "a whole head of another vocabulary": ("base", "saved", dict(reshape="lm_head"), ["lm_head", "263", "264"]),
     "a whole embedding that is not there": ("base", "saved", dict(drop="embed_tokens"), ["embed_tokens", "modules_to_save"]),
-    "modules_to_save of something else": ("base", "saved", dict(config={"modules_to_save": ["lm_head", "score"]}), ["modules_to_save", "score"]),
+    "modules_to_save of something else": ("base", "saved", dict(config={"modules_to_save": ["lm_head", "norm"]}), ["modules_to_save", "norm", "merge"]),
+    "an aLoRA with whole modules": ("base", "saved", dict(config={"alora_invocation_tokens": [17], "task_type": "CAUSAL_LM"}), ["alora_invocation_tokens", "train without modules_to_save"]),
+    "an aLoRA that PEFT would not wake": ("base", "alora", dict(config={"task_type": None}), ["task_type", "set task_type to CAUSAL_LM"]),
+    "a method by its empty settings": ("base", "plain", dict(config={"kasa_config": {}}), ["kasa_config", "merge_and_unload"]),
+    "a pattern that Python reads otherwise": ("base", "plain", dict(config={"alpha_pattern": {"[[:alpha:]]_proj": 7}}), ["alpha_pattern", "[[:alpha:]]"]),
+    "a word that begins like a harmless one": ("base", "plain", dict(config={"init_lora_weights": "gaussian2"}), ["init_lora_weights", "gaussian2"]),
+    "a module that the file lacks": ("base", "plain", dict(drop="layers.1.self_attn.k_proj"), ["layers.1.self_attn.k_proj", "adapter_model.safetensors", "saved together"]),
     "a norm that was trained along": ("base", "saved", dict(rename=("lm_head.weight", "model.norm.weight")), ["norm.weight"]),
     "an embedding's half": ("base", "ends", dict(drop="lora_embedding_B"), ["embed_tokens", "lora_B"]),
     "experts for a base that has none": ("base", "experts", {}, ["experts"]),
