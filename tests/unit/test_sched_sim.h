@@ -197,7 +197,8 @@ static inline void sim_open(int slots, int context)
         tiny_gguf(path, &(struct tiny){.seed = 77, .type = TINY_F32, .key = "context_length", .value = context});
         if (model_load(&sim.t.m, path, "tiny", PREC_EXACT, 0, &e)) fail_msg("%s", e.msg);
         for (int i = 0; i < ADAPTERS; i++) { /* their digests depend on the base */
-            snprintf(sim.t.dir[i], sizeof sim.t.dir[i], "%s/b%d", sim.t.folder, i);
+            snprintf(path, sizeof path, "%s/b%d", sim.t.folder, i);
+            memcpy(sim.t.dir[i], path, sizeof path);
             tiny_peft(sim.t.dir[i], &tiny_adapters[i], &sim.t.m->desc, sim.t.digest[i]);
         }
         if (lora_set_new(&sim.t.loras, sim.t.m, &lo, &e)) fail_msg("%s", e.msg);
