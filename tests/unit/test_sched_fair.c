@@ -131,8 +131,8 @@ static void arrivals(const char *tenant, int n, double mean_us, int prompt, int 
 static int64_t ttft_beside(int times, double quantile)
 {
     sim_open(1, 0);
-    arrivals("a", 120 * times, 200000.0 / times, 100, 40);
-    arrivals("b", 120, 200000, 60, 20);
+    arrivals("a", 60 * times, 200000.0 / times, 100, 40);
+    arrivals("b", 60, 200000, 60, 20);
     sim_run(&busy);
     int64_t us = sim_ttft("b", quantile);
     sim_close();
