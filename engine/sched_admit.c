@@ -88,11 +88,11 @@ static double left_of_running(const struct sched *s, struct step_shape *w)
 /* `own`: of those tokens, the request's. What the others look back on is not known. */
 static double time_of_prompts(const struct sched *s, double tokens, int own, const struct step_shape *beside)
 {
-    double step = cost_of(&s->cost, beside), target = budget_target_us(s);
-    int most = s->o.step_tokens - beside->decode_rows, rows = most > PREFILL_LEAST ? most : PREFILL_LEAST;
+    double step = cost_of(&s->cost, beside), target = budget_target_us(s), least_us = fmax(target, step) / 4;
+    int most = s->o.step_tokens - beside->decode_rows, rows = most > 1 ? most : 1;
     if (target > 0 && beside->decode_rows) {
-        int within = cost_rows_within(&s->cost, target - step, own / 2, rows);
-        rows = within > PREFILL_LEAST ? within : PREFILL_LEAST;
+        int within = cost_rows_within(&s->cost, fmax(target - step, least_us), own / 2, rows);
+        rows = within > 1 ? within : 1;
     }
     double steps = ceil(tokens / rows), each = cost_us(&s->cost, COST_PREFILL_ROW);
     return steps * step + tokens * each + cost_context(0, own) * cost_us(&s->cost, COST_PREFILL_CONTEXT);

@@ -38,7 +38,6 @@
 #define SPEC_SEQUENCES 2  /* running, beyond which nobody guesses */
 #define SPEC_LEN 3        /* tokens guessed at first: up to four rows cost what one does */
 #define SLOTS_UNPIN 64    /* slots given back in one step */
-#define PREFILL_LEAST 16  /* rows of the oldest prompt in every step */
 #define SCHED_EXTRA                                                                                                    \
     64 /* logits of a step besides one per sequence: guesses to verify, prompts whose log-probabilities are asked */
 

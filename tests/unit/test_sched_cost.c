@@ -196,7 +196,7 @@ static void test_decoding_holds_its_target_while_a_long_prompt_streams_in(void *
     assert_int_equal(long_one()->tokens, 4);
     assert_true(mixed > 50);
     assert_in_range(over, 0, mixed / 20);
-    assert_in_range(rows, PREFILL_LEAST, 255);
+    assert_in_range(rows, 1, 255);
     double longest_us = 0; /* the chunks fill the time that the target leaves */
     for (int i = 0; i < sim.steps; i++) longest_us = fmax(longest_us, (double)sim.step[i].took_us);
     assert_true(longest_us > 48000);
@@ -222,7 +222,9 @@ static void test_a_target_that_can_not_be_held_starves_no_prompt(void **state)
     run_beside(&o);
     count_mixed(5000, &mixed, &over, &rows);
     assert_int_equal(over, mixed);
-    assert_int_equal(rows, PREFILL_LEAST);
+    assert_true(rows >= 1);
+    count_mixed(1.5 * 10800, &mixed, &over, &rows); /* a quarter more than decoding takes, and what estimates err */
+    assert_in_range(over, 0, mixed / 20);
     assert_int_equal(long_one()->tokens, 4);
     sim_close();
 }
