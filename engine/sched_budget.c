@@ -5,7 +5,7 @@
  * time is filled with prompts. They are served by level, then those of tenants that run least, each by its weight, for they get the least of
  * each step; then the one with the least left, so that a short prompt doesn't wait behind a long one.
  *
- * Guarantees: prompts get a quarter of the target's time in every step, or of decoding's where that alone takes longer than the target, and of
+ * Guarantees: prompts get a quarter of the target's time in nearly every step, or of decoding's where that alone takes longer than the target, and of
  * this the oldest prompt a quarter, one row at least: so no prompt starves, and decoding is not much slower than it has to be. (A least
  * number of rows instead would break the target of those beside a prompt of 32,000 tokens: sixteen rows there look back on half a million
  * positions.) Decoding never waits; no more than step_tokens rows. Without a target, or without anybody decoding, that is the only limit.
@@ -16,7 +16,9 @@
 #include "engine/sched_impl.h"
 #include <math.h>
 
-#define AIM 0.9    /* of a target: estimates err to both sides */
+#define AIM 0.9 /* of a target: estimates err to both sides */
+#define REST                                                                                                           \
+    4 /* where the target can't be held one step of so many has no prompt, or the model couldn't tell what decoding takes alone */
 #define LEAST 0.25 /* of the time: for prompts in each step, and of this for the oldest */
 
 double budget_target_us(const struct sched *s)
@@ -141,8 +143,9 @@ void budget_prompts(struct sched *s)
     struct gen *oldest = oldest_prompt(s);
     if (!oldest) return;
     if (target > 0) {
-        double decode = cost_of(&s->cost, &p->shape);
-        s->left_us = fmax(target - decode, LEAST * fmax(target, decode));
+        double decode = cost_of(&s->cost, &p->shape), least = LEAST * fmax(target, decode);
+        s->left_us = fmax(target - decode, least);
+        if (s->left_us == least && p->shape.decode_rows && s->steps % REST == 0) return;
         p->budget_rows = cost_rows_within(&s->cost, s->left_us, oldest->done, s->o.step_tokens);
     }
     serve(s, oldest);

@@ -224,7 +224,7 @@ static void test_a_target_that_can_not_be_held_starves_no_prompt(void **state)
     assert_int_equal(over, mixed);
     assert_true(rows >= 1);
     count_mixed(1.5 * 10800, &mixed, &over, &rows); /* a quarter more than decoding takes, and what estimates err */
-    assert_in_range(over, 0, mixed / 20);
+    assert_in_range(over, 0, mixed / 10);           /* the first ones, until it is learnt */
     assert_int_equal(long_one()->tokens, 4);
     sim_close();
 }
