@@ -19,6 +19,7 @@ struct err {
     enum err_code code;
     char param[64]; /* the field of a request that is at fault, or "" */
     char msg[448];  /* plain English with the offending value; safe to show to the client */
+    int retry_after_s; /* with a 503: when trying again makes sense; 0: unsaid */
 };
 
 struct err_info {

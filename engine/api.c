@@ -57,6 +57,7 @@ static const struct http_route routes[] = {
     POST("/weft/v1/tokenize", 0, api_text),
     GET("/weft/v1/receipts/{id}", admit_ready, api_receipt),
     GET("/weft/v1/state", admit_ready, api_state),
+    GET("/weft/v1/trace", admit_ready, api_trace),
     {0},
 };
 
@@ -126,7 +127,9 @@ void api_release(struct api *a)
 
 void api_refuse(struct http_request *r, const struct err *e)
 {
-    if (err_info(e->code)->status == 503) http_set_header(r, "Retry-After", RETRY_AFTER_S);
+    char after[16];
+    snprintf(after, sizeof after, "%d", e->retry_after_s > 0 ? e->retry_after_s : RETRY_AFTER_S);
+    if (err_info(e->code)->status == 503) http_set_header(r, "Retry-After", after);
     http_reply_error(r, e);
 }
 

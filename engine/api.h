@@ -21,6 +21,7 @@ struct api_engine {
     const struct model *model;
     struct lora_set *loras;
     struct sched *sched;
+    struct trace *trace;         /* or NULL */
     const char *kernels;         /* name of the table in use */
     struct constrain *constrain; /* masks over the model's vocabulary */
     int max_slots, max_known;

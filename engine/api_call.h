@@ -10,6 +10,7 @@ struct origin {
     const char *model;  /* shown in `model`; NULL: as asked */
     const char *tenant; /* "" where none */
     double weight;
+    enum sched_class class;
     int deadline_ms;
 };
 

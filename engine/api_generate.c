@@ -49,15 +49,27 @@ static int header_number(const struct http_request *r, const char *name, double 
     return 0;
 }
 
+static int header_class(const struct http_request *r, enum sched_class *out, struct err *e)
+{
+    const char *v = NULL;
+    if (header_word(r, "X-Weft-Class", TAG_MAX, &v, e)) return -1;
+    for (int i = 0; v && i < SCHED_CLASSES; i++) {
+        if (strcmp(v, sched_class_name[i]) != 0) continue;
+        *out = (enum sched_class)i;
+        return 0;
+    }
+    return v ? err_field(e, ERR_INVALID, "X-Weft-Class", "no such class: '%s' (interactive, normal or batch)", v) : 0;
+}
+
 static int read_origin(const struct http_request *r, struct origin *o, struct err *e)
 {
-    const char *id = NULL, *class = NULL;
+    const char *id = NULL;
     double deadline = 0;
-    *o = (struct origin){.tenant = "", .weight = 1};
+    *o = (struct origin){.tenant = "", .weight = 1, .class = CLASS_NORMAL};
     if (header_word(r, "X-Weft-Request-Id", sizeof o->id - 1, &id, e)) return -1;
     if (header_word(r, "X-Weft-Model", MODEL_SHOWN_MAX, &o->model, e)) return -1;
     if (header_word(r, "X-Weft-Tenant", TAG_MAX, &o->tenant, e)) return -1;
-    if (header_word(r, "X-Weft-Class", TAG_MAX, &class, e)) return -1;
+    if (header_class(r, &o->class, e)) return -1;
     if (header_number(r, "X-Weft-Weight", WEIGHT_MIN, WEIGHT_MAX, &o->weight, e)) return -1;
     if (header_number(r, "X-Weft-Deadline-Ms", 1, DEADLINE_MAX_MS, &deadline, e)) return -1;
     o->deadline_ms = (int)deadline;
@@ -283,6 +295,7 @@ static int submit(struct part *p, const struct api_engine *g, const char *digest
                             .grammar = c->grammar,
                             .tenant = c->origin.tenant,
                             .weight = c->origin.weight,
+                            .class = c->origin.class,
                             .deadline_ms = c->origin.deadline_ms,
                             .p = c->ask.p,
                             .on_event = call_on_event,

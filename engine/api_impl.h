@@ -9,7 +9,7 @@
 #include <stdatomic.h>
 
 #define FINGERPRINT_LEN 32
-#define RETRY_AFTER_S "1"
+#define RETRY_AFTER_S 1 /* where the error says nothing */
 
 struct side;
 
@@ -76,6 +76,7 @@ void api_lora_unload(struct http_request *r);
 void api_selftest(struct http_request *r);
 void api_receipt(struct http_request *r);
 void api_state(struct http_request *r);
+void api_trace(struct http_request *r);
 void api_metrics(struct http_request *r);
 void api_health(struct http_request *r);
 void api_ready(struct http_request *r);

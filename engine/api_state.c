@@ -1,9 +1,11 @@
-/* api_state: GET /weft/v1/state, what routing, `weft top` and a gateway that adopts this engine read; and GET
- * /weft/v1/receipts/{id}.
+/* api_state: GET /weft/v1/state, what routing, `weft top` and a gateway that adopts this engine read; GET
+ * /weft/v1/trace, the last steps; and GET /weft/v1/receipts/{id}.
  *
  * A snapshot, taken piece by piece: figures may be one step apart. */
 #include "base/clock.h"
 #include "engine/api_impl.h"
+#include "engine/sched_cost.h"
+#include "engine/trace.h"
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -49,16 +51,33 @@ static json_t *slots_json(const struct api_engine *g)
                      "pinned", pinned, "pins", pins, "bytes", bytes, "kinds", kinds);
 }
 
+static json_t *waiting_json(const struct sched_state *s)
+{
+    json_t *v = json_object();
+    for (int i = 0; i < SCHED_CLASSES; i++)
+        json_object_set_new(v, sched_class_name[i], json_integer(s->class_waiting[i]));
+    return v;
+}
+
+static json_t *cost_json(const struct sched_state *s)
+{
+    json_t *v = json_pack("{s:f, s:i}", "error", s->estimate_error, "budget_rows", s->budget_rows);
+    for (int i = 0; i < COST_TERMS; i++) json_object_set_new(v, cost_term_name[i], json_real(s->cost_us[i]));
+    return v;
+}
+
 static json_t *load_json(const struct sched_state *s)
 {
-    return json_pack(
-        "{s:i, s:i, s:i, s:{s:i, s:i, s:i}, s:{s:I, s:I}, s:{s:I, s:I}, s:{s:I, s:I, s:i, s:i, s:I, s:I}, s:o}",
-        "running", s->running, "waiting", s->waiting, "max_running", s->max_running, "pages", "total", s->pages_total,
-        "used", s->pages_used, "idle", s->pages_idle, "prefix", "queries", (json_int_t)s->prefix_queries, "hits",
-        (json_int_t)s->prefix_hits, "speculation", "drafted", (json_int_t)s->drafted, "accepted",
-        (json_int_t)s->accepted, "steps", "count", (json_int_t)s->steps, "preemptions", (json_int_t)s->preemptions,
-        "last_rows", s->last_rows, "last_adapters", s->last_adapters, "us_p50", (json_int_t)s->step_us_p50, "us_p99",
-        (json_int_t)s->step_us_p99, "tenants", tenants_json(s));
+    return json_pack("{s:i, s:i, s:o, s:i, s:{s:i, s:i, s:i, s:f}, s:{s:I, s:I}, s:{s:I, s:I}, "
+                     "s:{s:I, s:I, s:I, s:I, s:i, s:i, s:I, s:I}, s:o, s:o}",
+                     "running", s->running, "waiting", s->waiting, "waiting_class", waiting_json(s), "max_running",
+                     s->max_running, "pages", "total", s->pages_total, "used", s->pages_used, "idle", s->pages_idle,
+                     "waste", s->waste, "prefix", "queries", (json_int_t)s->prefix_queries, "hits",
+                     (json_int_t)s->prefix_hits, "speculation", "drafted", (json_int_t)s->drafted, "accepted",
+                     (json_int_t)s->accepted, "steps", "count", (json_int_t)s->steps, "preemptions",
+                     (json_int_t)s->preemptions, "yields", (json_int_t)s->yields, "drains", (json_int_t)s->drains,
+                     "last_rows", s->last_rows, "last_adapters", s->last_adapters, "us_p50", (json_int_t)s->step_us_p50,
+                     "us_p99", (json_int_t)s->step_us_p99, "cost", cost_json(s), "tenants", tenants_json(s));
 }
 
 void api_state(struct http_request *r)
@@ -81,6 +100,24 @@ void api_state(struct http_request *r)
     json_object_update_new(v, load_json(&s));
     api_release(a);
     api_reply_json(r, v);
+}
+
+void api_trace(struct http_request *r)
+{
+    struct api *a = r->server_user;
+    struct err e = {0};
+    const struct api_engine *g = api_hold(a, &e);
+    if (g && g->trace) {
+        json_t *v = trace_json(g->trace, clock_mono_us());
+        api_release(a);
+        api_reply_json(r, v);
+        return;
+    }
+    if (g) {
+        api_release(a);
+        err_set(&e, ERR_NOT_FOUND, "this engine keeps no trace (--trace-steps 0)");
+    }
+    api_refuse(r, &e);
 }
 
 void api_receipt(struct http_request *r)

@@ -402,6 +402,15 @@ bool lora_known(struct lora_set *s, const char *digest)
     return known;
 }
 
+bool lora_resident(struct lora_set *s, const char *digest)
+{
+    pthread_mutex_lock(&s->lock);
+    const struct lora_entry *e = find(s, digest);
+    bool resident = e && e->state == LORA_RESIDENT && !e->slot->closing;
+    pthread_mutex_unlock(&s->lock);
+    return resident;
+}
+
 char *lora_path_of(struct lora_set *s, const char *digest)
 {
     pthread_mutex_lock(&s->lock);

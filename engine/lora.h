@@ -72,6 +72,7 @@ void lora_unpin(struct lora_set *s, struct lora_slot *slot);
 /* Up to max infos of known adapters; returns the count. */
 int lora_list(struct lora_set *s, struct lora_info *out, int max);
 bool lora_known(struct lora_set *s, const char *digest);
+bool lora_resident(struct lora_set *s, const char *digest); /* a pin would be answered at once, just now */
 
 /* What the self-test measures: the modules of dense layers, then experts, router, lm_head and embed_tokens. */
 enum { CHECK_EXPERTS = LORA_MODULES, CHECK_ROUTER, CHECK_HEAD, CHECK_EMBED, LORA_CHECKS };

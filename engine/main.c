@@ -16,6 +16,7 @@
 #include "base/log.h"
 #include "engine/api.h"
 #include "engine/meters.h"
+#include "engine/trace.h"
 #include "engine/verbs.h"
 #include <errno.h>
 #include <pthread.h>
@@ -31,8 +32,8 @@
 #define GRAMMAR_CACHE_BYTES ((size_t)64 << 20)
 #define TOKEN_MAX 4096
 #define USAGE_HINT                                                                                                     \
-    "usage: weft-engine serve --model PATH (--socket PATH | --listen ADDR:PORT --token-file F), quantize IN OUT, or "  \
-    "eval; see --help"
+    "usage: weft-engine serve --model PATH (--socket PATH | --listen ADDR:PORT --token-file F), quantize IN OUT, "     \
+    "eval, or trace OUT; see --help"
 
 enum exit_code { EXIT_ASKED = 0, EXIT_USAGE = 2, EXIT_MODEL = 3, EXIT_DEVICE = 4 };
 
@@ -58,6 +59,7 @@ struct engine {
     struct lora_set *loras;
     struct constrain *constrain;
     struct sched *sched;
+    struct trace *trace; /* or NULL */
     struct err error;
     enum exit_code refused;
     pthread_t loader;
@@ -70,7 +72,7 @@ enum { LOADING, SERVING, REFUSED };
 static const struct {
     const char *word;
     int (*run)(int argc, char **argv);
-} verbs[] = {{"quantize", verb_quantize}, {"eval", verb_eval}};
+} verbs[] = {{"quantize", verb_quantize}, {"eval", verb_eval}, {"trace", verb_trace}};
 
 /* --- arguments --- */
 
@@ -164,20 +166,28 @@ static int load_parts(struct engine *g)
                               .metrics = g->metrics};
     if (lora_set_new(&g->loras, g->model, &lo, e)) return refuse(g, EXIT_DEVICE);
     if (constrain_new(&g->constrain, g->model->tok, GRAMMAR_CACHE_BYTES, e)) return refuse(g, EXIT_DEVICE);
-    struct sched_options so = {.max_running = (int)s->max_running,
-                               .max_waiting = (int)s->max_waiting,
-                               .step_tokens = (int)s->step_tokens,
-                               .kv_bytes = s->kv_mb << 20,
-                               .threads = (int)s->threads,
-                               .kernels = s->kernels,
-                               .prefix_cache = s->prefix_cache,
-                               .speculate = (int)s->speculate,
-                               .draft = g->draft};
+    if (s->trace_steps && trace_new(&g->trace, (int)s->trace_steps, e)) return refuse(g, EXIT_DEVICE);
+    struct sched_options so = {
+        .max_running = (int)s->max_running,
+        .max_waiting = (int)s->max_waiting,
+        .step_tokens = (int)s->step_tokens,
+        .adapter_wait_ms = (int)s->adapter_wait_ms,
+        .target = {[CLASS_INTERACTIVE] = {(int)s->ttft_interactive_ms, (int)s->tpot_interactive_ms},
+                   [CLASS_NORMAL] = {(int)s->ttft_normal_ms, (int)s->tpot_normal_ms},
+                   [CLASS_BATCH] = {(int)s->ttft_batch_ms, (int)s->tpot_batch_ms}},
+        .kv_bytes = s->kv_mb << 20,
+        .threads = (int)s->threads,
+        .kernels = s->kernels,
+        .prefix_cache = s->prefix_cache,
+        .speculate = (int)s->speculate,
+        .draft = g->draft,
+        .trace = g->trace};
     if (sched_new(&g->sched, g->model, g->loras, &so, g->metrics, e)) return refuse(g, EXIT_DEVICE);
     struct api_engine face = {.model = g->model,
                               .loras = g->loras,
                               .constrain = g->constrain,
                               .sched = g->sched,
+                              .trace = g->trace,
                               .kernels = k->name,
                               .max_slots = (int)s->max_slots,
                               .max_known = (int)s->max_known};
@@ -237,6 +247,7 @@ static void stop(struct engine *g)
     if (g->sched) sched_free(g->sched);
     if (g->loras) lora_set_free(g->loras);
     api_stop(g->api);
+    trace_free(g->trace);
     if (g->constrain) constrain_free(g->constrain);
     if (g->draft) model_free(g->draft);
     if (g->model) model_free(g->model);

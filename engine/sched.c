@@ -1,6 +1,6 @@
 /* sched: the scheduler's doors: start, submit, cancel, stop.
  *
- * A submitted request is checked, copied and put into its tenant's queue; its adapters are asked for (sched_pin.c). From there on it belongs to the step thread (sched_step.c), which
+ * A submitted request is checked, copied and put into its tenant's queue; its adapters are asked for as soon as may be (sched_slots.c). From there on it belongs to the step thread (sched_step.c), which
  * tells its events.
  *
  * Lock order: the scheduler's lock is a leaf but for the metrics' own. */
@@ -63,7 +63,7 @@ static void free_all(struct sched *s)
         free(s->mask[i]);
     }
     if (s->pool) pool_free(s->pool);
-    queue_free(s);
+    tenants_free(s);
     if (s->sync_ready) {
         pthread_mutex_destroy(&s->lock);
         pthread_cond_destroy(&s->wake);
@@ -95,6 +95,9 @@ int sched_new(struct sched **out, const struct model *m, struct lora_set *loras,
     s->o = *o;
     s->metrics = metrics;
     s->next_deadline_us = INT64_MAX;
+    double prior[COST_TERMS];
+    cost_prior(m, prior);
+    cost_init(&s->cost, prior);
     if (s->o.step_tokens < s->o.max_running)
         s->o.step_tokens = s->o.max_running; /* every sequence decodes in every step */
     find_ends(s);
@@ -129,7 +132,7 @@ void sched_free(struct sched *s)
 bool sched_alive(struct sched *s)
 {
     int64_t since = atomic_load(&s->busy_since_us);
-    return since == 0 || clock_mono_us() - since < HUNG_US;
+    return since == 0 || clock_mono_us() - since < HUNG_US; /* real time, also where a test simulates it */
 }
 
 /* --- submit --- */
@@ -138,12 +141,12 @@ int sched_submit(struct sched *s, const struct gen_request *r, struct gen **out,
 {
     struct gen *g;
     if (gen_new(&g, s, r, e)) return -1;
-    bool single = g->npins == 1; /* unless it waits for its pin it may be gone once the lock is given back */
+    struct gen *ask = NULL; /* while it waits for its pins it is there; g may be gone once the lock is given back */
     pthread_mutex_lock(&s->lock);
     int rc = queue_enter(s, g, r->tenant, r->weight, e);
     if (rc == 0) {
         *out = g; /* before the step thread can tell of it */
-        pins_enter(g);
+        ask = slots_reserve_next(s);
         pthread_cond_broadcast(&s->wake); /* also for one that waits for its adapter: its deadline may be the next */
     }
     pthread_mutex_unlock(&s->lock);
@@ -151,7 +154,7 @@ int sched_submit(struct sched *s, const struct gen_request *r, struct gen **out,
         gen_free(g);
         return -1;
     }
-    if (single) pins_ask(g);
+    if (ask) pins_ask(ask);
     return 0;
 }
 

@@ -1,9 +1,11 @@
-/* The scheduler: requests of many tenants and adapters become steps.
+/* The scheduler: requests of many tenants, classes and adapters become steps.
  *
  * One step thread owns the pool, the KV pages and the sequences. A step is one forward pass over the next token of every running
- * sequence plus chunks of waiting prompts, up to a token budget; rows of different adapters, ranks and none together. Prefill never blocks decode.
- * Waiting requests are taken in order of their tenant's virtual token counter (Sheng et al., OSDI 2024). When KV pages run out the
- * youngest sequence is preempted and recomputed later: its answer is the same, bit for bit. Prefixes that were computed
+ * sequence plus chunks of waiting prompts; rows of different adapters, ranks and none together. The chunks are as long as a model of what
+ * steps cost, learnt from the steps themselves, says that the running sequences' time per token allows.
+ * Waiting requests are taken by class, then in order of their tenant's virtual token counter (Sheng et al., OSDI 2024); of some turns one
+ * goes to those who waited too long. When places, KV pages or adapter slots run out, a sequence of a lower class, of a tenant with more than its
+ * share, or the youngest is preempted and recomputed later: its answer is the same, bit for bit. Prefixes that were computed
  * before are taken from the cache, under the same salt and adapters only.
  *
  * sched_submit() and sched_cancel() may be called from any thread; events come on the step thread and must not block. */
@@ -24,6 +26,19 @@
 
 struct sched;
 struct gen;
+struct trace;
+
+/* Who goes first, and how soon: schema/ENGINE_API.md, X-Weft-Class. */
+enum sched_class { CLASS_INTERACTIVE, CLASS_NORMAL, CLASS_BATCH, SCHED_CLASSES };
+extern const char *const sched_class_name[SCHED_CLASSES]; /* "interactive", "normal", "batch" */
+
+#define SCHED_COST_TERMS 6 /* coefficients of the model of steps: sched_cost.h */
+
+/* Of a class; 0: none. */
+struct sched_targets {
+    int ttft_ms; /* until the first token; of those who waited so long some are served before all classes */
+    int tpot_ms; /* per output token: chunks of prompts beside it are cut to hold it */
+};
 
 struct gen_params {
     struct sample_params sample;
@@ -83,16 +98,36 @@ struct gen_request {
     struct grammar *grammar; /* a reference is taken; NULL: any text */
     const char *tenant;      /* opaque tag, "" where none is given */
     double weight;           /* of the tenant's share; 1 where unsure */
-    int deadline_ms;         /* 0: none; how long it may wait for its first token */
-    struct gen_params p;     /* strings are copied */
+    enum sched_class class;
+    int deadline_ms;     /* 0: none; how long it may wait for its first token */
+    struct gen_params p; /* strings are copied */
     void (*on_event)(void *u, const struct gen_event *ev);
     void *user;
 };
 
+/* What a step is made of, as far as its time depends on it. */
+struct step_shape {
+    int decode_rows, prefill_rows;          /* guesses are decode rows */
+    double decode_context, prefill_context; /* positions that these rows look back on, summed */
+    int ranks;                              /* of the adapters that are read, summed */
+};
+
+/* A clock for tests that simulate time; all calls on the step thread but now_us, which any thread may call. */
+struct sched_clock {
+    int64_t (*now_us)(void *u);
+    void (*computed)(
+        void *u,
+        const struct step_shape *w); /* a forward pass is over: time may be moved on; requests may be submitted */
+    bool (*idle)(void *u);           /* nothing to compute; true: look again, false: sleep */
+    void *u;
+};
+
 struct sched_options {
-    int max_running;  /* sequences in a step */
-    int max_waiting;  /* beyond: ERR_QUEUE_FULL */
-    int step_tokens;  /* rows of a step at most: decode rows plus prompt chunks */
+    int max_running; /* sequences in a step */
+    int max_waiting; /* beyond: ERR_QUEUE_FULL */
+    int step_tokens; /* rows of a step at most: decode rows plus prompt chunks */
+    int adapter_wait_ms; /* longest wait for an adapter slot before the first token, 0: 10 s; from half of it on one is drained */
+    struct sched_targets target[SCHED_CLASSES];
     int64_t kv_bytes; /* KV pool; 0: chosen from max_running and the context */
     int threads;
     const char *kernels; /* "auto", "plain", "avx512" */
@@ -101,6 +136,8 @@ struct sched_options {
     const struct model *
         draft; /* drafts where the sequence's own past has nothing to copy; NULL: nobody. Same vocabulary and precision, which
                                 * the caller checks; outlives the scheduler */
+    struct trace *trace;             /* engine/trace.h: where steps are noted; NULL: nowhere; outlives the scheduler */
+    const struct sched_clock *clock; /* NULL: the machine's */
 };
 
 /* Answers do not depend on the cache or on speculation, bit for bit.
@@ -113,7 +150,8 @@ int sched_new(struct sched **out, const struct model *m, struct lora_set *loras,
  * step thread, frees. */
 void sched_free(struct sched *s);
 
-/* *out is valid until on_event got GEN_DONE, which may be before sched_submit() returns (*out is set before the first event). Errors at once: ERR_CONTEXT_LENGTH, ERR_QUEUE_FULL, ERR_INVALID, ERR_ADAPTER_NOT_LOADED. */
+/* *out is valid until on_event got GEN_DONE, which may be before sched_submit() returns (*out is set before the first event). Errors at once: ERR_CONTEXT_LENGTH, ERR_QUEUE_FULL, ERR_INVALID,
+ * ERR_ADAPTER_NOT_LOADED, ERR_DEADLINE (the queue's estimate is later than deadline_ms). e->retry_after_s says when trying again makes sense. */
 int sched_submit(struct sched *s, const struct gen_request *r, struct gen **out, struct err *e);
 
 /* Ask for the end; GEN_DONE with FINISH_CANCELLED follows after the step in flight, unless it is done already. Look-up is by the request's own
@@ -126,8 +164,15 @@ struct sched_state {
     uint64_t steps, preemptions;
     uint64_t prefix_queries, prefix_hits; /* tokens looked for in the cache, and found */
     uint64_t drafted, accepted;           /* tokens */
-    int last_rows, last_adapters;         /* of the last step */
-    int64_t step_us_p50, step_us_p99;     /* over the last 1,024 steps */
+    uint64_t yields, drains;              /* preempted for others' sake; adapter slots taken back */
+    int class_waiting[SCHED_CLASSES];
+    int budget_rows;                  /* prompt rows that the targets allowed in the last step; -1: any */
+    double estimate_error;            /* mean relative error of the estimated step time */
+    double cost_us[SCHED_COST_TERMS]; /* coefficients of the model of steps: sched_cost.h */
+    int tail_tokens;                  /* positions in the last pages of running sequences that hold nothing */
+    double waste;                     /* the same as a share of all positions in pages that are used */
+    int last_rows, last_adapters;     /* of the last step */
+    int64_t step_us_p50, step_us_p99; /* over the last 1,024 steps */
     struct {
         char tag[64];
         int waiting, running;

@@ -15,7 +15,6 @@
  * request needs is taken when it is submitted, bounded by its prompt and max_tokens.
  *
  * gen_new(): any thread. The rest: the step thread, without the lock. */
-#include "base/clock.h"
 #include "engine/meters.h"
 #include "engine/sched_impl.h"
 #include <math.h>
@@ -116,7 +115,8 @@ int gen_new(struct gen **out, struct sched *s, const struct gen_request *r, stru
     g->p = r->p;
     g->on_event = r->on_event;
     g->user = r->user;
-    g->submit_us = clock_mono_us();
+    g->submit_us = sched_now(s);
+    g->class = r->class;
     g->deadline_us = r->deadline_ms > 0 ? g->submit_us + (int64_t)r->deadline_ms * 1000 : 0;
     g->place = PLACE_NONE;
     g->no_cache = r->no_prefix_cache;
@@ -161,12 +161,42 @@ bool gen_is_stop_id(const struct gen *g, int32_t id)
     return false;
 }
 
+/* Prefill is over. The span is the step thread's while the request runs. */
+static void note_first(struct gen *g, int64_t now)
+{
+    struct sched *s = g->s;
+    const struct sched_targets *t = &s->o.target[g->class];
+    note_time(s, M_TTFT, now - g->submit_us);
+    if (t->ttft_ms && s->metrics) {
+        bool met = now - g->submit_us <= (int64_t)t->ttft_ms * 1000;
+        metric_add(s->metrics, M_TARGETS, (const char *[]){sched_class_name[g->class], "ttft", met ? "met" : "missed"},
+                   1);
+    }
+    trace_end(s->o.trace, g->span, now);
+    g->span = trace_begin(s->o.trace, TRACE_DECODE, g->trace_id, now);
+}
+
+/* Over the whole answer, as its reader sees it. */
+static void note_tpot(struct gen *g)
+{
+    struct sched *s = g->s;
+    const struct sched_targets *t = &s->o.target[g->class];
+    if (t->tpot_ms == 0 || g->nout < 2 || !s->metrics) return;
+    bool met = (g->last_us - g->first_us) / (g->nout - 1) <= (int64_t)t->tpot_ms * 1000;
+    metric_add(s->metrics, M_TARGETS, (const char *[]){sched_class_name[g->class], "tpot", met ? "met" : "missed"}, 1);
+}
+
+void gen_name_trace(struct gen *g)
+{
+    snprintf(g->trace_id, sizeof g->trace_id, "%.48s#%llu", g->id, (unsigned long long)g->number);
+}
+
 static void note_token_time(struct gen *g)
 {
-    int64_t now = clock_mono_us();
+    int64_t now = sched_now(g->s);
     if (!g->first_us) {
         g->first_us = now;
-        note_time(g->s, M_TTFT, now - g->submit_us);
+        note_first(g, now);
     } else {
         note_time(g->s, M_ITL, now - g->last_us);
     }
@@ -220,7 +250,7 @@ static void tell_done(struct gen *g, enum gen_finish finish, const struct err *e
     const char *text = "";
     size_t len = 0;
     if (detok_flush(&g->detok, &text, &len) < 0) len = 0;
-    int64_t now = clock_mono_us(), admitted = g->admitted_us ? g->admitted_us : now,
+    int64_t now = sched_now(g->s), admitted = g->admitted_us ? g->admitted_us : now,
             first = g->first_us ? g->first_us : now;
     int hit = finish == FINISH_STOP ? g->detok.stop_hit : -1;
     struct gen_event ev = {.kind = GEN_DONE,
@@ -235,6 +265,7 @@ static void tell_done(struct gen *g, enum gen_finish finish, const struct err *e
                            .prefill_us = g->admitted_us ? first - admitted : 0,
                            .decode_us = g->first_us ? g->last_us - first : 0};
     note_add(g->s, M_SUCCESS, gen_finish_name[finish], 1);
+    note_tpot(g);
     g->on_event(g->user, &ev);
 }
 
@@ -251,10 +282,11 @@ static int withdraw(struct sched *s, struct gen *g, struct lora_slot *slot[GEN_A
 {
     pthread_mutex_lock(&s->lock);
     queue_move(g, PLACE_NONE);
-    pins_leave(g);
+    if (g->admitted_us) admit_note_stay(s, sched_now(s) - g->admitted_us);
     kv_seq_release(&s->kv, &g->kv);
     if (s->draft) draft_release(s->draft, g);
     int n = pins_withdraw(g, slot);
+    wants_leave(g);
     note_gauges(s);
     pthread_mutex_unlock(&s->lock);
     return n;

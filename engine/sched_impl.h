@@ -1,9 +1,12 @@
 /* What sched*.c share. Private: others use sched.h.
  *
  *   sched.c         submit, cancel, start, stop
- *   sched_pin.c     the adapters of a request
- *   sched_queue.c   places of requests, tenants and their virtual counters, admission
- *   sched_plan.c    pages, preemption, the rows of a step
+ *   sched_admit.c   can a request meet its deadline
+ *   sched_queue.c   places of requests, turns, deadlines; sched_tenant.c: tenants and their virtual counters
+ *   sched_slots.c   which adapters may be asked for, who gives a slot back; sched_pin.c: the adapters of a request
+ *   sched_room.c    places and pages, preemption
+ *   sched_budget.c  how many rows of prompts; sched_cost.c: what steps cost
+ *   sched_plan.c    the rows of a step
  *   sched_rows.c    which rows of a step use which adapters
  *   sched_prefix.c  pages of others that have the same beginning
  *   sched_spec.c    tokens guessed ahead; sched_past.c: from answers before; sched_draft.c: by a second model
@@ -21,6 +24,8 @@
 #include "engine/forward.h"
 #include "engine/kv.h"
 #include "engine/sched.h"
+#include "engine/sched_cost.h"
+#include "engine/trace.h"
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -32,11 +37,13 @@
 #define SPEC_GRAM 8       /* tokens compared to find what may be copied */
 #define SPEC_SEQUENCES 2  /* running, beyond which nobody guesses */
 #define SPEC_LEN 3        /* tokens guessed at first: up to four rows cost what one does */
+#define SLOTS_UNPIN 64    /* slots given back in one step */
 #define SCHED_EXTRA                                                                                                    \
     64 /* logits of a step besides one per sequence: guesses to verify, prompts whose log-probabilities are asked */
 
 enum gen_place {
-    PLACE_PINNING,   /* waits for its adapter */
+    PLACE_WAITING,   /* may not ask for its adapters yet */
+    PLACE_PINNING,   /* waits for its adapters */
     PLACE_READY,     /* waits for its turn */
     PLACE_PREEMPTED, /* was running, waits for pages */
     PLACE_RUNNING,
@@ -52,8 +59,8 @@ struct gen_list {
 struct tenant {
     char tag[SCHED_TAG_MAX];
     double weight, counter; /* counter: tokens served, weighed (Sheng et al. 2024, "virtual token counter") */
-    struct gen_list pinning, ready;
-    int waiting, running; /* requests; preempted ones are waiting */
+    struct gen_list pinning, wanting[SCHED_CLASSES], ready[SCHED_CLASSES]; /* wanting: PLACE_WAITING */
+    int waiting, running;                                                  /* requests; preempted ones are waiting */
     bool active;
     struct tenant *chain;       /* of the bucket */
     struct tenant *prev, *next; /* of the active or the idle */
@@ -64,9 +71,32 @@ struct tenant_list {
     int n;
 };
 
+/* When it is somebody's turn: by level, then counter, then number. */
+struct turn {
+    int level;
+    double counter;
+    uint64_t number;
+};
+
+/* An adapter that requests name. */
+struct want {
+    char digest[SHA256_HEX];
+    int refs;            /* pins of requests that are there, whether they hold it or not */
+    int held, running;   /* pins that were reserved; of sequences that run */
+    bool loading;        /* asked for, without an answer yet */
+    int64_t since_us;    /* held */
+    uint64_t span;       /* of the trace, while loading */
+    uint64_t mark;       /* of the last plan that counted it */
+    bool judged, yields; /* while a slot is taken back: sched_slots.c */
+    struct turn best;
+    struct want *chain;
+};
+
 /* One adapter of a request. */
 struct gen_pin {
     struct gen *g;
+    struct want *want; /* [L] */
+    bool held, left;   /* [L] counts in want->held; no more in want->refs */
     char digest[SHA256_HEX];
     float weight;
     struct lora_slot *slot; /* [L] set once; the step thread reads it when PLACE_READY or later */
@@ -98,8 +128,10 @@ struct gen {
     struct kv_key root; /* of its prefixes */
     void (*on_event)(void *u, const struct gen_event *ev);
     void *user;
+    enum sched_class class;
     int64_t submit_us, deadline_us; /* deadline 0: none */
     uint64_t number;                /* of submission */
+    char trace_id[TRACE_ID];        /* its id and number */
     int npins;                      /* adapters */
     /* [L] */
     enum gen_place place;
@@ -108,13 +140,18 @@ struct gen {
     bool cancel_asked;
     struct gen *next_cancelled;
     struct gen_pin pin[GEN_ADAPTERS];
-    int pins_left;          /* asked for, without an answer yet */
-    struct gen *next_stack; /* of those whose pins are not asked for yet */
-    bool ended;             /* while pins were on the way: the answer to the last frees it */
+    int pins_left;               /* reserved, without an answer yet */
+    int64_t since_us, waited_us; /* waits since; waited before */
+    int64_t blocked_us;          /* lacks nothing but a slot since; 0: not so */
+    bool decodes;                /* has told its first token */
+    bool promoted;               /* late, and given a turn of the first level */
+    uint64_t span;               /* of the trace: the phase that it is in */
+    uint64_t stamp;              /* of first admission: age among the running; 0: never ran */
+    bool ended;                  /* while pins were on the way: the answer to the last frees it */
     bool cold;
     struct err err; /* PLACE_FAILED */
     /* [S] */
-    uint64_t stamp;       /* of first admission: age among the running */
+    uint64_t planned;     /* mark of the last plan that has its prompt */
     int32_t *ids;         /* prompt, then what was chosen, then what is guessed */
     int nids, nout, done; /* done: positions whose keys and values are in the cache */
     struct kv_seq kv;
@@ -153,8 +190,11 @@ struct job {
 /* The arrays of a step, for the largest one. */
 struct plan {
     int nparts, rows, njobs, nlogits, adapters, prefill_rows, draft_rows;
-    int extra;             /* logits besides one per sequence */
-    int chosen, accepted;  /* results: tokens, and guesses among them */
+    int extra;            /* logits besides one per sequence */
+    int chosen, accepted; /* results: tokens, and guesses among them */
+    struct step_shape shape;
+    double estimate_us;
+    int budget_rows;       /* prompt rows that the targets allow; -1: any */
     struct part *part;     /* [max_running] */
     int32_t *token;        /* [step_tokens] */
     struct attn_seq *seq;  /* [max_running] */
@@ -177,24 +217,34 @@ struct sched {
     pthread_cond_t wake; /* the step thread: work; also: a late pin was answered */
     pthread_t thread;
     bool started, sync_ready;
-    bool stop;                  /* [L] */
-    uint64_t submitted;         /* [L] */
-    int waiting;                /* [L] requests that never ran: bounded by max_waiting */
-    int pins_pending;           /* [L] */
-    struct gen *stacks, *stack; /* [L] requests of several adapters: those that wait to ask, the one that has asked */
+    bool stop;                                  /* [L] */
+    uint64_t submitted;                         /* [L] */
+    int waiting;                                /* [L] requests that never ran: bounded by max_waiting */
+    int pins_pending;                           /* [L] */
+    struct want *wanted[SCHED_BUCKETS];         /* [L] */
+    int held, loading;                          /* [L] distinct adapters: reserved; without an answer yet */
+    int put_off;                                /* [L] requests that ran before and wait */
+    int class_waiting[SCHED_CLASSES];           /* [L] */
+    uint64_t stamps;                            /* [L] */
+    int turns;                                  /* [L] first admissions since one was promoted */
     struct gen_list preempted, running, failed; /* [L] by stamp, by stamp, any order */
     struct gen *cancelled;                      /* [L] */
     struct tenant *bucket[SCHED_BUCKETS];       /* [L] */
     struct tenant_list active, idle;            /* [L] idle: longest idle first */
-    double last_counter;                        /* [L] of the last tenant that went idle */
-    int64_t next_deadline_us;                   /* [L] none of those waiting is due before; INT64_MAX: none */
-    uint64_t lora_changes;                      /* [L] places of adapted requests that changed */
-    uint64_t steps, preemptions;                /* [L] */
-    int last_rows, last_adapters;               /* [L] */
-    int64_t times_us[SCHED_TIMES];              /* [L] ring by steps */
-    int pages_used, pages_idle;                 /* [L] copies of the pool's counts */
-    uint64_t prefix_queries, prefix_hits;       /* [L] tokens */
-    uint64_t drafted, accepted;                 /* [L] tokens */
+    struct tenant *last_waiting; /* [L] who had requests waiting last; NULL: it is forgotten, its counter was */
+    double last_counter;         /* [L] this */
+    struct cost_model cost;      /* [L] */
+    double stay_us, load_us;     /* [L] means: from admission to the end; of an adapter's load */
+    int64_t next_deadline_us;    /* [L] none of those waiting is due before; INT64_MAX: none */
+    uint64_t lora_changes;       /* [L] places of adapted requests that changed */
+    uint64_t steps, preemptions, yields, drains; /* [L] */
+    int last_budget, tail_tokens;                /* [L] */
+    double waste;                                /* [L] */
+    int last_rows, last_adapters;                /* [L] */
+    int64_t times_us[SCHED_TIMES];               /* [L] ring by steps */
+    int pages_used, pages_idle;                  /* [L] copies of the pool's counts */
+    uint64_t prefix_queries, prefix_hits;        /* [L] tokens */
+    uint64_t drafted, accepted;                  /* [L] tokens */
 
     _Atomic int64_t busy_since_us; /* 0: asleep */
 
@@ -209,11 +259,18 @@ struct sched {
     struct pasts *pasts;              /* or NULL: nobody guesses */
     uint64_t evictions_noted;
     struct plan plan;
-    uint64_t stamps;
+    uint64_t marks;                       /* plans */
+    double left_us;                       /* of the step that is planned */
+    struct lora_slot *unpin[SLOTS_UNPIN]; /* to be given back without the lock */
+    int nunpin;
+    int64_t begun_us, planned_us, computed_us; /* of the step: planning began, was over; products were done */
     uint64_t lora_noted;
     int64_t lora_noted_us;
     char *lora_running, *lora_waiting; /* labels last set */
 };
+
+/* The time, by the machine's clock or a test's. */
+int64_t sched_now(const struct sched *s); /* sched_state.c */
 
 /* --- sched_check.c --- */
 int check_request(const struct sched *s, const struct gen_request *r, struct err *e);
@@ -221,6 +278,7 @@ int check_request(const struct sched *s, const struct gen_request *r, struct err
 /* --- sched_gen.c --- */
 int gen_new(struct gen **out, struct sched *s, const struct gen_request *r, struct err *e);
 void gen_free(struct gen *g); /* in no list, no pages, no pin */
+void gen_name_trace(struct gen *g);
 /* A chosen token: remembered, shown, and g->finish set when it was the last; over: nothing may follow it. Callback:
  * without the lock. */
 void gen_take_token(struct gen *g, const struct sample *sample, bool over);
@@ -231,32 +289,68 @@ bool gen_is_stop_id(const struct gen *g, int32_t id);
  * without the lock. */
 void gen_end(struct gen *g, enum gen_finish finish, const struct err *e);
 
-/* --- sched_pin.c --- */
-void pins_enter(struct gen *g); /* with the lock held, once it is in a queue */
-void pins_ask(
-    struct gen *g); /* without it, afterwards: a single adapter's pin. Several are asked for by the step thread */
-/* Several adapters: the next request's pins, when none is asking. Step thread, without the lock. */
-void pins_ask_next(struct sched *s);
-void pins_leave(struct gen *g); /* with the lock held: asks for nothing more */
-/* With the lock held: what is pinned, now the caller's to give back. */
-int pins_withdraw(struct gen *g, struct lora_slot *out[GEN_ADAPTERS]);
-
 /* --- sched_queue.c; with the lock held --- */
 int queue_enter(struct sched *s, struct gen *g, const char *tag, double weight, struct err *e);
 void queue_move(struct gen *g, enum gen_place to);
 void queue_fail(struct gen *g, enum err_code code, const char *msg); /* to PLACE_FAILED, unless it is there */
+void queue_fail_all(struct sched *s);                                /* the engine stops */
 void queue_charge(struct gen *g, double tokens);
+int queue_level(const struct gen *g); /* 0: the most urgent */
+struct turn turn_of(const struct gen *g);
+int turn_compare(const struct turn *a, const struct turn *b);
 struct gen *queue_next(struct sched *s);               /* whose turn it is among the ready; NULL: none */
 void queue_fail_late(struct sched *s, int64_t now_us); /* those past their deadline; sets next_deadline_us */
-void queue_free(struct sched *s);
+
+/* --- sched_tenant.c; with the lock held --- */
+struct tenant *tenant_of(struct sched *s, const char *tag, double weight, struct err *e); /* NULL: no memory */
+void tenant_join(struct sched *s, struct tenant *t);       /* a request of it comes to wait */
+void tenant_left_queue(struct sched *s, struct tenant *t); /* none of it waits any more */
+void tenant_rest(struct sched *s, struct tenant *t);       /* goes idle, unless it has requests */
+void tenant_charge(struct tenant *t, double tokens);
+void tenants_free(struct sched *s);
 
 #define COST_PROMPT 1.0 /* of a token, as in the paper: what is generated takes a whole step's turn */
 #define COST_OUTPUT 2.0
+
+/* --- sched_admit.c; with the lock held --- */
+int admit_check(struct sched *s, const struct gen *g, const struct tenant *t, struct err *e); /* may it enter? */
+double admit_estimate_us(const struct sched *s, const struct gen *g,
+                         const struct tenant *t); /* until its first token */
+void admit_note_load(struct sched *s, int64_t us);
+void admit_note_stay(struct sched *s, int64_t us);
+
+/* --- sched_slots.c; with the lock held --- */
+int wants_enter(struct sched *s, struct gen *g, struct err *e); /* names its adapters */
+void wants_leave(struct gen *g);
+/* The next in turn that may ask for its adapters, now PINNING, for the caller to pins_ask(); NULL: none. */
+struct gen *slots_reserve_next(struct sched *s);
+void slots_answered(struct gen_pin *p, bool cold);
+void slots_release(struct gen_pin *p);       /* its slot is given back, or was not got */
+int64_t slots_deadline(const struct gen *g); /* until when it waits for a slot; INT64_MAX: it does not */
+/* Takes slots back for the one that lacks one and is next; the caller gives s->unpin back and then asks for the result's pins, if any. */
+struct gen *slots_drain(struct sched *s);
+
+/* --- sched_pin.c --- */
+void pins_ask(struct gen *g); /* without the lock; reserved. It may be gone afterwards */
+/* With the lock held: what is pinned, now the caller's to give back. */
+int pins_withdraw(struct gen *g, struct lora_slot *out[GEN_ADAPTERS]);
+
+/* --- sched_room.c; step thread, with the lock held --- */
+void room_grow(struct sched *s);                   /* the running have pages for their next tokens, or are preempted */
+void room_admit(struct sched *s);                  /* who may run from this step on */
+void room_preempt(struct gen *g, const char *why); /* why NULL: for want of pages */
+bool room_yields(const struct gen *v, const struct gen *g); /* v, running, to g */
+
+/* --- sched_budget.c; step thread, with the lock held --- */
+void budget_prompts(struct sched *s); /* adds parts of prompts to the plan */
+void budget_note_part(struct plan *p, const struct gen *g, int rows, int drafts, bool prompt);
+double budget_target_us(const struct sched *s); /* of the next step; 0: none */
 
 /* --- sched_plan.c --- */
 int plan_init(struct plan *p, const struct sched_options *o, struct err *e);
 void plan_close(struct plan *p);
 bool plan_make(struct sched *s); /* with the lock held; false: nothing to compute */
+void plan_add_prompt(struct sched *s, struct gen *g, int rows);
 
 /* --- sched_rows.c --- */
 int rows_compare(const struct gen *a, const struct gen *b); /* equal adapters stand together, none first */
@@ -301,6 +395,7 @@ void *sched_thread(void *sched);
 /* --- sched_state.c --- */
 void note_add(struct sched *s, size_t row, const char *label, double v);
 void note_time(struct sched *s, size_t row, int64_t us);
-void note_step(struct sched *s, int64_t took_us); /* with the lock held */
-void note_gauges(struct sched *s);                /* with the lock held */
-void note_adapters(struct sched *s, bool now);    /* step thread, without the lock */
+void note_step(struct sched *s, int64_t took_us);     /* with the lock held: what is planned was computed */
+void note_wait(struct sched *s, const struct gen *g); /* with the lock held: it is admitted */
+void note_gauges(struct sched *s);                    /* with the lock held */
+void note_adapters(struct sched *s, bool now);        /* step thread, without the lock */

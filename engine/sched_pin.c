@@ -1,36 +1,25 @@
-/* sched_pin: the adapters of a request are pinned before it may run, and given back when it ends.
+/* sched_pin: the adapters of a request are pinned before it may run, and given back when it ends or has to make room.
  *
- * Two threads may hold a request at a time: the step thread, and the loader while a pin is on its way. So a request
+ * Two threads may hold a request at a time: the step thread, and whoever asks for its pins or answers. So a request
  * that ends before its pins came is left (`ended`) for the answer to the last of them to free; nothing else is ever shared.
  *
- * A single adapter is asked for at once, so that a cold one loads while the request waits. Of the requests with several only one at a time
- * asks: two that each held half of what they need would wait for each other until both had waited too long. Whoever has all its pins runs and
- * gives them back without needing more, so the one that asks gets through.
+ *     reserved (sched_slots.c) --pins_ask--> each is answered, at once or by the loader --all came--> READY or PREEMPTED, or FAILED
  *
- *     entered --one adapter-----------------------------> asking --all answers came--> READY, or FAILED
- *        \---several: `stacks` --pins_ask_next, `stack`----^
+ * Who may ask, and when, is sched_slots.c's. All pins of a request are reserved at once or none, so two requests that each hold half of what
+ * they need can't wait for each other.
  *
  * Lock order: lora_pin() and lora_unpin() are called without the scheduler's lock, because they call back into on_pin(), which takes it. */
 #include "engine/meters.h"
 #include "engine/sched_impl.h"
 
-void pins_enter(struct gen *g)
-{
-    struct sched *s = g->s;
-    if (g->npins == 1) {
-        g->pins_left = 1;
-        s->pins_pending++;
-    } else if (g->npins > 1) {
-        struct gen **at = &s->stacks;
-        while (*at) at = &(*at)->next_stack;
-        *at = g;
-    }
-}
-
 /* The request was over before its pin came: with the last one this thread is the last that knows it. */
-static void drop_late_pin(struct sched *s, struct gen *g, struct lora_slot *slot, bool last)
+static void drop_late_pin(struct sched *s, struct gen_pin *pin, struct lora_slot *slot, bool last)
 {
+    struct gen *g = pin->g;
     if (slot) lora_unpin(s->loras, slot);
+    pthread_mutex_lock(&s->lock);
+    slots_release(pin);
+    pthread_mutex_unlock(&s->lock);
     if (last) gen_free(g);
     pthread_mutex_lock(&s->lock);
     s->pins_pending--;
@@ -64,65 +53,64 @@ static void all_came(struct gen *g)
         return;
     }
     rows_place_adapters(g);
-    queue_move(g, PLACE_READY);
+    queue_move(g, g->stamp ? PLACE_PREEMPTED : PLACE_READY);
+}
+
+/* The request is still there. */
+static void take(struct gen_pin *pin, struct lora_slot *slot, bool last, const struct err *e)
+{
+    struct gen *g = pin->g;
+    struct sched *s = g->s;
+    s->pins_pending--;
+    pin->slot = slot;
+    if (!slot) {
+        slots_release(pin);
+        queue_fail(g, e->code, e->msg);
+    } else if (last && g->place == PLACE_PINNING) {
+        all_came(g);
+    }
+    pthread_cond_broadcast(&s->wake);
 }
 
 static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e)
 {
     struct gen_pin *pin = u;
-    struct gen *g = pin->g;
+    struct gen *g = pin->g, *next = NULL;
     struct sched *s = g->s;
     pthread_mutex_lock(&s->lock);
     bool last = --g->pins_left == 0, ended = g->ended, first_cold = cold && slot && !g->cold;
-    if (last && s->stack == g) s->stack = NULL;
+    slots_answered(pin, cold);
     if (!ended) {
-        s->pins_pending--;
-        pin->slot = slot;
         g->cold |= cold;
-        if (!slot)
-            queue_fail(g, e->code, e->msg);
-        else if (last && g->place == PLACE_PINNING)
-            all_came(g);
-        pthread_cond_broadcast(&s->wake);
+        take(pin, slot, last, e);
+        if (cold) next = slots_reserve_next(s); /* the loader goes on at once; the step thread may be busy for long */
     }
     if (first_cold) note_add(s, M_COLD, NULL, 1);
     pthread_mutex_unlock(&s->lock);
-    if (ended) drop_late_pin(s, g, slot, last);
+    if (ended) drop_late_pin(s, pin, slot, last);
+    if (next) pins_ask(next);
 }
 
+/* While a pin is not asked for, its answer is missing, so the request is there. */
 void pins_ask(struct gen *g)
 {
-    lora_pin(g->s->loras, g->pin[0].digest, on_pin, &g->pin[0]);
-}
-
-void pins_ask_next(struct sched *s)
-{
-    pthread_mutex_lock(&s->lock);
-    struct gen *g = s->stack ? NULL : s->stacks;
-    if (g) {
-        s->stacks = g->next_stack;
-        s->stack = g;
-        g->pins_left = g->npins;
-        s->pins_pending += g->npins;
+    struct lora_set *loras = g->s->loras;
+    int n = g->npins;
+    for (int i = 0; i < n; i++) {
+        struct gen_pin *pin = &g->pin[i];
+        lora_pin(loras, pin->digest, on_pin, pin);
     }
-    pthread_mutex_unlock(&s->lock);
-    for (int i = 0; g && i < g->npins; i++) /* only this thread ends requests, so it is there until the loop is over */
-        lora_pin(s->loras, g->pin[i].digest, on_pin, &g->pin[i]);
-}
-
-void pins_leave(struct gen *g)
-{
-    struct gen **at = &g->s->stacks;
-    while (*at && *at != g) at = &(*at)->next_stack;
-    if (*at) *at = g->next_stack;
 }
 
 int pins_withdraw(struct gen *g, struct lora_slot *out[GEN_ADAPTERS])
 {
     int n = 0;
     for (int i = 0; i < g->npins; i++) {
-        if (g->pin[i].slot) out[n++] = g->pin[i].slot;
-        g->pin[i].slot = NULL;
+        struct gen_pin *p = &g->pin[i];
+        if (!p->slot) continue;
+        out[n++] = p->slot;
+        p->slot = NULL;
+        slots_release(p);
     }
     return n;
 }

@@ -4,20 +4,15 @@
  * `done` on: a whole prompt when it is new, one token when it decodes, everything again when it was preempted. So there is one way to plan,
  * and a resumed sequence takes the same road as a new one.
  *
- *   1. pages: each running sequence, oldest first, gets the page for its next token; when none is free the youngest is preempted
- *   2. preempted sequences come back, oldest first; then ready ones by turn, while there are places and pages; each takes over what the
- *      prefix cache has of it
- *   3. rows: one for every sequence that lacks one token, with those that were guessed behind it; then chunks of the others, oldest first, up
- *      to step_tokens, but for those whose next page is computed by one before them
- *   4. order: base rows first, then by adapters, so that rows of equal adapters are one segment
+ *   1. pages and places: sched_room.c
+ *   2. rows: one for every sequence that lacks one token, with those that were guessed behind it; then chunks of the others (sched_budget.c),
+ *      but for those whose next page is computed by one before them
+ *   3. order: base rows first, then by adapters, so that rows of equal adapters are one segment
  *
- * Guarantees: a sequence in prefill holds the pages of all its tokens, so two prompts can't block each other halfway; the oldest is never
- * preempted while others run, and sched_submit() refuses what the whole pool can't hold, so the oldest always gets through; prefill takes
- * only the rows that decoding leaves; guesses take only pages that nobody has to give up. Logits are one per sequence and SCHED_EXTRA.
+ * Guarantees: prefill takes only the rows that decoding leaves; guesses take only pages that nobody has to give up. Logits are one per
+ * sequence and SCHED_EXTRA.
  *
  * Step thread, with the lock held. */
-#include "base/clock.h"
-#include "engine/meters.h"
 #include "engine/sched_impl.h"
 #include <stdlib.h>
 
@@ -48,71 +43,6 @@ void plan_close(struct plan *p)
     *p = (struct plan){0};
 }
 
-/* --- pages --- */
-
-static void give_up_pages(struct sched *s, struct gen *g)
-{
-    kv_seq_release(&s->kv, &g->kv);
-    if (s->draft) draft_release(s->draft, g);
-    g->done = g->npublic = g->spec.n = 0;
-}
-
-static void preempt(struct sched *s, struct gen *g)
-{
-    give_up_pages(s, g);
-    queue_move(g, PLACE_PREEMPTED);
-    s->preemptions++;
-    note_add(s, M_PREEMPTIONS, NULL, 1);
-}
-
-static void grow_running(struct sched *s)
-{
-    for (struct gen *g = s->running.first, *next; g; g = next) {
-        bool stays = true;
-        while (stays && !kv_seq_reserve(&s->kv, &g->kv, g->nids)) {
-            struct gen *youngest = s->running.last;
-            stays = youngest != g;
-            preempt(s, youngest);
-        }
-        if (!stays) break; /* g was the last */
-        next = g->next;
-    }
-}
-
-/* Newcomers leave some pages to those who run, or they would be preempted at the next page's edge. */
-static bool has_pages(const struct sched *s, const struct gen *g)
-{
-    int spare = s->running.n ? 1 + s->running.n / 8 : 0;
-    return kv_available(&s->kv) >= kv_pages_of(g->nids) - g->kv.npages + spare;
-}
-
-static bool start(struct sched *s, struct gen *g)
-{
-    if (s->running.n >= s->o.max_running) return false;
-    prefix_take(s, g);
-    int taken = g->kv.npages;
-    if (!has_pages(s, g) || !kv_seq_reserve(&s->kv, &g->kv, g->nids)) {
-        kv_seq_release(&s->kv, &g->kv);
-        return false;
-    }
-    prefix_begin(s, g, taken);
-    queue_move(g, PLACE_RUNNING);
-    return true;
-}
-
-static void admit(struct sched *s)
-{
-    while (s->preempted.first)
-        if (!start(s, s->preempted.first)) return;
-    for (struct gen *g; (g = queue_next(s));) {
-        g->stamp = s->stamps + 1;
-        if (!start(s, g)) return;
-        s->stamps++;
-        g->admitted_us = clock_mono_us();
-        queue_charge(g, COST_PROMPT * (g->nprompt - g->cached));
-    }
-}
-
 /* --- rows --- */
 
 static void add_part(struct plan *p, struct gen *g, int rows, int drafts, int given)
@@ -121,7 +51,9 @@ static void add_part(struct plan *p, struct gen *g, int rows, int drafts, int gi
     p->rows += rows + drafts;
     p->draft_rows += drafts;
     p->extra += drafts + given;
-    if (g->nout == 0 || rows > 1) p->prefill_rows += rows;
+    bool prompt = g->nout == 0 || rows > 1;
+    if (prompt) p->prefill_rows += rows;
+    budget_note_part(p, g, rows, drafts, prompt);
 }
 
 static int min_of(int a, int b)
@@ -160,14 +92,10 @@ static void add_decode(struct sched *s, struct plan *p)
     }
 }
 
-static void add_prefill(struct sched *s, struct plan *p)
+void plan_add_prompt(struct sched *s, struct gen *g, int rows)
 {
-    for (struct gen *g = s->running.first; g && p->rows < s->o.step_tokens; g = g->next) {
-        int missing = g->nids - g->done;
-        if (missing == 1 || prefix_awaits(s, g)) continue;
-        int rows = min_of(missing, s->o.step_tokens - p->rows), given = given_of(p, g, &rows);
-        if (rows) add_part(p, g, rows, 0, given);
-    }
+    int given = given_of(&s->plan, g, &rows);
+    if (rows) add_part(&s->plan, g, rows, 0, given);
 }
 
 static void share_rows(struct sched *s, struct plan *p)
@@ -175,7 +103,7 @@ static void share_rows(struct sched *s, struct plan *p)
     for (struct gen *g = s->running.first; g; g = g->next)
         if (g->nids - g->done > 1) queue_charge(g, -COST_PROMPT * prefix_catch_up(s, g));
     add_decode(s, p);
-    add_prefill(s, p);
+    budget_prompts(s);
 }
 
 static int by_adapters(const void *x, const void *y)
@@ -219,14 +147,16 @@ static void fill(struct plan *p)
 bool plan_make(struct sched *s)
 {
     struct plan *p = &s->plan;
-    grow_running(s);
-    admit(s);
+    room_grow(s);
+    room_admit(s);
     p->nparts = p->rows = p->njobs = p->nlogits = p->prefill_rows = p->draft_rows = 0;
     p->extra = p->chosen = p->accepted = 0;
+    p->shape = (struct step_shape){0};
     p->batch = (struct forward_batch){
         .token = p->token, .seq = p->seq, .logit_row = p->logit_row, .lora = {.seg = p->seg, .modules = LORA_MODULES}};
     share_rows(s, p);
     if (p->nparts == 0) return false;
+    p->estimate_us = cost_of(&s->cost, &p->shape);
     qsort(p->part, (size_t)p->nparts, sizeof *p->part, by_adapters);
     fill(p);
     p->adapters = p->batch.lora.nseg;

@@ -1,30 +1,27 @@
 /* sched_queue: where each request is, whose turn is next.
  *
- *     sched_submit --> PINNING --pin came--> READY --admitted--> RUNNING <--resumed-- PREEMPTED
- *                         |                    |                  |  \---no pages-------^ |
- *                         +----------+---------+---------+--------+-----------------------+
- *                                    v pin failed, deadline, stop
- *                                  FAILED --gen_end--> (freed)
+ *     sched_submit --adapters--> WAITING --asked (sched_slots.c)--> PINNING --all came--> READY --admitted--> RUNNING
+ *            \--base only--------------------------------------------------------------------^                  |  ^
+ *                                  ^                                                                   preempted|  |goes on
+ *                                  +---its slot is given to others------------------------------------- PREEMPTED -+
  *
- * Idea (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024): each tenant has a counter of the tokens
- * that it was served, prompt tokens at admission and generated ones as they come, divided by its weight. The ready
- * request of the tenant with the smallest counter is next. A tenant that comes back from having no requests is lifted
- * to the smallest counter of those that have some, so that nobody saves up turns by staying away; its own counter is
- * remembered, so that nobody loses debt by leaving for a moment.
+ *     any of them --pin failed, deadline, stop--> FAILED --gen_end--> (freed)
  *
- * Within a tenant requests go in the order of submission, but one whose adapter is not resident yet holds up no other.
+ * Idea: turns go by level first: that of the class. Within a level the tenant with the smallest virtual counter is next (sched_tenant.c); of
+ * a tenant's requests of a class the one that was submitted first, but one whose adapter is not there yet holds up no other.
+ *
+ * Ageing: a request that has waited longer than its class's target to the first token is late. Of AGE_TURNS turns one, at least, goes to the
+ * late: the one whose tenant's counter is smallest is promoted to the first level, for good. So no class starves; but a tenant that
+ * floods the queue, and so has many that are late, gets no more than that turn for it, and whoever is promoted takes nobody's place.
  *
  * Every function here is called with the scheduler's lock held, by any thread. */
-#include "base/clock.h"
+#include "engine/meters.h"
 #include "engine/sched_impl.h"
-#include <assert.h>
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define WEIGHT_MIN 0.001
-#define WEIGHT_MAX 1000.0
+#define AGE_TURNS 8
+
+const char *const sched_class_name[SCHED_CLASSES] = {"interactive", "normal", "batch"};
 
 /* --- lists --- */
 
@@ -67,10 +64,12 @@ static uint64_t rank_of(const struct gen *g, enum gen_place place)
 static struct gen_list *list_of(const struct gen *g, enum gen_place place)
 {
     switch (place) {
+    case PLACE_WAITING:
+        return &g->tenant->wanting[g->class];
     case PLACE_PINNING:
         return &g->tenant->pinning;
     case PLACE_READY:
-        return &g->tenant->ready;
+        return &g->tenant->ready[g->class];
     case PLACE_PREEMPTED:
         return &g->s->preempted;
     case PLACE_RUNNING:
@@ -83,152 +82,104 @@ static struct gen_list *list_of(const struct gen *g, enum gen_place place)
     return NULL;
 }
 
-/* --- tenants --- */
-
-static void tenants_unlink(struct tenant_list *l, struct tenant *t)
-{
-    if (t->prev)
-        t->prev->next = t->next;
-    else
-        l->first = t->next;
-    if (t->next)
-        t->next->prev = t->prev;
-    else
-        l->last = t->prev;
-    t->prev = t->next = NULL;
-    l->n--;
-}
-
-static void tenants_append(struct tenant_list *l, struct tenant *t)
-{
-    t->prev = l->last;
-    t->next = NULL;
-    if (l->last)
-        l->last->next = t;
-    else
-        l->first = t;
-    l->last = t;
-    l->n++;
-}
-
-static unsigned bucket_of(const char *tag)
-{ /* FNV-1a */
-    uint32_t h = 2166136261u;
-    for (; *tag; tag++) h = (h ^ (unsigned char)*tag) * 16777619u;
-    return h % SCHED_BUCKETS;
-}
-
-static void forget_tenant(struct sched *s, struct tenant *t)
-{
-    struct tenant **at = &s->bucket[bucket_of(t->tag)];
-    while (*at != t) at = &(*at)->chain;
-    *at = t->chain;
-    tenants_unlink(t->active ? &s->active : &s->idle, t);
-    free(t);
-}
-
-static struct tenant *tenant_of(struct sched *s, const char *tag, struct err *e)
-{
-    char cut[SCHED_TAG_MAX];
-    snprintf(cut, sizeof cut, "%s", tag ? tag : "");
-    struct tenant **at = &s->bucket[bucket_of(cut)];
-    for (struct tenant *t = *at; t; t = t->chain)
-        if (strcmp(t->tag, cut) == 0) return t;
-    struct tenant *t = calloc(1, sizeof *t);
-    if (!t) {
-        err_set(e, ERR_NO_MEMORY, "no memory for a tenant's queue");
-        return NULL;
-    }
-    memcpy(t->tag, cut, sizeof cut);
-    t->chain = *at;
-    *at = t;
-    tenants_append(&s->idle, t);
-    return t;
-}
-
-static void activate(struct sched *s, struct tenant *t)
-{
-    if (t->active) return;
-    double floor = s->last_counter;
-    if (s->active.first) {
-        floor = INFINITY;
-        for (struct tenant *o = s->active.first; o; o = o->next)
-            if (o->counter < floor) floor = o->counter;
-    }
-    if (t->counter < floor) t->counter = floor;
-    tenants_unlink(&s->idle, t);
-    tenants_append(&s->active, t);
-    t->active = true;
-}
-
-static void deactivate_if_empty(struct sched *s, struct tenant *t)
-{
-    if (!t->active || t->waiting || t->running) return;
-    s->last_counter = t->counter;
-    tenants_unlink(&s->active, t);
-    tenants_append(&s->idle, t);
-    t->active = false;
-    if (s->idle.n > SCHED_IDLE_TENANTS) forget_tenant(s, s->idle.first);
-}
-
 /* --- places --- */
+
+static bool is_waiting(enum gen_place place)
+{
+    return place == PLACE_WAITING || place == PLACE_PINNING || place == PLACE_READY || place == PLACE_PREEMPTED;
+}
+
+/* Requests that ran before are none of those that max_waiting bounds. */
+static void count_waiting(struct gen *g, int by)
+{
+    struct sched *s = g->s;
+    struct tenant *t = g->tenant;
+    if (g->stamp)
+        s->put_off += by;
+    else
+        s->waiting += by;
+    s->class_waiting[g->class] += by;
+    t->waiting += by;
+    if (t->waiting == 0) tenant_left_queue(s, t);
+}
 
 static void count(struct gen *g, enum gen_place place, int by)
 {
-    struct sched *s = g->s;
-    switch (place) {
-    case PLACE_PINNING:
-    case PLACE_READY:
-        s->waiting += by;
-        g->tenant->waiting += by;
-        break;
-    case PLACE_PREEMPTED:
-        g->tenant->waiting += by;
-        break;
-    case PLACE_RUNNING:
-        g->tenant->running += by;
-        break;
-    case PLACE_FAILED:
-    case PLACE_NONE:
-        break;
-    }
+    if (is_waiting(place)) count_waiting(g, by);
+    if (place != PLACE_RUNNING) return;
+    g->tenant->running += by;
+    for (int i = 0; i < g->npins; i++) g->pin[i].want->running += by;
+}
+
+/* How long it has waited in all. */
+static void keep_time(struct gen *g, enum gen_place to, int64_t now_us)
+{
+    bool was = is_waiting(g->place), is = is_waiting(to);
+    if (was && !is) g->waited_us += now_us - g->since_us;
+    if (!was && is) g->since_us = now_us;
+}
+
+static void trace_place(struct gen *g, enum gen_place to, int64_t now_us)
+{
+    struct trace *t = g->s->o.trace;
+    bool was = is_waiting(g->place), is = is_waiting(to);
+    if (!t || (was && is)) return;
+    trace_end(t, g->span, now_us);
+    g->span = 0;
+    if (is) g->span = trace_begin(t, g->stamp ? TRACE_PREEMPTED : TRACE_QUEUED, g->trace_id, now_us);
+    if (to == PLACE_RUNNING) g->span = trace_begin(t, g->first_us ? TRACE_DECODE : TRACE_PREFILL, g->trace_id, now_us);
 }
 
 /* Idle tenants may be forgotten, so a request that is over refers to none. */
 static void leave_tenant(struct gen *g)
 {
-    if (g->tenant) deactivate_if_empty(g->s, g->tenant);
+    if (g->tenant) tenant_rest(g->s, g->tenant);
     g->tenant = NULL;
 }
 
-void queue_move(struct gen *g, enum gen_place to)
+static void insert(struct gen *g, enum gen_place to)
 {
-    struct gen_list *from = list_of(g, g->place), *l = list_of(g, to);
-    if (from) list_unlink(from, g);
-    count(g, g->place, -1);
-    count(g, to, 1);
-    g->place = to;
-    if (g->npins) g->s->lora_changes++;
-    if (to == PLACE_FAILED || to == PLACE_NONE) leave_tenant(g);
+    struct gen_list *l = list_of(g, to);
     if (!l) return;
     struct gen *at = l->last;
     while (at && rank_of(at, to) > rank_of(g, to)) at = at->prev;
     list_insert_after(l, at, g);
 }
 
+void queue_move(struct gen *g, enum gen_place to)
+{
+    int64_t now = sched_now(g->s);
+    struct gen_list *from = list_of(g, g->place);
+    if (from) list_unlink(from, g);
+    keep_time(g, to, now);
+    trace_place(g, to, now);
+    count(g, g->place, -1);
+    if (to == PLACE_RUNNING && !g->stamp) {
+        g->stamp = ++g->s->stamps;
+        g->s->turns++;
+    }
+    count(g, to, 1);
+    g->place = to;
+    if (g->npins) g->s->lora_changes++;
+    if (to == PLACE_FAILED || to == PLACE_NONE) leave_tenant(g);
+    insert(g, to);
+}
+
 int queue_enter(struct sched *s, struct gen *g, const char *tag, double weight, struct err *e)
 {
     if (s->stop) return err_set(e, ERR_UNAVAILABLE, "the engine is stopping");
-    if (s->waiting >= s->o.max_waiting)
-        return err_set(e, ERR_QUEUE_FULL, "%d requests wait already: try again later", s->waiting);
-    struct tenant *t = tenant_of(s, tag, e);
-    if (!t) return -1;
-    t->weight = !(weight > 0) ? 1 : weight < WEIGHT_MIN ? WEIGHT_MIN : weight > WEIGHT_MAX ? WEIGHT_MAX : weight;
+    struct tenant *t = tenant_of(s, tag, weight, e);
+    if (!t || wants_enter(s, g, e)) return -1;
+    if (admit_check(s, g, t, e)) {
+        if (e) note_add(s, M_REFUSED, err_info(e->code)->code, 1);
+        wants_leave(g);
+        return -1;
+    }
+    tenant_join(s, t);
     g->tenant = t;
     g->number = ++s->submitted;
-    g->place = PLACE_NONE;
-    activate(s, t);
-    queue_move(g, g->npins ? PLACE_PINNING : PLACE_READY);
+    gen_name_trace(g);
+    queue_move(g, g->npins ? PLACE_WAITING : PLACE_READY);
     if (g->deadline_us && g->deadline_us < s->next_deadline_us) s->next_deadline_us = g->deadline_us;
     return 0;
 }
@@ -237,24 +188,72 @@ void queue_fail(struct gen *g, enum err_code code, const char *msg)
 {
     if (g->place == PLACE_FAILED || g->place == PLACE_NONE) return;
     err_set(&g->err, code, "%s", msg);
+    note_add(g->s, M_REFUSED, err_info(code)->code, 1);
     queue_move(g, PLACE_FAILED);
 }
 
 void queue_charge(struct gen *g, double tokens)
 {
-    g->tenant->counter += tokens / g->tenant->weight;
+    tenant_charge(g->tenant, tokens);
+}
+
+/* --- turns --- */
+
+int queue_level(const struct gen *g)
+{
+    return g->promoted ? 0 : (int)g->class;
+}
+
+static bool is_late(const struct gen *g, int64_t now_us)
+{
+    int64_t target = (int64_t)g->s->o.target[g->class].ttft_ms * 1000;
+    int64_t waited = g->waited_us + (is_waiting(g->place) ? now_us - g->since_us : 0);
+    return target > 0 && waited >= target;
+}
+
+/* The first of each tenant and class are looked at: the others came later. */
+static void promote(struct sched *s, int64_t now_us)
+{
+    struct gen *best = NULL;
+    for (const struct tenant *t = s->active.first; t; t = t->next)
+        for (int c = 1; c < SCHED_CLASSES; c++) {
+            struct gen *g = t->ready[c].first;
+            while (g && g->promoted) g = g->next;
+            if (g && is_late(g, now_us) && (!best || t->counter < best->tenant->counter)) best = g;
+        }
+    if (!best) return;
+    best->promoted = true;
+    s->turns = 0;
+    note_add(s, M_PROMOTED, sched_class_name[best->class], 1);
+}
+
+struct turn turn_of(const struct gen *g)
+{
+    return (struct turn){queue_level(g), g->tenant->counter, g->number};
+}
+
+int turn_compare(const struct turn *a, const struct turn *b)
+{
+    if (a->level != b->level) return a->level < b->level ? -1 : 1;
+    if (a->counter != b->counter) return a->counter < b->counter ? -1 : 1;
+    return a->number < b->number ? -1 : a->number > b->number;
 }
 
 struct gen *queue_next(struct sched *s)
 {
-    struct tenant *best = NULL;
-    for (struct tenant *t = s->active.first; t; t = t->next) {
-        if (!t->ready.first) continue;
-        if (!best || t->counter < best->counter ||
-            (t->counter == best->counter && t->ready.first->number < best->ready.first->number))
-            best = t;
-    }
-    return best ? best->ready.first : NULL;
+    struct gen *best = NULL;
+    struct turn first = {0};
+    if (s->turns >= AGE_TURNS) promote(s, sched_now(s));
+    for (const struct tenant *t = s->active.first; t; t = t->next)
+        for (int c = 0; c < SCHED_CLASSES; c++) {
+            struct gen *g = t->ready[c].first;
+            if (!g) continue;
+            struct turn turn = turn_of(g);
+            if (best && turn_compare(&turn, &first) > 0) continue;
+            best = g;
+            first = turn;
+        }
+    return best;
 }
 
 /* --- deadlines --- */
@@ -263,11 +262,14 @@ static void fail_late_of(struct sched *s, struct gen_list *l, int64_t now_us)
 {
     for (struct gen *g = l->first, *next; g; g = next) {
         next = g->next;
-        if (!g->deadline_us || g->first_us) continue;
-        if (g->deadline_us <= now_us)
+        if (g->first_us) continue;
+        int64_t slot = slots_deadline(g), due = g->deadline_us ? g->deadline_us : INT64_MAX;
+        if (due <= now_us)
             queue_fail(g, ERR_DEADLINE, "the request could not be served before its deadline");
-        else if (g->deadline_us < s->next_deadline_us)
-            s->next_deadline_us = g->deadline_us;
+        else if (slot <= now_us)
+            queue_fail(g, ERR_NO_SLOT, "no adapter slot came free in time");
+        else if ((slot < due ? slot : due) < s->next_deadline_us)
+            s->next_deadline_us = slot < due ? slot : due;
     }
 }
 
@@ -276,16 +278,32 @@ void queue_fail_late(struct sched *s, int64_t now_us)
     if (now_us < s->next_deadline_us) return;
     s->next_deadline_us = INT64_MAX;
     for (struct tenant *t = s->active.first, *next; t; t = next) {
-        next = t->next; /* t may go idle */
-        struct gen_list *lists[] = {&t->pinning, &t->ready};
-        for (int i = 0; i < 2 && t->active; i++) fail_late_of(s, lists[i], now_us);
+        next = t->next; /* t may go idle, and only the longest idle may be forgotten */
+        fail_late_of(s, &t->pinning, now_us);
+        for (int c = 0; c < SCHED_CLASSES; c++) {
+            fail_late_of(s, &t->wanting[c], now_us);
+            fail_late_of(s, &t->ready[c], now_us);
+        }
     }
     fail_late_of(s, &s->preempted, now_us);
     fail_late_of(s, &s->running, now_us);
 }
 
-void queue_free(struct sched *s)
+static void fail_list(struct gen_list *l)
 {
-    while (s->active.first) forget_tenant(s, s->active.first);
-    while (s->idle.first) forget_tenant(s, s->idle.first);
+    while (l->first) queue_fail(l->first, ERR_UNAVAILABLE, "the engine is stopping");
+}
+
+void queue_fail_all(struct sched *s)
+{
+    for (struct tenant *t = s->active.first, *next; t; t = next) {
+        next = t->next;
+        fail_list(&t->pinning);
+        for (int c = 0; c < SCHED_CLASSES; c++) {
+            fail_list(&t->wanting[c]);
+            fail_list(&t->ready[c]);
+        }
+    }
+    fail_list(&s->preempted);
+    fail_list(&s->running);
 }

@@ -59,6 +59,7 @@ void sample_jobs(struct kthread *t, void *sched, const float *logits)
 {
     struct sched *s = sched;
     struct plan *p = &s->plan;
+    if (t->id == 0) s->computed_us = sched_now(s);
     pool_claim_begin(t);
     for (int i; (i = pool_claim(t, p->njobs, 1)) >= 0;) {
         struct job *j = &p->job[i];

@@ -15,6 +15,11 @@
 #define LABEL_BYTES 8192
 #define LABEL_SCAN 4096 /* requests looked at for one label */
 
+int64_t sched_now(const struct sched *s)
+{
+    return s->o.clock ? s->o.clock->now_us(s->o.clock->u) : clock_mono_us();
+}
+
 /* --- metrics --- */
 
 void note_add(struct sched *s, size_t row, const char *label, double v)
@@ -27,10 +32,43 @@ void note_time(struct sched *s, size_t row, int64_t us)
     if (s->metrics) metric_observe(s->metrics, row, NULL, (double)us / 1e6);
 }
 
+void note_wait(struct sched *s, const struct gen *g)
+{
+    if (!s->metrics) return;
+    const char *const label[] = {sched_class_name[g->class]};
+    metric_observe(s->metrics, M_QUEUE_WAIT, label, (double)(g->admitted_us - g->submit_us) / 1e6);
+}
+
+/* What the model believed of this step and what it says now. */
+static void note_cost(struct sched *s, int64_t took_us)
+{
+    const struct plan *p = &s->plan;
+    cost_learn(&s->cost, &p->shape, (double)took_us);
+    s->last_budget = p->budget_rows;
+    if (!s->metrics) return;
+    note_time(s, M_STEP_ESTIMATED, (int64_t)p->estimate_us);
+    metric_set(s->metrics, M_STEP_ERROR, NULL, s->cost.error);
+    metric_set(s->metrics, M_BUDGET, NULL, p->budget_rows < 0 ? s->o.step_tokens : p->budget_rows);
+    for (int i = 0; i < COST_TERMS; i++)
+        metric_set(s->metrics, M_COST, (const char *[]){cost_term_name[i]}, cost_us(&s->cost, (enum cost_term)i));
+}
+
+/* Of the pages in use only the last one of each sequence has positions that hold nothing, and won't: a prompt's pages are taken whole. */
+static void note_waste(struct sched *s)
+{
+    int tail = 0;
+    for (const struct gen *g = s->running.first; g; g = g->next) tail += g->kv.npages * KV_PAGE - g->nids;
+    s->tail_tokens = tail > 0 ? tail : 0;
+    s->waste = s->pages_used ? (double)s->tail_tokens / s->pages_used / KV_PAGE : 0;
+    if (s->metrics) metric_set(s->metrics, M_KV_WASTE, NULL, s->waste);
+}
+
 void note_step(struct sched *s, int64_t took_us)
 {
     const struct plan *p = &s->plan;
     char adapters[16];
+    note_cost(s, took_us);
+    note_waste(s);
     snprintf(adapters, sizeof adapters, "%d", p->adapters);
     s->times_us[s->steps % SCHED_TIMES] = took_us;
     s->steps++;
@@ -61,7 +99,9 @@ void note_gauges(struct sched *s)
     metric_add(s->metrics, M_PREFIX_EVICTIONS, NULL, (double)(s->kv.evictions - s->evictions_noted));
     s->evictions_noted = s->kv.evictions;
     metric_set(s->metrics, M_RUNNING, NULL, s->running.n);
-    metric_set(s->metrics, M_WAITING, NULL, s->waiting + s->preempted.n);
+    metric_set(s->metrics, M_WAITING, NULL, s->waiting + s->put_off);
+    for (int c = 0; c < SCHED_CLASSES; c++)
+        metric_set(s->metrics, M_CLASS_WAITING, (const char *[]){sched_class_name[c]}, s->class_waiting[c]);
     metric_set(s->metrics, M_KV_USAGE, NULL, (double)s->pages_used / s->kv.cache.pages);
 }
 
@@ -90,7 +130,10 @@ static void list_adapters(struct sched *s, struct buf *running, struct buf *wait
     add_digests(waiting, &s->preempted, &left);
     for (const struct tenant *t = s->active.first; t && left > 0; t = t->next) {
         add_digests(waiting, &t->pinning, &left);
-        add_digests(waiting, &t->ready, &left);
+        for (int c = 0; c < SCHED_CLASSES; c++) {
+            add_digests(waiting, &t->wanting[c], &left);
+            add_digests(waiting, &t->ready[c], &left);
+        }
     }
 }
 
@@ -159,7 +202,7 @@ void sched_get_state(struct sched *s, struct sched_state *out)
     memset(out, 0, sizeof *out);
     pthread_mutex_lock(&s->lock);
     out->running = s->running.n;
-    out->waiting = s->waiting + s->preempted.n;
+    out->waiting = s->waiting + s->put_off;
     out->pages_total = s->kv.cache.pages;
     out->pages_used = s->pages_used;
     out->pages_idle = s->pages_idle;
@@ -172,6 +215,14 @@ void sched_get_state(struct sched *s, struct sched_state *out)
     out->preemptions = s->preemptions;
     out->last_rows = s->last_rows;
     out->last_adapters = s->last_adapters;
+    out->yields = s->yields;
+    out->drains = s->drains;
+    out->budget_rows = s->last_budget;
+    out->estimate_error = s->cost.error;
+    out->tail_tokens = s->tail_tokens;
+    out->waste = s->waste;
+    for (int i = 0; i < COST_TERMS; i++) out->cost_us[i] = cost_us(&s->cost, (enum cost_term)i);
+    memcpy(out->class_waiting, s->class_waiting, sizeof out->class_waiting);
     for (const struct tenant *t = s->active.first; t; t = t->next) add_tenant(out, t);
     memcpy(times, s->times_us, sizeof times);
     pthread_mutex_unlock(&s->lock);

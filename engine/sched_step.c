@@ -1,8 +1,8 @@
 /* sched_step: the thread that computes.
  *
  *     settle: cancelled, failed and late requests are ended <-----------------+
- *     guess   (sched_spec.c), next pins are asked for (sched_pin.c)           |
- *     plan    (sched_plan.c)                                                  |
+ *     slots   are taken back and asked for (sched_slots.c)                    |
+ *     guess   (sched_spec.c), plan (sched_plan.c)                             |
  *     step    forward pass, sampling on all threads, tokens told, ends told --+
  *
  * With nothing to compute it sleeps until it is woken or the next deadline. The lock is held while it plans, never
@@ -24,7 +24,7 @@
 static void settle(struct sched *s)
 {
     for (;;) {
-        queue_fail_late(s, clock_mono_us());
+        queue_fail_late(s, sched_now(s));
         struct gen *g = s->cancelled ? s->cancelled : s->failed.first;
         enum gen_finish finish = s->cancelled ? FINISH_CANCELLED : FINISH_ERROR;
         if (!g) return;
@@ -34,25 +34,10 @@ static void settle(struct sched *s)
     }
 }
 
-static void fail_list(struct gen_list *l)
-{
-    while (l->first) queue_fail(l->first, ERR_UNAVAILABLE, "the engine is stopping");
-}
-
-static void fail_all(struct sched *s)
-{
-    for (struct tenant *t = s->active.first, *next; t; t = next) {
-        next = t->next; /* an emptied tenant goes idle, and only the longest idle may be forgotten */
-        fail_list(&t->pinning);
-        fail_list(&t->ready);
-    }
-    fail_list(&s->preempted);
-    fail_list(&s->running);
-}
-
+/* Called and returns with the lock held. */
 static void wind_up(struct sched *s)
 {
-    fail_all(s);
+    queue_fail_all(s);
     settle(s);
     while (s->pins_pending > 0) pthread_cond_wait(&s->wake, &s->lock);
 }
@@ -126,21 +111,55 @@ static void charge(struct plan *p)
 {
     for (int i = 0; i < p->nparts; i++) {
         const struct part *a = &p->part[i];
-        if (a->chooses) queue_charge(a->g, COST_OUTPUT * p->job[a->job0 + a->given].chosen);
+        if (!a->chooses) continue;
+        queue_charge(a->g, COST_OUTPUT * p->job[a->job0 + a->given].chosen);
+        a->g->decodes = true;
     }
+}
+
+static void compute(struct sched *s)
+{
+    struct plan *p = &s->plan;
+    const struct sched_clock *c = s->o.clock;
+    p->batch.after = sample_jobs;
+    p->batch.u = s;
+    forward_run(s->forward, &p->batch);
+    if (c && c->computed) c->computed(c->u, &p->shape);
+}
+
+static void trace_step(struct sched *s, int64_t computed_us, int64_t now_us)
+{
+    const struct plan *p = &s->plan;
+    struct trace_step t = {.start_us = s->begun_us,
+                           .plan_us = s->planned_us - s->begun_us,
+                           .forward_us = s->computed_us - s->planned_us,
+                           .sample_us = computed_us - s->computed_us,
+                           .emit_us = now_us - computed_us,
+                           .decode_rows = p->rows - p->prefill_rows - p->draft_rows,
+                           .prefill_rows = p->prefill_rows,
+                           .draft_rows = p->draft_rows,
+                           .sequences = p->nparts,
+                           .adapters = p->adapters,
+                           .pages = s->pages_used,
+                           .running = s->running.n,
+                           .waiting = s->waiting + s->put_off,
+                           .budget_rows = p->budget_rows,
+                           .estimate_us = (int64_t)p->estimate_us};
+    trace_add_step(s->o.trace, &t);
 }
 
 static void step(struct sched *s)
 {
     struct plan *p = &s->plan;
-    int64_t t0 = clock_mono_us();
-    p->batch.after = sample_jobs;
-    p->batch.u = s;
-    forward_run(s->forward, &p->batch);
+    s->planned_us = sched_now(s);
+    compute(s);
+    int64_t computed = sched_now(s);
     for (int i = 0; i < p->nparts; i++) take_part(s, &p->part[i]);
+    int64_t now = sched_now(s);
     pthread_mutex_lock(&s->lock);
     charge(p);
-    note_step(s, clock_mono_us() - t0);
+    note_step(s, now - s->begun_us);
+    trace_step(s, computed, now);
     pthread_mutex_unlock(&s->lock);
     for (int i = 0; i < p->nparts; i++) {
         struct gen *g = p->part[i].g;
@@ -149,9 +168,39 @@ static void step(struct sched *s)
     note_adapters(s, false);
 }
 
+/* Slots that others need more are given back, then pins are asked for, each without the lock. */
+static void move_slots(struct sched *s)
+{
+    pthread_mutex_lock(&s->lock);
+    struct gen *g = slots_drain(s);
+    pthread_mutex_unlock(&s->lock);
+    for (int i = 0; i < s->nunpin; i++) lora_unpin(s->loras, s->unpin[i]);
+    s->nunpin = 0;
+    while (s->loras) {
+        if (g) pins_ask(g);
+        pthread_mutex_lock(&s->lock);
+        g = slots_reserve_next(s);
+        pthread_mutex_unlock(&s->lock);
+        if (!g) return;
+    }
+}
+
+/* A test's clock may have something to do instead; whatever came meanwhile must not be slept over. Called and returns with the lock held. */
+static bool has_pastime(struct sched *s)
+{
+    const struct sched_clock *c = s->o.clock;
+    uint64_t submitted = s->submitted, changes = s->lora_changes;
+    if (!c || !c->idle) return false;
+    pthread_mutex_unlock(&s->lock);
+    bool again = c->idle(c->u);
+    pthread_mutex_lock(&s->lock);
+    return again || s->stop || s->cancelled || s->submitted != submitted || s->lora_changes != changes;
+}
+
 static void sleep_until_woken(struct sched *s)
 {
     atomic_store(&s->busy_since_us, 0);
+    if (has_pastime(s)) return;
     if (s->next_deadline_us == INT64_MAX) {
         pthread_cond_wait(&s->wake, &s->lock);
     } else {
@@ -167,10 +216,11 @@ void *sched_thread(void *sched)
     pthread_mutex_lock(&s->lock);
     while (!s->stop) {
         atomic_store(&s->busy_since_us, clock_mono_us());
+        s->begun_us = sched_now(s);
         settle(s);
         if (s->stop) break;
         pthread_mutex_unlock(&s->lock);
-        pins_ask_next(s);
+        move_slots(s);
         spec_guess(s);
         pthread_mutex_lock(&s->lock);
         bool work = plan_make(s);

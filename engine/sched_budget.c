@@ -1,0 +1,156 @@
+/* sched_budget: how many rows of prompts the next step computes, and whose.
+ *
+ * Idea: all that a running sequence notices of a prompt beside it is a longer step. So where sequences decode, the step gets as long as the
+ * shortest TPOT target among their classes allows: the model of steps (sched_cost.c) says what decoding alone takes, and the rest of the
+ * time is filled with prompts. They are served by level, then those of tenants that run least, each by its weight, for they get the least of
+ * each step; then the one with the least left, so that a short prompt doesn't wait behind a long one.
+ *
+ * Guarantees: prompts get a quarter of the target's time in nearly every step, or of decoding's where that alone takes longer than the target, and of
+ * this the oldest prompt a quarter, one row at least: so no prompt starves, and decoding is not much slower than it has to be. (A least
+ * number of rows instead would break the target of those beside a prompt of 32,000 tokens: sixteen rows there look back on half a million
+ * positions.) Decoding never waits; no more than step_tokens rows. Without a target, or without anybody decoding, that is the only limit.
+ *
+ * Chunks of a page and more are whole pages, so that what is computed can be shared at once (sched_prefix.c).
+ *
+ * With the lock held; step thread, but for budget_target_us(). */
+#include "engine/sched_impl.h"
+#include <math.h>
+
+#define AIM 0.9 /* of a target: estimates err to both sides */
+#define REST                                                                                                           \
+    4 /* where the target can't be held one step of so many has no prompt, or the model couldn't tell what decoding takes alone */
+#define LEAST 0.25 /* of the time: for prompts in each step, and of this for the oldest */
+
+double budget_target_us(const struct sched *s)
+{
+    double least = 0;
+    for (const struct gen *g = s->running.first; g; g = g->next) {
+        double target = s->o.target[g->class].tpot_ms * 1000.0;
+        if (g->decodes && target > 0 && (least == 0 || target < least)) least = target;
+    }
+    return AIM * least;
+}
+
+/* Of the adapters of all that run; each once. */
+static int ranks_of(struct sched *s)
+{
+    int sum = 0;
+    s->marks++;
+    for (const struct gen *g = s->running.first; g; g = g->next)
+        for (int i = 0; i < g->npins; i++) {
+            struct want *w = g->pin[i].want;
+            if (w->mark == s->marks) continue;
+            w->mark = s->marks;
+            sum += lora_rank_pad(g->pin[i].slot->max_rank);
+        }
+    return sum;
+}
+
+void budget_note_part(struct plan *p, const struct gen *g, int rows, int drafts, bool prompt)
+{
+    struct step_shape *w = &p->shape;
+    if (prompt) {
+        w->prefill_rows += rows;
+        w->prefill_context += cost_context(g->done, rows);
+    } else {
+        w->decode_rows += rows + drafts;
+        w->decode_context += cost_context(g->done, rows + drafts);
+    }
+}
+
+/* --- whose prompt --- */
+
+static bool is_before(const struct gen *a, const struct gen *b)
+{
+    int x = queue_level(a), y = queue_level(b);
+    if (x != y) return x < y;
+    double runs_a = a->tenant->running / a->tenant->weight, runs_b = b->tenant->running / b->tenant->weight;
+    if (runs_a != runs_b) return runs_a < runs_b;
+    int left_a = a->nids - a->done, left_b = b->nids - b->done;
+    return left_a != left_b ? left_a < left_b : a->stamp < b->stamp;
+}
+
+static bool may_prefill(struct sched *s, struct gen *g)
+{
+    return g->nids - g->done > 1 && g->planned != s->marks && !prefix_awaits(s, g);
+}
+
+static struct gen *oldest_prompt(struct sched *s)
+{
+    for (struct gen *g = s->running.first; g; g = g->next)
+        if (may_prefill(s, g)) return g;
+    return NULL;
+}
+
+static struct gen *next_prompt(struct sched *s)
+{
+    struct gen *best = NULL;
+    for (struct gen *g = s->running.first; g; g = g->next)
+        if (may_prefill(s, g) && (!best || is_before(g, best))) best = g;
+    return best;
+}
+
+/* --- how much of it --- */
+
+static int least_of(int a, int b)
+{
+    return a < b ? a : b;
+}
+
+/* At most, and within the time; up to the end of a page, unless it is the prompt's end or there is no page's worth. */
+static int rows_in_time(const struct sched *s, const struct gen *g, int most)
+{
+    int rows = cost_rows_within(&s->cost, s->left_us, g->done, most);
+    if (rows < KV_PAGE || rows == g->nids - g->done) return rows;
+    return (g->done + rows) / KV_PAGE * KV_PAGE - g->done;
+}
+
+static double cost_of_rows(const struct sched *s, const struct gen *g, int rows)
+{
+    return rows * cost_us(&s->cost, COST_PREFILL_ROW) +
+           cost_context(g->done, rows) * cost_us(&s->cost, COST_PREFILL_CONTEXT);
+}
+
+static void add(struct sched *s, struct gen *g, int rows)
+{
+    g->planned = s->marks;
+    s->left_us -= cost_of_rows(s, g, rows);
+    plan_add_prompt(s, g, rows);
+}
+
+/* What the oldest is sure of is set aside while others are served. */
+static void serve(struct sched *s, struct gen *oldest)
+{
+    struct plan *p = &s->plan;
+    double aside = isfinite(s->left_us) ? LEAST * s->left_us : 0;
+    s->left_us -= aside;
+    for (struct gen *g; (g = next_prompt(s)) && p->rows < s->o.step_tokens;) {
+        if (g == oldest) s->left_us += aside, aside = 0;
+        int most = least_of(g->nids - g->done, s->o.step_tokens - p->rows), rows = rows_in_time(s, g, most);
+        if (rows == 0 && g != oldest) break;
+        add(s, g, rows ? rows : 1);
+    }
+    s->left_us += aside;
+}
+
+void budget_prompts(struct sched *s)
+{
+    struct plan *p = &s->plan;
+    double target = budget_target_us(s);
+    p->shape.ranks = ranks_of(s);
+    s->left_us = INFINITY;
+    p->budget_rows = -1;
+    struct gen *oldest = oldest_prompt(s);
+    if (!oldest) return;
+    if (target > 0) {
+        double decode = cost_of(&s->cost, &p->shape), least = LEAST * fmax(target, decode);
+        s->left_us = fmax(target - decode, least);
+        if (s->left_us == least && p->shape.decode_rows && s->steps % REST == 0) return;
+        p->budget_rows = cost_rows_within(&s->cost, s->left_us, oldest->done, s->o.step_tokens);
+    }
+    serve(s, oldest);
+    int most = least_of(oldest->nids - oldest->done, s->o.step_tokens - p->rows);
+    if (!may_prefill(s, oldest) || most <= 0) return;
+    int rows = rows_in_time(s, oldest, most);
+    add(s, oldest, rows ? rows : 1);
+}

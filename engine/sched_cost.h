@@ -1,0 +1,43 @@
+/* What steps cost: a linear model of a step's time, learnt from the steps themselves.
+ *
+ * The time of a step is estimated as
+ *
+ *     step + decode rows * d + prefill rows * p + positions that they look back on * (d', p') + ranks of adapters * r
+ *
+ * with six coefficients in microseconds. Plain arithmetic, no lock: the scheduler guards it. */
+#pragma once
+#include "engine/sched.h"
+
+enum cost_term {
+    COST_STEP, /* what every step costs: reading the weights */
+    COST_DECODE_ROW,
+    COST_PREFILL_ROW,
+    COST_DECODE_CONTEXT, /* per position */
+    COST_PREFILL_CONTEXT,
+    COST_RANK,
+    COST_TERMS
+};
+_Static_assert(COST_TERMS == SCHED_COST_TERMS, "sched.h");
+extern const char *const cost_term_name[COST_TERMS];
+
+struct cost_model {
+    double prior[COST_TERMS]; /* us; the coefficients are these times `times` */
+    double times[COST_TERMS];
+    double gram[COST_TERMS][COST_TERMS]; /* of the shares of what was seen, older ones faded */
+    double error;                        /* mean of |estimate - time| / time over the last steps */
+    uint64_t seen;                       /* steps */
+};
+
+/* `prior`: what to believe before anything was seen, us, all above 0; a wrong order of magnitude costs a few bad estimates. */
+void cost_init(struct cost_model *c, const double prior[COST_TERMS]);
+/* The prior of this model on an unknown machine. */
+void cost_prior(const struct model *m, double prior[COST_TERMS]);
+
+double cost_us(const struct cost_model *c, enum cost_term t); /* a coefficient */
+double cost_of(const struct cost_model *c, const struct step_shape *w);
+void cost_learn(struct cost_model *c, const struct step_shape *w, double took_us);
+
+/* Prompt rows from position `at` on that take at most left_us, 0 .. most. */
+int cost_rows_within(const struct cost_model *c, double left_us, int at, int most);
+/* Positions that rows at, at+1, ... look back on, summed. */
+double cost_context(int at, int rows);

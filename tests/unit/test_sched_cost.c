@@ -1,0 +1,283 @@
+/* Tests of the model of steps and of what is done with it: chunks of prompts, in simulated time. */
+#include "base/log.h"
+#include "engine/sched_cost.h"
+#include "tests/unit/test_sched_sim.h"
+
+/* --- the model --- */
+
+static const double prior[COST_TERMS] = {1000, 1000, 100, 10, 2, 10};
+static const double truth[COST_TERMS] = {9000, 150, 480, 2, 0.5, 30};
+
+static double true_us(const struct step_shape *w, double speed)
+{
+    return speed * (truth[COST_STEP] + truth[COST_DECODE_ROW] * w->decode_rows +
+                    truth[COST_PREFILL_ROW] * w->prefill_rows + truth[COST_DECODE_CONTEXT] * w->decode_context +
+                    truth[COST_PREFILL_CONTEXT] * w->prefill_context + truth[COST_RANK] * w->ranks);
+}
+
+/* Steps of all kinds: 1 to 16 streams of 0 to 2,000 positions, every third with a chunk of a prompt. */
+static struct step_shape shape_of(int i)
+{
+    struct step_shape w = {.decode_rows = 1 + i * 7 % 16, .ranks = i * 5 % 4 * 16};
+    w.decode_context = w.decode_rows * (i * 131 % 2000);
+    if (i % 3 == 0) w.prefill_rows = 16 + i * 29 % 240;
+    w.prefill_context = w.prefill_rows ? cost_context(i * 53 % 1500, w.prefill_rows) : 0;
+    return w;
+}
+
+static double noise(int i) /* a factor of 0.9 to 1.1 */
+{
+    return 1 + 0.1 * tiny_uniform(5, 1, 0, i);
+}
+
+static void learn(struct cost_model *c, int from, int n, double speed)
+{
+    for (int i = from; i < from + n; i++) {
+        struct step_shape w = shape_of(i);
+        cost_learn(c, &w, true_us(&w, speed) * noise(i));
+    }
+}
+
+static double worst_error(const struct cost_model *c, double speed)
+{
+    double worst = 0;
+    for (int i = 5000; i < 5200; i++) {
+        struct step_shape w = shape_of(i);
+        worst = fmax(worst, fabs(cost_of(c, &w) / true_us(&w, speed) - 1));
+    }
+    return worst;
+}
+
+static void test_it_learns_what_steps_cost(void **state)
+{
+    (void)state;
+    struct cost_model c;
+    cost_init(&c, prior);
+    assert_true(worst_error(&c, 1) > 0.5);
+    learn(&c, 0, 200, 1);
+    assert_true(worst_error(&c, 1) < 0.15);
+    assert_true(c.error > 0.01 && c.error < 0.15);
+    assert_int_equal(c.seen, 200);
+}
+
+static void test_it_follows_a_machine_that_becomes_slower(void **state)
+{
+    (void)state;
+    struct cost_model c;
+    cost_init(&c, prior);
+    learn(&c, 0, 200, 1);
+    learn(&c, 200, 200, 2);
+    assert_true(worst_error(&c, 2) < 0.15);
+    learn(&c, 400, 200, 1);
+    assert_true(worst_error(&c, 1) < 0.15);
+}
+
+static void test_an_hour_of_decoding_does_not_forget_what_prompts_cost(void **state)
+{
+    (void)state;
+    struct cost_model c;
+    cost_init(&c, prior);
+    learn(&c, 0, 200, 1);
+    double before = cost_us(&c, COST_PREFILL_ROW);
+    for (int i = 0; i < 20000; i++) {
+        struct step_shape w = {.decode_rows = 8, .decode_context = 8.0 * (i % 1000)};
+        cost_learn(&c, &w, true_us(&w, 1) * noise(i));
+    }
+    struct step_shape w = {.decode_rows = 8, .decode_context = 4000, .prefill_rows = 128, .prefill_context = 40000};
+    assert_true(fabs(cost_us(&c, COST_PREFILL_ROW) / before - 1) < 0.05);
+    assert_true(fabs(cost_of(&c, &w) / true_us(&w, 1) - 1) < 0.1);
+}
+
+static void test_one_slow_step_hardly_counts(void **state)
+{
+    (void)state;
+    struct cost_model c;
+    cost_init(&c, prior);
+    learn(&c, 0, 200, 1);
+    struct step_shape w = shape_of(3);
+    double before = cost_of(&c, &w);
+    cost_learn(&c, &w, 100 * before);
+    assert_true(cost_of(&c, &w) < 1.3 * before);
+    for (int i = 0; i < COST_TERMS; i++) assert_true(cost_us(&c, (enum cost_term)i) >= 0);
+}
+
+/* As real steps are: always eight rows, a context that grows with them, a product that costs nothing while weights are read, spikes. */
+static void test_steps_that_are_all_alike_don_t_make_it_swing(void **state)
+{
+    (void)state;
+    struct cost_model c;
+    double worst = 0;
+    cost_init(&c, prior);
+    for (int i = 0; i < 5000; i++) {
+        struct step_shape w = {.decode_rows = 8, .decode_context = 8.0 * (i % 3000)};
+        if (i % 1000 > 600) {
+            w.prefill_rows = 16 + i % 7 * 16;
+            w.prefill_context = cost_context(i % 1000 * 16, w.prefill_rows);
+        }
+        double us = fmax(8000, 300.0 * (w.prefill_rows + 8)) + 0.3 * w.prefill_context + 0.1 * w.decode_context;
+        us *= noise(i) * (i % 97 == 0 ? 5 : 1);
+        double estimate = cost_of(&c, &w);
+        if (i > 700 && i % 97) worst = fmax(worst, estimate / us);
+        cost_learn(&c, &w, us);
+    }
+    assert_true(c.error < 0.5);
+    assert_true(worst < 3);
+}
+
+static void test_rows_within_a_time_take_that_time(void **state)
+{
+    (void)state;
+    struct cost_model c;
+    cost_init(&c, truth);
+    static const int at[] = {0, 100, 4000, 32000};
+    for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+        for (double us = 100; us < 1e6; us *= 3) {
+            int rows = cost_rows_within(&c, us, at[i], 100000);
+            struct step_shape w = {.prefill_rows = rows, .prefill_context = cost_context(at[i], rows)},
+                              more = {.prefill_rows = rows + 1, .prefill_context = cost_context(at[i], rows + 1)};
+            assert_true(true_us(&w, 1) - truth[COST_STEP] <= us + 1);
+            assert_true(true_us(&more, 1) - truth[COST_STEP] > us - 1);
+            assert_int_equal(cost_rows_within(&c, us, at[i], rows / 2), rows / 2);
+        }
+    assert_int_equal(cost_rows_within(&c, 0, 0, 100), 0);
+    assert_int_equal(cost_rows_within(&c, -5, 0, 100), 0);
+    assert_int_equal(cost_rows_within(&c, INFINITY, 0, 100), 100);
+}
+
+/* --- chunks --- */
+
+#define LONG_PROMPT 6000
+
+static const struct sched_options eight = {
+    .max_running = 16, .max_waiting = 64, .step_tokens = 256, .kv_bytes = 64 << 20, .kernels = "auto"};
+
+/* Eight streams that decode, then a long prompt. */
+static void run_beside(const struct sched_options *o)
+{
+    sim_open(1, 8192);
+    sim.us[COST_PREFILL_CONTEXT] = 0.05;
+    for (int i = 0; i < 8; i++)
+        sim_add(&(struct sim_request){
+            .tenant = "streams", .class = CLASS_NORMAL, .prompt = 20, .output = 700, .seed = (uint64_t)i});
+    sim_add(&(struct sim_request){
+        .at_us = 2000000, .tenant = "long", .class = CLASS_NORMAL, .prompt = LONG_PROMPT, .output = 4, .seed = 99});
+    sim_run(o);
+}
+
+static const struct sim_request *long_one(void)
+{
+    for (int i = 0; i < sim.n; i++)
+        if (sim.q[i].prompt == LONG_PROMPT) return &sim.q[i];
+    return NULL;
+}
+
+/* Steps in which streams decode beside a prompt: how many, and how many took longer than `us`. */
+static void count_mixed(double us, int *mixed, int *over, int *least_rows)
+{
+    *mixed = *over = 0;
+    *least_rows = 1 << 30;
+    for (int i = 0; i < sim.steps; i++) {
+        const struct step_shape *w = &sim.step[i].shape;
+        if (w->decode_rows < 8 || w->prefill_rows == 0) continue;
+        ++*mixed;
+        *over += sim.step[i].took_us > us;
+        if (w->prefill_rows < *least_rows) *least_rows = w->prefill_rows;
+    }
+}
+
+static void test_decoding_holds_its_target_while_a_long_prompt_streams_in(void **state)
+{
+    (void)state;
+    struct sched_options o = eight;
+    int mixed, over, rows;
+    o.target[CLASS_NORMAL].tpot_ms = 60;
+    run_beside(&o);
+    count_mixed(60000, &mixed, &over, &rows);
+    assert_int_equal(long_one()->tokens, 4);
+    assert_true(mixed > 50);
+    assert_in_range(over, 0, mixed / 20);
+    assert_in_range(rows, 1, 255);
+    double longest_us = 0; /* the chunks fill the time that the target leaves */
+    for (int i = 0; i < sim.steps; i++) longest_us = fmax(longest_us, (double)sim.step[i].took_us);
+    assert_true(longest_us > 48000);
+    sim_close();
+}
+
+static void test_without_a_target_chunks_are_as_long_as_a_step_may_be(void **state)
+{
+    (void)state;
+    int mixed, over, rows;
+    run_beside(&eight);
+    count_mixed(60000, &mixed, &over, &rows);
+    assert_true(over > mixed / 2);
+    sim_close();
+}
+
+static void test_a_target_that_can_not_be_held_starves_no_prompt(void **state)
+{
+    (void)state;
+    struct sched_options o = eight;
+    int mixed, over, rows;
+    o.target[CLASS_NORMAL].tpot_ms = 5; /* less than a step without any prompt */
+    run_beside(&o);
+    count_mixed(5000, &mixed, &over, &rows);
+    assert_int_equal(over, mixed);
+    assert_true(rows >= 1);
+    count_mixed(1.5 * 10800, &mixed, &over, &rows); /* a quarter more than decoding takes, and what estimates err */
+    assert_in_range(over, 0, mixed / 10);           /* the first ones, until it is learnt */
+    assert_int_equal(long_one()->tokens, 4);
+    sim_close();
+}
+
+static void test_only_those_who_decode_have_a_say(void **state)
+{
+    (void)state;
+    struct sched_options o = eight;
+    o.target[CLASS_INTERACTIVE].tpot_ms = 20; /* nobody of this class is there */
+    o.target[CLASS_NORMAL].tpot_ms = 60;
+    int mixed, over, rows;
+    run_beside(&o);
+    count_mixed(40000, &mixed, &over, &rows);
+    assert_true(over > mixed / 2);
+    sim_close();
+}
+
+static void test_a_short_prompt_does_not_wait_behind_a_long_one(void **state)
+{
+    (void)state;
+    struct sched_options o = eight;
+    o.target[CLASS_NORMAL].tpot_ms = 60;
+    sim_open(1, 8192);
+    for (int i = 0; i < 4; i++)
+        sim_add(&(struct sim_request){
+            .tenant = "one", .class = CLASS_NORMAL, .prompt = 20, .output = 400, .seed = (uint64_t)i});
+    sim_add(&(struct sim_request){
+        .at_us = 1000000, .tenant = "one", .class = CLASS_NORMAL, .prompt = LONG_PROMPT, .output = 4, .seed = 50});
+    sim_add(&(struct sim_request){
+        .at_us = 1500000, .tenant = "one", .class = CLASS_NORMAL, .prompt = 60, .output = 4, .seed = 51});
+    sim_run(&o);
+    const struct sim_request *little = &sim.q[5];
+    assert_int_equal(little->prompt, 60);
+    assert_true(little->first_us - little->sent_us < 4 * 60000);
+    assert_true(little->first_us < long_one()->first_us);
+    sim_close();
+}
+
+int main(void)
+{
+    log_init("test", LOG_ERROR);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_it_learns_what_steps_cost),
+        cmocka_unit_test(test_it_follows_a_machine_that_becomes_slower),
+        cmocka_unit_test(test_an_hour_of_decoding_does_not_forget_what_prompts_cost),
+        cmocka_unit_test(test_one_slow_step_hardly_counts),
+        cmocka_unit_test(test_steps_that_are_all_alike_don_t_make_it_swing),
+        cmocka_unit_test(test_rows_within_a_time_take_that_time),
+        cmocka_unit_test(test_decoding_holds_its_target_while_a_long_prompt_streams_in),
+        cmocka_unit_test(test_without_a_target_chunks_are_as_long_as_a_step_may_be),
+        cmocka_unit_test(test_a_target_that_can_not_be_held_starves_no_prompt),
+        cmocka_unit_test(test_only_those_who_decode_have_a_say),
+        cmocka_unit_test(test_a_short_prompt_does_not_wait_behind_a_long_one),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
