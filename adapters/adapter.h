@@ -42,7 +42,14 @@ struct adapter_part {
 float adapter_part_a(const struct adapter_part *p, int64_t j, int64_t i);
 float adapter_part_b(const struct adapter_part *p, int64_t o, int64_t j);
 
+/* Files that were read whole, checked and hashed. All zeros: none. */
+struct adapter_stamp {
+    struct file_id config, weights;
+    char digest[SHA256_HEX];
+};
+
 struct adapter {
+    struct adapter_stamp stamp; /* for a later adapter_open(); zeros where the files were written to just now */
     struct peft_config *config;
     struct st_file *file;
     int layers, experts;
@@ -57,7 +64,7 @@ struct adapter {
     unsigned modules; /* bit set of the modules that occur, experts' included, and of those below */
     size_t tensor_bytes;
     char digest[SHA256_HEX];      /* digest.h: the version's identity */
-    char file_sha256[SHA256_HEX]; /* of adapter_model.safetensors as it is */
+    char file_sha256[SHA256_HEX]; /* of adapter_model.safetensors as it is; "" where limits say unsummed */
 };
 
 #define ADAPTS_EMBED (1u << 16)
@@ -68,6 +75,13 @@ struct adapter {
 struct adapter_limits {
     int max_rank;     /* 0: PEFT_RANK_MAX */
     size_t max_bytes; /* of the weights file; 0: no limit of its own */
+    bool unsummed;    /* file_sha256 isn't needed and stays "": half of the hashing */
+    /* Of an earlier adapter_open() against the same base: where both files still are those, their values are not checked and their digest is not
+     * computed again. NULL: nothing is taken on trust. */
+    const struct adapter_stamp *known;
+    /* Called between tensors: who opens an adapter beside more urgent work rests in it. NULL: nothing. */
+    void (*breathe)(void *u);
+    void *u;
 };
 
 #define ADAPTER_CONFIG_FILE "adapter_config.json"

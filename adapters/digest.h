@@ -32,5 +32,6 @@
 #include "adapters/safetensors.h"
 #include "base/sha256.h"
 
-int adapter_digest(const struct st_file *f, const struct peft_config *c, const char *base_digest, char out[SHA256_HEX],
-                   struct err *e);
+/* breathe(u) is called again and again; NULL: nothing. */
+int adapter_digest(const struct st_file *f, const struct peft_config *c, const char *base_digest,
+                   void (*breathe)(void *u), void *u, char out[SHA256_HEX], struct err *e);

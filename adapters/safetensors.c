@@ -311,6 +311,7 @@ static int map_file(struct st_file *f, const char *path, struct err *e)
         err_set(e, ERR_ADAPTER_INVALID, WHERE ": a file of %lld bytes is cut off" AGAIN, (long long)st.st_size);
     } else {
         f->file_bytes = (size_t)st.st_size;
+        file_id_of(&f->id, &st);
         void *map = mmap(NULL, f->file_bytes, PROT_READ, MAP_PRIVATE, fd, 0);
         rc = map == MAP_FAILED ? err_errno(e, "can't map " WHERE) : 0;
         if (!rc) f->map = map;

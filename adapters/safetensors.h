@@ -7,6 +7,7 @@
  * file adapter_model.safetensors, which it is to those who sent it. */
 #pragma once
 #include "base/err.h"
+#include "base/file_id.h"
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,7 +29,8 @@ struct st_file {
     struct st_tensor *tensor; /* sorted by name (strcmp) */
     int ntensors;
     size_t file_bytes;
-    const void *map; /* the file as it is */
+    struct file_id id; /* when it was mapped */
+    const void *map;   /* the file as it is */
     /* private */
     void *moved; /* copies of the tensors that the file holds misaligned */
     char *names;

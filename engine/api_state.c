@@ -80,6 +80,19 @@ static json_t *load_json(const struct sched_state *s)
                      "us_p99", (json_int_t)s->step_us_p99, "cost", cost_json(s), "tenants", tenants_json(s));
 }
 
+/* The plan of the memory, in bytes; where the weights lie changes in the seconds after a start. */
+static json_t *memory_json(const struct api_engine *g, json_int_t resident)
+{
+    struct model_memory m;
+    struct sched_memory c;
+    model_memory(g->model, &m);
+    sched_get_memory(g->sched, &c);
+    return json_pack("{s:{s:s, s:I, s:I, s:I}, s:I, s:I, s:I, s:{s:I, s:I}}", "weights", "from", m.from, "bytes",
+                     (json_int_t)m.weights, "huge", (json_int_t)m.huge, "mapped", (json_int_t)m.mapped, "kv",
+                     (json_int_t)c.kv, "workspace", (json_int_t)c.workspace, "logits", (json_int_t)c.logits, "adapters",
+                     "max", (json_int_t)lora_max_bytes(g->loras), "resident", resident);
+}
+
 void api_state(struct http_request *r)
 {
     struct api *a = r->server_user;
@@ -97,6 +110,8 @@ void api_state(struct http_request *r)
         a->fingerprint, "max_context", g->max_context, "vocab", g->model->vocab, "weight_bytes",
         (json_int_t)g->model->weight_bytes, "pid", (int)getpid(), "http_in_flight", http_server_in_flight(a->http),
         "uptime_us", (json_int_t)(clock_mono_us() - a->started_us), "slots", slots_json(g));
+    json_int_t resident = json_integer_value(json_object_get(json_object_get(v, "slots"), "bytes"));
+    json_object_set_new(v, "memory", memory_json(g, resident));
     json_object_update_new(v, load_json(&s));
     api_release(a);
     api_reply_json(r, v);

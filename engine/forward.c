@@ -114,6 +114,11 @@ size_t forward_bytes(const struct forward *f)
     return f->block_bytes + f->h.bytes + f->a.bytes + forward_moe_bytes(f->moe);
 }
 
+size_t forward_logits_bytes(const struct forward *f)
+{
+    return (size_t)f->max_logits * (size_t)f->m->vocab * sizeof *f->logits;
+}
+
 struct mm forward_product(const struct forward *f, const struct act *in, int rows, const struct lora_batch *lora,
                           int layer)
 {

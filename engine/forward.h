@@ -31,4 +31,5 @@ void forward_free(struct forward *f);
 /* The logits, [nlogits][vocab] in the order of logit_row, valid until the next pass. */
 const float *forward_run(struct forward *f, const struct forward_batch *b);
 
-size_t forward_bytes(const struct forward *f); /* of the workspace */
+size_t forward_bytes(const struct forward *f);        /* of the workspace */
+size_t forward_logits_bytes(const struct forward *f); /* of it, the logits */

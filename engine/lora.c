@@ -16,7 +16,7 @@
  * that busy adapters can't keep others out for ever.
  *
  * Guarantees: one read and pack per digest however many ask (single flight); each waiter is called exactly once, never
- * under the lock; at most max_slots resident and max_known remembered.
+ * under the lock; at most max_slots and max_bytes resident and max_known remembered.
  *
  * Any thread. Lock order: under this lock none is taken but the metrics' and the log's own. */
 #include "base/clock.h"
@@ -27,6 +27,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define SPARE_WASTE 8 /* memory is taken over where at most 1/8 of it stays unused */
+#define MEMORY_PART 4 /* 1/4 of the machine's memory is the adapters' where nobody says otherwise */
 
 const char *const lora_state_name[] = {"cold", "loading", "resident", "draining"};
 
@@ -185,9 +189,39 @@ void lora_note_slots(struct lora_set *s)
     metric_set(s->o.metrics, M_SLOTS, (const char *[]){"free"}, s->o.max_slots - resident);
 }
 
+static void keep_spare(struct lora_set *s, struct slot *slot)
+{
+    struct lora_spare *spare = slot->block;
+    if (!spare) return;
+    *spare = (struct lora_spare){.next = s->spare, .bytes = slot->block_bytes};
+    s->spare = spare;
+    slot->block = NULL;
+}
+
+void lora_take_spare(struct lora_set *s, struct slot *slot, size_t bytes)
+{
+    for (struct lora_spare **at = &s->spare; *at; at = &(*at)->next) {
+        struct lora_spare *it = *at;
+        if (it->bytes < bytes || it->bytes > bytes + bytes / SPARE_WASTE) continue;
+        *at = it->next;
+        slot->block = it;
+        slot->block_bytes = it->bytes;
+        return;
+    }
+}
+
+void lora_free_spares(struct lora_spare *first)
+{
+    for (struct lora_spare *next; first; first = next) {
+        next = first->next;
+        big_free(first, first->bytes);
+    }
+}
+
 static void empty_slot(struct lora_set *s, struct slot *slot)
 {
     assert(slot->pins == 0);
+    keep_spare(s, slot);
     lora_pack_free(slot);
     int id = slot->pub.id;
     slot->owner->slot = NULL;
@@ -424,6 +458,10 @@ int lora_max_slots(const struct lora_set *s)
 {
     return s->o.max_slots;
 }
+int64_t lora_max_bytes(const struct lora_set *s)
+{
+    return s->o.max_bytes;
+}
 int lora_max_rank(const struct lora_set *s)
 {
     return s->o.max_rank;
@@ -442,7 +480,8 @@ static int init_sync(struct lora_set *s)
 
 int lora_set_new(struct lora_set **out, const struct model *m, const struct lora_options *o, struct err *e)
 {
-    if (o->max_slots < 1 || o->max_known < 1 || o->max_rank < 1 || o->max_rank > PEFT_RANK_MAX || o->wait_ms < 0)
+    if (o->max_slots < 1 || o->max_known < 1 || o->max_rank < 1 || o->max_rank > PEFT_RANK_MAX || o->wait_ms < 0 ||
+        o->max_bytes < 0)
         return err_set(e, ERR_USAGE, "adapter limits out of range: %d slots, %d known, rank %d, wait %d ms",
                        o->max_slots, o->max_known, o->max_rank, o->wait_ms);
     struct lora_set *s = calloc(1, sizeof *s);
@@ -452,6 +491,7 @@ int lora_set_new(struct lora_set **out, const struct model *m, const struct lora
     }
     s->m = m;
     s->o = *o;
+    if (!s->o.max_bytes) s->o.max_bytes = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE) / MEMORY_PART;
     s->o.store = o->store && *o->store ? strdup(o->store) : NULL;
     s->slot = calloc((size_t)o->max_slots, sizeof *s->slot);
     bool whole = s->slot && (s->o.store || !o->store || !*o->store);
@@ -465,6 +505,14 @@ int lora_set_new(struct lora_set **out, const struct model *m, const struct lora
     lora_note_slots(s);
     *out = s;
     return 0;
+}
+
+void lora_set_pace(struct lora_set *s, bool (*busy)(void *u), void *u)
+{
+    pthread_mutex_lock(&s->lock);
+    s->busy = busy;
+    s->busy_u = u;
+    pthread_mutex_unlock(&s->lock);
 }
 
 static void settle_all(struct lora_set *s, struct lora_waiters *fire)
@@ -492,6 +540,7 @@ void lora_set_free(struct lora_set *s)
     for (int i = 0; s->slot && i < s->o.max_slots; i++)
         if (s->slot[i].owner) empty_slot(s, &s->slot[i]);
     while (s->first) lora_forget(s, s->first);
+    lora_free_spares(s->spare);
     pthread_mutex_destroy(&s->lock);
     pthread_cond_destroy(&s->wake);
     free(s->slot);

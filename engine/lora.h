@@ -1,8 +1,8 @@
 /* Resident adapters: slots, the loader thread, pins.
  *
  * An adapter is named by its digest. lora_load() makes it known and resident; one loader thread reads, verifies (digest
- * included) and packs it, so the step never touches a disk. At most max_slots are resident; the least recently used unpinned one is
- * dropped for a new one. A known adapter that was dropped is loaded again when a request asks for it. A slot in use is pinned, so it never
+ * included) and packs it, so the step never touches a disk. At most max_slots and max_bytes are resident; the least recently used unpinned
+ * ones are dropped for a new one. A known adapter that was dropped is loaded again when a request asks for it. A slot in use is pinned, so it never
  * changes under a request; unload waits for the pins.
  *
  * All functions are safe from any thread. Callbacks run on the loader thread, or at once on the caller's, and must not block. */
@@ -41,18 +41,24 @@ struct lora_info {
 struct lora_options {
     const char *store; /* BLOBS root: a lora_path must lie in it; NULL: any absolute folder */
     int max_slots;
-    int max_known; /* adapters remembered, resident or not */
-    int wait_ms;   /* longest wait for a slot: then ERR_NO_SLOT */
+    int64_t max_bytes; /* of all resident; 0: a quarter of the machine's memory. A larger adapter is refused. */
+    int max_known;     /* adapters remembered, resident or not */
+    int wait_ms;       /* longest wait for a slot: then ERR_NO_SLOT */
     int max_rank;
     struct metrics *metrics; /* rows of meters.h; NULL: none */
 };
 
 int lora_set_new(struct lora_set **out, const struct model *m, const struct lora_options *o, struct err *e);
 
+/* While busy(u) is true a load takes a tenth of a core, in slices of half a millisecond; else as much as it gets.
+ * busy() must not block and take no lock. NULL: never; the earlier one is not called any more once this returned. */
+void lora_set_pace(struct lora_set *s, bool (*busy)(void *u), void *u);
+
 /* After the scheduler, and everybody else who pins, is gone. Waiters that are left get ERR_UNAVAILABLE. */
 void lora_set_free(struct lora_set *s);
 
 int lora_max_slots(const struct lora_set *s);
+int64_t lora_max_bytes(const struct lora_set *s);
 int lora_max_rank(const struct lora_set *s);
 
 /* Make `digest` usable from the folder `path` (loadable by vLLM as it is). Repeating is harmless; loads of one digest are done once and

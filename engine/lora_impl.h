@@ -37,6 +37,7 @@ struct lora_entry {
     int rank;
     const char *kind;
     size_t bytes;
+    struct adapter_stamp stamp;     /* of its last load: what needs no second reading */
     struct lora_entry *chain;       /* of its bucket */
     struct lora_entry *prev, *next; /* of all */
     struct lora_entry *queue;       /* LOADING and not yet taken by the loader */
@@ -49,12 +50,25 @@ struct slot {
     bool closing;             /* no new pins: the loader waits for it */
     int pins;
     /* lora_pack.c's */
-    void *block;
+    void *block; /* fresh or a dropped adapter's */
     size_t block_bytes;
     struct lora_mod *expert, *router, head;
     struct lora_embed embed;
     struct weight embed_full, head_full; /* n 0: none */
     int32_t invocation[PEFT_INVOCATION_MAX];
+};
+
+/* The memory of a dropped adapter, written into its own beginning: taken by the next load that it fits, else given back by the loader, for
+ * nobody waits for munmap() under the lock. */
+struct lora_spare {
+    struct lora_spare *next;
+    size_t bytes;
+};
+
+/* How fast a load may go (lora_pace.c). */
+struct lora_pace {
+    struct lora_set *s;
+    int64_t rested_us; /* of the thread's own time: when it last rested */
 };
 
 struct lora_set {
@@ -64,6 +78,9 @@ struct lora_set {
     pthread_cond_t wake; /* the loader: work, a pin given back, stop */
     pthread_t thread;
     bool started, stop;
+    bool (*busy)(void *u); /* called with the lock held; NULL: never busy */
+    void *busy_u;
+    struct lora_spare *spare;
     struct slot *slot; /* [max_slots] */
     int nknown;
     struct lora_entry *bucket[LORA_BUCKETS], *first;
@@ -82,6 +99,10 @@ void lora_evict(struct lora_set *s,
 /* A resident entry whose unload was asked and that has no pins: frees its slot, settles, forgets or queues it again. */
 void lora_drained(struct lora_set *s, struct lora_entry *e, struct lora_waiters *out);
 void lora_note_slots(struct lora_set *s); /* the gauges */
+/* The memory of a dropped adapter of about this size becomes the empty slot's. */
+void lora_take_spare(struct lora_set *s, struct slot *slot, size_t bytes);
+/* Without the lock. */
+void lora_free_spares(struct lora_spare *first);
 
 /* Without the lock: call back and free. */
 void lora_fire(struct lora_waiters *w, bool cold);
@@ -90,7 +111,9 @@ void lora_fire(struct lora_waiters *w, bool cold);
 struct adapter;
 /* Fill the slot's memory and `pub` from an opened adapter. ERR_ADAPTER_INVALID where a layer of the base lacks what the
  * adapter adapts, ERR_NO_MEMORY. */
-int lora_pack(const struct model *m, const struct adapter *a, struct slot *slot, struct err *e);
+/* Bytes that the slot will take; the same errors. */
+int lora_pack_bytes(const struct model *m, const struct adapter *a, int64_t *bytes, struct err *e);
+int lora_pack(const struct model *m, const struct adapter *a, struct slot *slot, struct lora_pace *pace, struct err *e);
 void lora_pack_free(struct slot *slot);
 
 /* The base's matrix under a part of the adapter: a column in a dense layer (expert -1) or of an expert; n 0: the layer
@@ -100,7 +123,12 @@ const struct weight *lora_base_of(const struct model *m, int layer, int expert, 
 /* --- lora_loader.c --- */
 void *lora_loader(void *set);
 /* Open the folder as an adapter of this base whose content hashes to `digest`. */
-int lora_open_folder(struct lora_set *s, const char *digest, const char *path, struct adapter **out, struct err *e);
+int lora_open_folder(struct lora_set *s, const char *digest, const char *path, const struct adapter_stamp *known,
+                     struct lora_pace *pace, struct adapter **out, struct err *e);
+
+/* --- lora_pace.c --- */
+/* Called again and again by whoever loads; rests now and then. `pace` is a struct lora_pace; NULL: does nothing. */
+void lora_breathe(void *pace);
 
 /* The folder of a known adapter, malloc'ed; NULL: unknown or no memory. */
 char *lora_path_of(struct lora_set *s, const char *digest);

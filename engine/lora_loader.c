@@ -3,6 +3,10 @@
  *     queue -> folder inside the store? -> adapter_open (checks everything, hashes the content) -> digest as asked?
  *           -> a slot: free, or the least recently used unpinned one, or wait -> pack -> publish, call the waiters
  *
+ * What is verified again: the first load of a digest in this process reads, checks and hashes everything, also what a gateway hashed when it was
+ * uploaded, for the folder may be another, or damaged since. A later load of it, after it was dropped, takes files whose identity did not change
+ * (base/file_id.h) as what they were: half of the work of a load. Shapes, names and the config are checked each time.
+ *
  * Verification comes before a slot is sought, so a broken adapter never drives out a good one. All of it happens here,
  * on one thread, so the step never touches a disk and two loads never compete for the same slot.
  *
@@ -44,11 +48,13 @@ static int check_folder(const char *store, const char *path, char real[PATH_MAX]
     return check_inside(store, real, path, e);
 }
 
-int lora_open_folder(struct lora_set *s, const char *digest, const char *path, struct adapter **out, struct err *e)
+int lora_open_folder(struct lora_set *s, const char *digest, const char *path, const struct adapter_stamp *known,
+                     struct lora_pace *pace, struct adapter **out, struct err *e)
 {
     char real[PATH_MAX];
     if (check_folder(s->o.store, path, real, e)) return -1;
-    const struct adapter_limits limits = {.max_rank = s->o.max_rank};
+    const struct adapter_limits limits = {
+        .max_rank = s->o.max_rank, .unsummed = true, .known = known, .breathe = lora_breathe, .u = pace};
     struct adapter *a;
     if (adapter_open(&a, real, &s->m->desc, &limits, e)) return -1;
     if (strcmp(a->digest, digest) != 0) {
@@ -62,24 +68,48 @@ int lora_open_folder(struct lora_set *s, const char *digest, const char *path, s
 
 /* --- a slot, with the lock held --- */
 
-static struct slot *free_slot(struct lora_set *s)
+/* The unpinned slot that was longest not used. */
+static struct slot *oldest_slot(struct lora_set *s)
 {
     struct slot *oldest = NULL;
     for (int i = 0; i < s->o.max_slots; i++) {
         struct slot *p = &s->slot[i];
-        if (!p->owner) return p;
-        if (p->pins == 0 && (!oldest || p->owner->last_use_us < oldest->owner->last_use_us)) oldest = p;
+        if (p->owner && p->pins == 0 && (!oldest || p->owner->last_use_us < oldest->owner->last_use_us)) oldest = p;
     }
-    if (oldest) lora_evict(s, oldest);
     return oldest;
+}
+
+/* An empty slot, and room for `bytes`. NULL: too much is pinned; then nothing was dropped. */
+static struct slot *free_slot(struct lora_set *s, int64_t bytes)
+{
+    struct slot *empty = NULL, *oldest;
+    int64_t resident = 0, pinned = 0;
+    int npinned = 0;
+    for (int i = 0; i < s->o.max_slots; i++) {
+        struct slot *p = &s->slot[i];
+        int64_t of = p->owner ? (int64_t)p->pub.bytes : 0;
+        if (!p->owner) empty = p;
+        resident += of;
+        pinned += p->pins ? of : 0;
+        npinned += p->pins > 0;
+    }
+    if (npinned == s->o.max_slots || pinned + bytes > s->o.max_bytes) return NULL;
+    while ((!empty || resident + bytes > s->o.max_bytes) && (oldest = oldest_slot(s))) {
+        resident -= (int64_t)oldest->pub.bytes;
+        lora_evict(s, oldest);
+        empty = oldest;
+    }
+    return empty;
 }
 
 static void close_one(struct lora_set *s)
 {
     struct slot *least = NULL;
     for (int i = 0; i < s->o.max_slots; i++) {
-        if (s->slot[i].closing) return;
-        if (!least || s->slot[i].pins < least->pins) least = &s->slot[i];
+        struct slot *p = &s->slot[i];
+        if (!p->owner || !p->pins) continue; /* it has run dry, and was not enough */
+        if (p->closing) return;
+        if (!least || p->pins < least->pins) least = p;
     }
     if (least) least->closing = true;
 }
@@ -137,12 +167,12 @@ static void fire_unlocked(struct lora_set *s, struct lora_waiters *fire, bool co
     pthread_mutex_lock(&s->lock);
 }
 
-static struct slot *wait_for_slot(struct lora_set *s, struct lora_entry *e)
+static struct slot *wait_for_slot(struct lora_set *s, struct lora_entry *e, int64_t bytes)
 {
     struct lora_waiters fire = {0};
     struct slot *slot = NULL;
     int64_t half_us = (int64_t)s->o.wait_ms * 1000 / 2;
-    while (!s->stop && !(slot = free_slot(s))) {
+    while (!s->stop && !(slot = free_slot(s, bytes))) {
         int64_t now = clock_mono_us(), next = expire(s, e, now, &fire);
         fire_unlocked(s, &fire, true);
         if (next < 0) {
@@ -212,18 +242,43 @@ static void fail(struct lora_set *s, struct lora_entry *e, const struct err *err
     if (forget) lora_forget(s, e);
 }
 
-/* Between slot and publication the adapter's memory is filled without the lock: nobody else takes slots. */
-static int fill(struct lora_set *s, struct lora_entry *e, const struct adapter *a, struct slot **out, struct err *err)
+/* What no load takes over goes back to the system. Called and returns with the lock held. */
+static void free_spares(struct lora_set *s)
 {
-    struct slot *slot = wait_for_slot(s, e);
+    struct lora_spare *first = s->spare;
+    if (!first) return;
+    s->spare = NULL;
+    pthread_mutex_unlock(&s->lock);
+    lora_free_spares(first);
+    pthread_mutex_lock(&s->lock);
+}
+
+/* Between slot and publication the adapter's memory is filled without the lock: nobody else takes slots. */
+static int fill(struct lora_set *s, struct lora_entry *e, const struct adapter *a, int64_t bytes,
+                struct lora_pace *pace, struct slot **out, struct err *err)
+{
+    struct slot *slot = wait_for_slot(s, e, bytes);
     if (!slot)
         return err_set(err, s->stop ? ERR_UNAVAILABLE : ERR_NO_SLOT,
                        s->stop ? "the engine is stopping" : "no adapter slot came free within %d ms", s->o.wait_ms);
+    lora_take_spare(s, slot, (size_t)bytes);
+    free_spares(s);
     pthread_mutex_unlock(&s->lock);
-    int rc = lora_pack(s->m, a, slot, err);
+    int rc = lora_pack(s->m, a, slot, pace, err);
     pthread_mutex_lock(&s->lock);
     *out = slot;
     return rc;
+}
+
+/* Everything that can be said of an adapter before it has a slot. */
+static int open_one(struct lora_set *s, const char *digest, const char *path, const struct adapter_stamp *known,
+                    struct lora_pace *pace, struct adapter **a, int64_t *bytes, struct err *err)
+{
+    if (lora_open_folder(s, digest, path, known, pace, a, err) || lora_pack_bytes(s->m, *a, bytes, err)) return -1;
+    if (*bytes > s->o.max_bytes)
+        return err_set(err, ERR_ADAPTER_INVALID, "the adapter takes %lld MB, this engine holds %lld MB of adapters",
+                       (long long)(*bytes >> 20), (long long)(s->o.max_bytes >> 20));
+    return 0;
 }
 
 /* Called and returns with the lock held. */
@@ -233,13 +288,16 @@ static void load_one(struct lora_set *s, struct lora_entry *e)
     struct lora_waiters fire = {0};
     struct adapter *a = NULL;
     struct slot *slot = NULL;
-    int64_t t0 = clock_mono_us();
+    int64_t t0 = clock_mono_us(), bytes = 0;
     char path[PATH_MAX];
+    struct lora_pace pace = {.s = s};
+    struct adapter_stamp known = e->stamp;
     snprintf(path, sizeof path, "%s", e->path);
     pthread_mutex_unlock(&s->lock);
-    int rc = lora_open_folder(s, e->digest, path, &a, &err);
+    int rc = open_one(s, e->digest, path, &known, &pace, &a, &bytes, &err);
     pthread_mutex_lock(&s->lock);
-    if (rc == 0 && fill(s, e, a, &slot, &err) == 0)
+    if (rc == 0) e->stamp = a->stamp;
+    if (rc == 0 && fill(s, e, a, bytes, &pace, &slot, &err) == 0)
         publish(s, e, slot, &fire);
     else
         fail(s, e, &err, &fire);
@@ -257,6 +315,10 @@ void *lora_loader(void *set)
     pthread_mutex_lock(&s->lock);
     while (!s->stop) {
         struct lora_entry *e = s->queue_first;
+        if (!e && s->spare) {
+            free_spares(s);
+            continue;
+        }
         if (!e) {
             pthread_cond_wait(&s->wake, &s->lock);
             continue;

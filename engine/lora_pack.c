@@ -20,6 +20,7 @@
 #include <string.h>
 
 #define LINE 64
+#define ROWS_A_BREATH 16 /* of DoRA's norms, the dearest rows, and of whole matrices */
 
 static const enum tensor_type type_of[] = {[ST_F32] = T_F32, [ST_F16] = T_F16, [ST_BF16] = T_BF16};
 
@@ -28,6 +29,7 @@ struct packing {
     const struct model *m;
     const struct adapter *a;
     struct slot *slot;
+    struct lora_pace *pace;
     enum lora_type type;
     char *block;
     size_t used;
@@ -75,7 +77,7 @@ static int part_floats(const struct adapter_part *p, int out, int in, float **a,
 }
 
 static int row_factors(const struct adapter_part *p, const struct weight *w, const float *a, const float *b, float *g,
-                       struct err *e)
+                       struct lora_pace *pace, struct err *e)
 {
     float *row = malloc((size_t)w->k * sizeof *row);
     double *scratch = malloc((size_t)w->k * sizeof *scratch), c[PEFT_RANK_MAX];
@@ -83,6 +85,7 @@ static int row_factors(const struct adapter_part *p, const struct weight *w, con
     for (int o = 0; !rc && o < w->n; o++) {
         for (int j = 0; j < p->r; j++) c[j] = (double)p->scale * (double)b[(size_t)o * (size_t)p->r + (size_t)j];
         weight_row(w, o, row);
+        if (o % ROWS_A_BREATH == 0) lora_breathe(pace);
         double norm = lora_row_norm(row, a, c, p->r, w->k, scratch);
         g[o] = (float)((double)st_get(p->magnitude, p->b_row0 + o) / norm);
         if (!isfinite(g[o]))
@@ -109,7 +112,7 @@ static int fill_part(const struct packing *k, struct lora_mod *mod, void *dst, f
     else if (!rc)
         lora_mod_pack(mod, k->type, dst, p->r, w->n, w->k, p->scale, T_F32, a, b, NULL);
     if (!rc && p->magnitude) {
-        rc = row_factors(p, w, a, b, factors, e);
+        rc = row_factors(p, w, a, b, factors, k->pace, e);
         mod->row_scale = factors;
     }
     free(a);
@@ -126,6 +129,7 @@ static int pack_part(struct packing *k, struct lora_mod *mod, const struct adapt
                        k->m->desc.name);
     void *dst = take(k, lora_mod_bytes(k->type, p->r, w->n, w->k));
     float *factors = p->magnitude ? take(k, (size_t)w->n * sizeof *factors) : NULL;
+    if (k->block) lora_breathe(k->pace);
     return k->block ? fill_part(k, mod, dst, factors, p, w, e) : 0;
 }
 
@@ -211,12 +215,41 @@ static int pack_all(struct packing *k, struct err *e)
 
 /* --- wholes --- */
 
-static int same_values(const struct weight *w, const struct weight *base, bool *same, struct err *e)
+/* A whole matrix of the file as rows, resting between some of them. */
+struct whole {
+    const struct st_tensor *t;
+    struct lora_pace *pace;
+};
+
+static int read_whole(const struct weight_source *s, int row, struct weight_row *out, struct err *e)
+{
+    (void)e;
+    const struct whole *w = s->u;
+    tensor_to_f32(type_of[w->t->dtype], element_at(w->t, (int64_t)row * s->k), s->k, out->f);
+    if (row % ROWS_A_BREATH == 0) lora_breathe(w->pace);
+    return 0;
+}
+
+static int fill_whole(struct packing *k, struct weight *w, const struct st_tensor *t, struct err *e)
+{
+    const struct whole u = {.t = t, .pace = k->pace};
+    const struct weight_source s = {.kind = CODES_FLOAT,
+                                    .n = (int)t->dim[0],
+                                    .k = (int)t->dim[1],
+                                    .read = read_whole,
+                                    .u = &u,
+                                    .format = st_dtype_name(t->dtype)};
+    return weight_pack_source(w, &s, NULL, k->m->prec, LAYOUT_AUTO, NULL, e);
+}
+
+static int same_values(const struct weight *w, const struct weight *base, struct lora_pace *pace, bool *same,
+                       struct err *e)
 {
     float *x = malloc(2 * (size_t)w->k * sizeof *x);
     if (!x) return err_set(e, ERR_NO_MEMORY, "no memory to compare a matrix with the base's");
     *same = w->n == base->n && w->k == base->k;
     for (int row = 0; *same && row < w->n; row++) {
+        if (row % ROWS_A_BREATH == 0) lora_breathe(pace);
         weight_row(w, row, x);
         weight_row(base, row, x + w->k);
         *same = memcmp(x, x + w->k, (size_t)w->k * sizeof *x) == 0;
@@ -230,9 +263,7 @@ static int pack_whole(struct packing *k, struct weight *w, const struct st_tenso
 {
     bool same = false;
     if (!t) return 0;
-    if (weight_pack(w, type_of[t->dtype], t->data, (int)t->dim[0], (int)t->dim[1], NULL, k->m->prec, e) ||
-        same_values(w, base, &same, e))
-        return -1;
+    if (fill_whole(k, w, t, e) || same_values(w, base, k->pace, &same, e)) return -1;
     if (same) weight_close(w);
     if (same) *w = (struct weight){0};
     k->slot->pub.bytes += w->bytes;
@@ -310,15 +341,35 @@ static int take_tables(struct packing *k, struct err *e)
     return whole ? 0 : err_set(e, ERR_NO_MEMORY, "no memory for an adapter of %d layers", k->a->layers);
 }
 
+/* What pack_whole() will take, before it is known whether it is the base's own. */
+static int64_t whole_bytes(const struct model *m, const struct st_tensor *t)
+{
+    enum layout to = m->prec == PREC_EXACT ? LAYOUT_F32 : LAYOUT_BF16;
+    return t ? (int64_t)weight_bytes(to, (int)t->dim[0], (int)t->dim[1]) : 0;
+}
+
+int lora_pack_bytes(const struct model *m, const struct adapter *a, int64_t *bytes, struct err *e)
+{
+    struct slot nowhere = {.block = NULL};
+    struct packing k = {.m = m, .a = a, .slot = &nowhere, .type = m->prec == PREC_EXACT ? LORA_F32 : LORA_BF16};
+    int rc = take_tables(&k, e) || pack_all(&k, e) ? -1 : 0;
+    if (rc == 0) *bytes = (int64_t)k.used + whole_bytes(m, a->embed_full) + whole_bytes(m, a->head_full);
+    lora_pack_free(&nowhere);
+    return rc;
+}
+
 static int fill_block(struct packing *k, struct err *e)
 {
     if (pack_all(k, e)) return -1; /* counts */
-    k->slot->block_bytes = k->used;
-    k->block = k->used ? big_alloc(k->used) : NULL;
-    k->slot->block = k->block;
+    size_t bytes = k->used;
+    struct slot *s = k->slot;
+    if (!s->block && bytes) {
+        s->block = big_alloc(bytes);
+        s->block_bytes = bytes;
+    }
+    if (!s->block && bytes) return err_set(e, ERR_NO_MEMORY, "no memory for an adapter of %zu bytes", bytes);
+    k->block = s->block;
     k->used = 0;
-    if (!k->block && k->slot->block_bytes)
-        return err_set(e, ERR_NO_MEMORY, "no memory for an adapter of %zu bytes", k->slot->block_bytes);
     return k->block ? pack_all(k, e) : 0;
 }
 
@@ -337,13 +388,14 @@ static void publish(struct packing *k)
     s->pub.invocation = s->invocation;
     s->pub.ninvocation = c->ninvocation;
     s->pub.kind = peft_kind(c);
-    s->pub.bytes += s->block_bytes;
+    s->pub.bytes += k->used;
     s->pub.max_rank = k->a->max_rank;
 }
 
-int lora_pack(const struct model *m, const struct adapter *a, struct slot *slot, struct err *e)
+int lora_pack(const struct model *m, const struct adapter *a, struct slot *slot, struct lora_pace *pace, struct err *e)
 {
-    struct packing k = {.m = m, .a = a, .slot = slot, .type = m->prec == PREC_EXACT ? LORA_F32 : LORA_BF16};
+    struct packing k = {
+        .m = m, .a = a, .slot = slot, .pace = pace, .type = m->prec == PREC_EXACT ? LORA_F32 : LORA_BF16};
     slot->pub.bytes = 0;
     if (check_invocation(m, a->config, e) || take_tables(&k, e) || pack_wholes(&k, e) || fill_block(&k, e)) {
         lora_pack_free(slot);

@@ -353,7 +353,7 @@ int lora_selftest(struct lora_set *s, const char *digest, double err_of[LORA_CHE
         err_set(e, ERR_ADAPTER_NOT_LOADED, "no adapter %.80s is loaded", digest);
         goto out;
     }
-    if (lora_open_folder(s, digest, path, &a, e) || bench_init(&b, s->m, a, slot, e)) goto out;
+    if (lora_open_folder(s, digest, path, NULL, NULL, &a, e) || bench_init(&b, s->m, a, slot, e)) goto out;
     measure(&b, a, err_of);
     rc = 0;
 out:

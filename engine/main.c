@@ -15,6 +15,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "engine/api.h"
+#include "engine/cache.h"
 #include "engine/meters.h"
 #include "engine/trace.h"
 #include "engine/verbs.h"
@@ -55,6 +56,7 @@ struct engine {
     const struct settings *s;
     struct api *api;
     struct metrics *metrics;
+    struct cache *cache;         /* NULL: none */
     struct model *model, *draft; /* draft NULL: none */
     struct lora_set *loras;
     struct constrain *constrain;
@@ -124,12 +126,22 @@ static int refuse(struct engine *g, enum exit_code code)
     return -1;
 }
 
+/* An engine without a cache starts later and answers the same. */
+static void open_cache(struct engine *g)
+{
+    struct err why = {0};
+    if (!g->s->cache[0] || !g->s->cache_mb) return;
+    if (cache_open(&g->cache, g->s->cache, g->s->cache_mb << 20, &why)) log_warn("no_cache", LS("why", why.msg));
+}
+
 /* A guess is a token id, so both must mean the same by it. */
 static int load_draft(struct engine *g, enum precision prec)
 {
     const char *path = g->s->draft_model;
     if (!path[0] || g->s->speculate == 0) return 0;
-    if (model_load(&g->draft, path, "draft", prec, 0, &g->error)) return -1;
+    const struct model_options o = {
+        .name = "draft", .prec = prec, .cache = g->cache, .keep_mapped = g->s->share_weights};
+    if (model_open(&g->draft, path, &o, &g->error)) return -1;
     if (g->draft->tokens != g->model->tokens)
         return err_set(&g->error, ERR_USAGE, "the draft model %s has %d tokens, the model %d", path, g->draft->tokens,
                        g->model->tokens);
@@ -144,6 +156,14 @@ static int load_draft(struct engine *g, enum precision prec)
     return 0;
 }
 
+/* Has the loader of adapters to stand back? Not where a core is left over beside the compute threads. */
+static bool busy(void *u)
+{
+    const struct engine *g = u;
+    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+    return sched_busy(g->sched) && (g->s->threads == 0 || g->s->threads >= cores);
+}
+
 static int load_parts(struct engine *g)
 {
     const struct settings *s = g->s;
@@ -154,12 +174,18 @@ static int load_parts(struct engine *g)
         err_set(e, ERR_USAGE, "kernels '%s' cannot run on this machine", s->kernels);
         return refuse(g, EXIT_DEVICE);
     }
-    if (model_load(&g->model, s->model, s->name[0] ? s->name : NULL, prec, (int)s->max_context, e))
-        return refuse(g, EXIT_MODEL);
+    open_cache(g);
+    const struct model_options mo = {.name = s->name[0] ? s->name : NULL,
+                                     .prec = prec,
+                                     .max_context = (int)s->max_context,
+                                     .cache = g->cache,
+                                     .keep_mapped = s->share_weights};
+    if (model_open(&g->model, s->model, &mo, e)) return refuse(g, EXIT_MODEL);
     if (s->chat_template[0] && model_set_chat(g->model, s->chat_template, e)) return refuse(g, EXIT_MODEL);
     if (load_draft(g, prec)) return refuse(g, EXIT_MODEL);
     struct lora_options lo = {.store = s->store[0] ? s->store : NULL,
                               .max_slots = (int)s->max_slots,
+                              .max_bytes = s->adapter_mb << 20,
                               .max_known = (int)s->max_known,
                               .wait_ms = (int)s->adapter_wait_ms,
                               .max_rank = (int)s->max_rank,
@@ -183,6 +209,7 @@ static int load_parts(struct engine *g)
         .draft = g->draft,
         .trace = g->trace};
     if (sched_new(&g->sched, g->model, g->loras, &so, g->metrics, e)) return refuse(g, EXIT_DEVICE);
+    lora_set_pace(g->loras, busy, g);
     struct api_engine face = {.model = g->model,
                               .loras = g->loras,
                               .constrain = g->constrain,
@@ -194,11 +221,24 @@ static int load_parts(struct engine *g)
     return api_publish(g->api, &face, e) ? refuse(g, EXIT_DEVICE) : 0;
 }
 
+static void log_memory(const struct engine *g)
+{
+    struct model_memory m;
+    struct sched_memory c;
+    model_memory(g->model, &m);
+    sched_get_memory(g->sched, &c);
+    log_info("memory_plan", LI("weights", (int64_t)m.weights), LS("weights_from", m.from),
+             LI("weights_huge", (int64_t)m.huge), LI("weights_mapped", (int64_t)m.mapped), LI("kv", (int64_t)c.kv),
+             LI("workspace", (int64_t)c.workspace), LI("logits", (int64_t)c.logits),
+             LI("adapters", (int64_t)lora_max_bytes(g->loras)), LI("adapter_slots", g->s->max_slots));
+}
+
 static void *load(void *u)
 {
     struct engine *g = u;
     int64_t start = clock_mono_us();
     bool good = load_parts(g) == 0;
+    if (good) log_memory(g);
     if (good)
         log_info("ready", LS("model", g->model->name), LS("digest", g->model->desc.digest),
                  LI("ms", (clock_mono_us() - start) / 1000));
@@ -244,6 +284,7 @@ static void stop(struct engine *g)
 {
     api_drain(g->api, (int)g->s->drain_ms);
     api_withdraw(g->api);
+    if (g->loras) lora_set_pace(g->loras, NULL, NULL); /* it asks the scheduler */
     if (g->sched) sched_free(g->sched);
     if (g->loras) lora_set_free(g->loras);
     api_stop(g->api);
@@ -251,6 +292,7 @@ static void stop(struct engine *g)
     if (g->constrain) constrain_free(g->constrain);
     if (g->draft) model_free(g->draft);
     if (g->model) model_free(g->model);
+    cache_close(g->cache);
     metrics_free(g->metrics);
 }
 

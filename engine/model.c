@@ -2,18 +2,19 @@
  *
  * The order of a load, cheap before dear, so that a wrong file is refused before a gigabyte is packed:
  *
- *     source_open -> family_of -> family_shape -> tokenizer, chat template -> names -> digest
+ *     source -> family_of -> family_shape -> tokenizer, chat template -> names -> digest
  *                 -> every tensor of the plan: found, shape checked, packed -> none left over -> rope tables -> logged
  *
  * Fail closed: a tensor that nobody asked for (a bias, a norm that another architecture has) would change the answers if it was
  * passed over, so it is refused by name; so is one that is missing or has another shape than the metadata says.
  *
- * A GGUF file or directory is unmapped when model_load() returns: everything that is needed was packed or copied. A
- * packed file stays mapped, since its weights are used where they lie. Afterwards the model is immutable and any thread
+ * What a source is opened from, and the copy in the cache that may stand for it, is model_open.c's affair. A packed file stays
+ * mapped, since its weights are used where they lie; of others everything that is needed was packed or copied. Afterwards the model is immutable and any thread
  * may read it; nothing of it is freed while anybody may. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/model_family.h"
+#include "engine/model_keep.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -242,40 +243,50 @@ static void log_plan(const struct load *l, int64_t took_us)
              LI("ms", took_us / 1000));
 }
 
-static int load_all(struct load *l, const char *path, const char *name, int max_context, struct err *e)
+/* `digest` NULL: the source's. */
+static int load_all(struct load *l, const char *path, const char *digest, const struct model_options *o, struct err *e)
 {
+    struct model *m = l->m;
     if (family_of(l->s, &l->meta, e)) return -1;
-    if (family_shape(&l->meta, l->s, max_context, l->m, &l->plan, e) || text_load(l->s, l->m, e)) return -1;
-    if (model_describe(&l->meta, l->s, &l->plan, path, name, l->m, e)) return -1;
-    if (load_tensors(l, e) || rope_load(l->m, &l->plan, e)) return -1;
-    l->m->act_forms = forms_needed(l->m);
+    if (family_shape(&l->meta, l->s, o->max_context, m, &l->plan, e) || text_load(l->s, m, e)) return -1;
+    if (model_describe(&l->meta, &l->plan, path, o->name, m, e)) return -1;
+    if (digest)
+        memcpy(m->desc.digest, digest, sizeof m->desc.digest);
+    else if (source_digest(l->s, m->desc.digest, e))
+        return -1;
+    if (load_tensors(l, e) || rope_load(m, &l->plan, e)) return -1;
+    m->act_forms = forms_needed(m);
+    return 0;
+}
+
+int model_from_source(struct model **out, struct source *s, const char *path, const char *digest,
+                      const struct model_options *o, struct err *e)
+{
+    int64_t t0 = clock_mono_us();
+    struct load l = {.s = s, .m = calloc(1, sizeof *l.m)};
+    if (!l.m) return err_set(e, ERR_NO_MEMORY, "no memory for the model");
+    l.m->prec = o->prec;
+    int rc = load_all(&l, path, digest, o, e);
+    if (rc && e && e->code == ERR_MODEL && !strstr(e->msg, path)) err_prefix(e, "%s", path);
+    model_plan_close(&l.plan);
+    if (rc) {
+        model_free(l.m);
+        return -1;
+    }
+    log_plan(&l, clock_mono_us() - t0);
+    if (source_kind(s) == SOURCE_PACKED) l.m->from = s; /* its weights lie in the map */
+    *out = l.m;
     return 0;
 }
 
 int model_load(struct model **out, const char *path, const char *name, enum precision prec, int max_context,
                struct err *e)
 {
-    int64_t t0 = clock_mono_us();
-    struct load l = {.m = calloc(1, sizeof *l.m)};
-    int rc = l.m ? source_open(&l.s, path, e) : err_set(e, ERR_NO_MEMORY, "no memory for the model");
-    if (rc == 0) {
-        l.m->prec = prec;
-        rc = load_all(&l, path, name, max_context, e);
-        if (rc && e && e->code == ERR_MODEL && !strstr(e->msg, path)) err_prefix(e, "%s", path);
-        if (rc == 0) log_plan(&l, clock_mono_us() - t0);
-        if (source_kind(l.s) == SOURCE_PACKED)
-            l.m->from = l.s; /* its weights lie in the map */
-        else
-            source_close(l.s);
-    }
-    model_plan_close(&l.plan);
-    if (rc) {
-        model_free(l.m);
-        return -1;
-    }
-    *out = l.m;
-    return 0;
+    const struct model_options o = {.name = name, .prec = prec, .max_context = max_context, .keep_mapped = true};
+    return model_open(out, path, &o, e);
 }
+
+/* --- the end --- */
 
 static void free_layer(struct model_layer *l, int experts)
 {
@@ -294,6 +305,7 @@ static void free_layer(struct model_layer *l, int experts)
 void model_free(struct model *m)
 {
     if (!m) return;
+    keeper_stop(m->keeper); /* it reads the weights */
     for (int i = 0; m->layer && i < m->layers; i++) free_layer(&m->layer[i], m->experts);
     free(m->layer);
     weight_close(&m->embed);

@@ -47,16 +47,43 @@ struct model {
     struct weight head_own;
     float *final_norm;
     struct model_layer *layer;
-    float *rope,         /* [max_context][rotary/2][2] */
-        *rope_local,     /* of windowed layers, where they have their own, or NULL */
-        *rope_none;      /* of layers that don't rotate, or NULL: cosines 1, sines 0 */
-    struct source *from; /* of a packed file: what its weights lie in; NULL otherwise */
-    unsigned act_forms;  /* what activations the layouts multiply with (enum act_form) */
+    float *rope,                 /* [max_context][rotary/2][2] */
+        *rope_local,             /* of windowed layers, where they have their own, or NULL */
+        *rope_none;              /* of layers that don't rotate, or NULL: cosines 1, sines 0 */
+    struct source *from;         /* of a packed file: what its weights lie in; NULL otherwise */
+    struct model_keeper *keeper; /* model_keep.h; NULL: nothing to do */
+    bool copied;                 /* came from the cache's copy */
+    unsigned act_forms;          /* what activations the layouts multiply with (enum act_form) */
     struct tokenizer *tok;
     struct chat_template *chat; /* NULL: the file has none */
     size_t weight_bytes;
     int64_t created; /* unix seconds: the file's mtime */
 };
+
+struct cache;
+
+struct model_options {
+    const char *name; /* NULL: from the path, see model_load() */
+    enum precision prec;
+    int max_context;
+    struct cache *cache; /* NULL: none; outlives the model */
+    /* Weights of a packed file stay in the file's pages, shared by all engines that map it; else they are moved into this process's 2 MB
+     * pages after the start. */
+    bool keep_mapped;
+};
+
+/* As model_load(), and with a cache: a copy in it is mapped instead of packing the base anew, and where there is none one is written, after
+ * this returned. The model is the same, bit for bit, digest and name included. */
+int model_open(struct model **out, const char *path, const struct model_options *o, struct err *e);
+
+/* Where the weights lie, at this moment. */
+struct model_memory {
+    const char *from; /* "packed" at this start, from the cache's "copy", from the packed "file" that was given */
+    size_t weights;   /* bytes */
+    size_t huge;      /* of them in this process's own blocks: 2 MB pages, where the system gives them */
+    size_t mapped;    /* of them in the file's pages */
+};
+void model_memory(const struct model *m, struct model_memory *out);
 
 /* path: a GGUF file, a Hugging Face directory or a packed file. name NULL: from the file's or directory's name, lower case, without
  * the type suffix ("SmolLM2-135M-Instruct.Q4_1.gguf" -> "smollm2-135m-instruct"; a snapshot in Hugging Face's cache has its

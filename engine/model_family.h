@@ -149,6 +149,6 @@ int text_load(const struct source *s, struct model *m, struct err *e);
 
 /* --- names (model_name.c) --- */
 
-/* The model's name, `created` and desc, the digest included. `name` NULL or "": from the path. */
-int model_describe(const struct meta *c, const struct source *s, const struct model_plan *p, const char *path,
-                   const char *name, struct model *m, struct err *e);
+/* The model's name, `created` and desc, but for the digest. `name` NULL or "": from the path. */
+int model_describe(const struct meta *c, const struct model_plan *p, const char *path, const char *name,
+                   struct model *m, struct err *e);

@@ -122,8 +122,8 @@ static void set_shape(const struct family *f, const struct model_plan *p, const 
     d->fused_qkv = d->fused_gate_up = f->fused;
 }
 
-int model_describe(const struct meta *c, const struct source *s, const struct model_plan *p, const char *path,
-                   const char *name, struct model *m, struct err *e)
+int model_describe(const struct meta *c, const struct model_plan *p, const char *path, const char *name,
+                   struct model *m, struct err *e)
 {
     struct base_desc *d = &m->desc;
     if (c->g) {
@@ -142,5 +142,5 @@ int model_describe(const struct meta *c, const struct source *s, const struct mo
     set_shape(c->f, p, m, d);
     struct stat st;
     m->created = stat(path, &st) == 0 ? (int64_t)st.st_mtime : clock_wall_us() / 1000000;
-    return source_digest(s, d->digest, e);
+    return 0;
 }

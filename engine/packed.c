@@ -5,7 +5,7 @@
  *     entry, 256 bytes   u32 kind | u32 layout | i32 n | i32 k | u64 offset | u64 bytes | f32 table[16] | SHA-256 |
  *                        name[128], zero-padded
  *
- * The file is mapped read-only. packed_open() walks the index once and checks all that a reader relies on: everything lies
+ * The file is mapped read-only and kept open under a shared lock. packed_open() walks the index once and checks all that a reader relies on: everything lies
  * inside the file and at a multiple of 64, names end and are unique, a weight has the bytes that its layout and shape take.
  * So an entry that is handed out needs no further check; what a weight's bytes say cannot lead outside of it, whatever they
  * are.
@@ -13,25 +13,14 @@
  * Not defended against: somebody who shortens the file while it is mapped (SIGBUS). A base model is the operator's own
  * file. After packed_open() the object is immutable: any thread may read. */
 #include "engine/packed.h"
-#include "base/sha256.h"
 #include "engine/packed_impl.h"
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
-
-#define DIGEST_CHUNK (1u << 20)
-
-struct packed {
-    char *path;
-    const char *map;
-    size_t size;
-    int count;
-    const struct packed_entry **entry; /* sorted by name */
-    json_t *meta;
-};
 
 bool packed_is(const void *head, size_t n)
 {
@@ -118,29 +107,36 @@ static int read_index(struct packed *p, const struct packed_head *h, struct err 
     return 0;
 }
 
+/* At a multiple of 2 MB, so that its pages can become such. */
+static int map_aligned(struct packed *p, size_t size, struct err *e)
+{
+    char *room = mmap(NULL, size + PACKED_HUGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED) return err_errno(e, "cannot map %s", p->path);
+    size_t skip = (PACKED_HUGE - (uintptr_t)room % PACKED_HUGE) % PACKED_HUGE;
+    char *map = mmap(room + skip, size, PROT_READ, MAP_PRIVATE | MAP_FIXED, p->fd, 0);
+    if (map == MAP_FAILED) err_errno(e, "cannot map %s", p->path);
+    size_t end = (size + 4095) / 4096 * 4096;
+    if (map == MAP_FAILED) {
+        munmap(room, size + PACKED_HUGE);
+        return -1;
+    }
+    if (skip) munmap(room, skip);
+    if (end < size + PACKED_HUGE - skip) munmap(map + end, size + PACKED_HUGE - skip - end);
+    p->map = map, p->size = size;
+    madvise(map, size, MADV_HUGEPAGE); /* a wish: some file systems have large pages */
+    return 0;
+}
+
 static int map_file(struct packed *p, struct err *e)
 {
-    int fd = open(p->path, O_RDONLY | O_CLOEXEC), rc = -1;
     struct stat st;
-    if (fd < 0) return err_errno(e, "cannot open %s", p->path);
-    if (fstat(fd, &st)) {
-        err_errno(e, "cannot look at %s", p->path);
-        goto out;
-    }
-    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size < sizeof(struct packed_head)) {
-        err_set(e, ERR_MODEL, "%s is no packed file: it has no head", p->path);
-        goto out;
-    }
-    void *map = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (map == MAP_FAILED) {
-        err_errno(e, "cannot map %s", p->path);
-        goto out;
-    }
-    p->map = map, p->size = (size_t)st.st_size;
-    rc = 0;
-out:
-    close(fd);
-    return rc;
+    p->fd = open(p->path, O_RDONLY | O_CLOEXEC);
+    if (p->fd < 0) return err_errno(e, "cannot open %s", p->path);
+    if (fstat(p->fd, &st)) return err_errno(e, "cannot look at %s", p->path);
+    if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size < sizeof(struct packed_head))
+        return err_set(e, ERR_MODEL, "%s is no packed file: it has no head", p->path);
+    flock(p->fd, LOCK_SH | LOCK_NB); /* in use: cache.h doesn't drop it. Where there are no locks it may. */
+    return map_aligned(p, (size_t)st.st_size, e);
 }
 
 static int read_all(struct packed *p, struct err *e)
@@ -158,6 +154,7 @@ static int read_all(struct packed *p, struct err *e)
 int packed_open(struct packed **out, const char *path, struct err *e)
 {
     struct packed *p = calloc(1, sizeof *p);
+    if (p) p->fd = -1;
     if (!p || !(p->path = strdup(path))) {
         free(p);
         return err_set(e, ERR_NO_MEMORY, "no memory to open %s", path);
@@ -174,6 +171,7 @@ void packed_close(struct packed *p)
 {
     if (!p) return;
     if (p->map) munmap((void *)(uintptr_t)p->map, p->size);
+    if (p->fd >= 0) close(p->fd);
     json_decref(p->meta);
     free(p->entry);
     free(p->path);
@@ -233,46 +231,4 @@ bool packed_vector(const struct packed *p, const char *name, const float **v, in
     if (!it) return false;
     *v = (const float *)(p->map + it->offset), *n = it->n;
     return true;
-}
-
-/* --- digests --- */
-
-int packed_digest(const struct packed *p, char hex[65], struct err *e)
-{
-    (void)e;
-    struct sha256 h;
-    uint8_t digest[SHA256_BYTES];
-    sha256_init(&h);
-    for (size_t at = 0; at < p->size; at += DIGEST_CHUNK)
-        sha256_add(&h, p->map + at, p->size - at < DIGEST_CHUNK ? p->size - at : DIGEST_CHUNK);
-    sha256_end(&h, digest);
-    sha256_hex(digest, hex);
-    return 0;
-}
-
-void packed_seal(const struct packed_head *h, const void *meta, const void *index, uint8_t digest[32])
-{
-    struct sha256 s;
-    sha256_init(&s);
-    sha256_add(&s, h, offsetof(struct packed_head, sha256));
-    sha256_add(&s, meta, h->meta_bytes);
-    sha256_add(&s, index, h->entries * sizeof(struct packed_entry));
-    sha256_end(&s, digest);
-}
-
-int packed_verify(const struct packed *p, struct err *e)
-{
-    const struct packed_head *h = (const struct packed_head *)p->map;
-    uint8_t seal[SHA256_BYTES];
-    packed_seal(h, p->map + h->meta, p->map + h->index, seal);
-    if (memcmp(seal, h->sha256, sizeof seal))
-        return err_set(e, ERR_MODEL, "%s: the head, the meta data or the index are not those that were written", p->path);
-    for (int i = 0; i < p->count; i++) {
-        const struct packed_entry *it = p->entry[i];
-        uint8_t digest[SHA256_BYTES];
-        sha256_of(p->map + it->offset, it->bytes, digest);
-        if (memcmp(digest, it->sha256, sizeof digest))
-            return err_set(e, ERR_MODEL, "%s: the bytes of %s are not those that were written", p->path, it->name);
-    }
-    return 0;
 }

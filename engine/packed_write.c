@@ -18,13 +18,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#define WRITE_CHUNK ((size_t)64 << 20) /* bytes of one write(2) */
+#define WRITE_CHUNK ((size_t)16 << 20) /* bytes of one write(2) */
+#define BEHIND ((uint64_t)64 << 20)    /* bytes that may wait for the disk: so the sync at the end is short */
 
 struct packed_writer {
     char *path, *temporary;
     int fd;
     bool broken, finished, named; /* named: the temporary name is a file */
-    uint64_t at;
+    uint64_t at, flushed;         /* flushed: up to here the disk has it, or is at it */
     struct packed_entry *entry;
     size_t count, room;
 };
@@ -44,12 +45,23 @@ static int write_at(struct packed_writer *w, uint64_t at, const void *bytes, siz
     return 0;
 }
 
+/* A gigabyte that waits in memory for the last fsync() holds up everybody else's. */
+static void flush_behind(struct packed_writer *w)
+{
+    if (w->at - w->flushed < BEHIND) return;
+    const unsigned both = SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE;
+    if (w->flushed) sync_file_range(w->fd, 0, (off_t)w->flushed, SYNC_FILE_RANGE_WAIT_BEFORE);
+    sync_file_range(w->fd, (off_t)w->flushed, (off_t)(w->at - w->flushed), both); /* a wish: the fsync decides */
+    w->flushed = w->at;
+}
+
 /* At the end, then on to the next multiple of PACKED_ALIGN. The gap reads as zeros. */
 static int append(struct packed_writer *w, const void *bytes, size_t n, uint64_t *offset, struct err *e)
 {
     *offset = w->at;
     if (write_at(w, w->at, bytes, n, e)) return -1;
     w->at += (n + PACKED_ALIGN - 1) / PACKED_ALIGN * PACKED_ALIGN;
+    flush_behind(w);
     return 0;
 }
 

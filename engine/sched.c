@@ -129,6 +129,11 @@ void sched_free(struct sched *s)
     free_all(s);
 }
 
+bool sched_busy(const struct sched *s)
+{
+    return atomic_load(&s->busy_since_us) != 0;
+}
+
 bool sched_alive(struct sched *s)
 {
     int64_t since = atomic_load(&s->busy_since_us);

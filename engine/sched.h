@@ -180,5 +180,12 @@ struct sched_state {
     int ntenant;
 };
 
+/* What was taken at the start, in bytes: pages (the draft's not), workspace of a step, of it the logits. */
+struct sched_memory {
+    size_t kv, workspace, logits;
+};
+void sched_get_memory(const struct sched *s, struct sched_memory *out);
+
 void sched_get_state(struct sched *s, struct sched_state *out);
-bool sched_alive(struct sched *s); /* the step thread makes progress: false when a step has hung for 60 s */
+bool sched_busy(const struct sched *s); /* steps are being made */
+bool sched_alive(struct sched *s);      /* the step thread makes progress: false when a step has hung for 60 s */

@@ -174,6 +174,12 @@ void note_adapters(struct sched *s, bool now)
 
 /* --- the snapshot --- */
 
+void sched_get_memory(const struct sched *s, struct sched_memory *out)
+{
+    *out = (struct sched_memory){
+        .kv = s->kv.bytes, .workspace = forward_bytes(s->forward), .logits = forward_logits_bytes(s->forward)};
+}
+
 static void add_tenant(struct sched_state *out, const struct tenant *t)
 {
     int max = (int)(sizeof out->tenant / sizeof *out->tenant), all = t->waiting + t->running, i = out->ntenant;

@@ -7,13 +7,13 @@
  *              -> source_gguf.c    -> quant_ggml.c                          one file, ggml's blocks
  *              -> source_hf.c      -> source_st.c, source_quant.c, quant_*.c  a directory of safetensors
  *              -> source_packed.c                                           what `weft-engine quantize` wrote
+ *              -> source_id.c      which files they are, and their digests
  *
  * Fail closed: every tensor that was handed out is marked; source_all_used() refuses a file with one that nobody asked for, since passing
  * it over could change the answers.
  *
  * The mapped files are the operator's own; that they shrink while they are mapped is not defended against. One thread, at load. */
 #include "engine/source.h"
-#include "base/sha256.h"
 #include "engine/packed.h"
 #include "engine/source_impl.h"
 #include <fcntl.h>
@@ -43,7 +43,7 @@ static int map_texts(struct source *s, const char *dir, struct err *e)
         snprintf(m->name, sizeof m->name, "%s", source_text_files[i]);
         if (snprintf(path, sizeof path, "%s/%s", dir, m->name) >= (int)sizeof path)
             return err_set(e, ERR_MODEL, "the path of %s is too long", m->name);
-        if (map_whole(path, true, SOURCE_FILE_MAX, &m->p, &m->bytes, e) || (!m->p && check_stands(path, e))) return -1;
+        if (map_whole(path, true, SOURCE_FILE_MAX, m, e) || (!m->p && check_stands(path, e))) return -1;
     }
     return 0;
 }
@@ -98,6 +98,7 @@ static int open_any(struct source *s, const char *path, struct err *e)
 {
     struct stat st;
     if (stat(path, &st)) return err_errno(e, "cannot open the model %s", path);
+    file_id_of(&s->id, &st);
     if (S_ISDIR(st.st_mode)) return open_directory(s, path, e);
     if (is_safetensors(path))
         return err_set(e, ERR_MODEL,
@@ -189,55 +190,6 @@ bool source_file(const struct source *s, const char *name, const char **text, si
         return true;
     }
     return false;
-}
-
-/* --- identity --- */
-
-static void hex_of(const void *p, size_t n, char hex[SHA256_HEX])
-{
-    uint8_t sum[SHA256_BYTES];
-    sha256_of(p, n, sum);
-    sha256_hex(sum, hex);
-}
-
-static int by_file_name(const void *a, const void *b)
-{
-    const struct mapped *const *x = a, *const *y = b;
-    return strcmp((*x)->name, (*y)->name);
-}
-
-static void add_line(struct sha256 *h, const struct mapped *m)
-{
-    char hex[SHA256_HEX];
-    hex_of(m->p, m->bytes, hex);
-    sha256_add(h, m->name, strlen(m->name));
-    sha256_add(h, " ", 1);
-    sha256_add(h, hex, SHA256_HEX - 1);
-    sha256_add(h, "\n", 1);
-}
-
-/* Over the sorted lines "name sha256\n" of config.json and the weight files. */
-static int digest_directory(const struct source *s, char hex[65], struct err *e)
-{
-    const struct mapped *list[SOURCE_SHARDS_MAX + 1];
-    uint8_t sum[SHA256_BYTES];
-    struct sha256 h;
-    int n = 0;
-    list[n++] = &s->config_file;
-    for (int i = 0; i < s->nshards; i++) list[n++] = &s->shard[i];
-    qsort(list, (size_t)n, sizeof *list, by_file_name);
-    sha256_init(&h);
-    for (int i = 0; i < n; i++) add_line(&h, list[i]);
-    sha256_end(&h, sum);
-    sha256_hex(sum, hex);
-    (void)e; /* mappings can be read or the process is gone */
-    return 0;
-}
-
-int source_digest(const struct source *s, char hex[65], struct err *e)
-{
-    if (s->kind == SOURCE_PACKED) return packed_verify(s->packed, e) ? -1 : packed_digest(s->packed, hex, e);
-    return s->kind == SOURCE_GGUF ? gguf_digest(s->g, hex, e) : digest_directory(s, hex, e);
 }
 
 /* --- places --- */

@@ -9,6 +9,7 @@
 #include "base/json.h"
 #include "engine/gguf.h"
 #include "kernels/weight.h"
+#include <stdatomic.h>
 #include <stdbool.h>
 
 #define SOURCE_SHARDS_MAX 1024
@@ -21,6 +22,7 @@
 
 struct source;
 struct packed_writer;
+struct cache;
 
 enum source_kind { SOURCE_GGUF, SOURCE_HF, SOURCE_PACKED };
 
@@ -69,6 +71,14 @@ enum source_kind source_kind(const struct source *s);
 /* SHA-256 that names the base, hex: of the GGUF or packed file (whose contents are checked against its index: ERR_MODEL); of a directory: over the sorted lines "name sha256" of config.json and
  * the weight files. */
 int source_digest(const struct source *s, char hex[65], struct err *e);
+/* From now on digests of files that did not change are taken from this cache, and new ones enter it. */
+void source_use_cache(struct source *s, struct cache *c);
+/* Names everything that a packed copy of this source depends on: SHA-256 over its digest and its text files, hex. */
+void source_identity(const struct source *s, const char digest[65], char hex[65]);
+/* Are all files at their paths still those that were opened? What was read from them in between belongs together then. */
+bool source_unchanged(const struct source *s);
+/* [packed files] every entry's contents against its SHA-256 (ERR_MODEL); of other kinds nothing is checked. */
+int source_verify(const struct source *s, struct err *e);
 
 const struct gguf *
 source_gguf(const struct source *s); /* NULL unless the metadata is a GGUF's (also for a packed file made of one) */
@@ -99,6 +109,11 @@ void source_matrix_close(struct source_matrix *m);
 int source_vector(const struct source *s, const struct spot *at, int n, float **out, struct err *e);
 /* [packed files] the weight as it was packed, adopted from the map: false when this source gives rows instead. */
 bool source_weight(const struct source *s, const struct spot *at, struct weight *out);
+
+/* [packed files] meta data; its weights moved into 2 MB pages, and how many bytes were (packed.h). */
+const json_t *source_meta(const struct source *s);
+void source_move(struct source *s, const atomic_bool *stop);
+size_t source_moved(const struct source *s);
 
 /* Fail closed: ERR_MODEL naming a tensor that nobody asked for and that isn't known to be harmless (rotary inv_freq buffers and the like).
  * Called once everything was taken. */

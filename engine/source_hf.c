@@ -58,7 +58,7 @@ int hf_config(struct source *s, const char *dir, struct err *e)
     char path[PATH_BYTES];
     struct mapped *m = &s->config_file;
     snprintf(m->name, sizeof m->name, "config.json");
-    if (join(path, dir, m->name, e) || map_whole(path, true, SOURCE_CONFIG_MAX, &m->p, &m->bytes, e)) return -1;
+    if (join(path, dir, m->name, e) || map_whole(path, true, SOURCE_CONFIG_MAX, m, e)) return -1;
     if (!m->p) {
         if (check_stands(path, e)) return -1;
         bool adapter = !join(path, dir, "adapter_config.json", NULL) && access(path, F_OK) == 0;
@@ -82,7 +82,7 @@ static int shard_add(struct source *s, const char *dir, const char *name, struct
     if (join(path, dir, name, e)) return -1;
     if (access(path, F_OK) && strcmp(name, SINGLE) != 0)
         return err_set(e, ERR_MODEL, "%s: the file %s, which " INDEX " names, is missing; download it", dir, name);
-    if (map_whole(path, false, SIZE_MAX >> 1, &m->p, &m->bytes, e)) return -1;
+    if (map_whole(path, false, SIZE_MAX >> 1, m, e)) return -1;
     s->nshards++;
     return 0;
 }
@@ -213,13 +213,14 @@ static int refuse_weightless(const char *dir, struct err *e)
 int hf_shards(struct source *s, const char *dir, struct err *e)
 {
     char path[PATH_BYTES];
-    const uint8_t *p = NULL;
-    size_t n = 0;
+    struct mapped index = {.p = NULL};
     s->shard = calloc(SOURCE_SHARDS_MAX, sizeof *s->shard);
     if (!s->shard) return err_set(e, ERR_NO_MEMORY, "no memory for shards");
     if (join(path, dir, SINGLE, e)) return -1;
     if (access(path, F_OK) == 0) return shard_add(s, dir, SINGLE, e) || read_headers(s, e) ? -1 : 0;
-    if (join(path, dir, INDEX, e) || map_whole(path, true, SOURCE_INDEX_MAX, &p, &n, e)) return -1;
+    if (join(path, dir, INDEX, e) || map_whole(path, true, SOURCE_INDEX_MAX, &index, e)) return -1;
+    const uint8_t *p = index.p;
+    size_t n = index.bytes;
     if (!p) return refuse_weightless(dir, e);
     int rc = walk_index(p, n, s, dir, note_file, e) || read_headers(s, e) || walk_index(p, n, s, dir, check_place, e)
                  ? -1

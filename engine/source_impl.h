@@ -2,6 +2,7 @@
  * source*.c and quant_*.c. */
 #pragma once
 #include "base/arena.h"
+#include "engine/cache.h"
 #include "engine/source.h"
 
 #define TENSOR_NAME_MAX 256 /* bytes, NUL included */
@@ -42,6 +43,7 @@ struct mapped {
     char name[TENSOR_NAME_MAX];
     const uint8_t *p; /* NULL: there is no such file */
     size_t bytes;
+    struct file_id id; /* when it was mapped */
 };
 
 enum quant_method { QM_NONE, QM_GPTQ, QM_AWQ, QM_BNB, QM_FP8, QM_CT, QM_COUNT };
@@ -74,6 +76,8 @@ struct source {
     struct quant_config quant;
     bool *told; /* [TELLS]: what was logged once */
     struct packed *packed;
+    struct file_id id; /* of `path`, taken before it was opened */
+    struct cache *cache;
 };
 
 /* --- names (source_names.c) --- */
@@ -112,8 +116,8 @@ bool hf_shape(const struct source *s, const struct located *at, bool bias, int64
 
 /* For a file that map_whole() did not find: -1 when something stands there all the same, empty or a link to nothing. */
 int check_stands(const char *path, struct err *e);
-/* Map a file; *bytes 0 and *p NULL when it's absent and `optional`, or empty. */
-int map_whole(const char *path, bool optional, size_t max, const uint8_t **p, size_t *bytes, struct err *e);
+/* Map a file: m->p, bytes and id. They are NULL and 0 when it's absent and `optional`, or empty. */
+int map_whole(const char *path, bool optional, size_t max, struct mapped *m, struct err *e);
 /* Read the header of one shard and append its tensors to s->tensor. */
 int st_shard(struct source *s, int shard, struct err *e);
 extern const char *const dtype_name[DTYPES];

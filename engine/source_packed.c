@@ -162,6 +162,21 @@ int packed_source_all_used(const struct source *s, struct err *e)
     return 0;
 }
 
+const json_t *source_meta(const struct source *s)
+{
+    return packed_meta(s->packed);
+}
+
+void source_move(struct source *s, const atomic_bool *stop)
+{
+    packed_move(s->packed, stop);
+}
+
+size_t source_moved(const struct source *s)
+{
+    return packed_moved(s->packed);
+}
+
 /* --- writing --- */
 
 static int add_vector(const struct source *s, const struct spot *at, struct packed_writer *w, struct err *e)

@@ -27,7 +27,7 @@ const char *const dtype_name[DTYPES] = {"F32", "F16", "BF16", "F64", "I8",   "U8
                                         "I32", "U32", "I64",  "U64", "BOOL", "F8_E4M3", "F8_E5M2", "F8_E8M0"};
 const uint8_t dtype_bytes[DTYPES] = {4, 2, 2, 8, 1, 1, 2, 2, 4, 4, 8, 8, 1, 1, 1, 1};
 
-int map_whole(const char *path, bool optional, size_t max, const uint8_t **p, size_t *bytes, struct err *e)
+int map_whole(const char *path, bool optional, size_t max, struct mapped *m, struct err *e)
 {
     struct stat st;
     int rc = -1, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
@@ -49,8 +49,9 @@ int map_whole(const char *path, bool optional, size_t max, const uint8_t **p, si
             munmap(map, n);
             rc = err_set(e, ERR_MODEL, "%s " LFS_TOLD, path);
         } else if (!rc) {
-            *p = map;
-            *bytes = n;
+            m->p = map;
+            m->bytes = n;
+            file_id_of(&m->id, &st);
         }
     }
     close(fd);

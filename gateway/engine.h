@@ -17,7 +17,8 @@ struct engine_options {
     const char *chat_template, *draft_model; /* files, or "" */
     const char *socket;                      /* $WEFT_DATA/run/engine-BASE.sock or run/engine.sock */
     const char *store;                       /* blobs */
-    int max_context, max_slots, kv_mb, threads, max_running, speculate;
+    const char *cache;                       /* packed copies of bases; "": none */
+    int cache_mb, adapter_mb, max_context, max_slots, kv_mb, threads, max_running, speculate;
     bool prefix_cache;
     const char *url; /* instead of spawning: a weft-engine elsewhere, with token; or "" */
     const char *token;

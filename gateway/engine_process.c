@@ -24,9 +24,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define ARGS_MAX 40
+#define ARGS_MAX 64
 #define NUMBER 16
-#define NUMBERS_MAX 8
+#define NUMBERS_MAX 16
 #define KILL_WAIT_MS 5000 /* for a process to end after SIGKILL */
 
 /* Field 22 of /proc/PID/stat; 0: no such process. The name in parentheses may hold anything, so count behind the last
@@ -76,7 +76,7 @@ void process_fingerprint(const struct engine_options *o, char out[ENGINE_FINGERP
     add_file(&h, o->chat_template);
     add_file(&h, o->draft_model);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) sha256_add(&h, words[i], strlen(words[i]) + 1);
-    int n = snprintf(text, sizeof text, "%d %d %d %d %d %d %d", o->max_context, o->max_slots, o->kv_mb, o->threads, o->max_running,
+    int n = snprintf(text, sizeof text, "%d %d %d %d %d %d %d %d", o->adapter_mb, o->max_context, o->max_slots, o->kv_mb, o->threads, o->max_running,
                      o->speculate, o->prefix_cache);
     sha256_add(&h, text, (size_t)n);
     sha256_end(&h, digest);
@@ -145,6 +145,9 @@ static void make_command(const struct engine_options *o, struct command *c)
     add_text(c, "--name", o->base_name);
     add_text(c, "--socket", o->socket);
     add_text(c, "--store", o->store);
+    add_text(c, "--cache", o->cache);
+    add_number(c, "--cache-mb", o->cache_mb);
+    add_number(c, "--adapter-mb", o->adapter_mb);
     add_text(c, "--precision", o->precision);
     add_text(c, "--kernels", o->kernels);
     add_text(c, "--chat-template", o->chat_template);

@@ -50,7 +50,7 @@ struct program {
     struct http_server *public, *admin;
     char *public_at, *admin_at; /* bound addresses */
     struct http_route public_routes[ROUTES_MAX], admin_routes[ROUTES_MAX];
-    char engine_path[1024], socket[768], token[TOKEN_MAX];
+    char engine_path[1024], socket[768], cache[768], token[TOKEN_MAX];
 };
 
 static int exit_code(const struct err *e)
@@ -131,10 +131,12 @@ static int open_engine(struct program *p, struct err *e)
     if (!*s->model && !*s->engine_url) return err_set(e, ERR_USAGE, "no model: set --model or WEFT_MODEL (or --engine-url)");
     if (find_engine(p, e) || read_token(s->engine_token_file, p->token, e)) return -1;
     snprintf(p->socket, sizeof p->socket, "%s/run/engine.sock", db_dir(p->g.db));
+    snprintf(p->cache, sizeof p->cache, "%s/cache", db_dir(p->g.db));
     struct engine_options o = {
         .program = p->engine_path, .model = s->model, .base_name = s->base_name, .precision = s->precision, .kernels = s->kernels,
         .chat_template = s->chat_template, .draft_model = s->draft_model, .speculate = (int)s->speculate, .prefix_cache = s->prefix_cache,
-        .socket = p->socket, .store = p->g.store, .max_context = (int)s->max_context, .max_slots = (int)s->max_slots, .kv_mb = (int)s->kv_mb, .threads = (int)s->threads,
+        .socket = p->socket, .store = p->g.store, .cache = s->engine_cache_mb ? p->cache : "", .cache_mb = (int)s->engine_cache_mb, .adapter_mb = (int)s->adapter_mb,
+        .max_context = (int)s->max_context, .max_slots = (int)s->max_slots, .kv_mb = (int)s->kv_mb, .threads = (int)s->threads,
         .max_running = (int)s->max_running, .url = s->engine_url, .token = p->token,
     };
     if (client_new(&p->g.client, (int)s->max_connections, e)) return -1;

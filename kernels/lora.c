@@ -36,36 +36,70 @@ size_t lora_mod_bytes(enum lora_type type, int r, int n, int k)
     return a_bytes(type, r, k) + (size_t)((n + PANEL - 1) / PANEL) * (size_t)r * PANEL * element_bytes(type);
 }
 
+#define AT_ONCE 512 /* elements converted at once: they stay in L1 */
+
+/* Elements i .. i+n-1 of the source, in the type that products read. */
+static void convert(enum lora_type type, void *dst, enum tensor_type src, const void *from, size_t i, size_t n)
+{
+    const char *p = (const char *)from + i * (src == T_F32 ? 4 : 2);
+    float f[AT_ONCE];
+    if (type == LORA_BF16 && src == T_BF16) {
+        memcpy(dst, p, n * 2);
+        return;
+    }
+    tensor_to_f32(src, p, (int64_t)n, f);
+    if (type == LORA_F32)
+        memcpy(dst, f, n * sizeof *f);
+    else
+        for (size_t j = 0; j < n; j++) ((uint16_t *)dst)[j] = bf16_of_f32(f[j]);
+}
+
 static void pack_a(enum lora_type type, void *dst, size_t count, enum tensor_type src, const void *a)
 {
-    for (size_t i = 0; i < count; i++) {
-        float x = tensor_element(src, a, i);
-        if (type == LORA_BF16)
-            ((uint16_t *)dst)[i] = bf16_of_f32(x);
-        else
-            ((float *)dst)[i] = x;
+    for (size_t i = 0; i < count; i += AT_ONCE)
+        convert(type, (char *)dst + i * element_bytes(type), src, a, i, count - i < AT_ONCE ? count - i : AT_ONCE);
+}
+
+/* Row `o` of B into column o of its panel. */
+static void put_column(enum lora_type type, void *panel, int o, const void *row, int j0, int count)
+{
+    if (type == LORA_BF16) {
+        uint16_t *to = (uint16_t *)panel + (size_t)j0 * PANEL + lora_b_index(o);
+        for (int j = 0; j < count; j++) to[(size_t)j * PANEL] = ((const uint16_t *)row)[j];
+    } else {
+        float *to = (float *)panel + (size_t)j0 * PANEL + o;
+        for (int j = 0; j < count; j++) to[(size_t)j * PANEL] = ((const float *)row)[j];
     }
 }
 
 static void pack_b(enum lora_type type, void *dst, int r, int n, enum tensor_type src, const void *b, const int *row_of)
 {
+    float row[AT_ONCE];
+    size_t panel = (size_t)r * PANEL * element_bytes(type);
     for (int o = 0; o < n; o++) {
-        size_t from = (size_t)(row_of ? row_of[o] : o) * (size_t)r, to = (size_t)(o / PANEL) * (size_t)r * PANEL;
-        for (int j = 0; j < r; j++, to += PANEL) {
-            float x = tensor_element(src, b, from + (size_t)j);
-            if (type == LORA_BF16)
-                ((uint16_t *)dst)[to + (size_t)lora_b_index(o % PANEL)] = bf16_of_f32(x);
-            else
-                ((float *)dst)[to + (size_t)(o % PANEL)] = x;
+        size_t from = (size_t)(row_of ? row_of[o] : o) * (size_t)r;
+        for (int j = 0; j < r; j += AT_ONCE) {
+            int count = r - j < AT_ONCE ? r - j : AT_ONCE;
+            convert(type, row, src, b, from + (size_t)j, (size_t)count);
+            put_column(type, (char *)dst + (size_t)(o / PANEL) * panel, o % PANEL, row, j, count);
         }
     }
+}
+
+/* What no value lands on: the gap behind A and the outputs that the last panel does not have. */
+static void clear_rest(enum lora_type type, void *dst, int r, int n, int k)
+{
+    size_t used = (size_t)r * (size_t)k * element_bytes(type), begin = a_bytes(type, r, k);
+    size_t panel = (size_t)r * PANEL * element_bytes(type), whole = begin + (size_t)(n / PANEL) * panel;
+    memset((char *)dst + used, 0, begin - used);
+    if (n % PANEL) memset((char *)dst + whole, 0, panel);
 }
 
 void lora_mod_pack(struct lora_mod *m, enum lora_type type, void *dst, int r, int n, int k, float scale,
                    enum tensor_type src, const void *a, const void *b, const int *row_of)
 {
     char *b_dst = (char *)dst + a_bytes(type, r, k);
-    memset(dst, 0, lora_mod_bytes(type, r, n, k));
+    clear_rest(type, dst, r, n, k);
     pack_a(type, dst, (size_t)r * (size_t)k, src, a);
     pack_b(type, b_dst, r, n, src, b, row_of);
     *m = (struct lora_mod){.r = r, .scale = scale, .a = dst, .b = b_dst};

@@ -329,6 +329,159 @@ static void test_freeing_the_set_tells_those_who_wait(void **state)
     tiny_close(&t);
 }
 
+/* --- the bound in bytes --- */
+
+static size_t bytes_of(int i)
+{
+    struct lora_info info[64];
+    int n = lora_list(t.loras, info, 64);
+    for (int j = 0; j < n; j++)
+        if (strcmp(info[j].digest, t.digest[i]) == 0) return info[j].bytes;
+    return 0;
+}
+
+static void open_with_bytes(int64_t bytes, int wait_ms)
+{
+    tiny_open(&t, TINY_F32, PREC_EXACT,
+              &(struct lora_options){
+                  .max_slots = 8, .max_bytes = bytes, .max_known = 16, .wait_ms = wait_ms, .max_rank = 64});
+}
+
+/* What an adapter takes. */
+static int64_t measure(int i)
+{
+    open_with(2, 1000);
+    assert_int_equal(tiny_load(&t, i), ERR_NONE);
+    int64_t bytes = (int64_t)bytes_of(i);
+    tiny_close(&t);
+    return bytes;
+}
+
+static int64_t resident_bytes(void)
+{
+    struct lora_info info[64];
+    int64_t sum = 0;
+    int n = lora_list(t.loras, info, 64);
+    for (int j = 0; j < n; j++) sum += info[j].state == LORA_RESIDENT ? (int64_t)info[j].bytes : 0;
+    return sum;
+}
+
+static void test_an_adapter_takes_its_own_ranks_bytes(void **state)
+{
+    (void)state;
+    int64_t one = measure(0), four = measure(1), twenty_four = measure(5); /* ranks 1, 4 and 24 of the same modules */
+    assert_true(four > 3 * one && four < 4 * one + 64 * 1024);
+    assert_true(twenty_four > 5 * four && twenty_four <= 6 * four);
+}
+
+static void test_as_many_adapters_are_resident_as_their_bytes_allow(void **state)
+{
+    (void)state;
+    int64_t big = measure(5), small = measure(1);
+    open_with_bytes(big + small, 1000);
+    assert_true(lora_max_bytes(t.loras) == big + small);
+    assert_int_equal(tiny_load(&t, 1), ERR_NONE);
+    assert_int_equal(tiny_load(&t, 0), ERR_NONE);
+    assert_int_equal(tiny_load(&t, 5), ERR_NONE);
+    assert_int_equal(state_of(5), LORA_RESIDENT);
+    assert_int_equal(state_of(1), LORA_COLD); /* the longest unused went first, and was enough */
+    assert_int_equal(state_of(0), LORA_RESIDENT);
+    for (int i = 0; i < ADAPTERS; i++) {
+        assert_int_equal(tiny_load(&t, i), ERR_NONE);
+        assert_true(resident_bytes() <= big + small);
+    }
+    tiny_close(&t);
+}
+
+static void test_an_adapter_larger_than_all_room_is_refused_and_drives_nobody_out(void **state)
+{
+    (void)state;
+    int64_t big = measure(5);
+    open_with_bytes(big - 1, 1000);
+    assert_int_equal(tiny_load(&t, 1), ERR_NONE);
+    struct outcome o = {0};
+    lora_load(t.loras, t.digest[5], t.dir[5], tiny_on_done, &o);
+    tiny_await(&o.came, 1);
+    assert_int_equal(o.err.code, ERR_ADAPTER_INVALID);
+    assert_int_equal(state_of(1), LORA_RESIDENT);
+    tiny_close(&t);
+}
+
+static void test_who_needs_more_bytes_than_are_unpinned_waits_and_drops_nobody(void **state)
+{
+    (void)state;
+    int64_t big = measure(5), small = measure(1);
+    open_with_bytes(big + small / 2, 20000);
+    assert_int_equal(tiny_load(&t, 0), ERR_NONE);
+    assert_int_equal(tiny_load(&t, 1), ERR_NONE);
+    struct outcome held = tiny_pin(&t, 1), b = {0};
+    lora_load(t.loras, t.digest[5], t.dir[5], tiny_on_done, &b);
+    usleep(50000);
+    assert_int_equal(b.came, 0);
+    assert_int_equal(state_of(0), LORA_RESIDENT);
+    unpin(&held);
+    tiny_await(&b.came, 1);
+    assert_int_equal(b.err.code, ERR_NONE);
+    assert_int_equal(state_of(1), LORA_COLD);
+    tiny_close(&t);
+}
+
+/* --- what is verified again --- */
+
+static void write_byte(int i, long at)
+{
+    char path[160];
+    snprintf(path, sizeof path, "%s/" ADAPTER_WEIGHTS_FILE, t.dir[i]);
+    FILE *f = fopen(path, "r+b");
+    assert_non_null(f);
+    fseek(f, at, SEEK_END);
+    int c = fgetc(f);
+    fseek(f, at, SEEK_END);
+    fputc(c ^ 1, f);
+    fclose(f);
+}
+
+static void test_a_dropped_adapter_whose_file_changed_is_refused_when_it_comes_back(void **state)
+{
+    (void)state;
+    open_with(1, 1000);
+    usleep(2100000); /* so that its files have settled and are not hashed again for nothing */
+    assert_int_equal(tiny_load(&t, 0), ERR_NONE);
+    assert_int_equal(tiny_load(&t, 1), ERR_NONE);
+    assert_int_equal(tiny_load(&t, 0), ERR_NONE); /* on trust */
+    assert_int_equal(tiny_load(&t, 1), ERR_NONE);
+    write_byte(0, -3);
+    assert_int_equal(tiny_load(&t, 0), ERR_ADAPTER_INVALID);
+    assert_int_equal(tiny_load(&t, 1), ERR_NONE);
+    tiny_close(&t);
+}
+
+static bool always_busy(void *u)
+{
+    (*(int *)u)++;
+    return true;
+}
+
+static void test_a_load_rests_while_steps_are_made_and_only_then(void **state)
+{
+    (void)state;
+    int asked = 0;
+    open_with(2, 1000);
+    struct lora_pace pace = {.s = t.loras};
+    lora_set_pace(t.loras, always_busy, &asked);
+    while (asked < 3) lora_breathe(&pace); /* asks once in a slice of the thread's own time */
+    lora_set_pace(t.loras, NULL, NULL);
+    for (int64_t last = pace.rested_us, n = 0; n < 5; last = pace.rested_us) { /* further slices go by */
+        lora_breathe(&pace);
+        n += pace.rested_us != last;
+    }
+    assert_int_equal(asked, 3);
+    lora_breathe(NULL);
+    lora_set_pace(t.loras, always_busy, &asked);
+    for (int i = 0; i < ADAPTERS; i++) assert_int_equal(tiny_load(&t, i), ERR_NONE);
+    tiny_close(&t);
+}
+
 int main(void)
 {
     log_init("test", LOG_ERROR);
@@ -348,6 +501,12 @@ int main(void)
         cmocka_unit_test(test_a_slot_holds_what_the_file_says),
         cmocka_unit_test(test_the_self_test_sees_spoilt_memory),
         cmocka_unit_test(test_freeing_the_set_tells_those_who_wait),
+        cmocka_unit_test(test_an_adapter_takes_its_own_ranks_bytes),
+        cmocka_unit_test(test_as_many_adapters_are_resident_as_their_bytes_allow),
+        cmocka_unit_test(test_an_adapter_larger_than_all_room_is_refused_and_drives_nobody_out),
+        cmocka_unit_test(test_who_needs_more_bytes_than_are_unpinned_waits_and_drops_nobody),
+        cmocka_unit_test(test_a_dropped_adapter_whose_file_changed_is_refused_when_it_comes_back),
+        cmocka_unit_test(test_a_load_rests_while_steps_are_made_and_only_then),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
