@@ -44,8 +44,8 @@ int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int ma
 {
     memset(p, 0, sizeof *p);
     struct kv_cache *c = &p->cache;
-    *c = (struct kv_cache){.prec = m->prec, .layers = m->layers, .kv_heads = m->kv_heads, .head_dim = m->head_dim};
-    c->page_bytes = kv_page_bytes(m->prec, m->kv_heads, m->head_dim);
+    *c = (struct kv_cache){.type = kv_type_of(m->prec), .layers = m->layers, .kv_heads = m->kv_heads, .head_dim = m->head_dim};
+    c->page_bytes = kv_page_bytes(c->type, m->kv_heads, m->head_dim);
     size_t all_layers = c->page_bytes * (size_t)m->layers;
     if (bytes <= 0) bytes = automatic_bytes(m, all_layers, max_running);
     int64_t pages = bytes / (int64_t)all_layers;

@@ -59,8 +59,8 @@ static void problem_init(struct problem *p, struct heads h, enum precision prec,
     size_t hd = (size_t)h.head_dim;
     *p = (struct problem){.h = h, .prec = prec, .look = look, .scale = 1 / sqrtf((float)hd)};
     p->rotary = look.rotary_quarters ? h.head_dim * look.rotary_quarters / 4 : h.head_dim;
-    p->kv = (struct kv_cache){prec, LAYERS, h.kv_heads, h.head_dim, PAGES, kv_page_bytes(prec, h.kv_heads, h.head_dim),
-                              NULL};
+    p->kv = (struct kv_cache){kv_type_of(prec), LAYERS, h.kv_heads, h.head_dim, PAGES, 0, NULL};
+    p->kv.page_bytes = kv_page_bytes(p->kv.type, h.kv_heads, h.head_dim);
     p->kv.base = xalloc(LAYERS * PAGES * p->kv.page_bytes);
     size_t rotary = (size_t)p->rotary;
     p->rope = xalloc(POSITIONS * rotary * 4);

@@ -479,7 +479,8 @@ static bool runner_init(struct runner *r, const struct world *w, const char *tab
     const struct kernels *k = kernels_pick(table, w->prec);
     if (!k) return false;
     *r = (struct runner){.w = w, .adapted = adapted};
-    r->kv = (struct kv_cache){w->prec, LAYERS, KV_HEADS, DIM, PAGES, kv_page_bytes(w->prec, KV_HEADS, DIM), NULL};
+    r->kv = (struct kv_cache){kv_type_of(w->prec), LAYERS, KV_HEADS, DIM, PAGES, 0, NULL};
+    r->kv.page_bytes = kv_page_bytes(r->kv.type, KV_HEADS, DIM);
     size_t bytes = LAYERS * PAGES * r->kv.page_bytes;
     r->kv.base = big_alloc(bytes);
     assert_non_null(r->kv.base);
