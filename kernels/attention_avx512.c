@@ -173,6 +173,10 @@ bool attn_claim(struct attn_walk *w, struct attn_item *out)
 void attn_join(float *total, const float *state, int head_dim)
 {
     if (state[ATTN_MOST] == -INFINITY && state[ATTN_SUM] == 0) return; /* its window lies behind */
+    if (total[ATTN_MOST] == -INFINITY && total[ATTN_SUM] == 0) {
+        memcpy(total, state, sizeof *total * attn_state_floats(head_dim));
+        return;
+    }
     float most = fmaxf(total[ATTN_MOST], state[ATTN_MOST]);
     __m512 keep = exp16(_mm512_set1_ps((total[ATTN_MOST] - most)));
     __m512 gain = exp16(_mm512_set1_ps((state[ATTN_MOST] - most)));

@@ -366,11 +366,17 @@ static void values_mixed(struct work *w, struct group *g, const struct block *b,
 
 /* --- a block --- */
 
-INLINE void group_whole(struct work *w, struct group *g, const struct block *b, const struct span *span, const int V)
+static __attribute__((noinline)) void scores_of(struct work *w, const struct group *g, const struct block *b)
 {
-    scores(w, g, b, V);
+#define SCORES(V) scores(w, g, b, V)
+    EACH_V(g->n, SCORES)
+#undef SCORES
     if (b->softcap > 0) cap_scores(w, g, b);
-        /* In turns, because each is a chain of operations that wait for each other. */
+}
+
+/* In turns, because each is a chain of operations that wait for each other. */
+INLINE void soften_whole(struct work *w, struct group *g, const struct block *b, const struct span *span, const int V)
+{
 #pragma GCC unroll 6
     for (int i = 0; i < V; i++) find_most(w, g, i, b, span, true);
     factors(w, g);
@@ -378,26 +384,49 @@ INLINE void group_whole(struct work *w, struct group *g, const struct block *b, 
     for (int i = 0; i < V; i++) weights(w, g, i, b, span, true);
 #pragma GCC unroll 6
     for (int i = 0; i < V; i++) join_sum(w, g, i);
+}
+
+static __attribute__((noinline)) void soften_of(struct work *w, struct group *g, const struct block *b,
+                                                const struct span *span){
+#define SOFTEN(V) soften_whole(w, g, b, span, V)
+    EACH_V(g->n, SOFTEN)
+#undef SOFTEN
+}
+
+INLINE void all_values(struct work *w, struct group *g, const struct block *b, const struct span *span, const int V)
+{
     int d = 0;
     for (; d + CHUNK <= b->hd; d += CHUNK) values_whole(w, g, b, span, d, V, CHUNK / 16);
     for (; d < b->hd; d += 16) values_whole(w, g, b, span, d, V, 1);
 }
 
-static __attribute__((noinline)) void run_whole(struct work *w, struct group *g, const struct block *b,
+static __attribute__((noinline)) void values_of(struct work *w, struct group *g, const struct block *b,
                                                 const struct span *span)
 {
-#define WHOLE(V) group_whole(w, g, b, span, V)
-    EACH_V(g->n, WHOLE)
-#undef WHOLE
+#define VALUES(V) all_values(w, g, b, span, V)
+    EACH_V(g->n, VALUES)
+#undef VALUES
+}
+
+/* n groups (1 or 2) that see the whole block: one's scores while the other's are softened, as far as the processor looks
+ * ahead. */
+static void run_whole(struct work *w, struct group *g, int n, struct block *b, const struct span *span)
+{
+    scores_of(&w[0], &g[0], b);
+    if (n > 1) {
+        const char *ahead[2] = {b->ahead[0], b->ahead[1]};
+        b->ahead[0] = b->ahead[1] = b->key[0];
+        scores_of(&w[1], &g[1], b);
+        b->ahead[0] = ahead[0], b->ahead[1] = ahead[1];
+    }
+    for (int i = 0; i < n; i++) soften_of(&w[i], &g[i], b, span);
+    for (int i = 0; i < n; i++) values_of(&w[i], &g[i], b, span);
 }
 
 /* The group's rows see different parts of the block, w->span[]. */
 static __attribute__((noinline)) void run_mixed(struct work *w, struct group *g, const struct block *b)
 {
-#define SCORES(V) scores(w, g, b, V)
-    EACH_V(g->n, SCORES)
-#undef SCORES
-    if (b->softcap > 0) cap_scores(w, g, b);
+    scores_of(w, g, b);
     for (int i = 0; i < LANES; i++) w->most[i] = -INFINITY;
     for (int i = 0; i < g->n; i++)
         if (w->span[i].to) find_most(w, g, i, b, &w->span[i], false);
@@ -417,7 +446,7 @@ static __attribute__((noinline)) void run_mixed(struct work *w, struct group *g,
 struct tile {
     const struct attn *a;
     const struct attn_item *it;
-    struct work *w;
+    struct work *w;      /* of two groups */
     int each;            /* vectors of a kv head */
     int groups_each;     /* groups of a kv head */
     struct group *group; /* [kv_heads][groups_each] */
@@ -432,7 +461,7 @@ static void *carve(char **at, size_t bytes)
 }
 
 /* The most that lay_out() takes. */
-_Static_assert(sizeof(struct work) + ATTN_VECTORS * (sizeof(struct group) + 3 * (2 * 64 + HEAD_DIM_MAX * 4)) <=
+_Static_assert(2 * sizeof(struct work) + ATTN_VECTORS * (sizeof(struct group) + 3 * (2 * 64 + HEAD_DIM_MAX * 4)) <=
                    KERNEL_SCRATCH,
                "an item fits the scratch memory");
 
@@ -442,7 +471,7 @@ static struct tile lay_out(const struct attn *a, const struct attn_item *it, voi
     size_t hd = (size_t)a->kv->head_dim;
     struct tile t = {.a = a, .it = it, .each = it->rows * it->heads};
     t.groups_each = (t.each + TOGETHER - 1) / TOGETHER;
-    t.w = carve(&at, sizeof *t.w);
+    t.w = carve(&at, 2 * sizeof *t.w);
     t.group = carve(&at, sizeof *t.group * (size_t)(t.groups_each * it->kv_heads));
     t.total = carve(&at, attn_state_floats((int)hd) * 4 * (size_t)(t.each * it->kv_heads));
     for (int i = 0; i < t.groups_each * it->kv_heads; i++) {
@@ -476,19 +505,18 @@ static void clear_group(struct group *g, int hd)
 }
 
 /* The queries of a row's heads, for all rows at once: they lie far apart. */
-static void fetch_queries(const struct tile *t)
+static void fetch_queries(const struct attn *a, const struct attn_item *it)
 {
-    const struct attn_item *it = t->it;
-    size_t hd = (size_t)t->a->kv->head_dim, row = (size_t)t->a->heads * hd;
-    const float *q = t->a->q + (size_t)(it->seq->row0 + it->row) * row + (size_t)it->head * hd;
+    size_t hd = (size_t)a->kv->head_dim, row = (size_t)a->heads * hd;
+    const float *q = a->q + (size_t)(it->seq->row0 + it->row) * row + (size_t)it->head * hd;
     for (int r = 0; r < it->rows; r++, q += row)
-        for (size_t i = 0; i < (size_t)it->heads * hd; i += 16) _mm_prefetch((const char *)(q + i), _MM_HINT_T0);
+        for (size_t i = 0; i < (size_t)(it->heads * it->kv_heads) * hd; i += 16)
+            _mm_prefetch((const char *)(q + i), _MM_HINT_T0);
 }
 
 static void begin(const struct tile *t)
 {
     int hd = t->a->kv->head_dim;
-    if (t->it->rows > 1) fetch_queries(t);
     for (int n = 0; n < t->groups_each * t->it->kv_heads; n++) {
         struct group *g = &t->group[n];
         clear_group(g, hd);
@@ -607,9 +635,10 @@ static void run_block(const struct tile *t, int kv, struct block *b)
     bool whole = first >= b->base + ATTN_BLOCK - 1 && attn_first(t->a, last) <= b->base;
     struct span all = whole ? span_of(t->a, b, first) : (struct span){0};
     struct group *g = t->group + (size_t)kv * (size_t)t->groups_each;
-    for (int n = 0; n < t->groups_each; n++, g++) {
+    for (int n = 0, step; n < t->groups_each; n += step, g += step) {
+        step = whole && n + 1 < t->groups_each ? 2 : 1;
         if (whole)
-            run_whole(t->w, g, b, &all);
+            run_whole(t->w, g, step, b, &all);
         else
             run_partly(t, g, b);
         memcpy(b->ahead, b->key, sizeof b->key); /* once is enough */
@@ -627,7 +656,7 @@ static bool run_item(const struct attn *a, const struct attn_item *it, struct at
     for (b.base = it->first / ATTN_BLOCK * ATTN_BLOCK; b.base <= last_base; b.base += ATTN_BLOCK) {
         bool is_last = b.base == last_base;
         if (b.base >= attn_segment_start(segment + 1)) end_segment(&t, segment++);
-        if (is_last) more = attn_claim(walk, next);
+        if (is_last && (more = attn_claim(walk, next))) fetch_queries(a, next);
         for (int kv = 0; kv < it->kv_heads; kv++) {
             find_pages(&t, kv, &b);
             memcpy(b.ahead, b.key, sizeof b.key);
