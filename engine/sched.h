@@ -94,6 +94,7 @@ struct sched_options {
     int max_waiting;  /* beyond: ERR_QUEUE_FULL */
     int step_tokens;  /* rows of a step at most: decode rows plus prompt chunks */
     int64_t kv_bytes; /* KV pool; 0: chosen from max_running and the context */
+    enum kv_type kv_type; /* of a model in FAST; EXACT has float32 */
     int threads;
     const char *kernels; /* "auto", "plain", "avx512" */
     bool prefix_cache;   /* pages of prompts and answers are kept and found again */

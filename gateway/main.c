@@ -132,7 +132,7 @@ static int open_engine(struct program *p, struct err *e)
     if (find_engine(p, e) || read_token(s->engine_token_file, p->token, e)) return -1;
     snprintf(p->socket, sizeof p->socket, "%s/run/engine.sock", db_dir(p->g.db));
     struct engine_options o = {
-        .program = p->engine_path, .model = s->model, .base_name = s->base_name, .precision = s->precision, .kernels = s->kernels,
+        .program = p->engine_path, .model = s->model, .base_name = s->base_name, .precision = s->precision, .kernels = s->kernels, .kv_type = s->kv_type,
         .chat_template = s->chat_template, .draft_model = s->draft_model, .speculate = (int)s->speculate, .prefix_cache = s->prefix_cache,
         .socket = p->socket, .store = p->g.store, .max_context = (int)s->max_context, .max_slots = (int)s->max_slots, .kv_mb = (int)s->kv_mb, .threads = (int)s->threads,
         .max_running = (int)s->max_running, .url = s->engine_url, .token = p->token,
