@@ -1,7 +1,7 @@
 /* Attention over pages: which work there is, who does it, and how the sums of segments become a row's.
  *
  * An item is a tile of a sequence's rows and some of its kv heads with the query heads that share them; how one is
- * computed is attention_block_avx512.h's. Items are claimed. A sequence with many rows is cut into tiles and kv heads, one
+ * computed is attention_item_avx512.h's. Items are claimed. A sequence with many rows is cut into tiles and kv heads, one
  * with few rows and a long past by segments of its positions, so that no item is more than a share of the step: a prompt
  * of 32,000 tokens and one decoding row beside it keep all threads equally busy. The states of segments that were cut apart wait in
  * `partial` and are added up after a barrier, each vector by one thread, in the order of positions, exactly as the thread

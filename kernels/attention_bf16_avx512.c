@@ -2,7 +2,7 @@
 #define STEP 2
 #define LOAD 64
 #define UNIT 0x1.715476p0f /* 1 / ln 2 */
-#include "kernels/attention_block_avx512.h"
+#include "kernels/attention_item_avx512.h"
 
 INLINE __m512i load(const char *p)
 {

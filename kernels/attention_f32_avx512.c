@@ -2,7 +2,7 @@
 #define STEP 1
 #define LOAD 64
 #define UNIT 1.0f
-#include "kernels/attention_block_avx512.h"
+#include "kernels/attention_item_avx512.h"
 
 INLINE __m512i load(const char *p)
 {
