@@ -58,7 +58,8 @@ static size_t lay_out(struct forward *f, float *block)
                 {&f->gate, rows * (size_t)m->mlp},
                 {&f->up, rows * (size_t)m->mlp},
                 {&f->shrink, shrink_rows(f) * rank},
-                {&f->logits, (size_t)f->max_logits * (size_t)m->vocab}};
+                {&f->logits, (size_t)f->max_logits * (size_t)m->vocab},
+                {&f->partial, f->partial_floats}};
     size_t used = 0;
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
         if (block) *part[i].at = block + used;
@@ -70,6 +71,7 @@ static size_t lay_out(struct forward *f, float *block)
 static int take_memory(struct forward *f, struct err *e)
 {
     const struct model *m = f->m;
+    f->partial_floats = attn_partial_floats(m->heads, m->head_dim, max_of(m->max_context, 1));
     f->block_bytes = lay_out(f, NULL);
     f->block = big_alloc(f->block_bytes);
     f->head_seg = calloc((size_t)max_of(f->max_logits, 1), sizeof *f->head_seg);
@@ -186,7 +188,9 @@ static struct attn attention_of(struct forward *f, int layer)
                          .k = f->kk,
                          .v = f->v,
                          .rope = l->rope ? l->rope : m->rope,
-                         .kv = f->kv};
+                         .kv = f->kv,
+                         .partial = f->partial,
+                         .partial_floats = f->partial_floats};
 }
 
 static void attention_half(struct forward *f, struct kthread *t, int layer)

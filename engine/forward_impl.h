@@ -19,6 +19,8 @@ struct forward {
     float *gate, *up;          /* [rows][mlp] */
     float *shrink;             /* [MM_OUTS][rows][padded rank], or [2][pairs][padded rank] of experts */
     float *logits;             /* [max_logits][vocab] */
+    float *partial;            /* of attention */
+    size_t partial_floats;
     struct act h;              /* after a norm, k = hidden */
     struct act a;              /* attention's or the gate's output, k = heads*head_dim or mlp */
     struct moe_space *moe;     /* NULL: no layer has experts */

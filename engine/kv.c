@@ -42,10 +42,18 @@ static int64_t automatic_bytes(const struct model *m, size_t page_bytes, int max
 
 int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int max_running, struct err *e)
 {
+    return kv_pool_init_as(p, m, kv_type_of(m->prec), bytes, max_running, e);
+}
+
+int kv_pool_init_as(struct kv_pool *p, const struct model *m, enum kv_type type, int64_t bytes, int max_running,
+                    struct err *e)
+{
+    static const char *const name[] = {[KV_BF16] = "bf16", [KV_F32] = "float32", [KV_INT8] = "int8"};
+    assert((type == KV_F32) == (m->prec == PREC_EXACT));
     memset(p, 0, sizeof *p);
     struct kv_cache *c = &p->cache;
-    *c = (struct kv_cache){.prec = m->prec, .layers = m->layers, .kv_heads = m->kv_heads, .head_dim = m->head_dim};
-    c->page_bytes = kv_page_bytes(m->prec, m->kv_heads, m->head_dim);
+    *c = (struct kv_cache){.type = type, .layers = m->layers, .kv_heads = m->kv_heads, .head_dim = m->head_dim};
+    c->page_bytes = kv_page_bytes(c->type, m->kv_heads, m->head_dim);
     size_t all_layers = c->page_bytes * (size_t)m->layers;
     if (bytes <= 0) bytes = automatic_bytes(m, all_layers, max_running);
     int64_t pages = bytes / (int64_t)all_layers;
@@ -67,7 +75,7 @@ int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int ma
     }
     for (int i = 0; i < c->pages; i++) p->free_page[i] = c->pages - 1 - i;
     p->nfree = c->pages;
-    log_info("kv_pool", LI("pages", c->pages), LI("tokens", (int64_t)c->pages * KV_PAGE),
+    log_info("kv_pool", LS("type", name[type]), LI("pages", c->pages), LI("tokens", (int64_t)c->pages * KV_PAGE),
              LI("page_bytes", (int64_t)all_layers), LI("bytes", (int64_t)p->bytes), LI("max_context", m->max_context));
     return 0;
 }

@@ -41,9 +41,12 @@ struct kv_seq {
     int npages, cap;
 };
 
-/* bytes 0: for max_running sequences of moderate length, one whole context at least, a quarter of the machine's memory
+/* Pages of the type that goes with the model's precision. bytes 0: for max_running sequences of moderate length, one whole context at least, a quarter of the machine's memory
  * at most. Fails with ERR_USAGE when not one page fits. Logs the plan. */
 int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int max_running, struct err *e);
+/* With pages of a type: of a model in EXACT float32, else bf16 or int8. */
+int kv_pool_init_as(struct kv_pool *p, const struct model *m, enum kv_type type, int64_t bytes, int max_running,
+                    struct err *e);
 void kv_pool_close(struct kv_pool *p);
 
 /* Pages that `tokens` positions take. */

@@ -98,6 +98,10 @@ static int check_settings(const struct settings *s, struct err *e)
         return err_set(e, ERR_USAGE, "no such device: '%s' (auto or cpu)", s->device);
     if (!one_of(s->precision, "fast", "exact"))
         return err_set(e, ERR_USAGE, "no such precision: '%s' (fast or exact)", s->precision);
+    if (!one_of(s->kv_type, "auto", "bf16") && strcmp(s->kv_type, "int8") != 0)
+        return err_set(e, ERR_USAGE, "no such type of keys and values: '%s' (auto, bf16 or int8)", s->kv_type);
+    if (!strcmp(s->precision, "exact") && strcmp(s->kv_type, "auto") != 0)
+        return err_set(e, ERR_USAGE, "kv_type %s goes with precision fast: exact keeps float32", s->kv_type);
     if (log_level_parse(s->log_level) < 0)
         return err_set(e, ERR_USAGE, "no such log level: '%s' (debug, info, warn or error)", s->log_level);
     return 0;
@@ -202,6 +206,7 @@ static int load_parts(struct engine *g)
                    [CLASS_NORMAL] = {(int)s->ttft_normal_ms, (int)s->tpot_normal_ms},
                    [CLASS_BATCH] = {(int)s->ttft_batch_ms, (int)s->tpot_batch_ms}},
         .kv_bytes = s->kv_mb << 20,
+        .kv_type = strcmp(s->kv_type, "int8") ? KV_BF16 : KV_INT8,
         .threads = (int)s->threads,
         .kernels = s->kernels,
         .prefix_cache = s->prefix_cache,

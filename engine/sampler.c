@@ -11,7 +11,9 @@
  * in that order: min_p keeps w >= min_p * max w, top_k the k best of those, top_p the smallest head of these that holds
  * top_p of their mass (the token that crosses the line is in). A bin is a sixteenth of an octave, read off the float's
  * bits, so the cost is a few passes over the row however flat it is. (A heap of all candidates was tried first: 0.7 ms
- * for top_k 40, 2 ms for a flat head, against 0.2 and less.)
+ * for top_k 40, 2 ms for a flat head, against 0.2 and less.) The head is looked for among the weights that are at least
+ * 1/4096 of the best, and among all only when it goes on below: then bins are filled from some hundred tokens instead of
+ * the vocabulary.
  *
  * The random number is splitmix64's output function over (seed, index): no state, so a token's draw is the same alone,
  * in a batch, or after a preemption. Source: Steele, Lea and Flood 2014.
@@ -19,22 +21,17 @@
  * Guarantees: equal input gives equal output on every thread; sums have a fixed order; among equal weights the smaller
  * id comes first; a NaN or an infinity anywhere in the row is found before anything is chosen.
  *
- * The loops over the vocabulary are written in lanes of four with the compiler's vector types, because without
- * -ffast-math it may not reorder a sum itself. One sampler per thread. */
+ * The passes over the vocabulary are kernels/logits.h's. One sampler per thread. */
 #include "engine/sampler_adjust.h"
+#include "kernels/logits.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define GREEDY_BELOW 1e-5f /* a temperature under this would overflow the quotient: it means the maximum */
-#define BLOCK 256          /* weights per partial sum */
 #define BIN_SHIFT 19       /* a float's exponent and four bits of its mantissa make its bin */
 #define BINS ((0x3F800000 >> BIN_SHIFT) + 1) /* up to 1.0 */
-#define LANES 4
-#define STREAMS 4 /* independent accumulators, to hide latency */
-
-typedef float f4 __attribute__((vector_size(16)));
-typedef int32_t i4 __attribute__((vector_size(16)));
+#define HEAD_LEAST 0x1p-12f                  /* of the best weight: the head is looked for among these first */
 
 struct cand {
     float w;
@@ -47,11 +44,14 @@ struct bin {
 };
 
 struct sampler {
+    const struct logits_ops *ops;
     int vocab;
     float *w;          /* [vocab] weights; before, logits with the banned ones masked */
-    float *sum;        /* [vocab / BLOCK + 1] */
+    float *sum;        /* [vocab / LOGITS_BLOCK + 1] */
     uint32_t *seen;    /* [vocab] zeros, for adjust_row() */
     struct cand *cand; /* [vocab] of one bin */
+    int32_t *head;     /* [vocab] tokens that the bins were filled with, nhead of them, ascending */
+    int nhead;
     struct bin bin[BINS];
 };
 
@@ -60,11 +60,13 @@ struct sampler *sampler_new(int vocab)
     struct sampler *s = calloc(1, sizeof *s);
     if (!s) return NULL;
     s->vocab = vocab;
+    s->ops = logits_pick();
     s->w = malloc((size_t)vocab * sizeof *s->w);
-    s->sum = malloc(((size_t)vocab / BLOCK + 1) * sizeof *s->sum);
+    s->sum = malloc(((size_t)vocab / LOGITS_BLOCK + 1) * sizeof *s->sum);
     s->seen = calloc((size_t)vocab, sizeof *s->seen);
     s->cand = malloc((size_t)vocab * sizeof *s->cand);
-    if (s->w && s->sum && s->seen && s->cand) return s;
+    s->head = malloc((size_t)vocab * sizeof *s->head);
+    if (s->w && s->sum && s->seen && s->cand && s->head) return s;
     sampler_free(s);
     return NULL;
 }
@@ -76,121 +78,8 @@ void sampler_free(struct sampler *s)
     free(s->sum);
     free(s->seen);
     free(s->cand);
+    free(s->head);
     free(s);
-}
-
-/* --- lanes --- */
-
-static f4 load4(const float *p)
-{
-    f4 v;
-    memcpy(&v, p, sizeof v);
-    return v;
-}
-
-static f4 all4(float x)
-{
-    return (f4){x, x, x, x};
-}
-
-static f4 pick4(i4 mask, f4 a, f4 b)
-{
-    return (f4)((mask & (i4)a) | (~mask & (i4)b));
-}
-
-/* exp(x) for x <= 0 within 2 units in the last place; 0 below -87. Cody and Waite's reduction and a polynomial of
- * degree 6. */
-static f4 exp4(f4 x)
-{
-    const f4 magic = all4(12582912.0f); /* 1.5 * 2^23: adding it rounds to an integer */
-    i4 tiny = ~(x >= all4(-87.0f));
-    x = pick4(tiny, all4(-87.0f), x);
-    f4 n = x * all4(1.44269504f) + magic - magic;
-    f4 r = x - n * all4(0.693359375f) + n * all4(2.12194440e-4f);
-    f4 p = all4(1.0f / 720);
-    p = p * r + all4(1.0f / 120);
-    p = p * r + all4(1.0f / 24);
-    p = p * r + all4(1.0f / 6);
-    p = p * r + all4(0.5f);
-    p = p * r + all4(1.0f);
-    p = p * r + all4(1.0f);
-    i4 two_n = (__builtin_convertvector(n, i4) + 127) << 23;
-    return pick4(tiny, all4(0), p * (f4)two_n);
-}
-
-static float exp1(float x)
-{
-    return exp4(all4(x))[0];
-}
-
-/* The largest of x[0..n), and whether all of them are finite (x * 0 is NaN for what is not). */
-static float row_max(const float *x, int n, bool *finite)
-{
-    f4 max[STREAMS], zero[STREAMS];
-    for (int j = 0; j < STREAMS; j++) {
-        max[j] = all4(-INFINITY);
-        zero[j] = all4(0);
-    }
-    int i = 0;
-    for (; i + STREAMS * LANES <= n; i += STREAMS * LANES)
-        for (int j = 0; j < STREAMS; j++) {
-            f4 v = load4(x + i + j * LANES);
-            max[j] = pick4(v > max[j], v, max[j]);
-            zero[j] += v * all4(0);
-        }
-    float best = -INFINITY, sum = 0;
-    for (int j = 0; j < STREAMS * LANES; j++) {
-        float v = max[j / LANES][j % LANES];
-        if (v > best) best = v;
-        sum += zero[j / LANES][j % LANES];
-    }
-    for (; i < n; i++) {
-        if (x[i] > best) best = x[i];
-        sum += x[i] * 0;
-    }
-    *finite = sum == 0;
-    return best;
-}
-
-static int32_t first_equal(const float *x, int n, float v)
-{
-    for (int i = 0; i < n; i++)
-        if (x[i] == v) return i;
-    return 0;
-}
-
-/* out[i] = exp((x[i] - max) * inv_t) for one block (out may be NULL); returns the block's sum. */
-static float exp_block(const float *x, int n, float max, float inv_t, float *out)
-{
-    f4 sum[STREAMS] = {0};
-    int i = 0;
-    for (; i + STREAMS * LANES <= n; i += STREAMS * LANES)
-        for (int j = 0; j < STREAMS; j++) {
-            f4 w = exp4((load4(x + i + j * LANES) - all4(max)) * all4(inv_t));
-            sum[j] += w;
-            if (out) memcpy(out + i + j * LANES, &w, sizeof w);
-        }
-    float total = 0;
-    for (int j = 0; j < STREAMS * LANES; j++) total += sum[j / LANES][j % LANES];
-    for (; i < n; i++) {
-        float w = exp1((x[i] - max) * inv_t);
-        total += w;
-        if (out) out[i] = w;
-    }
-    return total;
-}
-
-/* Weights of the whole row in w (may be x itself, or NULL) and the sums of its blocks; returns the mass. */
-static double exp_row(const float *x, int n, float max, float inv_t, float *w, float *sums)
-{
-    double mass = 0;
-    for (int b = 0; b * BLOCK < n; b++) {
-        int len = n - b * BLOCK < BLOCK ? n - b * BLOCK : BLOCK;
-        float s = exp_block(x + b * BLOCK, len, max, inv_t, w ? w + b * BLOCK : NULL);
-        if (sums) sums[b] = s;
-        mass += s;
-    }
-    return mass;
 }
 
 /* --- candidates: a heap with the best on top --- */
@@ -237,20 +126,23 @@ static int bin_of(float w)
 static void fill_bins(struct sampler *s, float least)
 {
     memset(s->bin, 0, sizeof s->bin);
-    for (int i = 0; i < s->vocab; i++) {
-        if (s->w[i] < least || s->w[i] <= 0) continue;
-        struct bin *b = &s->bin[bin_of(s->w[i])];
-        b->mass += (double)s->w[i];
+    s->nhead = s->ops->above(s->w, s->vocab, least, s->head);
+    for (int i = 0; i < s->nhead; i++) {
+        float w = s->w[s->head[i]];
+        struct bin *b = &s->bin[bin_of(w)];
+        b->mass += (double)w;
         b->count++;
     }
 }
 
 /* The token of bin b with which `count` or `goal` is reached; *mass grows by it and those before it. */
-static struct cand end_in_bin(struct sampler *s, int b, float least, int count, double goal, double *mass)
+static struct cand end_in_bin(struct sampler *s, int b, int count, double goal, double *mass)
 {
     int n = 0, taken = 0;
-    for (int i = 0; i < s->vocab; i++)
-        if (s->w[i] >= least && s->w[i] > 0 && bin_of(s->w[i]) == b) s->cand[n++] = (struct cand){s->w[i], i};
+    for (int i = 0; i < s->nhead; i++) {
+        int32_t id = s->head[i];
+        if (bin_of(s->w[id]) == b) s->cand[n++] = (struct cand){s->w[id], id};
+    }
     heapify(s->cand, n);
     struct cand last;
     double sum = 0;
@@ -270,7 +162,7 @@ static struct cand head_end(struct sampler *s, float least, int count, double go
     for (int b = BINS - 1; b >= 0; b--) {
         const struct bin *bin = &s->bin[b];
         if (!bin->count) continue;
-        if (bin->count >= count || *mass + bin->mass >= goal) return end_in_bin(s, b, least, count, goal - *mass, mass);
+        if (bin->count >= count || *mass + bin->mass >= goal) return end_in_bin(s, b, count, goal - *mass, mass);
         count -= bin->count;
         *mass += bin->mass;
     }
@@ -296,10 +188,10 @@ static double uniform(uint64_t seed, uint64_t index)
 static int32_t draw_all(const struct sampler *s, double mass, double u)
 {
     double point = u * mass;
-    int blocks = (s->vocab + BLOCK - 1) / BLOCK, b = 0;
+    int blocks = (s->vocab + LOGITS_BLOCK - 1) / LOGITS_BLOCK, b = 0;
     while (b < blocks - 1 && point >= s->sum[b]) point -= s->sum[b++];
     int32_t last = -1;
-    for (int i = b * BLOCK; i < s->vocab && i < (b + 1) * BLOCK; i++) {
+    for (int i = b * LOGITS_BLOCK; i < s->vocab && i < (b + 1) * LOGITS_BLOCK; i++) {
         if (s->w[i] <= 0) continue;
         last = i;
         if (point < s->w[i]) return i;
@@ -310,23 +202,38 @@ static int32_t draw_all(const struct sampler *s, double mass, double u)
     return last;
 }
 
-static int32_t draw_head(struct sampler *s, const struct sample_params *p, double u)
+/* The last token of the head, and the head's mass, as far as the weights from `least` on tell; false: not so far. `all` is
+ * the mass of all weights, or < 0: not known. */
+static bool find_head(struct sampler *s, const struct sample_params *p, float least, double all, struct cand *end,
+                      double *mass)
+{
+    bool known = least <= p->min_p; /* what lies below does not count */
+    double shorter;
+    fill_bins(s, least);
+    if (p->top_k > 0 ? !known && s->nhead < p->top_k : !known && (all < 0 || p->top_p >= 1)) return false;
+    *end = head_end(s, least, p->top_k > 0 ? p->top_k : INT32_MAX, INFINITY, mass);
+    if (p->top_k == 0 && !known) *mass = all;
+    if (p->top_p >= 1) return true;
+    struct cand e = head_end(s, least, INT32_MAX, (double)p->top_p * *mass, &shorter);
+    if (p->top_k == 0 && !known && e.id == INT32_MAX) return false;
+    if (better(e, *end)) {
+        *end = e;
+        *mass = shorter;
+    }
+    return true;
+}
+
+static int32_t draw_head(struct sampler *s, const struct sample_params *p, double all, double u)
 {
     float least = p->min_p < 1 ? p->min_p : 1; /* the best weight is 1 */
-    double mass, shorter;
-    fill_bins(s, least);
-    struct cand end = head_end(s, least, p->top_k > 0 ? p->top_k : INT32_MAX, INFINITY, &mass);
-    if (p->top_p < 1) {
-        struct cand e = head_end(s, least, INT32_MAX, (double)p->top_p * mass, &shorter);
-        if (better(e, end)) {
-            end = e;
-            mass = shorter;
-        }
-    }
+    double mass;
+    struct cand end;
+    if (least >= HEAD_LEAST || !find_head(s, p, HEAD_LEAST, all, &end, &mass)) find_head(s, p, least, all, &end, &mass);
     double point = u * mass;
     int32_t last = -1;
-    for (int i = 0; i < s->vocab; i++) {
-        if (s->w[i] <= 0 || better(end, (struct cand){s->w[i], i})) continue;
+    for (int n = 0; n < s->nhead; n++) {
+        int32_t i = s->head[n];
+        if (better(end, (struct cand){s->w[i], i})) continue;
         last = i;
         if (point < (double)s->w[i]) return i;
         point -= (double)s->w[i];
@@ -379,8 +286,8 @@ static bool typical_on(const struct sample_params *p)
 
 static int32_t choose(struct sampler *s, const float *x, float max, const struct sample_params *p, uint64_t index)
 {
-    if (!(p->temperature >= GREEDY_BELOW)) return first_equal(x, s->vocab, max);
-    double mass = exp_row(x, s->vocab, max, 1.0f / p->temperature, s->w, s->sum);
+    if (!(p->temperature >= GREEDY_BELOW)) return s->ops->find(x, s->vocab, max);
+    double mass = s->ops->weigh(x, s->vocab, max, 1.0f / p->temperature, s->w, s->sum);
     double u = uniform(p->seed, index);
     bool filtered = (p->top_k > 0 && p->top_k < s->vocab) || p->top_p < 1 || p->min_p > 0;
     if (typical_on(p)) {
@@ -388,7 +295,7 @@ static int32_t choose(struct sampler *s, const float *x, float max, const struct
         scale_best_to_one(s);
         filtered = true;
     }
-    return filtered ? draw_head(s, p, u) : draw_all(s, mass, u);
+    return filtered ? draw_head(s, p, typical_on(p) ? -1 : mass, u) : draw_all(s, mass, u);
 }
 
 /* --- log-probabilities --- */
@@ -402,7 +309,7 @@ static void note_top(struct sample *out, int want, int32_t id, float logit)
 
 static void logprobs(const struct sampler *s, const float *x, float max, int want, struct sample *out)
 {
-    float norm = max + (float)log(exp_row(x, s->vocab, max, 1, NULL, NULL));
+    float norm = max + (float)log(s->ops->weigh(x, s->vocab, max, 1, NULL, NULL));
     out->logprob = x[out->id] - norm;
     out->ntop = 0;
     if (want > TOP_LOGPROBS_MAX) want = TOP_LOGPROBS_MAX;
@@ -430,10 +337,10 @@ static const float *adjusted(struct sampler *s, const float *logits, const struc
 int sample_token(struct sampler *s, const float *logits, const struct sample_input *in, struct sample *out)
 {
     bool finite, ignored;
-    float max = row_max(logits, s->vocab, &finite);
+    float max = s->ops->most(logits, s->vocab, &finite);
     if (!finite) return -1;
     const float *x = adjusted(s, logits, in);
-    out->id = choose(s, x, x == logits ? max : row_max(x, s->vocab, &ignored), in->p, in->index);
+    out->id = choose(s, x, x == logits ? max : s->ops->most(x, s->vocab, &ignored), in->p, in->index);
     out->ntop = 0;
     out->logprob = 0;
     if (in->p->logprobs >= 0) logprobs(s, logits, max, in->p->logprobs, out);
@@ -443,7 +350,7 @@ int sample_token(struct sampler *s, const float *logits, const struct sample_inp
 int sample_given(struct sampler *s, const float *logits, const struct sample_params *p, int32_t id, struct sample *out)
 {
     bool finite;
-    float max = row_max(logits, s->vocab, &finite);
+    float max = s->ops->most(logits, s->vocab, &finite);
     if (!finite) return -1;
     out->id = id;
     out->ntop = 0;

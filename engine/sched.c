@@ -43,7 +43,8 @@ static int init_compute(struct sched *s, struct err *e)
         s->mask[i] = malloc((size_t)grammar_mask_words(s->m->vocab) * sizeof *s->mask[i]);
         if (!s->sampler[i] || !s->mask[i]) return err_set(e, ERR_NO_MEMORY, "no memory for sampling");
     }
-    if (kv_pool_init(&s->kv, s->m, o->kv_bytes, o->max_running, e)) return -1;
+    enum kv_type type = s->m->prec == PREC_FAST ? o->kv_type : KV_F32;
+    if (kv_pool_init_as(&s->kv, s->m, type, o->kv_bytes, o->max_running, e)) return -1;
     int rank = s->loras ? lora_rank_pad(lora_max_rank(s->loras)) : 1, logits = o->max_running + SCHED_EXTRA;
     if (forward_new(&s->forward, s->m, s->kernels, s->pool, &s->kv.cache, o->step_tokens, logits, rank, e)) return -1;
     if (o->speculate && pasts_new(&s->pasts, e)) return -1;

@@ -129,6 +129,7 @@ struct sched_options {
     int adapter_wait_ms; /* longest wait for an adapter slot before the first token, 0: 10 s; from half of it on one is drained */
     struct sched_targets target[SCHED_CLASSES];
     int64_t kv_bytes; /* KV pool; 0: chosen from max_running and the context */
+    enum kv_type kv_type; /* of a model in FAST; EXACT has float32 */
     int threads;
     const char *kernels; /* "auto", "plain", "avx512" */
     bool prefix_cache;   /* pages of prompts and answers are kept and found again */

@@ -241,7 +241,8 @@ static const char *own(const char *s)
 static void engine_free(struct engine *g)
 {
     const char *strings[] = {g->o.program, g->o.model, g->o.base_name,     g->o.precision,   g->o.kernels, g->o.socket,
-                             g->o.store,   g->o.url,   g->o.chat_template, g->o.draft_model, g->o.token};
+                             g->o.store,   g->o.url,   g->o.chat_template, g->o.draft_model, g->o.token,
+                             g->o.kv_type};
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) free((char *)strings[i]);
     free(g->auth);
     free(g->base_url);
@@ -257,7 +258,8 @@ static int copy_options(struct engine *g, const struct engine_options *o, struct
     g->o = *o;
     const char **strings[] = {&g->o.program,       &g->o.model,       &g->o.base_name, &g->o.precision,
                               &g->o.kernels,       &g->o.socket,      &g->o.store,     &g->o.url,
-                              &g->o.chat_template, &g->o.draft_model, &g->o.token,     &g->o.cache};
+                              &g->o.chat_template, &g->o.draft_model, &g->o.token,     &g->o.cache,
+                              &g->o.kv_type};
     bool ok = true;
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) ok &= (*strings[i] = own(*strings[i])) != NULL;
     if (!ok || asprintf(&g->pid_file, "%s.pid", g->o.socket) < 0 ||

@@ -13,7 +13,7 @@ struct engine_options {
     const char *program; /* path of weft-engine */
     const char *model;
     const char *base_name; /* "" from the file */
-    const char *precision, *kernels;
+    const char *precision, *kernels, *kv_type;
     const char *chat_template, *draft_model; /* files, or "" */
     const char *socket;                      /* $WEFT_DATA/run/engine-BASE.sock or run/engine.sock */
     const char *store;                       /* blobs */

@@ -67,7 +67,7 @@ void process_fingerprint(const struct engine_options *o, char out[ENGINE_FINGERP
 {
     uint8_t digest[SHA256_BYTES];
     char text[128];
-    const char *words[] = {o->base_name, o->precision, o->kernels, o->store};
+    const char *words[] = {o->base_name, o->precision, o->kernels, o->store, o->kv_type};
     struct sha256 h;
 
     sha256_init(&h);
@@ -150,6 +150,7 @@ static void make_command(const struct engine_options *o, struct command *c)
     add_number(c, "--adapter-mb", o->adapter_mb);
     add_text(c, "--precision", o->precision);
     add_text(c, "--kernels", o->kernels);
+    add_text(c, "--kv-type", o->kv_type);
     add_text(c, "--chat-template", o->chat_template);
     add_text(c, "--draft-model", o->draft_model);
     add_text(c, "--prefix-cache", o->prefix_cache ? "true" : "false");

@@ -133,7 +133,7 @@ static int open_engine(struct program *p, struct err *e)
     snprintf(p->socket, sizeof p->socket, "%s/run/engine.sock", db_dir(p->g.db));
     snprintf(p->cache, sizeof p->cache, "%s/cache", db_dir(p->g.db));
     struct engine_options o = {
-        .program = p->engine_path, .model = s->model, .base_name = s->base_name, .precision = s->precision, .kernels = s->kernels,
+        .program = p->engine_path, .model = s->model, .base_name = s->base_name, .precision = s->precision, .kernels = s->kernels, .kv_type = s->kv_type,
         .chat_template = s->chat_template, .draft_model = s->draft_model, .speculate = (int)s->speculate, .prefix_cache = s->prefix_cache,
         .socket = p->socket, .store = p->g.store, .cache = s->engine_cache_mb ? p->cache : "", .cache_mb = (int)s->engine_cache_mb, .adapter_mb = (int)s->adapter_mb,
         .max_context = (int)s->max_context, .max_slots = (int)s->max_slots, .kv_mb = (int)s->kv_mb, .threads = (int)s->threads,

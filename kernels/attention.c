@@ -1,41 +1,34 @@
 /* Attention over pages, plain: for each row and head an online softmax (Milakov and Gimelshein 2018) over the positions
- * in order, float32, reading only the slots that the row sees: those of its window, where there is one. Rows are dealt to the threads. */
+ * in order, float32, reading only the slots that the row sees: those of its window, where there is one. Rows are dealt to
+ * the threads. */
 #include "kernels/act.h"
-#include "kernels/convert.h"
+#include "kernels/attention_avx512.h"
 #include "kernels/kv.h"
 #include "kernels/matmul.h"
 #include <math.h>
+#include <string.h>
 
-static float score(const struct kv_cache *kv, const char *head, int slot, const float *q)
+static float dot(const float *a, const float *b, int n)
 {
     float sum = 0;
-    for (int d = 0; d < kv->head_dim; d++)
-        sum += q[d] * (kv->prec == PREC_FAST ? f32_of_bf16(((const uint16_t *)head)[kv_k_bf16(d, slot)])
-                                             : ((const float *)head)[kv_k_f32(d, slot)]);
+    for (int d = 0; d < n; d++) sum += a[d] * b[d];
     return sum;
-}
-
-static void add_value(const struct kv_cache *kv, const char *head, int slot, float keep, float p, float *out)
-{
-    const char *v = head + kv_v_offset(kv);
-    for (int d = 0; d < kv->head_dim; d++)
-        out[d] = out[d] * keep + p * (kv->prec == PREC_FAST
-                                          ? f32_of_bf16(((const uint16_t *)v)[kv_v_bf16(kv->head_dim, d, slot)])
-                                          : ((const float *)v)[kv_v_f32(kv->head_dim, d, slot)]);
 }
 
 static void attend(const struct attn *a, const struct attn_seq *seq, int pos, int h, const float *q, float *out)
 {
     const struct kv_cache *kv = a->kv;
-    float most = -INFINITY, sum = 0;
+    float most = -INFINITY, sum = 0, x[HEAD_DIM_MAX];
     memset(out, 0, sizeof *out * (size_t)kv->head_dim);
     for (int p = attn_first(a, pos); p <= pos; p++) {
         const char *head = kv_head_at(kv, a->layer, seq->page[p / KV_PAGE], h / (a->heads / kv->kv_heads));
-        float s = a->scale * score(kv, head, p % KV_PAGE, q);
+        kv_load_plain(kv, head, p % KV_PAGE, false, x);
+        float s = a->scale * dot(x, q, kv->head_dim);
         if (a->softcap > 0) s = a->softcap * tanhf(s / a->softcap);
         float larger = s > most ? s : most;
         float keep = expf(most - larger), e = expf(s - larger);
-        add_value(kv, head, p % KV_PAGE, keep, e, out);
+        kv_load_plain(kv, head, p % KV_PAGE, true, x);
+        for (int d = 0; d < kv->head_dim; d++) out[d] = out[d] * keep + e * x[d];
         sum = sum * keep + e;
         most = larger;
     }
@@ -55,4 +48,12 @@ void attention_plain(struct kthread *t, const struct attn *a, struct act *out)
         }
         act_round(out, row, k, 0, k);
     }
+}
+
+/* A decoding row and the rows that are guessed ahead of it. */
+#define CUT_ROWS 4
+
+size_t attn_partial_floats(int heads, int head_dim, int positions)
+{
+    return (size_t)(CUT_ROWS * heads) * (size_t)(attn_segment_of(positions - 1) + 1) * attn_state_floats(head_dim);
 }

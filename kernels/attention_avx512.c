@@ -1,331 +1,248 @@
-/* Attention over pages: online softmax in blocks of 64 positions, from the first that the window reaches.
+/* Attention over pages: which work there is, who does it, and how the sums of segments become a row's.
  *
- * An item of work is one kv head of a sequence and a tile of its rows; the query heads that share the kv head and the
- * tile's rows are its `vectors`. For each block of four pages, in order: scores of up to 8 vectors at once (lanes are
- * tokens), largest score, exponentials, then values (lanes are dimensions). In FAST q and the exponentials are rounded
- * to bf16 for vdpbf16ps; sums are float32. EXACT is float32 throughout.
+ * An item is a tile of a sequence's rows and some of its kv heads with the query heads that share them; how one is
+ * computed is attention_item_avx512.h's. Items are claimed. A sequence with many rows is cut into tiles and kv heads, one
+ * with few rows and a long past by segments of its positions, so that no item is more than a share of the step: a prompt
+ * of 32,000 tokens and one decoding row beside it keep all threads equally busy. The states of segments that were cut apart wait in
+ * `partial` and are added up after a barrier, each vector by one thread, in the order of positions, exactly as the thread
+ * that has them all would have added them.
  *
- * Batch invariance: what a row computes is set by its position p and the window alone: blocks (first position
- * seen)/64 .. p/64, of each the tokens that p sees, one accumulator per score and per output. Blocks that every row of
- * the tile sees whole are computed for 8 vectors together, the others row by row: the same operations in the same order.
+ *     claim items (whole ones go to the output, others to partial) -> barrier, if any was cut -> add up partial
  *
- * Never used: slots behind a row's position or before its window (scores of a page's unused lanes are dropped before
- * anything uses them; a pair of values with an unused half is masked), other heads. Never read: other pages. */
+ * Batch invariance: segments depend on positions alone (attention_avx512.h); cuts decide only who computes what. */
+#include "kernels/attention_avx512.h"
 #include "kernels/act.h"
 #include "kernels/avx512.h"
-#include "kernels/kv.h"
 #include "kernels/vector.h"
-#include <math.h>
 #include <string.h>
 
-#define BLOCK 64 /* positions */
-#define BLOCK_PAGES (BLOCK / KV_PAGE)
-#define TOGETHER 8   /* vectors that share the loads of K and V */
-#define VECTORS 24   /* of an item, wished */
-#define HEADS_MAX 32 /* query heads of an item */
+#define SHARES 4       /* items per thread, wished */
+#define VECTORS_MIN 12 /* of a tile: fewer would read K and V too often */
 
-struct vector {
-    float most;
-    __m512 sum; /* 16 partial sums of exponentials */
-    float s[BLOCK];
-    union {
-        float f32[BLOCK];
-        uint32_t pair[BLOCK / 2]; /* bf16 */
-    } p;
-    float keep; /* what the block before is worth now */
-    union {
-        float f32[HEAD_DIM_MAX];
-        uint32_t pair[HEAD_DIM_MAX / 2];
-    } q;
-    float out[HEAD_DIM_MAX];
-};
-
-_Static_assert(sizeof(struct vector) * HEADS_MAX <= KERNEL_SCRATCH, "the vectors of an item fit the scratch memory");
-
-/* One item: rows first_row .. of a sequence, query heads h0 .. of one kv head. */
-struct item {
-    const struct attn_seq *seq;
-    int row, rows; /* within the sequence */
-    int kv_head, head, heads;
-};
-
-/* What a row sees of a block, tokens from .. to-1, and how scores are made. */
-struct span {
-    unsigned from, to;
-    uint64_t seen; /* their bits */
-    float scale, softcap;
-};
-
-static struct span span_of(const struct attn *a, unsigned from, unsigned to)
-{
-    return (struct span){from, to, ~(uint64_t)0 << from & ~(uint64_t)0 >> (BLOCK - to), a->scale, a->softcap};
-}
-
-/* The lanes of page j of the block that are seen. */
-static inline __mmask16 seen_of(const struct span *s, int j)
-{
-    return (__mmask16)(s->seen >> j * KV_PAGE);
-}
-
-static inline __m512 bcast_pair(uint32_t pair)
-{
-    return _mm512_castsi512_ps(_mm512_set1_epi32((int)pair));
-}
-
-/* s[i][0..16) = q_i . K of one page, for V vectors. */
-static inline __attribute__((always_inline)) void scores_page(struct vector *v, const int V, const bool bf16,
-                                                              const char *k, int hd, int at)
-{
-    __m512 s[TOGETHER];
-#pragma GCC unroll 8
-    for (int i = 0; i < V; i++) s[i] = _mm512_setzero_ps();
-    for (int d = 0; d < hd; d += bf16 ? 2 : 1, k += 64) {
-        __m512 key = _mm512_loadu_ps(k);
-#pragma GCC unroll 8
-        for (int i = 0; i < V; i++) {
-            if (bf16)
-                s[i] = _mm512_dpbf16_ps(s[i], (__m512bh)key, (__m512bh)bcast_pair(v[i].q.pair[d / 2]));
-            else
-                s[i] = _mm512_fmadd_ps(key, _mm512_set1_ps(v[i].q.f32[d]), s[i]);
-        }
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < V; i++) _mm512_storeu_ps(v[i].s + at, s[i]);
-}
-
-/* s = softcap tanh(s scale / softcap): the scores of a block, scaled and capped. Apart, because in the loop below its
- * registers would cost those who have no cap. */
-static __attribute__((noinline)) void cap_scores(struct vector *v, const struct span *b)
-{
-    for (unsigned i = b->from / 16 * 16; i < b->to; i += 16) {
-        __m512 s = _mm512_mul_ps(_mm512_loadu_ps(v->s + i), _mm512_set1_ps(b->scale));
-        s = tanh16(_mm512_div_ps(s, _mm512_set1_ps(b->softcap)));
-        _mm512_storeu_ps(v->s + i, _mm512_mul_ps(s, _mm512_set1_ps(b->softcap)));
-    }
-}
-
-/* From the scores of the visible tokens: p, keep, and the running maximum and sum. */
-static void softmax_block(struct vector *v, const struct span *b, const bool bf16)
-{
-    __m512 s[BLOCK_PAGES], most = _mm512_set1_ps(-INFINITY), scale = _mm512_set1_ps(b->softcap > 0 ? 1 : b->scale);
-    if (b->softcap > 0) cap_scores(v, b);
-    for (int j = 0; j < BLOCK_PAGES; j++) {
-        s[j] = _mm512_mask_mul_ps(_mm512_set1_ps(-INFINITY), seen_of(b, j), _mm512_loadu_ps(v->s + j * 16), scale);
-        most = _mm512_max_ps(most, s[j]);
-    }
-    float larger = fmaxf(v->most, _mm512_reduce_max_ps(most));
-    __m512 keep = exp16(_mm512_set1_ps(v->most - larger)), sum = _mm512_setzero_ps();
-    for (int j = 0; j < BLOCK_PAGES; j++) {
-        __m512 p = _mm512_maskz_mov_ps(seen_of(b, j), exp16(_mm512_sub_ps(s[j], _mm512_set1_ps(larger))));
-        sum = _mm512_add_ps(sum, p);
-        if (bf16)
-            _mm256_storeu_si256((__m256i *)(v->p.pair + j * 8), (__m256i)_mm512_cvtneps_pbh(p));
-        else
-            _mm512_storeu_ps(v->p.f32 + j * 16, p);
-    }
-    v->sum = _mm512_fmadd_ps(v->sum, keep, sum);
-    v->keep = _mm512_cvtss_f32(keep);
-    v->most = larger;
-}
-
-/* y[i] += p V of a token (of a pair of them in bf16), 16 dimensions of V in w. */
-static inline __attribute__((always_inline)) void add_token(__m512 *y, const struct vector *v, const int V,
-                                                            const bool bf16, __m512 w, unsigned token)
-{
-#pragma GCC unroll 8
-    for (int i = 0; i < V; i++) {
-        if (bf16)
-            y[i] = _mm512_dpbf16_ps(y[i], (__m512bh)w, (__m512bh)bcast_pair(v[i].p.pair[token / 2]));
-        else
-            y[i] = _mm512_fmadd_ps(w, _mm512_set1_ps(v[i].p.f32[token]), y[i]);
-    }
-}
-
-/* Half of each pair of values. */
-static inline __m512 half_of(__m512 w, uint32_t mask)
-{
-    return _mm512_and_ps(w, _mm512_castsi512_ps(_mm512_set1_epi32((int)mask)));
-}
-
-/* out_i[d..d+16) = out_i * keep_i + sum over tokens from .. to-1 of p V, for V vectors; value[j] is V of page j. */
-static inline __attribute__((always_inline)) void values_chunk(struct vector *v, const int V, const bool bf16,
-                                                               const char *const *value, int hd, int d, unsigned from,
-                                                               unsigned to)
-{
-    __m512 y[TOGETHER];
-#pragma GCC unroll 8
-    for (int i = 0; i < V; i++) y[i] = _mm512_mul_ps(_mm512_loadu_ps(v[i].out + d), _mm512_set1_ps(v[i].keep));
-    if (bf16 && from % 2) { /* the window begins inside a pair */
-        const float *w = (const float *)value[from / KV_PAGE] + (size_t)(from % KV_PAGE / 2) * (size_t)hd + d;
-        add_token(y, v, V, bf16, half_of(_mm512_loadu_ps(w), 0xffff0000), from - 1);
-        from++;
-    }
-    for (unsigned token = from; token < to; token += bf16 ? 2 : 1) {
-        unsigned slot = token % KV_PAGE;
-        __m512 w =
-            _mm512_loadu_ps((const float *)value[token / KV_PAGE] + (size_t)(bf16 ? slot / 2 : slot) * (size_t)hd + d);
-        if (bf16 && token + 1 == to) w = half_of(w, 0xffff);
-        add_token(y, v, V, bf16, w, token);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < V; i++) _mm512_storeu_ps(v[i].out + d, y[i]);
-}
-
-/* One block for V vectors. */
-static inline __attribute__((always_inline)) void block_of(struct vector *v, const int V, const bool bf16,
-                                                           const char *const *key, int hd, const struct span *b)
-{
-    const char *value[BLOCK_PAGES];
-    for (unsigned j = b->from / KV_PAGE; j * KV_PAGE < b->to; j++) {
-        scores_page(v, V, bf16, key[j], hd, (int)(j * KV_PAGE));
-        value[j] = key[j] + (size_t)KV_PAGE * (size_t)hd * (bf16 ? 2 : 4);
-    }
-    for (int i = 0; i < V; i++) softmax_block(&v[i], b, bf16);
-    for (int d = 0; d < hd; d += 16) values_chunk(v, V, bf16, value, hd, d, b->from, b->to);
-}
-
-static inline __attribute__((always_inline)) void block_any(struct vector *v, int count, const bool bf16,
-                                                            const char *const *key, int hd, const struct span *b)
-{
-    for (; count > 0; v += TOGETHER, count -= TOGETHER) {
-        switch (count) {
-        case 1:
-            block_of(v, 1, bf16, key, hd, b);
-            break;
-        case 2:
-            block_of(v, 2, bf16, key, hd, b);
-            break;
-        case 3:
-            block_of(v, 3, bf16, key, hd, b);
-            break;
-        case 4:
-            block_of(v, 4, bf16, key, hd, b);
-            break;
-        case 5:
-            block_of(v, 5, bf16, key, hd, b);
-            break;
-        case 6:
-            block_of(v, 6, bf16, key, hd, b);
-            break;
-        case 7:
-            block_of(v, 7, bf16, key, hd, b);
-            break;
-        default:
-            block_of(v, 8, bf16, key, hd, b);
-        }
-    }
-}
-
-static __attribute__((noinline)) void block_fast(struct vector *v, int count, const char *const *key, int hd,
-                                                 const struct span *b)
-{
-    block_any(v, count, true, key, hd, b);
-}
-
-static __attribute__((noinline)) void block_exact(struct vector *v, int count, const char *const *key, int hd,
-                                                  const struct span *b)
-{
-    block_any(v, count, false, key, hd, b);
-}
-
-typedef void block_fn(struct vector *v, int count, const char *const *key, int hd, const struct span *b);
-
-static void load_query(struct vector *v, const float *q, int hd, bool bf16)
-{
-    v->most = -INFINITY;
-    v->sum = _mm512_setzero_ps();
-    memset(v->out, 0, sizeof *v->out * (size_t)hd);
-    for (int d = 0; d < hd; d += 16) {
-        __m512 x = _mm512_loadu_ps(q + d);
-        if (bf16)
-            _mm256_storeu_si256((__m256i *)(v->q.pair + d / 2), (__m256i)_mm512_cvtneps_pbh(x));
-        else
-            _mm512_storeu_ps(v->q.f32 + d, x);
-    }
-}
-
-static void store_output(const struct vector *v, float *out, int hd)
-{
-    __m512 sum = _mm512_set1_ps(fold(v->sum));
-    for (int d = 0; d < hd; d += 16) _mm512_storeu_ps(out + d, _mm512_div_ps(_mm512_loadu_ps(v->out + d), sum));
-}
-
-/* Where q and the output of row i, head h of the item are. */
-static size_t place(const struct attn *a, const struct item *it, int i, int h)
-{
-    return ((size_t)(it->seq->row0 + it->row + i) * (size_t)a->heads + (size_t)(it->head + h)) *
-           (size_t)a->kv->head_dim;
-}
-
-static void attend_block(const struct attn *a, const struct item *it, struct vector *v, int block, block_fn *fn)
-{
-    const char *key[BLOCK_PAGES];
-    int first = it->seq->pos0 + it->row, last = first + it->rows - 1, base = block * BLOCK, hd = a->kv->head_dim;
-    for (int j = 0; j < BLOCK_PAGES && base + j * KV_PAGE <= last; j++)
-        if (base + j * KV_PAGE + KV_PAGE > attn_first(a, first))
-            key[j] = kv_head_at(a->kv, a->layer, it->seq->page[block * BLOCK_PAGES + j], it->kv_head);
-    if (first >= base + BLOCK - 1 && attn_first(a, last) <= base) {
-        const struct span whole = span_of(a, 0, BLOCK);
-        fn(v, it->rows * it->heads, key, hd, &whole);
-        return;
-    }
-    for (int i = 0; i < it->rows; i++) {
-        int from = attn_first(a, first + i) - base, to = first + i + 1 - base;
-        if (to <= 0 || from >= BLOCK) continue;
-        const struct span part = span_of(a, from > 0 ? (unsigned)from : 0, to < BLOCK ? (unsigned)to : BLOCK);
-        fn(v + i * it->heads, it->heads, key, hd, &part);
-    }
-}
-
-static void run_item(const struct attn *a, const struct item *it, struct vector *v, struct act *out, block_fn *fn)
-{
-    int hd = a->kv->head_dim, first = it->seq->pos0 + it->row, last = first + it->rows - 1;
-    bool bf16 = a->kv->prec == PREC_FAST;
-    for (int i = 0; i < it->rows; i++)
-        for (int h = 0; h < it->heads; h++) load_query(&v[i * it->heads + h], a->q + place(a, it, i, h), hd, bf16);
-    for (int b = attn_first(a, first) / BLOCK; b <= last / BLOCK; b++) attend_block(a, it, v, b, fn);
-    for (int i = 0; i < it->rows; i++)
-        for (int h = 0; h < it->heads; h++) {
-            int column = (it->head + h) * hd;
-            store_output(&v[i * it->heads + h], out->x + place(a, it, i, h), hd);
-            if (hd % GROUP == 0) act_round_avx512(out, it->seq->row0 + it->row + i, a->heads * hd, column, column + hd);
-        }
-}
-
-/* How items are cut. */
+/* How all sequences of a step are cut. */
 struct cut {
-    int group;  /* query heads per kv head */
-    int heads;  /* of an item */
-    int splits; /* items per kv head */
-    int rows;   /* of an item */
+    int group;     /* query heads per kv head */
+    int heads;     /* of an item */
+    int splits;    /* items that a kv head's query heads make */
+    double target; /* pairs of a vector and a position in an item, wished */
+    bool many;     /* threads */
 };
 
-static struct cut cut_for(const struct attn *a)
+/* How one sequence is cut. */
+struct shape {
+    int rows, tiles;        /* of a tile; tiles */
+    int kv_parts;           /* by kv heads */
+    int parts;              /* by positions; 1: not cut */
+    int segment0, segments; /* that its rows see */
+    float *partial;         /* of its first head's first row; NULL where parts is 1 */
+    int items;
+};
+
+struct attn_walk {
+    struct kthread *t;
+    const struct attn *a;
+    struct cut cut;
+    struct shape shape; /* of the sequence that the walk is at */
+    int seq, first;     /* its number, the number of its first item */
+    size_t taken;       /* floats of `partial` that the sequences before have */
+    int items;          /* of the step */
+};
+
+static int last_pos(const struct attn_seq *seq)
 {
-    struct cut c = {.group = a->heads / a->kv->kv_heads};
-    c.splits = (c.group + HEADS_MAX - 1) / HEADS_MAX;
+    return seq->pos0 + seq->rows - 1;
+}
+
+/* Positions that a sequence's last row sees. */
+static double positions_of(const struct attn *a, const struct attn_seq *seq)
+{
+    return last_pos(seq) + 1 - attn_first(a, last_pos(seq));
+}
+
+static struct cut cut_for(const struct kthread *t, const struct attn *a)
+{
+    struct cut c = {.group = a->heads / a->kv->kv_heads, .many = t->n > 1};
+    c.splits = (c.group + ATTN_HEADS - 1) / ATTN_HEADS;
     c.heads = (c.group + c.splits - 1) / c.splits;
-    c.rows = c.heads < VECTORS ? VECTORS / c.heads : 1;
+    for (int s = 0; s < a->nseq; s++) c.target += positions_of(a, &a->seq[s]) * a->seq[s].rows * a->heads;
+    c.target /= SHARES * t->n;
     return c;
 }
 
-static int items_of(const struct attn *a, const struct cut *c, const struct attn_seq *seq)
+/* A sequence of few rows: into as many items as its work is worth, by positions first, because the kv heads of a page lie
+ * side by side, and if there is memory for the states. */
+static void cut_positions(const struct attn *a, const struct cut *c, const struct attn_seq *seq, size_t taken,
+                          struct shape *s)
 {
-    return (seq->rows + c->rows - 1) / c->rows * a->kv->kv_heads * c->splits;
+    size_t floats = (size_t)(seq->rows * a->heads) * (size_t)s->segments * attn_state_floats(a->kv->head_dim);
+    double work = positions_of(a, seq) * seq->rows * a->heads;
+    int most = a->heads * s->rows, wish = work / c->target < most ? (int)(work / c->target) + 1 : most;
+    if (wish > 1 && s->segments > 1 && c->many && taken + floats <= a->partial_floats) {
+        s->parts = wish < s->segments ? wish : s->segments;
+        s->partial = a->partial + taken;
+    }
+    int kv_parts = (wish + s->parts - 1) / s->parts, vectors = s->rows * a->heads;
+    if (kv_parts * ATTN_VECTORS < vectors) kv_parts = (vectors + ATTN_VECTORS - 1) / ATTN_VECTORS;
+    if (c->splits == 1 && kv_parts < a->kv->kv_heads) s->kv_parts = kv_parts;
 }
 
-static struct item item_at(const struct attn *a, const struct cut *c, int index)
+static struct shape shape_of(const struct attn *a, const struct cut *c, const struct attn_seq *seq, size_t taken)
 {
-    const struct attn_seq *seq = a->seq;
-    for (int n; index >= (n = items_of(a, c, seq)); seq++) index -= n;
-    int part = index % c->splits, kv_head = index / c->splits % a->kv->kv_heads,
-        tile = index / c->splits / a->kv->kv_heads;
-    struct item it = {.seq = seq, .row = tile * c->rows, .kv_head = kv_head};
-    it.rows = seq->rows - it.row < c->rows ? seq->rows - it.row : c->rows;
-    it.head = kv_head * c->group + part * c->heads;
-    it.heads = c->group - part * c->heads < c->heads ? c->group - part * c->heads : c->heads;
+    int most = ATTN_VECTORS / c->heads, least = (VECTORS_MIN + c->heads - 1) / c->heads;
+    double wish = c->target / (positions_of(a, seq) * c->heads);
+    struct shape s = {.rows = wish < most ? (int)wish : most, .parts = 1, .kv_parts = a->kv->kv_heads};
+    if (s.rows < least) s.rows = least < most ? least : most;
+    if (s.rows > seq->rows) s.rows = seq->rows;
+    s.tiles = (seq->rows + s.rows - 1) / s.rows;
+    s.segment0 = attn_segment_of(attn_first(a, seq->pos0));
+    s.segments = attn_segment_of(last_pos(seq)) + 1 - s.segment0;
+    if (s.tiles == 1) cut_positions(a, c, seq, taken, &s);
+    s.items = s.tiles * s.parts * s.kv_parts * c->splits;
+    return s;
+}
+
+static size_t floats_of(const struct attn *a, const struct attn_seq *seq, const struct shape *s)
+{
+    if (!s->partial) return 0;
+    return (size_t)(seq->rows * a->heads) * (size_t)s->segments * attn_state_floats(a->kv->head_dim);
+}
+
+static void walk_begin(struct attn_walk *w)
+{
+    w->seq = w->first = 0;
+    w->taken = 0;
+    w->shape = shape_of(w->a, &w->cut, &w->a->seq[0], 0);
+}
+
+/* To the next sequence; false: that was the last. */
+static bool walk_on(struct attn_walk *w)
+{
+    w->taken += floats_of(w->a, &w->a->seq[w->seq], &w->shape);
+    w->first += w->shape.items;
+    if (++w->seq == w->a->nseq) return false;
+    w->shape = shape_of(w->a, &w->cut, &w->a->seq[w->seq], w->taken);
+    return true;
+}
+
+/* Part `part` of the segments begins with segment .. of those that the sequence sees: parts are even in positions. */
+static int part_begins(const struct attn *a, const struct attn_seq *seq, const struct shape *s, int part)
+{
+    int from = attn_first(a, seq->pos0), n = last_pos(seq) + 1 - from;
+    if (part == 0) return s->segment0;
+    if (part == s->parts) return s->segment0 + s->segments;
+    return attn_segment_of(from + (int)((int64_t)n * part / s->parts));
+}
+
+static struct attn_item item_at(const struct attn_walk *w, int index)
+{
+    const struct attn *a = w->a;
+    const struct cut *c = &w->cut;
+    const struct shape *s = &w->shape;
+    const struct attn_seq *seq = &a->seq[w->seq];
+    int split = index % c->splits, kv_part = index / c->splits % s->kv_parts;
+    int at = index / c->splits / s->kv_parts, tile = s->tiles - 1 - at / s->parts; /* the last tile sees most */
+    struct attn_item it = {.seq = seq, .row = tile * s->rows, .kv_head = a->kv->kv_heads * kv_part / s->kv_parts};
+    it.kv_heads = a->kv->kv_heads * (kv_part + 1) / s->kv_parts - it.kv_head;
+    it.rows = seq->rows - it.row < s->rows ? seq->rows - it.row : s->rows;
+    it.head = it.kv_head * c->group + split * c->heads;
+    it.heads = c->group - split * c->heads < c->heads ? c->group - split * c->heads : c->heads;
+    it.first = attn_first(a, seq->pos0 + it.row);
+    it.last = seq->pos0 + it.row + it.rows - 1;
+    if (!s->partial) return it;
+    int lo = part_begins(a, seq, s, at % s->parts), hi = part_begins(a, seq, s, at % s->parts + 1);
+    if (attn_segment_start(lo) > it.first) it.first = attn_segment_start(lo);
+    if (attn_segment_start(hi) - 1 < it.last) it.last = attn_segment_start(hi) - 1;
+    it.segment0 = s->segment0;
+    it.segments = s->segments;
+    it.partial = s->partial + (size_t)(it.head * seq->rows) * (size_t)s->segments * attn_state_floats(a->kv->head_dim);
     return it;
 }
+
+bool attn_claim(struct attn_walk *w, struct attn_item *out)
+{
+    for (int i; (i = pool_claim(w->t, w->items, 1)) >= 0;) {
+        while (i >= w->first + w->shape.items) walk_on(w);
+        *out = item_at(w, i - w->first);
+        if (out->first <= out->last) return true; /* else: a part between two bounds of one segment */
+    }
+    return false;
+}
+
+/* --- sums of segments --- */
+
+void attn_join(float *total, const float *state, int head_dim)
+{
+    if (state[ATTN_MOST] == -INFINITY && state[ATTN_SUM] == 0) return; /* its window lies behind */
+    if (total[ATTN_MOST] == -INFINITY && total[ATTN_SUM] == 0) {
+        memcpy(total, state, sizeof *total * attn_state_floats(head_dim));
+        return;
+    }
+    float most = fmaxf(total[ATTN_MOST], state[ATTN_MOST]);
+    __m512 keep = exp16(_mm512_set1_ps((total[ATTN_MOST] - most)));
+    __m512 gain = exp16(_mm512_set1_ps((state[ATTN_MOST] - most)));
+    total[ATTN_MOST] = most;
+    total[ATTN_SUM] = total[ATTN_SUM] * _mm512_cvtss_f32(keep) + state[ATTN_SUM] * _mm512_cvtss_f32(gain);
+    for (int d = ATTN_OUT; d < ATTN_OUT + head_dim; d += 16) {
+        __m512 add = _mm512_mul_ps(_mm512_loadu_ps(state + d), gain);
+        _mm512_storeu_ps(total + d, _mm512_fmadd_ps(_mm512_loadu_ps(total + d), keep, add));
+    }
+}
+
+void attn_clear(float *state, int head_dim)
+{
+    state[ATTN_MOST] = -INFINITY;
+    state[ATTN_SUM] = 0;
+    memset(state + ATTN_OUT, 0, sizeof *state * (size_t)head_dim);
+}
+
+void attn_finish(const struct attn *a, int row, int head, const float *total, struct act *out)
+{
+    int hd = a->kv->head_dim, column = head * hd;
+    float *to = out->x + (size_t)row * (size_t)(a->heads * hd) + column;
+    __m512 sum = _mm512_set1_ps(total[ATTN_SUM]);
+    for (int d = 0; d < hd; d += 16)
+        _mm512_storeu_ps(to + d, _mm512_div_ps(_mm512_loadu_ps(total + ATTN_OUT + d), sum));
+    if (hd % GROUP == 0) act_round_avx512(out, row, a->heads * hd, column, column + hd);
+}
+
+/* Row and head of vector v of a sequence that was cut: items by kv head and split, in each [row][head]. */
+static void vector_at(const struct attn_walk *w, int v, int *row, int *head)
+{
+    int rows = w->a->seq[w->seq].rows, group = w->cut.group, kv_head = v / (group * rows), left = v % (group * rows);
+    int split = left / (w->cut.heads * rows), heads = group - split * w->cut.heads;
+    if (heads > w->cut.heads) heads = w->cut.heads;
+    left -= split * w->cut.heads * rows;
+    *row = left / heads;
+    *head = kv_head * group + split * w->cut.heads + left % heads;
+}
+
+/* Vectors lo .. hi-1 of a sequence that was cut. */
+static void add_up(const struct attn_walk *w, int lo, int hi, struct act *out)
+{
+    int hd = w->a->kv->head_dim, row, head;
+    float total[ATTN_OUT + HEAD_DIM_MAX];
+    for (int v = lo; v < hi; v++) {
+        const float *state = w->shape.partial + (size_t)v * (size_t)w->shape.segments * attn_state_floats(hd);
+        attn_clear(total, hd);
+        for (int i = 0; i < w->shape.segments; i++) attn_join(total, state + (size_t)i * attn_state_floats(hd), hd);
+        vector_at(w, v, &row, &head);
+        attn_finish(w->a, w->a->seq[w->seq].row0 + row, head, total, out);
+    }
+}
+
+/* Each thread takes its share of every cut sequence's vectors. */
+static void add_all_up(struct kthread *t, struct attn_walk *w, struct act *out)
+{
+    walk_begin(w);
+    do {
+        int lo, hi;
+        if (!w->shape.partial) continue;
+        pool_share(t, w->a->seq[w->seq].rows * w->a->heads, &lo, &hi);
+        add_up(w, lo, hi, out);
+    } while (walk_on(w));
+}
+
+/* --- the operation --- */
 
 static void round_rows(struct kthread *t, const struct attn *a, struct act *out)
 {
@@ -335,15 +252,24 @@ static void round_rows(struct kthread *t, const struct attn *a, struct act *out)
     for (int row = lo; row < hi; row++) act_round_avx512(out, row, k, 0, k);
 }
 
-static void attention(struct kthread *t, const struct attn *a, struct act *out, block_fn *fn)
+static void attention(struct kthread *t, const struct attn *a, struct act *out, attn_run_fn *run)
 {
-    struct cut c = cut_for(a);
-    int items = 0;
-    for (int s = 0; s < a->nseq; s++) items += items_of(a, &c, &a->seq[s]);
+    struct attn_walk w = {.t = t, .a = a, .cut = cut_for(t, a)};
+    struct attn_item it[2];
+    bool cut = false;
+    if (a->nseq == 0) return;
+    walk_begin(&w);
+    do {
+        w.items += w.shape.items;
+        cut = cut || w.shape.partial;
+    } while (walk_on(&w));
+    walk_begin(&w);
     pool_claim_begin(t);
-    for (int i; (i = pool_claim(t, items, 1)) >= 0;) {
-        struct item it = item_at(a, &c, items - 1 - i); /* a prompt's last tile sees most: it goes first */
-        run_item(a, &it, t->scratch, out, fn);
+    bool more = attn_claim(&w, &it[0]);
+    for (int i = 0; more; i = !i) more = run(a, &it[i], &w, &it[!i], t->scratch, out);
+    if (cut) {
+        pool_barrier(t);
+        add_all_up(t, &w, out);
     }
     if (a->kv->head_dim % GROUP) round_rows(t, a, out); /* a group spans two heads */
 }
@@ -353,7 +279,7 @@ void attention_fast_avx512(struct kthread *t, const struct attn *a, struct act *
     if (a->kv->head_dim % 16)
         attention_plain(t, a, out);
     else
-        attention(t, a, out, block_fast);
+        attention(t, a, out, a->kv->type == KV_INT8 ? attn_run_int8_avx512 : attn_run_bf16_avx512);
 }
 
 void attention_exact_avx512(struct kthread *t, const struct attn *a, struct act *out)
@@ -361,5 +287,5 @@ void attention_exact_avx512(struct kthread *t, const struct attn *a, struct act 
     if (a->kv->head_dim % 16)
         attention_plain(t, a, out);
     else
-        attention(t, a, out, block_exact);
+        attention(t, a, out, attn_run_f32_avx512);
 }

@@ -20,6 +20,7 @@ void rmsnorm_avx512(struct kthread *t, const float *x, const int *row_of, int ro
                     float eps, struct act *out);
 void rmsnorm_add_avx512(struct kthread *t, const float *y, int rows, int k, const float *weight, float eps, float *x);
 void rope_store_avx512(struct kthread *t, const struct attn *a);
+void kv_store_avx512(const struct kv_cache *kv, char *head, int slot, const float *k, const float *v);
 void attention_fast_avx512(struct kthread *t, const struct attn *a, struct act *out);
 void attention_exact_avx512(struct kthread *t, const struct attn *a, struct act *out);
 void glu_avx512(struct kthread *t, enum mlp_act act, const float *gate, const float *up, int rows, int k,

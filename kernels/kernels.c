@@ -2,6 +2,7 @@
  * has_avx512() asks for, so that there are two tables to test and not thirty-two. */
 #include "kernels/act.h"
 #include "kernels/avx512.h"
+#include "kernels/logits.h"
 #include "kernels/matmul.h"
 #include <string.h>
 
@@ -171,4 +172,9 @@ const struct kernels *kernels_pick(const char *want, enum precision prec)
     if ((any || strcmp(want, "avx512") == 0) && has_avx512()) return &avx512[prec];
     if (any || strcmp(want, "plain") == 0) return &plain[prec];
     return NULL;
+}
+
+const struct logits_ops *logits_pick(void)
+{
+    return has_avx512() ? &logits_avx512 : &logits_plain;
 }

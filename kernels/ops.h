@@ -124,20 +124,29 @@ int lora_rank_pad(int r);
 
 /* --- attention --- */
 
-/* The KV cache: pages of KV_PAGE tokens, each holding K and V of one layer and all kv heads. float32 in EXACT, bf16 in
- * FAST. The layout inside a page belongs to the kernels. */
+/* The KV cache: pages of KV_PAGE tokens, each holding K and V of one layer and all kv heads. The layout inside a page
+ * belongs to the kernels.
+ *
+ * int8: a token's K and V of a kv head are 127 steps of their largest magnitude, in float32. One scale per token and
+ * head, because a page is filled token by token: a scale of more than one token would depend on which tokens came
+ * together, and with it the bits of the answer. */
 #define KV_PAGE 16
 #define HEAD_DIM_MAX 512 /* head_dim is even and at most this */
 
+enum kv_type { KV_BF16, KV_F32, KV_INT8 }; /* EXACT has float32, FAST one of the others */
+
 struct kv_cache {
-    enum precision prec;
+    enum kv_type type;
     int layers, kv_heads, head_dim, pages;
     size_t page_bytes; /* of one layer's page */
     char *base;        /* page p of layer l: base + ((size_t)l * pages + p) * page_bytes; owned by whoever made it */
 };
 
+/* What a precision has unless something else is asked for. */
+enum kv_type kv_type_of(enum precision prec);
+
 /* page_bytes for a shape. */
-size_t kv_page_bytes(enum precision prec, int kv_heads, int head_dim);
+size_t kv_page_bytes(enum kv_type type, int kv_heads, int head_dim);
 
 /* Consecutive rows of one sequence: row row0+i is the token at position pos0+i, which sees positions 0..pos0+i. Page i
  * of the table holds positions 16 i .. 16 i + 15. */
@@ -163,7 +172,13 @@ struct attn {
     float *k, *v;      /* [rows][kv_heads*head_dim] */
     const float *rope; /* [position][rotary/2][cos, sin] float32: halves rotate as (i, i + rotary/2) */
     struct kv_cache *kv;
+    float *partial; /* scratch that all threads share, of attn_partial_floats(): without it (NULL, 0) the positions of a
+                     * decoding row are not divided among threads; the result is the same */
+    size_t partial_floats;
 };
+
+/* Scratch for a model whose sequences are up to `positions` long. */
+size_t attn_partial_floats(int heads, int head_dim, int positions);
 
 /* --- the ends: embedding and gate --- */
 
@@ -224,8 +239,8 @@ struct kernels {
      * the row's page. */
     void (*rope_store)(struct kthread *t, const struct attn *a);
 
-    /* out rows [heads*head_dim] = softmax(q K^T scale) V, causal, online softmax in the order of positions; with out's
-     * forms. May use barriers inside. */
+    /* out rows [heads*head_dim] = softmax(q K^T scale) V, causal, online softmax in an order that the positions set; with
+     * out's forms. May use barriers inside. */
     void (*attention)(struct kthread *t, const struct attn *a, struct act *out);
 
     /* out = act(gate) * up, rows of k; with out's forms. */

@@ -13,7 +13,10 @@
  * generation: HTTP threads and other processes share the cores, and the thread that everybody waits for may be the one
  * without a core; a sleeper's core goes to it at once. (Yielding did not do that: the waiter stays runnable, so the
  * other thread is left in its queue.) While there are fewer free cores than threads every wait ends asleep and spinning
- * is waste, so a sleep halves the spins.
+ * is waste, so such a sleep halves the spins: one that was long, or was ended by a thread on the same core. A short one
+ * that a thread on another core ended was a mistake, and spins are full again: waking takes tens of microseconds, in which
+ * the other thread waits at the next barrier, sleeps as well if it may not spin for so long, and so on without end
+ * (steps of one row took twice their time).
  *
  * Claims: two counters serve all phases in turns. Entering phase c, thread 0 clears the counter of phase c + 1, which
  * is the one of phase c - 1: the barrier between phases makes sure that nobody uses it any more and nobody uses it yet.
@@ -25,6 +28,7 @@
 #include <immintrin.h>
 #include <linux/futex.h>
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/syscall.h>
@@ -34,8 +38,9 @@
 #define LINE 64
 #define SPIN_NS 100000     /* a worker looks for the next run this long before it parks */
 #define SPINS_PER_LOOK 64  /* spins between two looks at the clock */
-#define BARRIER_SPINS 2000 /* about 40 us; a thread that has a core comes sooner */
+#define BARRIER_SPINS 4000 /* about 80 us; a thread that has a core comes sooner, even if it has to wake up */
 #define BARRIER_SPINS_MIN 64
+#define CORE_LOST_NS 1000000 /* who waits for so long waits for a thread without a core */
 
 struct line_uint {
     _Alignas(LINE) _Atomic unsigned v;
@@ -53,7 +58,8 @@ struct pool {
     void *arg;
     bool stop;
     int n, started;
-    _Atomic int spins; /* before a barrier sleeps: halves when one did, grows back when none does */
+    _Atomic int spins;    /* before a barrier sleeps: halves when one had to, grows back when none has */
+    _Atomic int last_cpu; /* of the thread that ended the last wait */
     struct kthread thread[POOL_THREADS_MAX];
     pthread_t tid[POOL_THREADS_MAX];
 };
@@ -86,7 +92,17 @@ static void wait_for_run(struct pool *p, unsigned seen)
     atomic_fetch_sub(&p->parked.v, 1);
 }
 
-/* Wait until `word` differs from `value`: spin, then sleep. Sequentially consistent, as above. */
+/* Sleep until `word` differs from `value`. Sequentially consistent, as above. Returns whether that was right. */
+static bool sleep_for(struct pool *p, _Atomic unsigned *word, unsigned value)
+{
+    int64_t start = now_ns();
+    atomic_fetch_add(&p->asleep.v, 1);
+    while (atomic_load(word) == value) futex(word, FUTEX_WAIT, value);
+    atomic_fetch_sub(&p->asleep.v, 1);
+    return now_ns() - start > CORE_LOST_NS || atomic_load(&p->last_cpu) == sched_getcpu();
+}
+
+/* Wait until `word` differs from `value`: spin, then sleep. */
 static void wait_change(struct pool *p, _Atomic unsigned *word, unsigned value)
 {
     int most = atomic_load_explicit(&p->spins, memory_order_relaxed);
@@ -99,10 +115,14 @@ static void wait_change(struct pool *p, _Atomic unsigned *word, unsigned value)
         _mm_pause();
     }
     int fewer = most / 2 > BARRIER_SPINS_MIN ? most / 2 : BARRIER_SPINS_MIN;
-    atomic_store_explicit(&p->spins, fewer, memory_order_relaxed);
-    atomic_fetch_add(&p->asleep.v, 1);
-    while (atomic_load(word) == value) futex(word, FUTEX_WAIT, value);
-    atomic_fetch_sub(&p->asleep.v, 1);
+    bool right = sleep_for(p, word, value);
+    atomic_store_explicit(&p->spins, right ? fewer : BARRIER_SPINS, memory_order_relaxed);
+}
+
+/* By the thread that is about to change a word. */
+static void note_cpu(struct pool *p)
+{
+    atomic_store_explicit(&p->last_cpu, sched_getcpu(), memory_order_relaxed);
 }
 
 static void wake_sleepers(struct pool *p, _Atomic unsigned *word)
@@ -120,6 +140,7 @@ static void *worker(void *arg)
         seen++;
         if (p->stop) return NULL;
         p->fn(t, p->arg);
+        note_cpu(p);
         if (atomic_fetch_sub(&p->running.v, 1) == 1) wake_sleepers(p, &p->running.v);
     }
 }
@@ -149,6 +170,7 @@ void pool_barrier(struct kthread *t)
         wait_change(p, &p->generation.v, generation);
         return;
     }
+    note_cpu(p);
     atomic_store_explicit(&p->arrived.v, 0, memory_order_relaxed);
     atomic_store(&p->generation.v, generation + 1);
     wake_sleepers(p, &p->generation.v);

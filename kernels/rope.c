@@ -2,17 +2,10 @@
  * the row's position (Su et al. 2021, halves of what rotates as pairs) and store k and v into the row's page. Rows are
  * dealt to the threads; a row writes only its own slot. */
 #include "kernels/act.h"
-#include "kernels/convert.h"
 #include "kernels/kv.h"
 #include "kernels/matmul.h"
 #include <assert.h>
 #include <math.h>
-
-size_t kv_page_bytes(enum precision prec, int kv_heads, int head_dim)
-{
-    size_t bytes = (size_t)kv_heads * 2 * KV_PAGE * (size_t)head_dim * (prec == PREC_FAST ? 2 : 4);
-    return (bytes + 63) / 64 * 64;
-}
 
 static void rotate(float *x, int rotary, const float *rope)
 {
@@ -40,20 +33,6 @@ static void turn_heads(const struct attn *a, float *x, int heads, const float *n
     }
 }
 
-static void store_head(const struct kv_cache *kv, char *head, int slot, const float *k, const float *v)
-{
-    char *values = head + kv_v_offset(kv);
-    for (int d = 0; d < kv->head_dim; d++) {
-        if (kv->prec == PREC_FAST) {
-            ((uint16_t *)head)[kv_k_bf16(d, slot)] = bf16_of_f32(k[d]);
-            ((uint16_t *)values)[kv_v_bf16(kv->head_dim, d, slot)] = bf16_of_f32(v[d]);
-        } else {
-            ((float *)head)[kv_k_f32(d, slot)] = k[d];
-            ((float *)values)[kv_v_f32(kv->head_dim, d, slot)] = v[d];
-        }
-    }
-}
-
 void rope_store_plain(struct kthread *t, const struct attn *a)
 {
     int hd = a->kv->head_dim, lo, hi;
@@ -69,8 +48,8 @@ void rope_store_plain(struct kthread *t, const struct attn *a)
         turn_heads(a, a->k + k0, a->kv->kv_heads, a->k_norm, rope);
         for (int h = 0; h < a->kv->kv_heads; h++) {
             size_t at = k0 + (size_t)(h * hd);
-            store_head(a->kv, kv_head_at(a->kv, a->layer, seq->page[pos / KV_PAGE], h), pos % KV_PAGE, a->k + at,
-                       a->v + at);
+            kv_store_plain(a->kv, kv_head_at(a->kv, a->layer, seq->page[pos / KV_PAGE], h), pos % KV_PAGE, a->k + at,
+                           a->v + at);
         }
     }
 }

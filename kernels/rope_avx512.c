@@ -5,7 +5,6 @@
 #include "kernels/kv.h"
 #include "kernels/vector.h"
 #include <assert.h>
-#include <string.h>
 
 /* Rotate pairs i .. i+15 of `half` of `heads` heads. */
 static void rotate(float *x, int heads, int head_dim, int half, int i, const float *rope)
@@ -36,27 +35,6 @@ static void norm_heads(float *x, int heads, int hd, const float *weight, float e
     }
 }
 
-static void store_bf16(char *head, int hd, int slot, const float *k, const float *v)
-{
-    uint16_t rounded[HEAD_DIM_MAX], *values = (uint16_t *)(head + KV_PAGE * (size_t)hd * 2);
-    for (int d = 0; d < hd; d += 16) {
-        __mmask16 tail = lanes16(hd - d);
-        _mm256_mask_storeu_epi16(rounded + d, tail, to_bf16(_mm512_maskz_loadu_ps(tail, k + d)));
-        /* V: the even or the odd half of each dimension's pair of slots. */
-        __m512i bits = _mm512_slli_epi32(bf16_lanes(_mm512_maskz_loadu_ps(tail, v + d)), slot % 2 * 16);
-        __mmask32 mine = (hd - d >= 16 ? 0x55555555u : 0x55555555u & ((1u << 2 * (hd - d)) - 1)) << slot % 2;
-        _mm512_mask_storeu_epi16(values + kv_v_bf16(hd, d, slot & ~1), mine, bits);
-    }
-    for (int d = 0; d < hd; d += 2) memcpy((uint16_t *)head + kv_k_bf16(d, slot), rounded + d, 4);
-}
-
-static void store_f32(char *head, int hd, int slot, const float *k, const float *v)
-{
-    float *keys = (float *)head;
-    for (int d = 0; d < hd; d++) keys[kv_k_f32(d, slot)] = k[d];
-    memcpy(keys + KV_PAGE * (size_t)hd + kv_v_f32(hd, 0, slot), v, sizeof *v * (size_t)hd);
-}
-
 void rope_store_avx512(struct kthread *t, const struct attn *a)
 {
     int hd = a->kv->head_dim, kv_heads = a->kv->kv_heads, rotary = attn_rotary(a), lo, hi;
@@ -78,10 +56,7 @@ void rope_store_avx512(struct kthread *t, const struct attn *a)
         }
         for (int h = 0; h < kv_heads; h++) {
             char *head = kv_head_at(a->kv, a->layer, seq->page[pos / KV_PAGE], h);
-            if (a->kv->prec == PREC_FAST)
-                store_bf16(head, hd, pos % KV_PAGE, k + h * hd, v + h * hd);
-            else
-                store_f32(head, hd, pos % KV_PAGE, k + h * hd, v + h * hd);
+            kv_store_avx512(a->kv, head, pos % KV_PAGE, k + h * hd, v + h * hd);
         }
     }
 }

@@ -342,14 +342,14 @@ static void bench_rows(struct pool *p, int rows, double budget)
 static void do_attention(struct kthread *t, void *arg)
 {
     struct attn *a = arg;
-    kernels_pick(NULL, a->kv->prec)->attention(t, a, &model.gated);
+    kernels_pick(NULL, model.prec)->attention(t, a, &model.gated);
 }
 
 /* SmolLM2's heads: `seqs` sequences of `rows` rows that end at `context`. */
 static void bench_attention(struct pool *p, enum precision prec, int seqs, int rows, int context)
 {
     int pages = (context + KV_PAGE - 1) / KV_PAGE, *page = xalloc(sizeof(int) * (size_t)(pages * seqs));
-    struct kv_cache kv = {prec, 1, 3, 64, pages * seqs, kv_page_bytes(prec, 3, 64), NULL};
+    struct kv_cache kv = {kv_type_of(prec), 1, 3, 64, pages * seqs, kv_page_bytes(kv_type_of(prec), 3, 64), NULL};
     kv.base = big_alloc(kv.page_bytes * (size_t)kv.pages);
     struct attn_seq *seq = xalloc(sizeof *seq * (size_t)seqs);
     for (int i = 0; i < pages * seqs; i++) page[i] = i;

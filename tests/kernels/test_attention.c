@@ -46,7 +46,6 @@ struct problem {
     struct look look;
     int rotary;
     float scale;
-    enum precision prec;
     struct kv_cache kv;
     float *rope;            /* [POSITIONS][rotary/2][2] */
     float *q_norm, *k_norm; /* [head_dim] */
@@ -54,13 +53,27 @@ struct problem {
     int page[PAGES];
 };
 
-static void problem_init(struct problem *p, struct heads h, enum precision prec, struct look look)
+/* Types of cache that a precision may have. */
+static const struct {
+    enum precision prec;
+    enum kv_type type;
+    const char *name;
+} TYPES[] = {{PREC_EXACT, KV_F32, "float32"}, {PREC_FAST, KV_BF16, "bf16"}, {PREC_FAST, KV_INT8, "int8"}};
+#define TYPES_N 3
+
+/* The table of a variant, where it exists here and takes the type. */
+static const struct kernels *table_for(int variant, int type)
+{
+    return VARIANTS[variant].prec == TYPES[type].prec ? variant_kernels(variant) : NULL;
+}
+
+static void problem_init(struct problem *p, struct heads h, enum kv_type type, struct look look)
 {
     size_t hd = (size_t)h.head_dim;
-    *p = (struct problem){.h = h, .prec = prec, .look = look, .scale = 1 / sqrtf((float)hd)};
+    *p = (struct problem){.h = h, .look = look, .scale = 1 / sqrtf((float)hd)};
     p->rotary = look.rotary_quarters ? h.head_dim * look.rotary_quarters / 4 : h.head_dim;
-    p->kv = (struct kv_cache){prec, LAYERS, h.kv_heads, h.head_dim, PAGES, kv_page_bytes(prec, h.kv_heads, h.head_dim),
-                              NULL};
+    p->kv = (struct kv_cache){type, LAYERS, h.kv_heads, h.head_dim, PAGES, 0, NULL};
+    p->kv.page_bytes = kv_page_bytes(p->kv.type, h.kv_heads, h.head_dim);
     p->kv.base = xalloc(LAYERS * PAGES * p->kv.page_bytes);
     size_t rotary = (size_t)p->rotary;
     p->rope = xalloc(POSITIONS * rotary * 4);
@@ -153,12 +166,17 @@ static void run_chunk(struct problem *p, const struct kernels *kn, int threads, 
     struct attn_seq seq = {0, rows, pos0, p->page};
     struct attn a = attn_of(p, q, k, v);
     a.nseq = 1, a.seq = &seq, a.rows = rows;
+    a.partial_floats = attn_partial_floats(a.heads, p->h.head_dim, POSITIONS);
+    a.partial = xalloc(a.partial_floats * 4);
+    memset(a.partial, 0xff, a.partial_floats * 4);
     struct pool *pool = pool_of(threads);
     pool_run(pool, run_step, &(struct step){kn, &a, &act});
     pool_free(pool);
     memcpy(out + (size_t)pos0 * qw, act.x, (size_t)rows * qw * 4);
-    for (size_t i = 0; i < (size_t)rows * qw; i++) assert_true(act.bf16[i] == bf16_bits(bf16_near(act.x[i])));
+    for (size_t i = 0; i < (size_t)rows * qw; i++)
+        if (fabsf(act.x[i]) >= 0x1p-126f) assert_true(act.bf16[i] == bf16_bits(bf16_near(act.x[i])));
     act_close(&act);
+    free(a.partial);
     free(q);
     free(k);
     free(v);
@@ -178,34 +196,43 @@ static void turned(const struct problem *p, const float *x, const float *norm, i
     }
 }
 
-/* K or V of a position as the cache holds it. */
-static double cached(const struct problem *p, double x)
+/* K or V of a position as the cache holds it, by the types' definitions. */
+static void as_cached(const struct problem *p, double *x)
 {
-    return p->prec == PREC_FAST ? bf16_near((float)x) : x;
+    double largest = 0;
+    for (int d = 0; d < p->h.head_dim; d++) largest = fmax(largest, fabs(x[d]));
+    for (int d = 0; d < p->h.head_dim; d++)
+        if (p->kv.type == KV_BF16)
+            x[d] = bf16_near((float)x[d]);
+        else if (p->kv.type == KV_INT8)
+            x[d] = rint(x[d] * 127 / largest) * largest / 127;
 }
 
 static void answer(const struct problem *p, int pos, int h, double *out)
 {
     int hd = p->h.head_dim, kvh = h / (p->h.heads / p->h.kv_heads);
+    size_t kv0 = (size_t)kvh * (size_t)hd, row = (size_t)(p->h.kv_heads * hd);
     const float *q = p->q + ((size_t)pos * (size_t)p->h.heads + (size_t)h) * (size_t)hd;
     double s[POSITIONS], a[HEAD_DIM_MAX], b[HEAD_DIM_MAX], most = -INFINITY, sum = 0;
     int first = p->look.window && pos >= p->look.window ? pos - p->look.window + 1 : 0;
     turned(p, q, p->q_norm, pos, a);
+    if (p->kv.type == KV_BF16) as_cached(p, a); /* what a query is rounded to; to int8 it never is */
     for (int t = first; t <= pos; t++) {
-        const float *k = p->k + ((size_t)t * (size_t)p->h.kv_heads + (size_t)kvh) * (size_t)hd;
-        turned(p, k, p->k_norm, t, b);
+        turned(p, p->k + (size_t)t * row + kv0, p->k_norm, t, b);
+        as_cached(p, b);
         s[t] = 0;
-        for (int d = 0; d < hd; d++) s[t] += cached(p, a[d]) * cached(p, b[d]);
+        for (int d = 0; d < hd; d++) s[t] += a[d] * b[d];
         s[t] *= p->scale;
         if (p->look.softcap > 0) s[t] = p->look.softcap * tanh(s[t] / p->look.softcap);
         if (s[t] > most) most = s[t];
     }
     for (int t = first; t <= pos; t++) sum += s[t] = exp(s[t] - most);
     for (int d = 0; d < hd; d++) out[d] = 0;
-    for (int t = first; t <= pos; t++)
-        for (int d = 0; d < hd; d++)
-            out[d] += s[t] / sum *
-                      cached(p, p->v[((size_t)t * (size_t)p->h.kv_heads + (size_t)kvh) * (size_t)hd + (size_t)d]);
+    for (int t = first; t <= pos; t++) {
+        for (int d = 0; d < hd; d++) b[d] = p->v[(size_t)t * row + kv0 + (size_t)d];
+        as_cached(p, b);
+        for (int d = 0; d < hd; d++) out[d] += s[t] / sum * b[d];
+    }
 }
 
 static double distance(const struct problem *p, int pos, int h, const float *out)
@@ -220,29 +247,30 @@ static double distance(const struct problem *p, int pos, int h, const float *out
     return sqrt(diff / norm);
 }
 
-/* In FAST a table may round q and the exponentials to bf16 (2^-9 each) or not. */
-static double tolerance(enum precision prec)
+/* Over bf16 a table may round q and the exponentials to bf16 (2^-9 each) or not; over int8 a value on the edge between two
+ * codes may fall to the other one. */
+static double tolerance(enum kv_type type)
 {
-    return prec == PREC_FAST ? 4e-3 : 1e-5;
+    return type == KV_F32 ? 1e-5 : 4e-3;
 }
 
 /* A prompt of 150 on one table, where it exists here. */
-static void check_against_float64(int variant, struct heads h, struct look look, const char *what, int row)
+static void check_against_float64(int variant, int type, struct heads h, struct look look, const char *what, int row)
 {
-    const struct kernels *kn = variant_kernels(variant);
+    const struct kernels *kn = table_for(variant, type);
     if (!kn) return;
     struct problem p;
     seed((uint64_t)row);
-    problem_init(&p, h, VARIANTS[variant].prec, look);
+    problem_init(&p, h, TYPES[type].type, look);
     poison_cache(&p);
     float *out = xalloc(POSITIONS * (size_t)(h.heads * h.head_dim) * 4);
     run_chunk(&p, kn, 2, 0, 150, out);
     for (int pos = 0; pos < 150; pos += pos < 20 ? 1 : 13)
         for (int head = 0; head < h.heads; head += 1 + h.heads / 4) {
             double error = distance(&p, pos, head, out);
-            if (!(error < tolerance(p.prec)))
-                fail_msg("%s %s row %d, head_dim %d: position %d head %d off by %g", kn->name, what, row, h.head_dim,
-                         pos, head, error);
+            if (!(error < tolerance(p.kv.type)))
+                fail_msg("%s %s %s row %d, head_dim %d: position %d head %d off by %g", kn->name, TYPES[type].name,
+                         what, row, h.head_dim, pos, head, error);
         }
     free(out);
     problem_close(&p);
@@ -252,7 +280,8 @@ static void every_head_shape_agrees_with_float64(void **state)
 {
     (void)state;
     for (int i = 0; i < HEADS_N; i++)
-        for (int v = 0; v < VARIANTS_N; v++) check_against_float64(v, HEADS[i], (struct look){0}, "heads", i);
+        for (int v = 0; v < VARIANTS_N * TYPES_N; v++)
+            check_against_float64(v / TYPES_N, v % TYPES_N, HEADS[i], (struct look){0}, "heads", i);
 }
 
 static void every_window_cap_norm_and_part_rotation_agrees_with_float64(void **state)
@@ -260,17 +289,18 @@ static void every_window_cap_norm_and_part_rotation_agrees_with_float64(void **s
     (void)state;
     for (int i = 0; i < LOOKS_N; i++)
         for (size_t h = 0; h < sizeof LOOKED_AT / sizeof *LOOKED_AT; h++)
-            for (int v = 0; v < VARIANTS_N; v++) check_against_float64(v, HEADS[LOOKED_AT[h]], LOOKS[i], "looks", i);
+            for (int v = 0; v < VARIANTS_N * TYPES_N; v++)
+                check_against_float64(v / TYPES_N, v % TYPES_N, HEADS[LOOKED_AT[h]], LOOKS[i], "looks", i);
 }
 
 /* How a prompt of 300 may come in: chunk lengths that repeat. */
 static const int CUTS[][3] = {{300, 300, 300}, {1, 1, 1}, {16, 16, 16}, {64, 1, 7}, {5, 100, 31}, {299, 1, 1}};
 
-static void check_cuts(const struct kernels *kn, struct heads h, struct look look)
+static void check_cuts(const struct kernels *kn, enum kv_type type, struct heads h, struct look look)
 {
     struct problem p;
     seed((uint64_t)h.head_dim);
-    problem_init(&p, h, kn->prec, look);
+    problem_init(&p, h, type, look);
     size_t bytes = 300 * (size_t)(h.heads * h.head_dim) * 4;
     float *whole = xalloc(bytes), *parts = xalloc(bytes);
     poison_cache(&p);
@@ -294,9 +324,10 @@ static void a_prompt_gives_the_same_bits_however_it_is_cut_and_on_any_threads(vo
 {
     (void)state;
     for (int i = 0; i < HEADS_N; i++)
-        for (int v = 0; v < VARIANTS_N; v++) {
-            const struct kernels *kn = variant_kernels(v);
-            if (kn && (VARIANTS[v].table[0] != 'p' || i <= 1)) check_cuts(kn, HEADS[i], (struct look){0});
+        for (int v = 0; v < VARIANTS_N * TYPES_N; v++) {
+            const struct kernels *kn = table_for(v / TYPES_N, v % TYPES_N);
+            bool plain = VARIANTS[v / TYPES_N].table[0] == 'p';
+            if (kn && (!plain || i <= 1)) check_cuts(kn, TYPES[v % TYPES_N].type, HEADS[i], (struct look){0});
         }
 }
 
@@ -305,9 +336,9 @@ static void a_windowed_prompt_gives_the_same_bits_without_the_pages_behind_its_w
 {
     (void)state;
     for (int i = 0; i < LOOKS_N; i++)
-        for (int v = 0; v < VARIANTS_N; v++) {
-            const struct kernels *kn = variant_kernels(v);
-            if (kn && LOOKS[i].window) check_cuts(kn, HEADS[i % 2 ? 0 : 5], LOOKS[i]);
+        for (int v = 0; v < VARIANTS_N * TYPES_N; v++) {
+            const struct kernels *kn = table_for(v / TYPES_N, v % TYPES_N);
+            if (kn && LOOKS[i].window) check_cuts(kn, TYPES[v % TYPES_N].type, HEADS[i % 2 ? 0 : 5], LOOKS[i]);
         }
 }
 
@@ -315,11 +346,11 @@ static void a_windowed_prompt_gives_the_same_bits_without_the_pages_behind_its_w
 static void sequences_of_a_step_do_not_meet(void **state)
 {
     (void)state;
-    for (int v = 0; v < VARIANTS_N; v++) {
-        const struct kernels *kn = variant_kernels(v);
+    for (int v = 0; v < VARIANTS_N * TYPES_N; v++) {
+        const struct kernels *kn = table_for(v / TYPES_N, v % TYPES_N);
         if (!kn) continue;
         struct problem p;
-        problem_init(&p, HEADS[0], VARIANTS[v].prec, (struct look){0});
+        problem_init(&p, HEADS[0], TYPES[v % TYPES_N].type, (struct look){0});
         poison_cache(&p);
         size_t qw = 9 * 64, kw = 3 * 64;
         float *out = xalloc(POSITIONS * qw * 4), *alone = xalloc(POSITIONS * qw * 4);
@@ -352,12 +383,12 @@ static void sequences_of_a_step_do_not_meet(void **state)
 static void large_scores_stay_finite(void **state)
 {
     (void)state;
-    for (int v = 0; v < VARIANTS_N; v++) {
-        const struct kernels *kn = variant_kernels(v);
+    for (int v = 0; v < VARIANTS_N * TYPES_N; v++) {
+        const struct kernels *kn = table_for(v / TYPES_N, v % TYPES_N);
         if (!kn) continue;
         struct problem p;
         seed(9);
-        problem_init(&p, HEADS[0], VARIANTS[v].prec, (struct look){0});
+        problem_init(&p, HEADS[0], TYPES[v % TYPES_N].type, (struct look){0});
         for (size_t i = 0; i < POSITIONS * 9 * 64; i++) p.q[i] *= 60;
         for (size_t i = 0; i < POSITIONS * 3 * 64; i++) p.k[i] *= 10;
         float *out = xalloc(POSITIONS * 9 * 64 * 4);
@@ -365,6 +396,167 @@ static void large_scores_stay_finite(void **state)
         for (size_t i = 0; i < 200 * 9 * 64; i++) assert_true(isfinite(out[i]) && fabsf(out[i]) <= 1.01f);
         free(out);
         problem_close(&p);
+    }
+}
+
+/* K of token 25 and V of token 21 are not finite: rows before 21 do not notice, those from 25 on show it, in every head. */
+static void a_token_that_is_not_finite_shows_in_the_rows_that_see_it_and_in_no_other(void **state)
+{
+    (void)state;
+    for (int v = 0; v < VARIANTS_N * TYPES_N; v++) {
+        const struct kernels *kn = table_for(v / TYPES_N, v % TYPES_N);
+        if (!kn) continue;
+        struct problem p;
+        seed(10);
+        problem_init(&p, HEADS[0], TYPES[v % TYPES_N].type, (struct look){0});
+        size_t qw = 9 * 64, kw = 3 * 64;
+        float *clean = xalloc(POSITIONS * qw * 4), *out = xalloc(POSITIONS * qw * 4);
+        run_chunk(&p, kn, 2, 0, 40, clean);
+        for (size_t h = 0; h < 3; h++) p.v[21 * kw + h * 64 + 5] = INFINITY, p.k[25 * kw + h * 64 + 7] = NAN;
+        run_chunk(&p, kn, 2, 0, 40, out);
+        assert_memory_equal(out, clean, 21 * qw * 4);
+        for (size_t i = 21 * qw; i < 40 * qw; i += 64) {
+            bool finite = true;
+            for (size_t d = 0; d < 64; d++) finite = finite && isfinite(out[i + d]);
+            assert_false(finite);
+        }
+        free(clean), free(out);
+        problem_close(&p);
+    }
+}
+
+/* --- long pasts --- */
+
+#define LONG 9000 /* positions: segments of 256, 512 and 1,024 */
+#define LONG_PAGES ((LONG + KV_PAGE - 1) / KV_PAGE)
+#define LONG_ROWS 70 /* at the end */
+
+/* A sequence whose keys and values are all there already; q of the last rows. */
+struct past {
+    struct kv_cache kv;
+    int page[LONG_PAGES];
+    float *q; /* [LONG_ROWS][6][32] */
+};
+
+static void store_rows(struct kthread *t, void *arg)
+{
+    const struct step *s = arg;
+    s->kn->rope_store(t, s->a);
+}
+
+static void past_init(struct past *p, const struct kernels *kn, enum kv_type type, struct pool *pool)
+{
+    enum { CHUNK = 500, KW = 2 * 32, QW = 6 * 32 };
+    p->kv = (struct kv_cache){type, 1, 2, 32, LONG_PAGES, kv_page_bytes(type, 2, 32), NULL};
+    p->kv.base = xalloc(p->kv.page_bytes * LONG_PAGES);
+    for (int i = 0; i < LONG_PAGES; i++) p->page[i] = i * 7 % LONG_PAGES;
+    float *q = xalloc(CHUNK * QW * 4), *k = xalloc(CHUNK * KW * 4), *v = xalloc(CHUNK * KW * 4);
+    float *rope = xalloc(LONG * 32 * 4);
+    for (int i = 0; i < LONG * 16; i++) rope[2 * i] = 1;
+    for (int pos = 0; pos < LONG; pos += CHUNK) {
+        struct attn_seq seq = {0, CHUNK, pos, p->page};
+        fill(k, CHUNK * KW), fill(v, CHUNK * KW);
+        struct attn a = {.nseq = 1,
+                         .seq = &seq,
+                         .rows = CHUNK,
+                         .heads = 6,
+                         .scale = 1,
+                         .q = q,
+                         .k = k,
+                         .v = v,
+                         .rope = rope,
+                         .kv = &p->kv};
+        pool_run(pool, store_rows, &(struct step){kn, &a, NULL});
+    }
+    p->q = xalloc(LONG_ROWS * QW * 4);
+    fill(p->q, LONG_ROWS * QW);
+    free(q), free(k), free(v), free(rope);
+}
+
+static void attend_rows(struct kthread *t, void *arg)
+{
+    const struct step *s = arg;
+    s->kn->attention(t, s->a, s->out);
+}
+
+/* The last `rows` rows of the sequence, with or without memory to cut their pasts. */
+static void run_long(struct past *p, const struct kernels *kn, int threads, int rows, int window, bool cut, float *out)
+{
+    struct pool *pool = pool_of(threads);
+    struct act act;
+    struct attn_seq seq = {0, rows, LONG - rows, p->page};
+    struct attn a = {.nseq = 1, .seq = &seq, .rows = rows, .heads = 6, .scale = 0.3f, .window = window, .kv = &p->kv};
+    a.q = p->q + (size_t)(LONG_ROWS - rows) * 192;
+    a.partial_floats = cut ? attn_partial_floats(6, 32, LONG) : 0;
+    a.partial = cut ? xalloc(a.partial_floats * 4) : NULL;
+    if (cut) memset(a.partial, 0xff, a.partial_floats * 4);
+    assert_int_equal(act_init(&act, rows, 192, 0, NULL), 0);
+    pool_run(pool, attend_rows, &(struct step){kn, &a, &act});
+    memcpy(out + (size_t)(LONG_ROWS - rows) * 192, act.x, (size_t)rows * 192 * 4);
+    act_close(&act);
+    pool_free(pool);
+    free(a.partial);
+}
+
+static void check_long(struct past *p, const struct kernels *kn, const float *want, int window, double within)
+{
+    static const struct {
+        int threads, rows;
+        bool cut;
+    } WAYS[] = {{1, 1, false}, {1, 1, true}, {2, 1, true},  {5, 1, true},
+                {3, 3, true},  {2, 4, true}, {4, 17, true}, {2, LONG_ROWS, true}};
+    float *first = xalloc(LONG_ROWS * 192 * 4), *out = xalloc(LONG_ROWS * 192 * 4);
+    run_long(p, kn, 2, LONG_ROWS, window, false, first);
+    for (size_t i = 0; i < LONG_ROWS * 192; i++)
+        if (!(fabsf(first[i] - want[i]) < (float)within))
+            fail_msg("%s: %zu is %g, not %g", kn->name, i, (double)first[i], (double)want[i]);
+    for (size_t w = 0; w < sizeof WAYS / sizeof *WAYS; w++) {
+        size_t at = (size_t)(LONG_ROWS - WAYS[w].rows) * 192;
+        run_long(p, kn, WAYS[w].threads, WAYS[w].rows, window, WAYS[w].cut, out);
+        assert_memory_equal(out + at, first + at, (size_t)WAYS[w].rows * 192 * 4);
+    }
+    free(first), free(out);
+}
+
+static void a_long_past_gives_the_same_bits_however_it_is_divided(void **state)
+{
+    (void)state;
+    static const int WINDOWS[] = {0, 5000, 300};
+    struct pool *pool = pool_of(2);
+    for (int v = 0; v < VARIANTS_N * TYPES_N; v++) {
+        int type = v % TYPES_N;
+        const struct kernels *kn = table_for(v / TYPES_N, type);
+        if (!kn || VARIANTS[v / TYPES_N].table[0] == 'p') continue;
+        struct past p;
+        float *want = xalloc(LONG_ROWS * 192 * 4);
+        seed(11);
+        past_init(&p, kn, TYPES[type].type, pool);
+        for (int w = 0; w < 3; w++) {
+            run_long(&p, kernels_pick("plain", TYPES[type].prec), 4, LONG_ROWS, WINDOWS[w], false, want);
+            check_long(&p, kn, want, WINDOWS[w], TYPES[type].prec == PREC_EXACT ? 1e-5 : 2e-3);
+        }
+        free(want), free(p.kv.base), free(p.q);
+    }
+    pool_free(pool);
+}
+
+/* What a page holds of a token does not depend on the table. */
+static void every_table_stores_the_same_bits(void **state)
+{
+    (void)state;
+    for (int v = 0; v < VARIANTS_N * TYPES_N; v++) {
+        const struct kernels *kn = table_for(v / TYPES_N, v % TYPES_N);
+        for (int i = 0; kn && i < HEADS_N; i++) {
+            struct problem p, q;
+            float *out = xalloc(POSITIONS * (size_t)(HEADS[i].heads * HEADS[i].head_dim) * 4);
+            seed(12), problem_init(&p, HEADS[i], TYPES[v % TYPES_N].type, (struct look){0});
+            seed(12), problem_init(&q, HEADS[i], TYPES[v % TYPES_N].type, (struct look){0});
+            run_chunk(&p, kn, 2, 0, 40, out);
+            run_chunk(&q, kernels_pick("plain", TYPES[v % TYPES_N].prec), 1, 0, 40, out);
+            assert_memory_equal(p.kv.base, q.kv.base, LAYERS * PAGES * p.kv.page_bytes);
+            free(out);
+            problem_close(&p), problem_close(&q);
+        }
     }
 }
 
@@ -377,6 +569,9 @@ int main(void)
         cmocka_unit_test(a_windowed_prompt_gives_the_same_bits_without_the_pages_behind_its_window),
         cmocka_unit_test(sequences_of_a_step_do_not_meet),
         cmocka_unit_test(large_scores_stay_finite),
+        cmocka_unit_test(a_token_that_is_not_finite_shows_in_the_rows_that_see_it_and_in_no_other),
+        cmocka_unit_test(a_long_past_gives_the_same_bits_however_it_is_divided),
+        cmocka_unit_test(every_table_stores_the_same_bits),
     };
     say_what_runs();
     return cmocka_run_group_tests(tests, NULL, NULL);

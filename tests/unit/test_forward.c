@@ -2,6 +2,7 @@
  * with it: dense, Gemma-like, experts; with adapters on every module, on experts, router, embedding and head, stacked
  * and whole; and the same bits however the rows come in. */
 #include "engine/forward.h"
+#include "engine/sampler.h"
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -479,7 +480,8 @@ static bool runner_init(struct runner *r, const struct world *w, const char *tab
     const struct kernels *k = kernels_pick(table, w->prec);
     if (!k) return false;
     *r = (struct runner){.w = w, .adapted = adapted};
-    r->kv = (struct kv_cache){w->prec, LAYERS, KV_HEADS, DIM, PAGES, kv_page_bytes(w->prec, KV_HEADS, DIM), NULL};
+    r->kv = (struct kv_cache){kv_type_of(w->prec), LAYERS, KV_HEADS, DIM, PAGES, 0, NULL};
+    r->kv.page_bytes = kv_page_bytes(r->kv.type, KV_HEADS, DIM);
     size_t bytes = LAYERS * PAGES * r->kv.page_bytes;
     r->kv.base = big_alloc(bytes);
     assert_non_null(r->kv.base);
@@ -496,8 +498,10 @@ static void runner_close(struct runner *r)
     big_free(r->kv.base, LAYERS * PAGES * r->kv.page_bytes);
 }
 
-/* Rows first .. of the one sequence as a step; the logits of every `every`-th of them into out [ROWS][VOCAB]. */
-static void run_rows(struct runner *r, int first, int rows, int every, float *out)
+/* Rows first .. of the one sequence as a step; the logits of every `every`-th of them into out [ROWS][VOCAB] (NULL:
+ * nowhere), and to `after`. */
+static void run_rows_then(struct runner *r, int first, int rows, int every,
+                          void (*after)(struct kthread *t, void *u, const float *logits), void *u, float *out)
 {
     int32_t token[ROWS];
     int wanted[ROWS], n = 0;
@@ -513,12 +517,19 @@ static void run_rows(struct runner *r, int first, int rows, int every, float *ou
                               .seq = &at,
                               .nlogits = n,
                               .logit_row = wanted,
+                              .after = after,
+                              .u = u,
                               .max_rank = 2 * lora_rank_pad(RANK),
                               .lora = {.seg = seg, .modules = LORA_MODULES, .experts = r->w->m.experts}};
     b.lora.nseg = r->adapted ? segments_of(r->w, first, rows, seg) : 0;
     const float *logits = forward_run(r->f, &b);
-    for (int i = 0; i < n; i++)
+    for (int i = 0; out && i < n; i++)
         memcpy(out + (size_t)(first + wanted[i]) * VOCAB, logits + (size_t)i * VOCAB, VOCAB * sizeof *out);
+}
+
+static void run_rows(struct runner *r, int first, int rows, int every, float *out)
+{
+    run_rows_then(r, first, rows, every, NULL, NULL, out);
 }
 
 static double distance(const struct world *w, bool adapted, const float *got)
@@ -617,6 +628,77 @@ static void test_rows_give_the_same_bits_alone_in_chunks_and_on_any_threads(void
         }
 }
 
+/* --- memory --- */
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define COUNTED false
+static atomic_int taken;
+#else
+#define COUNTED true
+/* The C library's own functions, under names that count. */
+static atomic_int taken;
+void *__libc_malloc(size_t bytes);
+void *__libc_calloc(size_t n, size_t bytes);
+void *__libc_realloc(void *p, size_t bytes);
+void *__libc_memalign(size_t align, size_t bytes);
+
+void *malloc(size_t bytes)
+{
+    atomic_fetch_add(&taken, 1);
+    return __libc_malloc(bytes);
+}
+
+void *calloc(size_t n, size_t bytes)
+{
+    atomic_fetch_add(&taken, 1);
+    return __libc_calloc(n, bytes);
+}
+
+void *realloc(void *p, size_t bytes)
+{
+    atomic_fetch_add(&taken, 1);
+    return __libc_realloc(p, bytes);
+}
+
+void *aligned_alloc(size_t align, size_t bytes)
+{
+    atomic_fetch_add(&taken, 1);
+    return __libc_memalign(align, bytes);
+}
+#endif
+
+/* Thread 0 of a pass samples too, as the scheduler does. */
+static void sample_all(struct kthread *t, void *u, const float *logits)
+{
+    struct sample out;
+    const struct sample_params p = {
+        .temperature = 0.8f, .top_p = 0.9f, .typical_p = 1, .repetition_penalty = 1, .logprobs = 2};
+    const struct sample_input in = {.p = &p};
+    if (t->id == 0) sample_token(u, logits, &in, &out);
+}
+
+static void test_a_pass_takes_no_memory(void **state)
+{
+    (void)state;
+    for (int i = 0; COUNTED && i < FAMILIES_N; i++) {
+        struct world *w = world_of(&FAMILIES[i], PREC_FAST);
+        struct runner r;
+        struct sampler *s = sampler_new(VOCAB);
+        if (runner_init(&r, w, NULL, 3, true)) {
+            int before = atomic_load(&taken);
+            run_rows_then(&r, 0, ROWS - 1, 1, sample_all, s, NULL);
+            run_rows_then(&r, ROWS - 1, 1, 1, sample_all, s, NULL);
+            assert_int_equal(atomic_load(&taken), before);
+            void *volatile more = malloc(1); /* volatile: else the compiler leaves the pair out */
+            free(more);
+            assert_int_equal(atomic_load(&taken), before + 1); /* it does count */
+            runner_close(&r);
+        }
+        sampler_free(s);
+        world_free(w);
+    }
+}
+
 static void test_more_experts_than_are_served_are_refused(void **state)
 {
     (void)state;
@@ -644,6 +726,7 @@ int main(void)
         cmocka_unit_test(test_exact_logits_of_every_family_equal_a_plain_pass_in_double),
         cmocka_unit_test(test_fast_logits_lie_within_the_rounding_of_bf16),
         cmocka_unit_test(test_rows_give_the_same_bits_alone_in_chunks_and_on_any_threads),
+        cmocka_unit_test(test_a_pass_takes_no_memory),
         cmocka_unit_test(test_more_experts_than_are_served_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -239,14 +239,14 @@ static void run_case(struct engine *e, struct runner *r, const struct golden *g,
     kv_seq_close(&seq);
 }
 
-static struct score teacher_force(enum precision prec)
+static struct score teacher_force(enum precision prec, enum kv_type type)
 {
     struct engine e;
     struct runner r = {0};
     struct score s = {0};
     struct err err = {0};
     engine_open(&e, prec);
-    if (pool_new(&r.pool, 0, &err) || kv_pool_init(&r.kv, &e.m[0], 0, 1, &err)) fail_msg("%s", err.msg);
+    if (pool_new(&r.pool, 0, &err) || kv_pool_init_as(&r.kv, e.m, type, 0, 1, &err)) fail_msg("%s", err.msg);
     const struct kernels *k = kernels_pick(getenv("WEFT_KERNELS"), prec);
     assert_non_null(k);
     if (forward_new(&r.f, e.m, k, r.pool, &r.kv.cache, ROWS_MAX, ANSWER_MAX, 64, &err)) fail_msg("%s", err.msg);
@@ -257,8 +257,8 @@ static struct score teacher_force(enum precision prec)
             printf("  case %d: %d of %d agree (smallest gap %.5f)\n", i * EVERY, s.agree - before.agree,
                    s.tokens - before.tokens, (double)cases[i].gap);
     }
-    printf("%s, %s: %d of %d tokens agree (%.2f %%), KL over the five best %.2e, largest difference %.2e\n",
-           prec == PREC_EXACT ? "exact" : "fast", k->name, s.agree, s.tokens, 100.0 * s.agree / s.tokens,
+    printf("%s%s, %s: %d of %d tokens agree (%.2f %%), KL over the five best %.2e, largest difference %.2e\n",
+           prec == PREC_EXACT ? "exact" : "fast", type == KV_INT8 ? " with int8 keys and values" : "", k->name, s.agree, s.tokens, 100.0 * s.agree / s.tokens,
            s.kl / s.tokens, s.worst);
     forward_free(r.f);
     kv_pool_close(&r.kv);
@@ -271,7 +271,7 @@ static struct score teacher_force(enum precision prec)
 static void test_exact_agrees_with_peft_on_every_token(void **state)
 {
     (void)state;
-    struct score s = teacher_force(PREC_EXACT);
+    struct score s = teacher_force(PREC_EXACT, KV_F32);
     assert_int_equal(s.agree, s.tokens);
     assert_true(fabs(s.kl / s.tokens) < 1e-5);
 }
@@ -279,8 +279,15 @@ static void test_exact_agrees_with_peft_on_every_token(void **state)
 static void test_fast_agrees_with_peft_on_97_percent_of_tokens(void **state)
 {
     (void)state;
-    struct score s = teacher_force(PREC_FAST);
+    struct score s = teacher_force(PREC_FAST, KV_BF16);
     assert_true(s.agree * 100 >= s.tokens * 97);
+}
+
+static void test_int8_keys_and_values_agree_with_peft_on_96_percent_of_tokens(void **state)
+{
+    (void)state;
+    struct score s = teacher_force(PREC_FAST, KV_INT8);
+    assert_true(s.agree * 100 >= s.tokens * 96);
 }
 
 /* --- all at once through the scheduler --- */
@@ -397,6 +404,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exact_agrees_with_peft_on_every_token),
         cmocka_unit_test(test_fast_agrees_with_peft_on_97_percent_of_tokens),
+        cmocka_unit_test(test_int8_keys_and_values_agree_with_peft_on_96_percent_of_tokens),
         cmocka_unit_test(test_exact_answers_in_a_mixed_crowd_equal_pefts),
         cmocka_unit_test(test_exact_answers_with_guesses_and_cached_prefixes_equal_pefts),
         cmocka_unit_test(test_fast_answers_in_a_mixed_crowd_mostly_equal_pefts),

@@ -13,7 +13,7 @@ static const struct model shape = {.layers = 2, .kv_heads = 2, .head_dim = 16, .
 static void pool_of(struct kv_pool *p, int pages)
 {
     struct err e = {0};
-    int64_t bytes = (int64_t)kv_page_bytes(PREC_EXACT, 2, 16) * 2 * pages;
+    int64_t bytes = (int64_t)kv_page_bytes(KV_F32, 2, 16) * 2 * pages;
     assert_int_equal(kv_pool_init(p, &shape, bytes, 4, &e), 0);
     assert_int_equal(p->cache.pages, pages);
     assert_int_equal(p->nfree, pages);

@@ -141,6 +141,28 @@ static void test_only_members_of_the_head_are_drawn_from_a_large_vocabulary(void
     free(prob);
 }
 
+/* Beside the best token 5,000 that are each 8,000 times less likely, and 0.9 of the mass of all. */
+static void test_a_head_that_goes_on_among_unlikely_tokens_is_drawn_as_a_whole(void **state)
+{
+    (void)state;
+    enum { N = 6000, LIKE = 5000, DRAWN = 4000 };
+    static float x[N];
+    struct sampler *s = sampler_new(N);
+    struct sample_params p = {.temperature = 1, .top_p = 0.9f, .typical_p = 1, .repetition_penalty = 1, .logprobs = -1};
+    int best = 0;
+    for (int i = 0; i < N; i++) x[i] = i == 7 ? 0 : i <= LIKE ? -9 : -30;
+    for (int i = 0; i < DRAWN; i++) {
+        struct sample out;
+        p.seed = (uint64_t)i;
+        assert_int_equal(sample_token(s, x, &(struct sample_input){.p = &p}, &out), 0);
+        assert_in_range(out.id, 0, LIKE);
+        best += out.id == 7;
+    }
+    double want = 1 / (0.9 * (1 + LIKE * exp(-9)));
+    if (fabs((double)best / DRAWN - want) > 0.03) fail_msg("the best came %d times of %d, not %.3f", best, DRAWN, want);
+    sampler_free(s);
+}
+
 static void test_greedy_takes_the_smallest_id_among_equals(void **state)
 {
     (void)state;
@@ -272,6 +294,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_draws_follow_the_distribution),
         cmocka_unit_test(test_only_members_of_the_head_are_drawn_from_a_large_vocabulary),
+        cmocka_unit_test(test_a_head_that_goes_on_among_unlikely_tokens_is_drawn_as_a_whole),
         cmocka_unit_test(test_greedy_takes_the_smallest_id_among_equals),
         cmocka_unit_test(test_a_tiny_temperature_is_greedy_and_does_not_overflow),
         cmocka_unit_test(test_a_draw_depends_on_seed_and_index_alone),

@@ -130,7 +130,7 @@ static void test_a_preempted_sequence_gives_the_same_answer(void **state)
     tiny_stop(&t);
     struct sched_options o = roomy;
     o.kv_bytes =
-        (int64_t)kv_page_bytes(PREC_EXACT, tiny_dim.kv_heads, tiny_dim.head_dim) * tiny_dim.layers * 16; /* pages */
+        (int64_t)kv_page_bytes(KV_F32, tiny_dim.kv_heads, tiny_dim.head_dim) * tiny_dim.layers * 16; /* pages */
     tiny_start(&t, &o);
     for (int round = 0; round < 3; round++) {
         ask_together();
@@ -429,7 +429,7 @@ static void test_an_adapter_that_makes_nan_harms_only_its_own_request(void **sta
 {
     (void)state;
     struct sched_options o = roomy;
-    o.kv_bytes = (int64_t)kv_page_bytes(PREC_EXACT, tiny_dim.kv_heads, tiny_dim.head_dim) * tiny_dim.layers *
+    o.kv_bytes = (int64_t)kv_page_bytes(KV_F32, tiny_dim.kv_heads, tiny_dim.head_dim) * tiny_dim.layers *
                  40; /* pages: they go round */
     static const enum precision precisions[] = {PREC_EXACT, PREC_FAST};
     for (int k = 0; k < 2; k++) {
@@ -537,7 +537,7 @@ static void test_what_can_not_be_served_is_refused_at_once(void **state)
                                   ERR_INVALID,
                                   ERR_ADAPTER_NOT_LOADED,
                                   ERR_ADAPTER_NOT_LOADED};
-    o.kv_bytes = (int64_t)kv_page_bytes(PREC_EXACT, tiny_dim.kv_heads, tiny_dim.head_dim) * tiny_dim.layers * 8;
+    o.kv_bytes = (int64_t)kv_page_bytes(KV_F32, tiny_dim.kv_heads, tiny_dim.head_dim) * tiny_dim.layers * 8;
     open_exact(&o);
     for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
         e = (struct err){0};

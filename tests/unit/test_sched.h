@@ -191,5 +191,5 @@ static inline void open_all(struct tiny_engine *t, enum tiny_type type, enum pre
 
 static inline int64_t pages_bytes(enum precision prec, int pages)
 {
-    return (int64_t)kv_page_bytes(prec, tiny_dim.kv_heads, tiny_dim.head_dim) * tiny_dim.layers * pages;
+    return (int64_t)kv_page_bytes(kv_type_of(prec), tiny_dim.kv_heads, tiny_dim.head_dim) * tiny_dim.layers * pages;
 }
