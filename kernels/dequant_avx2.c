@@ -116,11 +116,12 @@ static void group_f8(const struct weight *w, const uint8_t *group, float *out)
     for (int v = 0; v < 4; v++) {
         __m256 d = scale32(group, v);
         for (int p = 0; p < GROUP / 4; p++) {
-            __m256i q = load_bits(group + PANEL * 4 + p * PANEL * 4 + v * 32);
-            put(out, p * 4, v, _mm256_mul_ps(d, e4m3_of_top(_mm256_slli_epi32(q, 24))));
-            put(out, p * 4 + 2, v, _mm256_mul_ps(d, e4m3_of_top(_mm256_slli_epi32(q, 16))));
-            put(out, p * 4 + 1, v, _mm256_mul_ps(d, e4m3_of_top(_mm256_slli_epi32(q, 8))));
-            put(out, p * 4 + 3, v, _mm256_mul_ps(d, e4m3_of_top(q)));
+            __m256i even, odd;
+            e4m3_pairs(load_bits(group + PANEL * 4 + p * PANEL * 4 + v * 32), &even, &odd);
+            put(out, p * 4, v, _mm256_mul_ps(d, first_bf16(even)));
+            put(out, p * 4 + 1, v, _mm256_mul_ps(d, second_bf16(even)));
+            put(out, p * 4 + 2, v, _mm256_mul_ps(d, first_bf16(odd)));
+            put(out, p * 4 + 3, v, _mm256_mul_ps(d, second_bf16(odd)));
         }
     }
 }

@@ -53,9 +53,8 @@ static void add(const char *w, size_t ahead, int count, int rows, struct buffers
         few(w, b->x[0], count / 2, ahead, 2, acc);
         break;
     default:
-        prefetch(w + ahead, count * PANEL * 2);
         widen_panel(w, count / 2, b->w[0]);
-        add_part(b->w[0], b->x[0], PART, count, rows, acc);
+        add_part(b->w[0], b->x[0], PART, count, (struct ahead){w + ahead, PANEL * 2}, rows, acc);
     }
 }
 

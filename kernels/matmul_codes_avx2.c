@@ -45,10 +45,10 @@ INLINE void put_pairs(__m256i pairs, int i, float *out)
  * inputs i+4 and i+5. */
 INLINE void put_nibbles(__m256i nibbles, struct halves table, int i, float *out)
 {
-    const __m256i even = _mm256_set1_epi16(0x00ff);
-    __m256i upper = _mm256_shuffle_epi8(table.upper, nibbles), lower = _mm256_shuffle_epi8(table.lower, nibbles);
-    put_pairs(_mm256_or_si256(_mm256_and_si256(lower, even), _mm256_slli_epi16(upper, 8)), i, out);
-    put_pairs(_mm256_or_si256(_mm256_srli_epi16(lower, 8), _mm256_andnot_si256(even, upper)), i + 4, out);
+    __m256i even, odd;
+    join_bf16(_mm256_shuffle_epi8(table.upper, nibbles), _mm256_shuffle_epi8(table.lower, nibbles), &even, &odd);
+    put_pairs(even, i, out);
+    put_pairs(odd, i + 4, out);
 }
 
 /* A word is one output's four nibbles of inputs 8p, 8p+2, 8p+4, 8p+6, the next word those behind them. */
@@ -64,17 +64,16 @@ static void decode_t4(const struct weight *w, const uint8_t *codes, float *out)
         }
 }
 
+/* Bytes are inputs 0, 2, 1, 3 of the four. */
 static void decode_f8(const struct weight *w, const uint8_t *codes, float *out)
 {
     (void)w;
     for (int p = 0; p < GROUP / 4; p++)
         for (int v = 0; v < 4; v++) {
-            __m256i q = load_bits(codes + p * PANEL * 4 + v * 32);
-            float *to = out + p * 4 * PANEL + v * 8; /* bytes are inputs 0, 2, 1, 3 of the four */
-            _mm256_store_ps(to, e4m3_of_top(_mm256_slli_epi32(q, 24)));
-            _mm256_store_ps(to + 2 * PANEL, e4m3_of_top(_mm256_slli_epi32(q, 16)));
-            _mm256_store_ps(to + PANEL, e4m3_of_top(_mm256_slli_epi32(q, 8)));
-            _mm256_store_ps(to + 3 * PANEL, e4m3_of_top(q));
+            __m256i even, odd;
+            e4m3_pairs(load_bits(codes + p * PANEL * 4 + v * 32), &even, &odd);
+            put_pairs(even, p * 4, out + v * 8);
+            put_pairs(odd, p * 4 + 2, out + v * 8);
         }
 }
 
@@ -95,10 +94,10 @@ INLINE void panel_of_codes(struct kthread *t, const struct weight *w, int panel,
         int count = w->k - k0 < PART ? w->k - k0 : PART;
         widen_rows(x + k0, w->k, count, rows, b->x[0]);
         for (int i = 0; i < count; i += GROUP, group += group_bytes) {
-            prefetch(group + w->panel_bytes, group_bytes);
+            const struct ahead next = {(const char *)group + w->panel_bytes, (size_t)group_bytes / GROUP};
             decode(w, group + PANEL * 4, b->group[0]);
             scales(group, factor, b->scale);
-            add_group(b->group[0], b->scale, b->x[0] + i, PART, rows, acc);
+            add_group(b->group[0], b->scale, b->x[0] + i, PART, next, rows, acc);
         }
     }
 }

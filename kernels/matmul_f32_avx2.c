@@ -8,27 +8,19 @@
 #include "kernels/matmul_tile_avx2.h"
 #include <string.h>
 
-/* Inputs k0 .. k0+count of the panel as [count][32] float32: in `buffer`, or the panel itself. */
-static const float *dequantize(const struct weight *w, const char *panel, int k0, int count, float *buffer)
+/* Inputs k0 .. k0+count of the panel, which lie at `from`, as [count][32] float32: in `buffer`, or where they are. */
+static const float *dequantize(const struct weight *w, const char *from, int count, float *buffer)
 {
     const struct dequant_avx2 *way = &dequant_avx2[w->layout];
-    const char *from;
     switch (w->layout) {
     case LAYOUT_F32:
-        from = panel + (size_t)k0 * PANEL * 4;
-        prefetch(from + w->panel_bytes, count * PANEL * 4);
         return (const float *)from;
     case LAYOUT_BF16:
-        from = panel + (size_t)k0 * PANEL * 2;
-        prefetch(from + w->panel_bytes, count * PANEL * 2);
         widen_panel(from, count / 2, buffer);
         return buffer;
     default:
-        from = panel + (size_t)(k0 / GROUP) * (size_t)way->group_bytes;
-        for (int i = 0; i < count; i += GROUP, from += way->group_bytes) {
-            prefetch(from + w->panel_bytes, way->group_bytes);
+        for (int i = 0; i < count; i += GROUP, from += way->group_bytes)
             way->group(w, (const uint8_t *)from, buffer + i * PANEL);
-        }
         return buffer;
     }
 }
@@ -37,10 +29,12 @@ void panel_exact_avx2(struct kthread *t, const struct weight *w, int panel, cons
                       float *acc)
 {
     const char *data = (const char *)w->data + (size_t)panel * w->panel_bytes;
+    size_t step = w->panel_bytes / (size_t)w->k;
     memset(acc, 0, sizeof *acc * (size_t)rows * PANEL);
-    for (int k0 = 0; k0 < w->k; k0 += PART) {
+    for (int k0 = 0; k0 < w->k; k0 += PART, data += PART * step) {
         int count = w->k - k0 < PART ? w->k - k0 : PART;
-        const float *part = dequantize(w, data, k0, count, t->scratch);
-        add_part(part, in->x + (size_t)row0 * (size_t)w->k + k0, w->k, count, rows, acc);
+        const float *part = dequantize(w, data, count, t->scratch);
+        const struct ahead next = {data + w->panel_bytes, step};
+        add_part(part, in->x + (size_t)row0 * (size_t)w->k + k0, w->k, count, next, rows, acc);
     }
 }

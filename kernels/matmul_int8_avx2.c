@@ -4,7 +4,10 @@
  * vpmaddubsw multiplies unsigned by signed bytes and adds neighbours in 16 bits, with saturation: two products of a code
  * of 8 bits do not fit. Two of a nibble do, and so do those of a whole group: 32 inputs are 8 steps of 2 products in each
  * 16-bit sum, at most 16 * 15 * 128 = 30720. So bytes are taken apart into nibbles, sums of a group stay in 16 bits, and
- * vpmaddwd brings them to 32 once per group, the upper nibbles' times 16. */
+ * vpmaddwd brings them to 32 once per group, the upper nibbles' times 16.
+ *
+ * The loops over a group stay loops: of unrolled ones gcc puts the additions into another order, for which it keeps all
+ * products, and spills them. */
 #include "kernels/matmul_int8_avx2.h"
 
 /* 16-bit sums of the group to 32 bits, times `factor`. */
@@ -25,7 +28,7 @@ INLINE void bytes8(const uint8_t *q, const struct rows *x, int at, const int R, 
     __m256i low[TILE], high[TILE];
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) low[r] = high[r] = _mm256_setzero_si256();
-#pragma GCC unroll 8
+#pragma GCC unroll 1
     for (int p = 0; p < GROUP / 4; p++) {
         __m256i b = load_bits(q + p * PANEL * 4);
         __m256i w0 = _mm256_and_si256(b, nibble), w1 = _mm256_and_si256(_mm256_srli_epi16(b, 4), nibble);
@@ -46,35 +49,29 @@ INLINE void dots_bytes(const uint8_t *q, const struct rows *x, int at, const int
     bytes8(q + 32, x, at, R, dot, 1);
 }
 
-/* One load of 8 outputs x 4 (8, 16) inputs: its codes after `shift` bits, against the four inputs from `at` on. */
-INLINE void add_step(__m256i b0, __m256i b1, int mask, int shift, const struct rows *x, int at, const int R, dots sums)
-{
-    const __m256i bits = _mm256_set1_epi8((char)mask);
-    __m256i w0 = _mm256_and_si256(_mm256_srli_epi16(b0, shift), bits);
-    __m256i w1 = _mm256_and_si256(_mm256_srli_epi16(b1, shift), bits);
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-        __m256i a = four(row_at(x, r, at));
-        sums[r][0] = add_products(sums[r][0], w0, a);
-        sums[r][1] = add_products(sums[r][1], w1, a);
-    }
-}
-
 /* Codes of `bits` bits, 8 / bits of them in a byte. */
 INLINE void dots_parts(const uint8_t *q, const int bits, const struct rows *x, int at, const int R, dots dot)
 {
+    const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1));
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) dot[r][0] = dot[r][1] = _mm256_setzero_si256();
+#pragma GCC unroll 1
+    for (int i = 0; i < GROUP; q += PANEL * 4) {
+        __m256i b0 = load_bits(q), b1 = load_bits(q + 32);
+#pragma GCC unroll 1
+        for (int j = 0; j < 8 / bits; j++, i += 4) {
+            __m256i w0 = _mm256_and_si256(b0, mask), w1 = _mm256_and_si256(b1, mask);
 #pragma GCC unroll 4
-    for (int p = 0; p < bits; p++) {
-        __m256i b0 = load_bits(q + p * PANEL * 4), b1 = load_bits(q + p * PANEL * 4 + 32);
-#pragma GCC unroll 4
-        for (int j = 0; j < 8 / bits; j++)
-            add_step(b0, b1, (1 << bits) - 1, j * bits, x, at + (p * 8 / bits + j) * 4, R, dot);
+            for (int r = 0; r < R; r++) {
+                __m256i a = four(row_at(x, r, at + i));
+                dot[r][0] = add_products(dot[r][0], w0, a);
+                dot[r][1] = add_products(dot[r][1], w1, a);
+            }
+            b0 = _mm256_srli_epi16(b0, bits), b1 = _mm256_srli_epi16(b1, bits);
+        }
     }
 #pragma GCC unroll 4
-    for (int r = 0; r < R; r++)
-        for (int s = 0; s < 2; s++) dot[r][s] = widen(dot[r][s], 1);
+    for (int r = 0; r < R; r++) dot[r][0] = widen(dot[r][0], 1), dot[r][1] = widen(dot[r][1], 1);
 }
 
 INLINE void dots_nibbles(const uint8_t *q, const struct rows *x, int at, const int R, dots dot)

@@ -66,6 +66,7 @@ INLINE void add_zero(const struct rows *x, int g, const int R, const __m256 d[2]
     for (int r = 0; r < R; r++) {
         __m256 a = _mm256_set1_ps(x->scale[r * x->groups + g]);
         __m256i sum = group_sum(x, r, g);
+#pragma GCC unroll 2
         for (int s = 0; s < 2; s++) {
             __m256i whole = _mm256_sub_epi32(dot[r][s], _mm256_mullo_epi32(z[s], sum));
             add_to(acc + r * PANEL + s * 8, a, _mm256_mul_ps(d[s], _mm256_cvtepi32_ps(whole)));
@@ -80,6 +81,7 @@ INLINE void add_bytes(const struct rows *x, int g, const int R, const __m256 d[2
     for (int r = 0; r < R; r++) {
         __m256 a = _mm256_set1_ps(x->scale[r * x->groups + g]);
         __m256i offset = _mm256_slli_epi32(group_sum(x, r, g), 7);
+#pragma GCC unroll 2
         for (int s = 0; s < 2; s++)
             add_to(acc + r * PANEL + s * 8, a,
                    _mm256_mul_ps(d[s], _mm256_cvtepi32_ps(_mm256_sub_epi32(dot[r][s], offset))));
@@ -94,6 +96,7 @@ INLINE void add_affine(const struct rows *x, int g, const int R, const __m256 d[
     for (int r = 0; r < R; r++) {
         __m256 a = _mm256_set1_ps(x->scale[r * x->groups + g]);
         __m256 sum = _mm256_cvtepi32_ps(group_sum(x, r, g));
+#pragma GCC unroll 2
         for (int s = 0; s < 2; s++)
             add_to(acc + r * PANEL + s * 8, a,
                    _mm256_fmadd_ps(m[s], sum, _mm256_mul_ps(d[s], _mm256_cvtepi32_ps(dot[r][s]))));
@@ -103,11 +106,13 @@ INLINE void add_affine(const struct rows *x, int g, const int R, const __m256 d[
 /* 16 f16 or float32 from `from` on. */
 INLINE void load_f16(const void *from, __m256 out[2])
 {
+#pragma GCC unroll 2
     for (int s = 0; s < 2; s++) out[s] = _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from + s));
 }
 
 INLINE void load_f32(const void *from, __m256 out[2])
 {
+#pragma GCC unroll 2
     for (int s = 0; s < 2; s++) out[s] = _mm256_loadu_ps((const float *)from + s * 8);
 }
 
@@ -150,6 +155,7 @@ INLINE void group_q4z(const uint8_t *group, int o, const struct rows *x, int g, 
     __m256i z[2];
     dots_nibbles(group + PANEL * 5 + o * 4, x, g * GROUP, R, dot);
     load_f32(group + o * 4, d);
+#pragma GCC unroll 2
     for (int s = 0; s < 2; s++)
         z[s] = _mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)(group + PANEL * 4 + o + s * 8)));
     add_zero(x, g, R, d, z, dot, acc);
@@ -171,8 +177,11 @@ INLINE void group_q2(const uint8_t *group, int o, const struct rows *x, int g, c
 INLINE void tile(const uint8_t *group, int group_bytes, const struct rows *x, const int R, float *acc, group_fn *fn)
 {
     memset(acc, 0, sizeof *acc * (size_t)R * PANEL);
-    for (int g = 0; g < x->groups; g++, group += group_bytes) {
-        if (g % x->tiles == x->tile) prefetch(group + x->ahead, group_bytes);
+    for (int g = 0, turn = x->tile; g < x->groups; g++, turn--, group += group_bytes) {
+        if (turn == 0) {
+            prefetch(group + x->ahead, group_bytes);
+            turn = x->tiles;
+        }
         for (int o = 0; o < PANEL; o += STEP) fn(group, o, x, g, R, acc + o);
     }
 }

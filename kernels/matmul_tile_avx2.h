@@ -2,9 +2,12 @@
  * ends up: [count][32] float32 of a panel against rows of float32.
  *
  * Sixteen registers hold 12 sums, so a tile is 32 outputs x up to 3 rows, where a load of weights serves three rows, or
- * 16 outputs x up to 6, where a broadcast serves two: 7 and 8 loads for 12 FMAs. Rows are cut into tiles as even as they
- * go: 8 rows are 4 + 4, not 6 + 2, because fewer than 8 sums cannot hide an FMA's latency. Each sum is one FMA per
- * weight in the order of k, whatever the tile. */
+ * 16 outputs x up to 6, where a broadcast serves two: 7 and 8 loads for 12 FMAs. Rows are cut into tiles
+ * so that none has few sums, which could not hide an FMA's latency: 8 rows are 5 + 3, with 10 and 12 of them, and not
+ * 4 + 4 with 8. Each sum is one FMA per weight in the order of k, whatever the tile.
+ *
+ * The panel after this one is brought in line by line while the first tile is multiplied. All at once before it, the
+ * lines of 16 KB fill the queue of misses, and the loads that follow wait for them: half the time at 8 rows of bf16. */
 #pragma once
 #include "kernels/vector_avx2.h"
 #include "kernels/weight.h"
@@ -12,17 +15,24 @@
 #define TILE_ROWS 6
 #define PART 128 /* inputs in float32 at a time, 16 KB of a panel; a multiple of GROUP */
 
+/* What to prefetch for each input: the bytes from p + input * step on. */
+struct ahead {
+    const char *p;
+    size_t step;
+};
+
 /* V vectors of 8 outputs x R rows, x[r] at r * ld: acc += sum over count, or, where a scale of the outputs is given,
  * acc += scale * (that sum from zero). */
-INLINE void tile(const float *part, const float *x, int ld, int count, const float *scale, const int R, const int V,
-                 float *acc)
+INLINE void tile(const float *part, const float *x, int ld, int count, const float *scale, struct ahead next,
+                 const int R, const int V, float *acc)
 {
     __m256 y[TILE_ROWS][4], w[4], a[TILE_ROWS];
 #pragma GCC unroll 6
     for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < V; v++) y[r][v] = scale ? _mm256_setzero_ps() : _mm256_load_ps(acc + r * PANEL + v * 8);
-    for (int i = 0; i < count; i++, part += PANEL, x++) {
+    for (int i = 0; i < count; i++, part += PANEL, x++, next.p += next.step) {
+        _mm_prefetch(next.p, _MM_HINT_T1);
         if (V == 4) { /* a broadcast of each row, then weights one by one */
 #pragma GCC unroll 6
             for (int r = 0; r < R; r++) a[r] = _mm256_broadcast_ss(x + (size_t)r * (size_t)ld);
@@ -53,55 +63,62 @@ INLINE void tile(const float *part, const float *x, int ld, int count, const flo
         }
 }
 
-INLINE void tile_halves(const float *part, const float *x, int ld, int count, const float *scale, const int R,
-                        float *acc)
+INLINE void tile_halves(const float *part, const float *x, int ld, int count, const float *scale, struct ahead next,
+                        const int R, float *acc)
 {
-    tile(part, x, ld, count, scale, R, 2, acc);
-    tile(part + 16, x, ld, count, scale ? scale + 16 : NULL, R, 2, acc + 16);
+    tile(part, x, ld, count, scale, next, R, 2, acc);
+    next.p += 64; /* of float32 panels, which have two lines an input, the other one */
+    tile(part + 16, x, ld, count, scale ? scale + 16 : NULL, next, R, 2, acc + 16);
 }
 
-INLINE void tile_of(const float *part, const float *x, int ld, int count, const float *scale, int rows, float *acc)
+INLINE void tile_of(const float *part, const float *x, int ld, int count, const float *scale, struct ahead next,
+                    int rows, float *acc)
 {
     switch (rows) {
     case 1:
-        tile(part, x, ld, count, scale, 1, 4, acc);
+        tile(part, x, ld, count, scale, next, 1, 4, acc);
         break;
     case 2:
-        tile(part, x, ld, count, scale, 2, 4, acc);
+        tile(part, x, ld, count, scale, next, 2, 4, acc);
         break;
     case 3:
-        tile(part, x, ld, count, scale, 3, 4, acc);
+        tile(part, x, ld, count, scale, next, 3, 4, acc);
         break;
     case 4:
-        tile_halves(part, x, ld, count, scale, 4, acc);
+        tile_halves(part, x, ld, count, scale, next, 4, acc);
         break;
     case 5:
-        tile_halves(part, x, ld, count, scale, 5, acc);
+        tile_halves(part, x, ld, count, scale, next, 5, acc);
         break;
     default:
-        tile_halves(part, x, ld, count, scale, 6, acc);
+        tile_halves(part, x, ld, count, scale, next, 6, acc);
     }
 }
 
-INLINE void tiles(const float *part, const float *x, int ld, int count, const float *scale, int rows, float *acc)
+INLINE void tiles(const float *part, const float *x, int ld, int count, const float *scale, struct ahead next, int rows,
+                  float *acc)
 {
-    for (int left = (rows + TILE_ROWS - 1) / TILE_ROWS, n; left > 0; left--, rows -= n) {
-        n = (rows + left - 1) / left;
-        tile_of(part, x, ld, count, scale, n, acc);
+    static const int first[] = {0, 1, 2, 3, 4, 5, 6, 4, 5, 6, 5}; /* the next tile of so many rows */
+    for (int n; rows > 0; rows -= n) {
+        n = rows <= 10 ? first[rows] : TILE_ROWS;
+        tile_of(part, x, ld, count, scale, next, n, acc);
         x += (size_t)n * (size_t)ld, acc += n * PANEL;
+        next = (struct ahead){(const char *)part, 0}; /* nothing more to bring in */
     }
 }
 
 /* acc[rows][32] += x[rows][0..count) part. */
-static inline void add_part(const float *part, const float *x, int ld, int count, int rows, float *acc)
+static inline void add_part(const float *part, const float *x, int ld, int count, struct ahead next, int rows,
+                            float *acc)
 {
-    tiles(part, x, ld, count, NULL, rows, acc);
+    tiles(part, x, ld, count, NULL, next, rows, acc);
 }
 
 /* acc[rows][32] += scale[32] * (x[rows][0..GROUP) part). */
-static inline void add_group(const float *part, const float *scale, const float *x, int ld, int rows, float *acc)
+static inline void add_group(const float *part, const float *scale, const float *x, int ld, struct ahead next, int rows,
+                             float *acc)
 {
-    tiles(part, x, ld, GROUP, scale, rows, acc);
+    tiles(part, x, ld, GROUP, scale, next, rows, acc);
 }
 
 /* count (at most PART) bf16 of each row, stride k, as float32 with stride PART. */

@@ -36,13 +36,37 @@ INLINE __m256i load_bits(const void *p)
     return _mm256_loadu_si256((const __m256i *)p);
 }
 
-/* The top byte of each lane, an e4m3 code, as float32: sign, exponent and mantissa have the same order, so they move as one and the
- * exponent's bias is made up by a product, which gives subnormal codes their value too. */
-INLINE __m256 e4m3_of_top(__m256i lanes)
+/* The halves of 32 bf16 as pairs: those at even bytes of each lane, and those at odd ones. */
+INLINE void join_bf16(__m256i upper, __m256i lower, __m256i *even, __m256i *odd)
 {
-    __m256i sign = _mm256_and_si256(lanes, _mm256_set1_epi32((int)0x80000000));
-    __m256i rest = _mm256_and_si256(_mm256_srli_epi32(lanes, 4), _mm256_set1_epi32(0x07f00000));
-    return _mm256_mul_ps(_mm256_castsi256_ps(_mm256_or_si256(sign, rest)), _mm256_set1_ps(0x1p120f));
+    const __m256i low_byte = _mm256_set1_epi16(0x00ff);
+    *even = _mm256_or_si256(_mm256_and_si256(lower, low_byte), _mm256_slli_epi16(upper, 8));
+    *odd = _mm256_or_si256(_mm256_srli_epi16(lower, 8), _mm256_andnot_si256(low_byte, upper));
+}
+
+INLINE __m256i table16(char a0, char a1, char a2, char a3, char a4, char a5, char a6, char a7, char a8, char a9,
+                       char a10, char a11, char a12, char a13, char a14, char a15)
+{
+    return _mm256_broadcastsi128_si256(
+        _mm_setr_epi8(a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, a10, a11, a12, a13, a14, a15));
+}
+
+/* 32 e4m3 codes as bf16. The exponent's bias grows by 120, an even number: so the lower half of a bf16 is the code's
+ * lower nibble (one bit of exponent, mantissa) moved up, and the upper half follows from the upper nibble by a table.
+ * Codes with exponent 0 are subnormal: i times 2^-9, both halves from tables. */
+INLINE void e4m3_pairs(__m256i codes, __m256i *even, __m256i *odd)
+{
+    const __m256i nibble = _mm256_set1_epi8(15);
+    const __m256i normal = table16(60, 61, 62, 63, 64, 65, 66, 67, -68, -67, -66, -65, -64, -63, -62, -61);
+    const __m256i small_upper = table16(0, 59, 59, 59, 60, 60, 60, 60, 0, 0, 0, 0, 0, 0, 0, 0);
+    const __m256i small_lower = table16(0, 0, -128, -64, 0, 32, 64, 96, 0, 0, 0, 0, 0, 0, 0, 0);
+    __m256i low = _mm256_and_si256(codes, nibble), high = _mm256_and_si256(_mm256_srli_epi16(codes, 4), nibble);
+    __m256i small = _mm256_cmpeq_epi8(_mm256_and_si256(codes, _mm256_set1_epi8(0x78)), _mm256_setzero_si256());
+    __m256i sign = _mm256_and_si256(codes, _mm256_set1_epi8((char)0x80));
+    __m256i upper = _mm256_blendv_epi8(_mm256_shuffle_epi8(normal, high),
+                                       _mm256_or_si256(_mm256_shuffle_epi8(small_upper, low), sign), small);
+    __m256i lower = _mm256_blendv_epi8(_mm256_slli_epi16(low, 4), _mm256_shuffle_epi8(small_lower, low), small);
+    join_bf16(upper, lower, even, odd);
 }
 
 /* 2^n for -126 <= n <= 127. */

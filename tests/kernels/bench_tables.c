@@ -5,7 +5,7 @@
  * medians. Shares are of the rate of float32 FMAs on 256-bit registers, measured around each run; a table with wider
  * registers or products of bytes passes it. The plain table is a definition and not meant to be fast: it gets one layer,
  * few rows and is scaled.
- *   bench_tables [threads]   (default: all cores) */
+ *   bench_tables [threads [kind]]   (default: all cores, all kinds of weight; a kind by its printed name) */
 #include "tests/kernels/problem.h"
 #include <immintrin.h>
 #include <time.h>
@@ -22,7 +22,7 @@ static const struct {
 } PRODUCT[PRODUCTS] = {
     {HIDDEN, 3, {HIDDEN, KV, KV}}, {HIDDEN, 1, {HIDDEN}}, {HIDDEN, 2, {MLP, MLP}}, {MLP, 1, {HIDDEN}}};
 
-static const int KINDS[] = {T_Q4_1, T_Q8_0, T_BF16, M_NF4, M_E4M3};
+static const int KINDS[] = {T_Q4_1, T_Q8_0, T_BF16, M_NF4, M_E4M3, M_INT2};
 #define KINDS_N ((int)(sizeof KINDS / sizeof *KINDS))
 
 static const int ROWS[] = {1, 8, 64, 512};
@@ -176,6 +176,7 @@ int main(int argc, char **argv)
     printf("%d threads\n", pool_threads(p));
     for (int prec = PREC_FAST; prec <= PREC_EXACT; prec++)
         for (int kind = 0; kind < KINDS_N; kind++) {
+            if (argc > 2 && strcmp(argv[2], TYPE_NAMES[KINDS[kind]]) != 0) continue;
             make_model(KINDS[kind], (enum precision)prec);
             for (int r = 0; r < ROWS_N; r++) bench(p, KINDS[kind], (enum precision)prec, ROWS[r]);
             free_model();

@@ -2,6 +2,7 @@
  * with it: dense, Gemma-like, experts; with adapters on every module, on experts, router, embedding and head, stacked
  * and whole; and the same bits however the rows come in. */
 #include "engine/forward.h"
+#include "tests/unit/tables.h"
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -537,9 +538,6 @@ static double distance(const struct world *w, bool adapted, const float *got)
     free(p);
     return worst;
 }
-
-static const char *const TABLES[] = {"plain", "avx2", "avxvnni", "avx512"};
-#define TABLES_N ((int)(sizeof TABLES / sizeof *TABLES))
 
 static void test_exact_logits_of_every_family_equal_a_plain_pass_in_double(void **state)
 {
