@@ -49,8 +49,9 @@ INLINE void dots_bytes(const uint8_t *q, const struct rows *x, int at, const int
     bytes8(q + 32, x, at, R, dot, 1);
 }
 
-/* Codes of `bits` bits, 8 / bits of them in a byte. */
-INLINE void dots_parts(const uint8_t *q, const int bits, const struct rows *x, int at, const int R, dots dot)
+/* Codes of `bits` bits, `parts` of them in a byte. */
+INLINE void dots_parts(const uint8_t *q, const int bits, const int parts, const struct rows *x, int at, const int R,
+                       dots dot)
 {
     const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1));
 #pragma GCC unroll 4
@@ -59,7 +60,7 @@ INLINE void dots_parts(const uint8_t *q, const int bits, const struct rows *x, i
     for (int i = 0; i < GROUP; q += PANEL * 4) {
         __m256i b0 = load_bits(q), b1 = load_bits(q + 32);
 #pragma GCC unroll 1
-        for (int j = 0; j < 8 / bits; j++, i += 4) {
+        for (int j = 0; j < parts; j++, i += 4) {
             __m256i w0 = _mm256_and_si256(b0, mask), w1 = _mm256_and_si256(b1, mask);
 #pragma GCC unroll 4
             for (int r = 0; r < R; r++) {
@@ -76,12 +77,12 @@ INLINE void dots_parts(const uint8_t *q, const int bits, const struct rows *x, i
 
 INLINE void dots_nibbles(const uint8_t *q, const struct rows *x, int at, const int R, dots dot)
 {
-    dots_parts(q, 4, x, at, R, dot);
+    dots_parts(q, 4, 2, x, at, R, dot);
 }
 
 INLINE void dots_quarters(const uint8_t *q, const struct rows *x, int at, const int R, dots dot)
 {
-    dots_parts(q, 2, x, at, R, dot);
+    dots_parts(q, 2, 4, x, at, R, dot);
 }
 
 void panel_q8_avx2(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,

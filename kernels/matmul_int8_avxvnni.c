@@ -27,8 +27,9 @@ INLINE void dots_bytes(const uint8_t *q, const struct rows *x, int at, const int
         add_step(load_bits(q + p * PANEL * 4), load_bits(q + p * PANEL * 4 + 32), x, at + p * 4, R, dot);
 }
 
-/* Codes of `bits` bits, 8 / bits of them in a byte. */
-INLINE void dots_parts(const uint8_t *q, const int bits, const struct rows *x, int at, const int R, dots dot)
+/* Codes of `bits` bits, `parts` of them in a byte. */
+INLINE void dots_parts(const uint8_t *q, const int bits, const int parts, const struct rows *x, int at, const int R,
+                       dots dot)
 {
     const __m256i mask = _mm256_set1_epi8((char)((1 << bits) - 1));
     dots_zero(dot, R);
@@ -36,20 +37,20 @@ INLINE void dots_parts(const uint8_t *q, const int bits, const struct rows *x, i
     for (int p = 0; p < bits; p++) {
         __m256i b0 = load_bits(q + p * PANEL * 4), b1 = load_bits(q + p * PANEL * 4 + 32);
 #pragma GCC unroll 4
-        for (int j = 0; j < 8 / bits; j++)
+        for (int j = 0; j < parts; j++)
             add_step(_mm256_and_si256(_mm256_srli_epi16(b0, j * bits), mask),
-                     _mm256_and_si256(_mm256_srli_epi16(b1, j * bits), mask), x, at + (p * 8 / bits + j) * 4, R, dot);
+                     _mm256_and_si256(_mm256_srli_epi16(b1, j * bits), mask), x, at + (p * parts + j) * 4, R, dot);
     }
 }
 
 INLINE void dots_nibbles(const uint8_t *q, const struct rows *x, int at, const int R, dots dot)
 {
-    dots_parts(q, 4, x, at, R, dot);
+    dots_parts(q, 4, 2, x, at, R, dot);
 }
 
 INLINE void dots_quarters(const uint8_t *q, const struct rows *x, int at, const int R, dots dot)
 {
-    dots_parts(q, 2, x, at, R, dot);
+    dots_parts(q, 2, 4, x, at, R, dot);
 }
 
 void panel_q8_avxvnni(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
