@@ -18,6 +18,8 @@ LD_asan     := -fsanitize=address,undefined
 LD_tsan     := -fsanitize=thread
 CFLAGS  += $(STD) $(WARN) $(OPT_$(MODE))
 LDFLAGS += -pthread $(LD_$(MODE))
+AVX2    := -O3 -mavx2 -mfma -mf16c
+AVXVNNI := $(AVX2) -mavxvnni
 AVX512  := -O3 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx512bf16
 
 # Libraries of each room; a program links what it may include, and no more.
@@ -73,6 +75,12 @@ $(B)/weft-gateway: $(B)/gateway/main.o $(B)/libgateway.a $(B)/libadapters.a $(B)
 $(B)/weft: $(call obj,$(SRC_cli)) $(B)/libbase.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LIB_base)
 
+$(B)/kernels/%_avx2.o: kernels/%_avx2.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(AVX2) -c -o $@ $<
+$(B)/kernels/%_avxvnni.o: kernels/%_avxvnni.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) $(AVXVNNI) -c -o $@ $<
 $(B)/kernels/%_avx512.o: kernels/%_avx512.c
 	@mkdir -p $(@D)
 	$(CC) $(CFLAGS) $(AVX512) -c -o $@ $<
@@ -128,7 +136,7 @@ bench-speculation: programs ## what guessing ahead brings at one stream; needs t
 compile_commands.json: ## for editors and clang-tidy
 	@{ echo '['; sep=''; for f in $(foreach r,$(ROOMS),$(wildcard $(r)/*.c)) $(wildcard tests/unit/*.c tests/kernels/*.c); do \
 	  printf '%s{"directory":"%s","file":"%s","command":"$(CC) $(CFLAGS) %s -c %s"}' "$$sep" "$(CURDIR)" "$$f" \
-	  "$$(case $$f in *_avx512.c) echo "$(AVX512)";; esac)" "$$f"; sep=','; echo; done; echo ']'; } > $@
+	  "$$(case $$f in *_avx2.c) echo "$(AVX2)";; *_avxvnni.c) echo "$(AVXVNNI)";; *_avx512.c) echo "$(AVX512)";; esac)" "$$f"; sep=','; echo; done; echo ']'; } > $@
 
 install: programs ## into DESTDIR/PREFIX
 	install -d $(DESTDIR)$(PREFIX)/bin

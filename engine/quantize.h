@@ -11,7 +11,7 @@ struct quantize_options {
     const char *text;    /* auto: what it is measured on */
     int tokens;          /* auto: of the text */
     int threads;         /* 0: one per core */
-    const char *kernels; /* "auto", "plain", "avx512" */
+    const char *kernels; /* "auto", or a table's name (kernels/ops.h) */
 };
 
 /* Logs what became of each layer. Errors: ERR_USAGE (type, text), ERR_MODEL, ERR_IO. Nothing is left behind on failure. */

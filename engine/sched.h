@@ -131,7 +131,7 @@ struct sched_options {
     int64_t kv_bytes; /* KV pool; 0: chosen from max_running and the context */
     enum kv_type kv_type; /* of a model in FAST; EXACT has float32 */
     int threads;
-    const char *kernels; /* "auto", "plain", "avx512" */
+    const char *kernels; /* "auto", or a table's name (kernels/ops.h) */
     bool prefix_cache;   /* pages of prompts and answers are kept and found again */
     int speculate;       /* tokens drafted ahead at most, up to SPECULATE_MAX; 0: none */
     const struct model *

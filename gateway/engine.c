@@ -242,7 +242,7 @@ static void engine_free(struct engine *g)
 {
     const char *strings[] = {g->o.program, g->o.model, g->o.base_name,     g->o.precision,   g->o.kernels, g->o.socket,
                              g->o.store,   g->o.url,   g->o.chat_template, g->o.draft_model, g->o.token,
-                             g->o.kv_type};
+                             g->o.cache,   g->o.kv_type};
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) free((char *)strings[i]);
     free(g->auth);
     free(g->base_url);

@@ -1,6 +1,14 @@
-/* The tables of kernels and which one this processor gets. A table is taken whole: "avx512" needs every extension that
- * has_avx512() asks for, so that there are two tables to test and not thirty-two. */
+/* The tables of kernels and which one this processor gets: the first in `ways` that it can run.
+ *
+ *   avx512    F, BW, VL, DQ, VNNI and BF16: Zen 4, Sapphire Rapids and later
+ *   avxvnni   avx2 with the integer products on AVX-VNNI: Alder Lake and later without AVX-512
+ *   avx2      AVX2, FMA and F16C: Haswell, Zen and later
+ *   plain     everything; what the others are tested against
+ *
+ * A table is taken whole: it needs every extension that its row asks for, so that there are four tables to test and not
+ * thirty-two. */
 #include "kernels/act.h"
+#include "kernels/avx2.h"
 #include "kernels/avx512.h"
 #include "kernels/logits.h"
 #include "kernels/matmul.h"
@@ -158,19 +166,175 @@ static const struct kernels avx512[] = {
         },
 };
 
+static const struct mm_ops avx2_fast = {
+    .panel = {[LAYOUT_F32] = panel_exact_avx2,
+              [LAYOUT_BF16] = panel_bf16_avx2,
+              [LAYOUT_Q8] = panel_q8_avx2,
+              [LAYOUT_Q4] = panel_q4_avx2,
+              [LAYOUT_Q8F] = panel_q8f_avx2,
+              [LAYOUT_Q4Z] = panel_q4z_avx2,
+              [LAYOUT_T4] = panel_t4_avx2,
+              [LAYOUT_F8] = panel_f8_avx2,
+              [LAYOUT_Q2] = panel_q2_avx2},
+    .shrink = lora_shrink_bf16_avx2,
+    .expand = lora_expand_bf16_avx2,
+    .element = 2,
+};
+
+static const struct mm_ops avxvnni_fast = {
+    .panel = {[LAYOUT_F32] = panel_exact_avx2,
+              [LAYOUT_BF16] = panel_bf16_avx2,
+              [LAYOUT_Q8] = panel_q8_avxvnni,
+              [LAYOUT_Q4] = panel_q4_avxvnni,
+              [LAYOUT_Q8F] = panel_q8f_avxvnni,
+              [LAYOUT_Q4Z] = panel_q4z_avxvnni,
+              [LAYOUT_T4] = panel_t4_avx2,
+              [LAYOUT_F8] = panel_f8_avx2,
+              [LAYOUT_Q2] = panel_q2_avxvnni},
+    .shrink = lora_shrink_bf16_avx2,
+    .expand = lora_expand_bf16_avx2,
+    .element = 2,
+};
+
+static const struct mm_ops avx2_exact = {
+    .panel = {[0 ... LAYOUTS - 1] = panel_exact_avx2},
+    .shrink = lora_shrink_f32_avx2,
+    .expand = lora_expand_f32_avx2,
+    .element = 4,
+};
+
+static void matmul_avx2_fast(struct kthread *t, const struct mm *m)
+{
+    matmul_run(t, m, 1, &avx2_fast);
+}
+static void list_avx2_fast(struct kthread *t, const struct mm *m, int n)
+{
+    matmul_run(t, m, n, &avx2_fast);
+}
+static void matmul_avxvnni_fast(struct kthread *t, const struct mm *m)
+{
+    matmul_run(t, m, 1, &avxvnni_fast);
+}
+static void list_avxvnni_fast(struct kthread *t, const struct mm *m, int n)
+{
+    matmul_run(t, m, n, &avxvnni_fast);
+}
+static void matmul_avx2_exact(struct kthread *t, const struct mm *m)
+{
+    matmul_run(t, m, 1, &avx2_exact);
+}
+static void list_avx2_exact(struct kthread *t, const struct mm *m, int n)
+{
+    matmul_run(t, m, n, &avx2_exact);
+}
+
+static const struct kernels avx2[] = {
+    [PREC_FAST] =
+        {
+            .name = "avx2",
+            .prec = PREC_FAST,
+            .embed = embed_plain,
+            .rmsnorm = rmsnorm_avx2,
+            .rmsnorm_add = rmsnorm_add_avx2,
+            .matmul = matmul_avx2_fast,
+            .matmul_list = list_avx2_fast,
+            .rope_store = rope_store_avx2,
+            .attention = attention_fast_avx2,
+            .glu = glu_avx2,
+            .softcap = softcap_avx2,
+            .moe_route = moe_route_plain,
+            .moe_gather = moe_gather_plain,
+            .moe_combine = moe_combine_plain,
+        },
+    [PREC_EXACT] =
+        {
+            .name = "avx2",
+            .prec = PREC_EXACT,
+            .embed = embed_plain,
+            .rmsnorm = rmsnorm_avx2,
+            .rmsnorm_add = rmsnorm_add_avx2,
+            .matmul = matmul_avx2_exact,
+            .matmul_list = list_avx2_exact,
+            .rope_store = rope_store_avx2,
+            .attention = attention_exact_avx2,
+            .glu = glu_avx2,
+            .softcap = softcap_avx2,
+            .moe_route = moe_route_plain,
+            .moe_gather = moe_gather_plain,
+            .moe_combine = moe_combine_plain,
+        },
+};
+
+static const struct kernels avxvnni[] = {
+    [PREC_FAST] =
+        {
+            .name = "avxvnni",
+            .prec = PREC_FAST,
+            .embed = embed_plain,
+            .rmsnorm = rmsnorm_avx2,
+            .rmsnorm_add = rmsnorm_add_avx2,
+            .matmul = matmul_avxvnni_fast,
+            .matmul_list = list_avxvnni_fast,
+            .rope_store = rope_store_avx2,
+            .attention = attention_fast_avx2,
+            .glu = glu_avx2,
+            .softcap = softcap_avx2,
+            .moe_route = moe_route_plain,
+            .moe_gather = moe_gather_plain,
+            .moe_combine = moe_combine_plain,
+        },
+    [PREC_EXACT] =
+        {
+            .name = "avxvnni",
+            .prec = PREC_EXACT,
+            .embed = embed_plain,
+            .rmsnorm = rmsnorm_avx2,
+            .rmsnorm_add = rmsnorm_add_avx2,
+            .matmul = matmul_avx2_exact,
+            .matmul_list = list_avx2_exact,
+            .rope_store = rope_store_avx2,
+            .attention = attention_exact_avx2,
+            .glu = glu_avx2,
+            .softcap = softcap_avx2,
+            .moe_route = moe_route_plain,
+            .moe_gather = moe_gather_plain,
+            .moe_combine = moe_combine_plain,
+        },
+};
+
+static bool has_plain(void)
+{
+    return true;
+}
+
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+static bool has_avxvnni(void)
+{
+    return has_avx2() && __builtin_cpu_supports("avxvnni");
+}
+
 static bool has_avx512(void)
 {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16") &&
-           __builtin_cpu_supports("fma");
+           __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16");
 }
+
+/* The fastest first. */
+static const struct {
+    const struct kernels *table; /* by precision */
+    bool (*runs_here)(void);
+} ways[] = {{avx512, has_avx512}, {avxvnni, has_avxvnni}, {avx2, has_avx2}, {plain, has_plain}};
 
 const struct kernels *kernels_pick(const char *want, enum precision prec)
 {
     bool any = !want || strcmp(want, "auto") == 0;
-    if ((any || strcmp(want, "avx512") == 0) && has_avx512()) return &avx512[prec];
-    if (any || strcmp(want, "plain") == 0) return &plain[prec];
+    for (size_t i = 0; i < sizeof ways / sizeof *ways; i++)
+        if ((any || strcmp(want, ways[i].table->name) == 0) && ways[i].runs_here()) return &ways[i].table[prec];
     return NULL;
 }
 

@@ -214,7 +214,7 @@ struct moe {
 void moe_order(const struct moe *m);
 
 struct kernels {
-    const char *name; /* "plain", "avx512" */
+    const char *name; /* "plain", "avx2", "avxvnni", "avx512" */
     enum precision prec;
 
     /* x[i][:] = scale * (row token[i] of w and of the row's adapters). */
@@ -260,8 +260,8 @@ struct kernels {
     void (*moe_combine)(struct kthread *t, const struct moe *m, const float *y, int k, float *x, bool add);
 };
 
-/* The table for this processor; `want` NULL or "auto": the fastest that it can run; "plain", "avx512": that one, or
- * NULL when it can't run here. */
+/* The table for this processor; `want` NULL or "auto": the fastest that it can run; "plain", "avx2", "avxvnni", "avx512":
+ * that one, or NULL when it can't run here. */
 const struct kernels *kernels_pick(const char *want, enum precision prec);
 
 /* How much kthread.scratch the tables need per thread. pool_new() allocates this much. */

@@ -258,10 +258,14 @@ struct variant {
     enum precision prec;
 };
 
-/* Every table that this processor can run, in both precisions. */
-static const struct variant VARIANTS[] = {
-    {"plain", PREC_EXACT}, {"plain", PREC_FAST}, {"avx512", PREC_EXACT}, {"avx512", PREC_FAST}};
-#define VARIANTS_N 4
+/* Every table, in both precisions; those that this processor cannot run are skipped. */
+static const char *const TABLE_NAMES[] = {"plain", "avx2", "avxvnni", "avx512"};
+#define TABLES_N ((int)(sizeof TABLE_NAMES / sizeof *TABLE_NAMES))
+
+static const struct variant VARIANTS[] = {{"plain", PREC_EXACT},  {"plain", PREC_FAST},    {"avx2", PREC_EXACT},
+                                          {"avx2", PREC_FAST},    {"avxvnni", PREC_EXACT}, {"avxvnni", PREC_FAST},
+                                          {"avx512", PREC_EXACT}, {"avx512", PREC_FAST}};
+#define VARIANTS_N ((int)(sizeof VARIANTS / sizeof *VARIANTS))
 
 static inline const struct kernels *variant_kernels(int i)
 {
@@ -270,7 +274,9 @@ static inline const struct kernels *variant_kernels(int i)
 
 static inline void say_what_runs(void)
 {
-    if (!kernels_pick("avx512", PREC_FAST)) printf("# no AVX-512 here: the plain table alone is tested\n");
+    for (int i = 0; i < TABLES_N; i++)
+        if (!kernels_pick(TABLE_NAMES[i], PREC_FAST))
+            printf("# no %s here: that table is not tested\n", TABLE_NAMES[i]);
 }
 
 static inline struct pool *pool_of(int threads)

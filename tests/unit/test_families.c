@@ -13,6 +13,7 @@
 #include "engine/lora.h"
 #include "engine/model_family.h"
 #include "engine/packed.h"
+#include "tests/unit/tables.h"
 #include <dirent.h>
 #include <math.h>
 #include <pthread.h>
@@ -123,7 +124,7 @@ static int engine_open(struct engine *e, const struct golden *g, enum precision 
     memset(e, 0, sizeof *e);
     if (model_load(&e->m, g->model, NULL, prec, g->max_context, &err) || lora_set_new(&e->loras, e->m, &o, &err) ||
         pool_new(&e->pool, THREADS, &err) || kv_pool_init(&e->kv, e->m, 4 << 20, 1, &err) ||
-        forward_new(&e->f, e->m, kernels_pick(getenv("WEFT_KERNELS"), prec), e->pool, &e->kv.cache, ROWS_MAX, ROWS_MAX,
+        forward_new(&e->f, e->m, kernels_pick(current_table, prec), e->pool, &e->kv.cache, ROWS_MAX, ROWS_MAX,
                     64, &err)) {
         complain(g, prec == PREC_EXACT ? "exact" : "fast", err.msg);
         return -1;
@@ -333,6 +334,7 @@ static void try_all(enum precision prec)
     int n = scandir(ROOT, &list, is_folder, alphasort);
     assert_in_range(n, 1, FOLDERS_MAX);
     failures = 0;
+    printf("  %s\n", current_table);
     for (int i = 0; i < n; i++) {
         static struct golden g;
         read_golden(&g, list[i]->d_name);
@@ -347,13 +349,13 @@ static void try_all(enum precision prec)
 static void test_exact_logits_of_every_family_equal_transformers(void **state)
 {
     (void)state;
-    try_all(PREC_EXACT);
+    assert_true(for_each_table(PREC_EXACT, try_all) > 0);
 }
 
 static void test_fast_logits_of_every_family_are_near_transformers(void **state)
 {
     (void)state;
-    try_all(PREC_FAST);
+    assert_true(for_each_table(PREC_FAST, try_all) > 0);
 }
 
 /* --- a folder for files that are made here --- */

@@ -3,6 +3,7 @@
  * and whole; and the same bits however the rows come in. */
 #include "engine/forward.h"
 #include "engine/sampler.h"
+#include "tests/unit/tables.h"
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -549,15 +550,13 @@ static double distance(const struct world *w, bool adapted, const float *got)
     return worst;
 }
 
-static const char *const TABLES[] = {"plain", "avx512"};
-
 static void test_exact_logits_of_every_family_equal_a_plain_pass_in_double(void **state)
 {
     (void)state;
     static float got[ROWS * VOCAB];
     for (int i = 0; i < FAMILIES_N; i++) {
         struct world *w = world_of(&FAMILIES[i], PREC_EXACT);
-        for (int t = 0; t < 4; t++) {
+        for (int t = 0; t < 2 * TABLES_N; t++) {
             struct runner r;
             if (!runner_init(&r, w, TABLES[t / 2], 2, t % 2)) continue;
             run_rows(&r, 0, ROWS, 1, got);
@@ -577,7 +576,7 @@ static void test_fast_logits_lie_within_the_rounding_of_bf16(void **state)
     for (int i = 0; i < FAMILIES_N; i++) {
         if (FAMILIES[i].used) continue;
         struct world *w = world_of(&FAMILIES[i], PREC_FAST);
-        for (int t = 0; t < 4; t++) {
+        for (int t = 0; t < 2 * TABLES_N; t++) {
             struct runner r;
             if (!runner_init(&r, w, TABLES[t / 2], 2, t % 2)) continue;
             run_rows(&r, 0, ROWS, 1, got);
@@ -621,7 +620,7 @@ static void test_rows_give_the_same_bits_alone_in_chunks_and_on_any_threads(void
 {
     (void)state;
     for (int i = 0; i < FAMILIES_N; i++)
-        for (int t = 0; t < 4; t++) {
+        for (int t = 0; t < 2 * TABLES_N; t++) {
             struct world *w = world_of(&FAMILIES[i], t % 2 ? PREC_EXACT : PREC_FAST);
             check_cuts(w, TABLES[t / 2]);
             world_free(w);
