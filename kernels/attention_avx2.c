@@ -322,7 +322,7 @@ static void round_rows(struct kthread *t, const struct attn *a, struct act *out)
 
 static void attention(struct kthread *t, const struct attn *a, struct act *out, block_fn *fn)
 {
-    if (a->kv->head_dim % 16) {
+    if (a->kv->head_dim % 16 || a->kv->type == KV_INT8) {
         attention_plain(t, a, out);
         return;
     }

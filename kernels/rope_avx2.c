@@ -64,9 +64,9 @@ static void store_bf16(char *head, int hd, int slot, const float *k, const float
 {
     uint16_t rounded[HEAD_DIM_MAX], *values = (uint16_t *)(head + KV_PAGE * (size_t)hd * 2);
     round_head(k, hd, rounded);
-    for (int d = 0; d < hd; d += 2) memcpy((uint16_t *)head + kv_k_bf16(d, slot), rounded + d, 4);
+    for (int d = 0; d < hd; d += 2) memcpy((uint16_t *)head + kv_k_pair(d, slot), rounded + d, 4);
     round_head(v, hd, rounded);
-    for (int d = 0; d < hd; d++) values[kv_v_bf16(hd, d, slot)] = rounded[d];
+    for (int d = 0; d < hd; d++) values[kv_v_pair(hd, d, slot)] = rounded[d];
 }
 
 static void store_f32(char *head, int hd, int slot, const float *k, const float *v)
@@ -99,10 +99,12 @@ void rope_store_avx2(struct kthread *t, const struct attn *a)
         turn_heads(a, k, kv_heads, a->k_norm, rope);
         for (int h = 0; h < kv_heads; h++) {
             char *head = kv_head_at(a->kv, a->layer, seq->page[pos / KV_PAGE], h);
-            if (a->kv->prec == PREC_FAST)
+            if (a->kv->type == KV_BF16)
                 store_bf16(head, hd, pos % KV_PAGE, k + h * hd, v + h * hd);
-            else
+            else if (a->kv->type == KV_F32)
                 store_f32(head, hd, pos % KV_PAGE, k + h * hd, v + h * hd);
+            else
+                kv_store_plain(a->kv, head, pos % KV_PAGE, k + h * hd, v + h * hd);
         }
     }
 }
