@@ -8,7 +8,7 @@
  * A request is a streamed /v1/completions of P token ids that asks for exactly M tokens (ignore_eos). Prompts differ per request
  * (seeded), so no cache of prefixes helps. Whom a request is for (key, model, further members of the body) is one of the targets: round
  * robin, or with --zipf S the k-th target in proportion to 1 / k^S. It ends after --requests, or --seconds after the start: then what is
- * in flight may finish, or with --cut is cut off and counts as `unfinished`.
+ * in flight may finish, or with --cut is cut off and counts as `unfinished`. A SIGTERM ends the time early.
  *
  * Prints one JSON line; times in ms; a quantile is the least value that so many percent do not exceed:
  *   tokens_s      output tokens of all requests / wall time, prefill included
@@ -28,6 +28,7 @@
 #include "base/json.h"
 #include <math.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -76,6 +77,8 @@ struct load {
 };
 
 static void send_one(struct load *l, int i);
+
+static volatile sig_atomic_t asked_to_end;
 
 /* --- chance --- */
 
@@ -161,7 +164,7 @@ static void complain(struct one *o, const struct err *e)
 /* The next request's number, or -1 when there is to be no more. The lock is held. */
 static int take_number(struct load *l)
 {
-    bool more = l->started < l->requests && !l->closing && clock_mono_us() < l->t_end;
+    bool more = l->started < l->requests && !l->closing && !asked_to_end && clock_mono_us() < l->t_end;
     return more ? l->started++ : -1;
 }
 
@@ -248,10 +251,26 @@ static enum start start_next(struct load *l)
     return i >= 0 ? SENT : room ? NO_MORE : NO_ROOM;
 }
 
+static void end_early(int sig)
+{
+    (void)sig;
+    asked_to_end = 1;
+}
+
+/* The client's thread is started while SIGTERM is blocked, so that the signal comes to main and ends its sleep. */
+static void let_main_be_asked(bool yes)
+{
+    sigset_t term;
+    sigemptyset(&term);
+    sigaddset(&term, SIGTERM);
+    pthread_sigmask(yes ? SIG_UNBLOCK : SIG_BLOCK, &term, NULL);
+    if (yes) sigaction(SIGTERM, &(struct sigaction){.sa_handler = end_early}, NULL);
+}
+
 static void sleep_until(int64_t us)
 {
     int64_t left = us - clock_mono_us();
-    if (left <= 0) return;
+    if (left <= 0 || asked_to_end) return;
     struct timespec ts = {.tv_sec = left / 1000000, .tv_nsec = left % 1000000 * 1000};
     nanosleep(&ts, NULL);
 }
@@ -520,10 +539,12 @@ int main(int argc, char **argv)
     parse(&l, argc, argv);
     complete(&l);
     json_start();
+    let_main_be_asked(false);
     if (client_new(&l.client, l.streams + 8, &e)) {
         fprintf(stderr, "weft-load: %s\n", e.msg);
         return 1;
     }
+    let_main_be_asked(true);
     l.t_start = clock_mono_us();
     l.t_end = l.t_start + (int64_t)(l.seconds * 1e6);
     if (l.rate > 0)

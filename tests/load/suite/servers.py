@@ -73,22 +73,23 @@ class Adapters:
         self.lines = {}  # rank -> what the digest says of the tensors
 
     def weights(self, rank):
-        return self.root / f"r{rank}-a16" / "adapter_model.safetensors"
+        return self.root / f"r{rank}-0" / "adapter_model.safetensors"
 
-    def folder(self, rank, alpha):
-        folder = self.root / f"r{rank}-a{alpha}"
+    def folder(self, rank, number):
+        """The adapter of that number: its alpha is 16 and so many 64ths, which every JSON printer writes the same way."""
+        folder = self.root / f"r{rank}-{number}"
         if not self.weights(rank).exists():
-            random_weights.write_adapter(self.base, rank, self.root / f"r{rank}-a16")
+            random_weights.write_adapter(self.base, rank, self.root / f"r{rank}-0")
         if not (folder / "adapter_config.json").exists():
-            random_weights.write_adapter(self.base, rank, folder, alpha, self.weights(rank))
+            random_weights.write_adapter(self.base, rank, folder, 16 + number / 64 if number % 64 else 16 + number // 64, self.weights(rank))
         return folder
 
     def mixed(self, count):
         """(rank, folder) of `count` adapters of ranks 8 to 64 in turn."""
-        return [(MIXED_RANKS[i % 8], self.folder(MIXED_RANKS[i % 8], 16 + i)) for i in range(count)]
+        return [(MIXED_RANKS[i % 8], self.folder(MIXED_RANKS[i % 8], i)) for i in range(count)]
 
     def equal(self, count, rank, first=0):
-        return [(rank, self.folder(rank, 16 + first + i)) for i in range(count)]
+        return [(rank, self.folder(rank, first + i)) for i in range(count)]
 
     def tensor_lines(self, rank):
         if rank not in self.lines:
@@ -157,9 +158,10 @@ class Engine(Process):
     def get_state(self):
         return json.loads(self.ask("GET", "/weft/v1/state")[1])
 
-    def metric(self, name):
+    def metric(self, name, label=""):
+        """The sum over its rows with that label."""
         text = self.ask("GET", "/metrics")[1].decode()
-        return sum(float(v) for v in re.findall(rf"^{name}(?:{{.*}})? ([0-9.e+]+)$", text, re.M))
+        return sum(float(v) for labels, v in re.findall(rf"^{name}(\{{.*\}})? ([0-9.e+]+)$", text, re.M) if label in labels)
 
     def load(self, adapters):
         """Makes them resident; returns their targets."""
@@ -254,6 +256,11 @@ class Load:
     def __init__(self, server, targets, streams, prompt, output, **options):
         self.process = subprocess.Popen(load_command(server, targets, streams, prompt, output, **options), stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True)
+
+    def end(self):
+        """Now, and the result up to now."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.result()
 
     def result(self):
         out, errors = self.process.communicate()

@@ -1,0 +1,291 @@
+"""What is fast: the machine, kernels, passes against their roofline, tokens over HTTP, how cost grows."""
+import json
+import statistics
+import subprocess
+
+from . import plot, random_weights, widen
+from .servers import BUILD, CACHE, TOP, Adapters, Engine, Gateway, load
+
+SMOL, QWEN = "smollm2-135m", "qwen2.5-0.5b"
+PROMPTS = (64, 512)
+OUTPUT = 64
+KV_BYTES = 2  # of a number in the cache: bf16
+
+
+def median(values):
+    return statistics.median(list(values))
+
+
+def run_json(*command):
+    out = subprocess.run([str(c) for c in command], capture_output=True, text=True)
+    if out.returncode:
+        raise RuntimeError(f"{command[0]}: {out.stderr.strip()[-500:]}")
+    return json.loads(out.stdout)
+
+
+# --- bases ---
+
+
+def base(name, kind, demo):
+    """The path of a base: seeded or widened once, quantized once, kept in the cache folder. `demo`: the demo base's file."""
+    CACHE.mkdir(parents=True, exist_ok=True)
+    if name == SMOL:
+        wide = widen.widen(demo, CACHE / f"{SMOL}.bf16.gguf")
+    else:
+        wide = random_weights.write_base(QWEN, CACHE / QWEN)
+    if kind == "bf16":
+        return wide
+    path = CACHE / f"{name}.{kind}.weft"
+    if not path.exists():
+        subprocess.run([BUILD / "weft-engine", "quantize", wide, path, "--type", kind, "--log-level", "warn"], check=True)
+    return path
+
+
+# --- the machine and its kernels ---
+
+
+def machine():
+    """{"read_gb_s", "fma_gflop_s", "bf16_gflop_s", "int8_gop_s"} by plain loops, now."""
+    return run_json(BUILD / "tests/kernels/bench_kernels", "--machine")
+
+
+def kernels(ctx):
+    """bench_kernels' own report: as data where it can give that, as its lines otherwise."""
+    program = str(BUILD / "tests/kernels/bench_kernels")
+    out = subprocess.run([program, "--json"], capture_output=True, text=True)
+    try:
+        return {"title": "Kernels", "data": json.loads(out.stdout)}
+    except ValueError:
+        return {"title": "Kernels beside the machine's own rates", "lines": out.stdout.splitlines()}
+
+
+# --- passes without HTTP, and their roofline ---
+
+
+def bound(told, mach, kind, case, adapter_bytes=0):
+    """Seconds that the machine's own rates allow for a pass: what must be read, or multiplied, whichever takes longer."""
+    word, *n = case.split(":")
+    n = [int(x) for x in n]
+    head = told["hidden"] * told["vocab"]
+    per_pair = 4 * told["layers"] * told["heads"] * told["head_dim"]
+    kv_token = 2 * told["layers"] * told["kv_heads"] * told["head_dim"] * KV_BYTES
+    if word == "prefill":
+        rows, heads, pairs, kv = n[0], 1, n[0] * (n[0] + 1) / 2, 0
+    else:
+        rows = heads = n[0]
+        context = n[1] + n[2] / 2
+        pairs, kv = rows * context, rows * context * kv_token
+    rate = mach["bf16_gflop_s" if kind == "bf16" else "int8_gop_s"] * 1e9
+    multiply = 2 * (rows * told["matrices"] + heads * head) / rate + per_pair * pairs / (mach["bf16_gflop_s"] * 1e9)
+    return max((told["read_bytes"] + kv + adapter_bytes) / (mach["read_gb_s"] * 1e9), multiply)
+
+
+STEP_CASES = ["prefill:512", "decode:1:256:24", "decode:8:256:12", "decode:16:256:8"]
+
+
+def steps(ctx, name, kinds, adapters):
+    """adapters: how many of ranks 8 to 64, and of rank 8, take part in further cases."""
+    rows, goals, speed = [], [], {}
+    for kind in kinds:
+        command, cases = [BUILD / "tests/load/steps", "--rounds", 2 if ctx.quick else 4], list(STEP_CASES)
+        folders = step_adapters(ctx, name) if adapters else []
+        for f in folders:
+            command += ["--adapter", f]
+        if adapters:
+            cases += ["decode:8:256:12:8"]
+        before = machine()
+        told = run_json(*command, base(name, kind, ctx.demo), *cases)
+        if adapters:
+            told8 = run_json(*[BUILD / "tests/load/steps", "--rounds", 2 if ctx.quick else 4],
+                             *sum((["--adapter", f] for f in rank8_adapters(ctx, name)), []), base(name, kind, ctx.demo),
+                             "decode:8:256:12", "decode:8:256:12:8")
+        after = machine()
+        mach = {k: max(before[k], after[k]) for k in before}
+        mixed_bytes = sum(told["adapter_bytes"])
+        for c in told["cases"]:
+            with_adapters = c["case"].count(":") == 4
+            limit = bound(told, mach, kind, c["case"], mixed_bytes if with_adapters else 0)
+            speed[kind, c["case"]] = c["seconds"]
+            rows.append({"base": kind, "case": c["case"] + (" (8 to 64)" if with_adapters else ""), "tokens/s": c["tokens"] / c["seconds"],
+                         "ms": c["seconds"] * 1e3, "least ms": c["least"] * 1e3, "bound ms": limit * 1e3,
+                         "of the bound": limit / c["seconds"]})
+            goals += step_goals(name, kind, c, limit, told, mach)
+        if adapters:
+            goals += adapter_goals(name, kind, told, told8, mach, rows)
+    if ("int8", "prefill:512") in speed and ("bf16", "prefill:512") in speed:
+        goals.append((f"{name}: int8 prefill over bf16", speed["bf16", "prefill:512"] / speed["int8", "prefill:512"], ">=", 1.5))
+    return {"title": f"Passes of {name} without HTTP, beside their roofline", "rows": rows, "goals": goals}
+
+
+def step_adapters(ctx, name):
+    return [f for _, f in adapters_of(ctx, name).mixed(8)]
+
+
+def rank8_adapters(ctx, name):
+    return [f for _, f in adapters_of(ctx, name).equal(8, 8, first=100)]
+
+
+def adapters_of(ctx, name):
+    if name not in ctx.adapters:
+        with Engine(base(name, "bf16", ctx.demo), name) as e:
+            ctx.adapters[name] = e.adapters
+    return ctx.adapters[name]
+
+
+def step_goals(name, kind, c, limit, told, mach):
+    share, case = limit / c["seconds"], c["case"]
+    if case.count(":") == 4:
+        return []
+    if case.startswith("prefill") and kind == "bf16":
+        flop = 2 * (512 * told["matrices"] + told["hidden"] * told["vocab"])
+        return [(f"{name} {kind}: prefill 512 of the plain bf16 rate", flop / c["seconds"] / mach["bf16_gflop_s"] / 1e9, ">=", 0.8)]
+    if case.startswith("decode:1:"):
+        read = told["read_bytes"] / c["seconds"] / mach["read_gb_s"] / 1e9
+        return [(f"{name} {kind}: one stream of the plain read rate", read, ">=", 0.9)]
+    return [(f"{name} {kind}: {case.split(':')[1]} streams of the roofline", share, ">=", 0.7)] if case.startswith("decode") else []
+
+
+def adapter_goals(name, kind, told, told8, mach, rows):
+    of = {c["case"]: c["seconds"] for c in told["cases"]}
+    of8 = {c["case"]: c["seconds"] for c in told8["cases"]}
+    plain, mixed = "decode:8:256:12", "decode:8:256:12:8"
+    keep, keep8 = of[plain] / of[mixed], of8[plain] / of8[mixed]
+    mixed_bytes, rank8_bytes = sum(told["adapter_bytes"]), sum(told8["adapter_bytes"])
+    limit8 = bound(told8, mach, kind, mixed, rank8_bytes)
+    rows.append({"base": kind, "case": mixed + " (8 each)", "tokens/s": 8 / of8[mixed], "ms": of8[mixed] * 1e3, "bound ms": limit8 * 1e3,
+                 "of the bound": limit8 / of8[mixed]})
+    if kind != "bf16":
+        return []
+    if name == SMOL:
+        return [(f"{name} {kind}: 8 mixed adapters keep of the base ({mixed_bytes / told['read_bytes']:.0%} more bytes)", keep, ">=", 0.6),
+                (f"{name} {kind}: 8 adapters of rank 8 keep of the base ({rank8_bytes / told['read_bytes']:.0%})", keep8, ">=", 0.83)]
+    allowed = told["read_bytes"] / (told["read_bytes"] + mixed_bytes)
+    return [(f"{name} {kind}: 8 mixed adapters keep of what their bytes allow ({allowed:.0%})", keep / allowed, ">=", 0.9)]
+
+
+def steps_smol(ctx):
+    return steps(ctx, SMOL, ("bf16", "int8", "int4"), True)
+
+
+def steps_qwen(ctx):
+    return steps(ctx, QWEN, ("bf16",) if ctx.quick else ("bf16", "int8", "int4"), not ctx.quick)
+
+
+# --- over HTTP ---
+
+
+def enough(streams):
+    """Requests of a point: a whole wave, and no fewer than four."""
+    return max(streams, 4)
+
+
+def point(server, targets, streams, prompt, seed, output=OUTPUT):
+    return load(server, targets, streams, prompt, output, requests=max(enough(streams), min(len(targets), 256)), seed=seed)
+
+
+def told_point(r, **words):
+    return words | {"tokens/s": r["tokens_s"], "TTFT p50 ms": r["ttft_ms"], "TTFT p99 ms": r["ttft_p99_ms"], "inter-token p50 ms": r["itl_ms"],
+                    "inter-token p99 ms": r["itl_p99_ms"]}
+
+
+def sets_of(server, which):
+    """Targets: no adapter, one, eight and 32 different ones of ranks 8 to 64."""
+    targets = {"base": [server.target()]}
+    most = max([{"base": 0, "1": 8, "8": 8, "32": 32}[w] for w in which])
+    loaded = server.load(server.adapters.mixed(most)) if most else []
+    if loaded:
+        targets |= {"1": loaded[4:5], "8": loaded[:8], "32": loaded}  # the one is of rank 32
+    return {w: targets[w] for w in which}
+
+
+def http(ctx, name, kind, streams, prompts, which):
+    rows, seed = [], 1
+    with Engine(base(name, kind, ctx.demo), name, "--name", "base", "--max-slots", 64) as e:
+        sets = sets_of(e, which)
+        point(e, sets["base"], 8, 64, 0, 16)
+        for prompt in prompts:
+            for n in streams:
+                for w in which:
+                    if w not in ("base", "1") and n < min(len(sets[w]), 8):
+                        continue  # eight different ones want eight streams; 32 take turns
+                    seed += 1
+                    rows.append(told_point(point(e, sets[w], n, prompt, seed), base=kind, prompt=prompt, streams=n, adapters=w))
+    return {"title": f"{name} {kind} over HTTP, the engine directly", "rows": rows}
+
+
+def http_short(ctx):
+    return http(ctx, SMOL, "bf16", (1, 8, 32) if ctx.quick else (1, 2, 4, 8, 16, 32), (64,), ("base", "1", "8", "32"))
+
+
+def http_long(ctx):
+    return http(ctx, SMOL, "bf16", (1, 8) if ctx.quick else (1, 2, 4, 8, 16, 32), (512,), ("base", "8") if ctx.quick else ("base", "1", "8", "32"))
+
+
+def http_quantized(ctx):
+    parts = [http(ctx, SMOL, kind, (1, 8) if ctx.quick else (1, 8, 32), (64,) if ctx.quick else PROMPTS, ("base", "8")) for kind in ("int8", "int4")]
+    return {"title": f"{SMOL}, int8 and int4 over HTTP, the engine directly", "rows": sum((p["rows"] for p in parts), [])}
+
+
+def http_qwen(ctx):
+    kinds = ("bf16",) if ctx.quick else ("bf16", "int8", "int4")
+    parts = [http(ctx, QWEN, kind, (8,) if ctx.quick else (1, 8, 16), (64,), ("base", "8")) for kind in kinds]
+    if not ctx.quick:
+        parts.append(http(ctx, QWEN, "bf16", (8,), (512,), ("base", "8")))
+    return {"title": f"{QWEN} (seeded random weights of its shape) over HTTP, the engine directly", "rows": sum((p["rows"] for p in parts), [])}
+
+
+def http_gateway(ctx):
+    """Eight tenants with an adapter each, and the same points asked of an engine alone, in turn."""
+    rows, keep = [], []
+    path = base(SMOL, "bf16", ctx.demo)
+    with Engine(path, SMOL, "--name", "base") as e, Gateway(path, "--base-name", "base") as g:
+        g.vocab = e.vocab
+        mixed = e.adapters.mixed(8)
+        keys = [g.tenant(f"t{i}") for i in range(8)]
+        via = {"base": [f"{k}=base" for k in keys], "8": [g.push(k, f"a{i}", f) for i, (k, (_, f)) in enumerate(zip(keys, mixed))]}
+        direct = {"base": [e.target()], "8": e.load(mixed)}
+        for w in ("base", "8"):
+            point(g, via[w], 8, 64, 0, 16), point(e, direct[w], 8, 64, 0, 16)
+        for prompt in (64,) if ctx.quick else PROMPTS:
+            for n in (1, 8) if ctx.quick else (1, 8, 32):
+                for w in ("base", "8"):
+                    if n < 8 and w == "8":
+                        continue
+                    a = [point(g, via[w], n, prompt, 1 + i) for i in range(1 if prompt > 64 else 3)]
+                    b = [point(e, direct[w], n, prompt, 1 + i) for i in range(1 if prompt > 64 else 3)]
+                    for word, rs in (("gateway", a), ("engine", b)):
+                        m = {k: median(r[k] for r in rs) for k in rs[0]}
+                        rows.append(told_point(m, path=word, prompt=prompt, streams=n, adapters=w))
+                    keep += [x["tokens_s"] / y["tokens_s"] for x, y in zip(a, b)]
+    return {"title": f"{SMOL} bf16 through the gateway, eight tenants, beside the engine directly", "rows": rows,
+            "notes": [f"the gateway keeps {median(keep):.1%} of the engine's tokens/s (median over the points, paired)"]}
+
+
+# --- how cost grows ---
+
+
+def growth(ctx):
+    rows, seed = [], 1
+    series = {"base": [], "8 adapters of ranks 8 to 64": []}
+    distinct = []
+    with Engine(base(SMOL, "bf16", ctx.demo), SMOL, "--name", "base", "--max-slots", 280) as e:
+        mixed = e.load(e.adapters.mixed(8))
+        for n in (1, 4, 16, 64) if ctx.quick else (1, 2, 4, 8, 16, 32, 64):
+            for word, targets in (("base", [e.target()]), ("8 adapters of ranks 8 to 64", mixed)):
+                seed += 1
+                r = point(e, targets, n, 64, seed)
+                series[word].append((n, r["tokens_s"]))
+                rows.append(told_point(r, streams=n, adapters="base" if word == "base" else "8 of ranks 8 to 64"))
+        some = e.load(e.adapters.equal(256, 16, first=1000))
+        for n in (1, 8, 32, 256) if ctx.quick else (1, 2, 4, 8, 16, 32, 64, 128, 256):
+            seed += 1
+            r = point(e, some[:n], 32, 64, seed, 32)
+            distinct.append((n, r["tokens_s"]))
+            rows.append(told_point(r, streams=32, adapters=f"{n} of rank 16"))
+    ctx.plots.mkdir(parents=True, exist_ok=True)
+    plot.line_plot(ctx.plots / "streams.svg", f"{SMOL} bf16 over HTTP, prompts of 64, {OUTPUT} tokens out", "streams", "tokens/s", series)
+    plot.line_plot(ctx.plots / "adapters.svg", f"{SMOL} bf16, 32 streams, prompts of 64, 32 tokens out", "distinct adapters of rank 16",
+                   "tokens/s", {"32 streams": distinct})
+    cliff = min(b[1] / a[1] for a, b in zip(distinct, distinct[1:]))
+    return {"title": "How cost grows", "rows": rows, "plots": ["streams.svg", "adapters.svg"],
+            "notes": [f"largest loss from one number of adapters to the next: {1 - cliff:.0%}"]}
