@@ -123,6 +123,32 @@ def long_prompt(ctx):
     return {"title": title, "rows": [row("alone", alone, ""), row("beside", beside, max(done, 0) if big["unfinished"] else 32000)]}
 
 
+# --- pages ---
+
+PAGE = 16  # tokens
+
+
+def pages(ctx):
+    """Tokens that have a place in pages, beside what the pages that are taken could hold, while no sequence has ended yet."""
+    rows, worst = [], 0
+    with Engine(base(SMOL, "bf16", ctx.demo), SMOL, "--max-running", 32) as e:
+        for streams, prompt in ((16, 64), (16, 512)):
+            computed = lambda: e.metric("weft_step_rows_total")
+            before, crowd, waste = computed(), Load(e, [e.target()], streams, prompt, 2048, seconds=30, cut=True), []
+            while computed() - before < streams * (prompt + 8):
+                time.sleep(0.1)
+            for _ in range(10):
+                time.sleep(0.1)
+                held = computed() - before
+                waste.append(1 - held / (PAGE * e.get_state()["pages"]["used"]))
+            crowd.end()
+            worst = median(waste)
+            rows.append({"streams": streams, "prompt": prompt, "tokens held": held, "of the pages not used, share": worst})
+            time.sleep(0.5)
+    return {"title": "What pages of keys and values hold", "rows": rows,
+            "goals": [("pages taken and not used, prompts of 512", worst, "<=", 0.04)]}
+
+
 # --- loads ---
 
 

@@ -4,7 +4,6 @@ import re
 import subprocess
 from pathlib import Path
 
-DIGITS = {"tokens/s": 0, "ms": 2, "streams": 0}
 MEANS = {">=": (lambda v, g: v >= g, "at least"), "<=": (lambda v, g: v <= g, "at most")}
 
 
@@ -44,7 +43,7 @@ def rates(got):
 
 def goal_row(text, value, sign, goal):
     holds, words = MEANS[sign]
-    show = (lambda v: f"{v:.0%}") if goal <= 1 else (lambda v: f"{v:.2f}")
+    show = (lambda v: f"{v:.1%}" if goal < 0.1 else f"{v:.0%}") if goal <= 1 else (lambda v: f"{v:.2f}")
     return {"what": text, "reached": show(value), "goal": f"{words} {show(goal)}", "": "met" if holds(value, goal) else "not met"}
 
 
@@ -54,23 +53,10 @@ def part(name, got):
         out += [table(got["rows"]), ""]
     if got.get("lines"):
         out += ["    " + line for line in got["lines"]] + [""]
-    if got.get("data") is not None:
-        out += data(got["data"])
     out += [n[0].upper() + n[1:] + "." for n in got.get("notes", [])]
     if got.get("goals"):
         out += [table([goal_row(*g) for g in got["goals"]]), ""]
     return "\n".join(out + [rates(got) + f"; `{name}`, {got['date']}, {got['seconds']:.0f} s" + (", quick" if got["quick"] else "") + "."])
-
-
-def data(value):
-    """What bench_kernels --json says: lists of rows become tables, the rest lines."""
-    out = []
-    for k, v in value.items() if isinstance(value, dict) else {"": value}.items():
-        if isinstance(v, list) and v and isinstance(v[0], dict):
-            out += [f"**{k}**", "", table(v), ""]
-        else:
-            out += [f"    {k}: {v}"]
-    return out + [""]
 
 
 def goals(results):
