@@ -7,8 +7,9 @@
  *     decode:STREAMS:CONTEXT:STEPS[:ADAPTERS]   passes of one row of each stream, the first at position CONTEXT; the logits of all rows
  *
  * ADAPTERS: so many of the given ones, dealt to the streams in equal runs (0: the base alone). Keys and values of the context are computed
- * once, by the base. The cases take turns, --rounds times. Prints one JSON object: the model's shape, and for each case the median and the
- * least seconds of a pass and the tokens of one, so that tokens / seconds is the rate.
+ * once, by the base, and copied. The cases take turns, --rounds times. Prints one JSON object: the model's shape, and for each case the
+ * median and the least seconds of a pass and the tokens of one, so that tokens / seconds is the rate. Each round of a case also tells what
+ * plain loops read and multiplied right before it, since the machine changes within seconds (0 where it has no AVX-512).
  *
  * Bounds: CASES_MAX cases, STREAMS_MAX streams, ADAPTERS_MAX adapters, contexts within the model's. Exit codes: 0, 2 bad arguments, 3 the
  * model or an adapter was refused. */
@@ -19,19 +20,24 @@
 #include "engine/forward.h"
 #include "engine/kv.h"
 #include "engine/lora.h"
+#include "tests/kernels/probe.h"
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define CASES_MAX 32
+#define ROUNDS_MAX 64
 #define STREAMS_MAX 256
 #define ADAPTERS_MAX 256
 #define ROWS_MAX 8192
-#define PASSES_MAX 65536
 #define RANK_MAX 512
 #define LOAD_WAIT_MS 10000
 #define CHUNK 256 /* rows of a pass that fills a context */
+#define PROBES 3  /* of which the middle one counts */
+#define PROBE_N 20000
+#define PROBE_BYTES ((size_t)128 << 20)
 #define USAGE "usage: weft-steps [--exact] [--threads N] [--rounds N] [--adapter FOLDER]... MODEL CASE...\n"
 
 enum { DONE = 0, BAD_USAGE = 2, BAD_MODEL = 3 };
@@ -40,8 +46,10 @@ struct timing {
     const char *name;
     bool prefill;
     int streams, context, steps, adapters; /* of a prefill: streams 1, context its rows */
-    double *seconds;                       /* [npasses] */
-    int npasses;
+    struct turn {
+        double seconds, least;        /* of a pass: the median, the least */
+        double read, f32, bf16, int8; /* right before: bytes and operations a second */
+    } turn[ROUNDS_MAX];
 };
 
 struct steps {
@@ -60,6 +68,7 @@ struct steps {
     struct kv_seq seq[STREAMS_MAX];
     struct forward *f;
     int32_t token[ROWS_MAX];
+    char *block; /* of PROBE_BYTES, to read; NULL: no AVX-512 */
 };
 
 /* --- arguments --- */
@@ -108,7 +117,9 @@ static int read_arguments(struct steps *s, int argc, char **argv)
     if (i < argc) s->model = argv[i++];
     for (; i < argc; i++)
         if (read_case(s, argv[i])) return -1;
-    return s->ncases && s->rounds > 0 && s->threads >= 0 && s->threads <= POOL_THREADS_MAX ? 0 : -1;
+    return s->ncases && s->rounds > 0 && s->rounds <= ROUNDS_MAX && s->threads >= 0 && s->threads <= POOL_THREADS_MAX
+               ? 0
+               : -1;
 }
 
 /* --- adapters --- */
@@ -211,41 +222,111 @@ static double pass(struct steps *s, const struct timing *c, const struct kv_seq 
     return (double)(clock_mono_us() - start) / 1e6;
 }
 
-/* Keys and values of what comes before the first step of each case. */
+/* Keys and values of what comes before the first step of each case: the first stream's are computed, the others' copied. */
 static void fill_contexts(struct steps *s)
 {
+    const struct kv_cache *kv = &s->kv.cache;
     int upto = 0;
     for (int i = 0; i < s->ncases; i++)
         if (!s->timing[i].prefill) upto = most(upto, s->timing[i].context);
-    for (int i = 0; i < s->most_streams; i++)
-        for (int pos = 0; pos < upto; pos += CHUNK)
-            pass(s, NULL, &s->seq[i], 1, pos, upto - pos < CHUNK ? upto - pos : CHUNK);
+    for (int pos = 0; pos < upto; pos += CHUNK) pass(s, NULL, s->seq, 1, pos, upto - pos < CHUNK ? upto - pos : CHUNK);
+    for (int i = 1; i < s->most_streams; i++)
+        for (int at = 0; at < kv_pages_of(upto) * kv->layers; at++) {
+            char *layer = kv->base + (size_t)(at % kv->layers) * (size_t)kv->pages * kv->page_bytes;
+            int page = at / kv->layers;
+            memcpy(layer + (size_t)s->seq[i].page[page] * kv->page_bytes,
+                   layer + (size_t)s->seq[0].page[page] * kv->page_bytes, kv->page_bytes);
+        }
 }
 
-static int run_case(struct steps *s, struct timing *c, struct err *e)
+/* --- what plain loops reach --- */
+
+static volatile float sink;
+
+static void do_read(struct kthread *t, void *block)
 {
-    int passes = c->prefill ? 1 : c->steps;
-    double *grown = realloc(c->seconds, (size_t)(c->npasses + passes) * sizeof *grown);
-    if (!grown || c->npasses + passes > PASSES_MAX) {
-        if (grown) c->seconds = grown;
-        return err_set(e, ERR_USAGE, "%s: too many passes", c->name);
+    size_t each = PROBE_BYTES / (size_t)t->n / 512 * 512;
+    sink = (float)probe_read((const char *)block + each * (size_t)t->id, each);
+}
+
+static void do_f32(struct kthread *t, void *arg)
+{
+    (void)t, (void)arg, sink = probe_fma(PROBE_N);
+}
+
+static void do_bf16(struct kthread *t, void *arg)
+{
+    (void)t, (void)arg, sink = probe_bf16(PROBE_N);
+}
+
+static void do_int8(struct kthread *t, void *arg)
+{
+    (void)t, (void)arg, sink = probe_int8(PROBE_N);
+}
+
+static int by_value(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return x < y ? -1 : x > y;
+}
+
+static double median(double *v, int n)
+{
+    qsort(v, (size_t)n, sizeof *v, by_value);
+    return v[n / 2];
+}
+
+static double probe(struct steps *s, void (*loop)(struct kthread *t, void *arg), double work)
+{
+    double seconds[PROBES];
+    for (int i = 0; i < PROBES; i++) {
+        int64_t start = clock_mono_us();
+        pool_run(s->pool, loop, s->block);
+        seconds[i] = (double)(clock_mono_us() - start + 1) / 1e6;
     }
-    c->seconds = grown;
-    for (int i = 0; i < passes; i++)
-        c->seconds[c->npasses++] =
+    return work / median(seconds, PROBES);
+}
+
+static void probe_all(struct steps *s, struct turn *t)
+{
+    const double vectors = 2.0 * PROBE_N * PROBE_CHAINS * pool_threads(s->pool);
+    *t = (struct turn){0};
+    if (!s->block) return;
+    t->read = probe(s, do_read, (double)PROBE_BYTES);
+    t->f32 = probe(s, do_f32, 16 * vectors);
+    t->bf16 = probe(s, do_bf16, 32 * vectors);
+    t->int8 = probe(s, do_int8, 64 * vectors);
+}
+
+static char *new_block(void)
+{
+    if (!kernels_pick("avx512", PREC_FAST)) return NULL;
+    char *block = mmap(NULL, PROBE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (block == MAP_FAILED) return NULL;
+    madvise(block, PROBE_BYTES, MADV_HUGEPAGE);
+    return memset(block, 1, PROBE_BYTES);
+}
+
+/* --- turns --- */
+
+static void run_case(struct steps *s, const struct timing *c, struct turn *t)
+{
+    static double seconds[ROWS_MAX];
+    probe_all(s, t);
+    for (int i = 0; i < c->steps; i++)
+        seconds[i] =
             c->prefill ? pass(s, c, s->seq, 1, 0, c->context) : pass(s, c, s->seq, c->streams, c->context + i, 1);
-    return 0;
+    t->seconds = median(seconds, c->steps);
+    t->least = seconds[0];
 }
 
 /* The first round warms up and doesn't count. A prefill overwrites the first stream's context, with the same tokens. */
-static int run_all(struct steps *s, struct err *e)
+static void run_all(struct steps *s)
 {
-    for (int r = 0; r <= s->rounds; r++)
-        for (int i = 0; i < s->ncases; i++) {
-            if (r == 1) s->timing[i].npasses = 0;
-            if (run_case(s, &s->timing[i], e)) return -1;
-        }
-    return 0;
+    struct turn warm;
+    for (int i = 0; i < s->ncases; i++) run_case(s, &s->timing[i], &warm);
+    for (int r = 0; r < s->rounds; r++)
+        for (int i = 0; i < s->ncases; i++) run_case(s, &s->timing[i], &s->timing[i].turn[r]);
 }
 
 /* --- whole --- */
@@ -272,6 +353,7 @@ static int open_engine(struct steps *s, struct err *e)
     if (forward_new(&s->f, s->m, k, s->pool, &s->kv.cache, s->most_rows, s->most_streams, RANK_MAX, e)) return -1;
     for (int i = 0; i < s->nfolders; i++)
         if (pin(s, i, e)) return -1;
+    s->block = new_block();
     return 0;
 }
 
@@ -286,20 +368,23 @@ static void close_engine(struct steps *s)
     if (s->pool) pool_free(s->pool);
     if (s->loras) lora_set_free(s->loras);
     if (s->m) model_free(s->m);
-    for (int i = 0; i < s->ncases; i++) free(s->timing[i].seconds);
+    if (s->block) munmap(s->block, PROBE_BYTES);
 }
 
-static int by_value(const void *a, const void *b)
+static json_t *tell_case(const struct timing *c, int rounds)
 {
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static json_t *tell_case(const struct timing *c)
-{
-    qsort(c->seconds, (size_t)c->npasses, sizeof *c->seconds, by_value);
-    return json_pack("{s:s, s:i, s:f, s:f, s:i}", "case", c->name, "tokens", c->prefill ? c->context : c->streams,
-                     "seconds", c->seconds[c->npasses / 2], "least", c->seconds[0], "passes", c->npasses);
+    double seconds[ROUNDS_MAX], least = c->turn[0].least;
+    json_t *turns = json_array();
+    for (int r = 0; r < rounds; r++) {
+        const struct turn *t = &c->turn[r];
+        seconds[r] = t->seconds;
+        least = t->least < least ? t->least : least;
+        json_array_append_new(turns, json_pack("{s:f, s:f, s:f, s:f, s:f}", "seconds", t->seconds, "read_gb_s",
+                                               t->read / 1e9, "fma_gflop_s", t->f32 / 1e9, "bf16_gflop_s",
+                                               t->bf16 / 1e9, "int8_gop_s", t->int8 / 1e9));
+    }
+    return json_pack("{s:s, s:i, s:f, s:f, s:i, s:o}", "case", c->name, "tokens", c->prefill ? c->context : c->streams,
+                     "seconds", median(seconds, rounds), "least", least, "passes", c->steps * rounds, "turns", turns);
 }
 
 /* `matrices`: multiplications of one row in all projections. Experts count as often as a row uses them. */
@@ -315,7 +400,7 @@ static void tell(const struct steps *s)
     size_t idle = m->head == &m->embed ? 0 : m->embed.bytes;
     json_t *adapters = json_array(), *cases = json_array();
     for (int i = 0; i < s->nfolders; i++) json_array_append_new(adapters, json_integer((json_int_t)s->slot[i]->bytes));
-    for (int i = 0; i < s->ncases; i++) json_array_append_new(cases, tell_case(&s->timing[i]));
+    for (int i = 0; i < s->ncases; i++) json_array_append_new(cases, tell_case(&s->timing[i], s->rounds));
     json_t *told =
         json_pack("{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:f, s:o, s:o}", "model", m->name, "layers", m->layers,
                   "hidden", m->hidden, "heads", m->heads, "kv_heads", m->kv_heads, "head_dim", m->head_dim, "vocab",
@@ -335,7 +420,7 @@ int main(int argc, char **argv)
     json_start();
     int rc = open_engine(&s, &e);
     if (rc == 0) fill_contexts(&s);
-    if (rc == 0) rc = run_all(&s, &e);
+    if (rc == 0) run_all(&s);
     if (rc == 0) tell(&s);
     if (rc) fprintf(stderr, "weft-steps: %s\n", e.msg);
     close_engine(&s);
