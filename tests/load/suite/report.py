@@ -36,9 +36,12 @@ def table(rows):
     return "\n".join([line(cells[0]), rule] + [line(r) for r in cells[1:]])
 
 
+RATES = {"read_gb_s": "read GB/s", "fma_gflop_s": "f32 GFLOP/s", "bf16_gflop_s": "bf16 GFLOP/s", "int8_gop_s": "int8 GOP/s"}
+
+
 def rates(got):
     before, after = got["rates"]
-    return "Plain loops before and after: " + ", ".join(f"{k.replace('_', ' ', 1).replace('_', '/')} {before[k]:.0f} and {after[k]:.0f}" for k in before)
+    return "Plain loops before and after: " + ", ".join(f"{words} {before[k]:.0f} and {after[k]:.0f}" for k, words in RATES.items())
 
 
 def goal_row(text, value, sign, goal):
@@ -62,6 +65,29 @@ def part(name, got):
 def goals(results):
     rows = [goal_row(*g) | {"part": name} for name, got in results["parts"].items() for g in got.get("goals", [])]
     return "### What was aimed at\n\n" + table(rows) if rows else "No goal was measured."
+
+
+def summary(results):
+    """A few lines for whoever reads one page: streams over HTTP, and what others reached beside us."""
+    parts, rows = results["parts"], []
+    http = [r for p in ("http", "quantized") if p in parts for r in parts[p]["rows"] if r["prompt"] == 64]
+    for n, adapters, words in ((1, "base", "1 stream"), (8, "base", "8 streams"), (8, "8", "8 streams over 8 adapters"), (32, "8", "32 streams over 8 adapters")):
+        of = {r["base"]: r for r in http if (r["streams"], r["adapters"]) == (n, adapters)}
+        rows.append({"": words} | {f"{k}, tokens/s": of[k]["tokens/s"] for k in ("bf16", "int8", "int4") if k in of})
+    out = [table(rows), ""] if http else []
+    beside = []
+    for name in (p for p in parts if p.startswith("peer-") and p != "peer-lone"):
+        where = name[5:].replace("http-", "HTTP ").replace("http", "HTTP bf16")
+        for r in parts[name]["rows"]:
+            case = r.get("case") or f"8 streams, {r['adapters']}, prompts of {r['prompt']}"
+            beside.append({"beside llama.cpp, tokens/s": f"{where}: {case}", "ours": r["ours tokens/s"], "theirs": r["llama.cpp tokens/s"],
+                           "ratio": r["ratio"]})
+    return "\n".join(out + ([table(beside)] if beside else []))
+
+
+def put_between(text, begin, end, what):
+    at, to = text.index(begin) + len(begin), text.index(end)
+    return text[:at] + "\n" + what + "\n" + text[to:]
 
 
 def whole(results, plots, folder):
