@@ -62,6 +62,7 @@ struct one {
 struct load {
     const char *url, *unix_socket, *records, *header;
     struct target *target;
+    char *file;    /* text of --targets, or NULL */
     double *reach; /* [ntarget] cumulated popularity, or NULL: round robin */
     int ntarget, streams, requests, prompt, output, vocab;
     double rate, seconds, zipf;
@@ -457,19 +458,15 @@ static void add_target(struct load *l, char *text)
     l->target[l->ntarget++] = (struct target){text, model, blank ? blank + 1 : ""};
 }
 
+/* The targets point into the file's text, which lives as long as they do. */
 static void read_targets(struct load *l, const char *path)
 {
-    char *line = NULL;
     size_t cap = 0;
-    ssize_t n;
     FILE *f = fopen(path, "re");
-    if (!f) usage();
-    while ((n = getline(&line, &cap, f)) > 0) {
-        if (line[n - 1] == '\n') line[n - 1] = '\0';
-        add_target(l, strdup(line));
-    }
-    free(line);
+    if (!f || l->file || getdelim(&l->file, &cap, '\0', f) < 0) usage();
     fclose(f);
+    for (char *rest = l->file, *line; (line = strsep(&rest, "\n"));)
+        if (*line) add_target(l, line);
 }
 
 enum kind { TEXT, WHOLE, REAL, FLAG };
@@ -555,6 +552,6 @@ int main(int argc, char **argv)
     int failed = report(&l);
     if (l.records && write_records(&l)) failed = 1;
     for (int i = 0; i < l.started; i++) free(l.one[i].at);
-    free(l.one), free(l.target), free(l.reach);
+    free(l.one), free(l.target), free(l.reach), free(l.file);
     return failed ? 1 : 0;
 }
