@@ -223,7 +223,8 @@ def http(ctx, name, kind, streams, prompts, which):
                         continue
                     seed += 1
                     rows.append(told_point(point(e, sets[w], n, prompt, seed), base=kind, prompt=prompt, streams=n, adapters=w))
-    return {"title": f"{name} {kind} over HTTP, the engine directly", "rows": rows}
+    words = f"prompts of {prompts[0]}" if len(prompts) == 1 else "prompts of both lengths"
+    return {"title": f"{name} {kind} over HTTP, the engine directly, {words}", "rows": rows}
 
 
 def http_short(ctx):
