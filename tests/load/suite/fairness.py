@@ -56,7 +56,7 @@ def told_tenant(word, beside, r):
 
 def fair(ctx):
     """Through the gateway. What the server can do is measured first; B then offers an eighth of it, A ten times as much as B."""
-    rows, seconds = [], 6 if ctx.quick else 10
+    rows, seconds = [], 6 if ctx.quick else 20
     with Gateway(base(SMOL, "bf16", ctx.demo), "--base-name", "base") as g:
         g.vocab = 49152
         a, b = [f"{g.tenant(t)}=base" for t in ("a", "b")]

@@ -120,7 +120,7 @@ def step_row(told, kind, c, words="", adapter_bytes=0):
 def steps(ctx, name, kinds):
     rows, goals, prefill = [], [], {}
     for kind in kinds:
-        model, rounds, adapters = base(name, kind, ctx.demo), 2 if ctx.quick else 5, adapters_of(ctx, name)
+        model, rounds, adapters = base(name, kind, ctx.demo), 2 if ctx.quick else 5 if name == SMOL else 3, adapters_of(ctx, name)
         mixed = [f for _, f in adapters.mixed(8)]
         told = passes(model, rounds, STEP_CASES + [EIGHT], mixed)
         added = sum(told["adapter_bytes"])
@@ -204,10 +204,12 @@ def sets_of(server, which):
     return {w: targets[w] for w in which}
 
 
-def worth_it(which, streams, prompt):
+def worth_it(kind, which, streams, prompt):
     """Eight different adapters want eight streams, 32 take turns on them; of long prompts, which take long, fewer points."""
     if prompt > 64 and which in ("1", "32"):
         return streams == {"1": 8, "32": 32}[which]
+    if prompt > 64 and kind != "bf16":
+        return streams == 8
     return streams >= 8 or which in ("base", "1")
 
 
@@ -219,7 +221,7 @@ def http(ctx, name, kind, streams, prompts, which):
         for prompt in prompts:
             for n in streams:
                 for w in which:
-                    if not worth_it(w, n, prompt):
+                    if not worth_it(kind, w, n, prompt):
                         continue
                     seed += 1
                     rows.append(told_point(point(e, sets[w], n, prompt, seed), base=kind, prompt=prompt, streams=n, adapters=w))
@@ -243,7 +245,7 @@ def http_quantized(ctx):
 
 def http_qwen(ctx):
     kinds = ("bf16",) if ctx.quick else ("bf16", "int8", "int4")
-    parts = [http(ctx, QWEN, kind, (8,) if ctx.quick else (1, 8, 16), (64,), ("base", "8")) for kind in kinds]
+    parts = [http(ctx, QWEN, kind, (8,) if ctx.quick or kind != "bf16" else (1, 8, 16), (64,), ("base", "8")) for kind in kinds]
     if not ctx.quick:
         parts.append(http(ctx, QWEN, "bf16", (8,), (512,), ("base", "8")))
     return {"title": f"{QWEN} (seeded random weights of its shape) over HTTP, the engine directly", "rows": sum((p["rows"] for p in parts), [])}
