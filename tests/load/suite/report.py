@@ -16,6 +16,11 @@ def describe_machine():
             "compiler": subprocess.run(["gcc", "--version"], capture_output=True, text=True).stdout.splitlines()[0]}
 
 
+def commit():
+    out = subprocess.run(["git", "-C", Path(__file__).parent, "describe", "--always", "--dirty"], capture_output=True, text=True)
+    return out.stdout.strip() or "no commit"
+
+
 def cell(column, v):
     if v is None or v == "":
         return ""
@@ -59,7 +64,7 @@ def part(name, got):
     out += [n[0].upper() + n[1:] + "." for n in got.get("notes", [])]
     if got.get("goals"):
         out += [table([goal_row(*g) for g in got["goals"]]), ""]
-    return "\n".join(out + [rates(got) + f"; `{name}`, {got['date']}, {got['seconds']:.0f} s" + (", quick" if got["quick"] else "") + "."])
+    return "\n".join(out + [rates(got) + f"; `{name}`, {got['date']}, {got.get('commit', '')}, {got['seconds']:.0f} s" + (", quick" if got["quick"] else "") + "."])
 
 
 def goals(results):
@@ -94,7 +99,7 @@ def whole(results, plots, folder):
     m = results["machine"]
     head = [
         "# Measured by `make bench`", "",
-        f"{m['cores']} cores ({m['cpu']}; {', '.join(m['flags'])}), {m['memory_gb']} GB, {m['compiler']}. Each part carries its date, what it took",
+        f"{m['cores']} cores ({m['cpu']}; {', '.join(m['flags'])}), {m['memory_gb']} GB, {m['compiler']}. Each part carries its date and commit, what it took",
         "and what plain loops of the same machine reached right before and after it, because that changes within minutes: compare ratios.",
         "Prefix cache and guesses are off, two threads (one a core), greedy, prompts and adapters seeded; 64 tokens out unless a title says",
         "otherwise. Bounds: what must be read at the plain read rate, or multiplied at the plain dot-product rate, whichever takes longer.",
