@@ -47,11 +47,11 @@ UNIT_TESTS   := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/uni
 KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/test_*.c))
 BENCHES      := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/bench_*.c))
 TEXT_BENCH   := $(B)/tests/unit/bench_text
-LOAD         := $(B)/tests/load/load
+LOAD         := $(B)/tests/load/load $(B)/tests/load/steps
 LOGITS       := $(B)/tests/accuracy/weft-logits
 C_TESTS      := $(UNIT_TESTS) $(KERNEL_TESTS)
 
-.PHONY: all help programs libs test c-tests check-c asan lint format accuracy bench bench-kernels bench-speculation bench-text compile_commands.json install clean
+.PHONY: all help programs libs test c-tests check-c asan lint format accuracy load bench bench-kernels bench-speculation bench-text compile_commands.json install clean
 .SECONDARY:
 
 all: programs ## build the three programs into build/MODE
@@ -127,8 +127,10 @@ bench-kernels: $(BENCHES) ## kernels beside the machine's own read and FMA rates
 bench-text: $(TEXT_BENCH) ## hostile texts and schemas: milliseconds through tokenizers and structured output
 	@$(TEXT_BENCH)
 
-bench: programs bench-kernels $(LOAD) ## kernels, then tokens/s of the whole path
-	tests/load/bench
+load: $(LOAD) ## the load generator and the bench of passes
+
+bench: programs $(BENCHES) $(LOAD) ## all of it in ten minutes: ARGS=--quick two; --only NAME, --peer llama-cpp-python, ... (tests/load/bench --help)
+	@bash -c '. ops/setup.sh && fetch_base && exec tests/load/bench $(ARGS)'
 
 bench-speculation: programs ## what guessing ahead brings at one stream; needs the packages of tests/e2e/requirements.txt
 	$(if $(WEFT_E2E_PYTHON),$(WEFT_E2E_PYTHON),$${XDG_CACHE_HOME:-$$HOME/.cache}/weft/venv-e2e/bin/python) tests/load/speculation
