@@ -112,16 +112,29 @@ static void expand(const struct mm *m, const struct item *it, float *acc, lora_e
     }
 }
 
-static void store(const struct mm_out *out, const struct item *it, const float *acc)
+void store_plain(float *y, int ldy, bool add, const float *bias, int count, int rows, const float *acc)
+{
+    for (int row = 0; row < rows; row++, acc += PANEL, y += ldy)
+        for (int i = 0; i < count; i++) {
+            float sum = bias ? acc[i] + bias[i] : acc[i];
+            y[i] = add ? y[i] + sum : sum;
+        }
+}
+
+static void store(const struct mm_out *out, const struct item *it, const float *acc, store_fn *fn)
 {
     int n0 = it->panel * PANEL, count = out->w->n - n0 < PANEL ? out->w->n - n0 : PANEL;
-    for (int row = 0; row < it->rows; row++, acc += PANEL) {
-        float *y = out->y + (size_t)(it->row0 + row) * (size_t)out->ldy + n0;
-        for (int i = 0; i < count; i++) {
-            float sum = acc[i];
-            if (out->bias) sum += out->bias[n0 + i];
-            y[i] = out->add ? y[i] + sum : sum;
-        }
+    float *y = out->y + (size_t)it->row0 * (size_t)out->ldy + n0;
+    fn(y, out->ldy, out->add, out->bias ? out->bias + n0 : NULL, count, it->rows, acc);
+}
+
+/* Bring the lines of y that store() will write near, while the sums are made. */
+static void prefetch_y(const struct mm_out *out, const struct item *it)
+{
+    const float *y = out->y + (size_t)it->row0 * (size_t)out->ldy + it->panel * PANEL;
+    for (int row = 0; row < it->rows; row++, y += out->ldy) {
+        __builtin_prefetch(y, 1, 2);
+        __builtin_prefetch(y + LINE / 4, 1, 2);
     }
 }
 
@@ -153,10 +166,11 @@ static void run_item(struct kthread *t, const struct mm *m, const struct mm_ops 
     _Alignas(LINE) float acc[BLOCK_ROWS * PANEL];
     const struct mm_out *out = &m->out[it->out];
     prefetch_adapters(m, it, ops->element);
+    prefetch_y(out, it);
     ops->panel[out->w->layout](t, out->w, it->panel, m->in, it->row0, it->rows, acc);
     if (out->module == MM_HEAD) replace_head(t, m, ops, it, acc);
     expand(m, it, acc, ops->expand);
-    store(out, it, acc);
+    store(out, it, acc, ops->store);
 }
 
 static int items_of(const struct mm *m)
