@@ -97,6 +97,11 @@ $(B)/%.o: %.c
 
 $(LOGITS): $(B)/tests/accuracy/logits.o $(B)/libengine.a $(B)/libadapters.a $(B)/libkernels.a $(B)/libbase.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LIB_engine) $(LIB_adapters) $(LIB_base) -lm
+# The bench compares with oneDNN where its header is (Debian: libdnnl-dev); nothing else knows that library.
+PEER     := $(if $(wildcard /usr/include/oneapi/dnnl/dnnl.h),onednn,none)
+LIB_peer := $(if $(filter onednn,$(PEER)),-ldnnl)
+$(B)/tests/kernels/bench_kernels: $(B)/tests/kernels/bench_kernels.o $(B)/tests/kernels/peer_$(PEER).o $(B)/libkernels.a $(B)/libbase.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIB_peer) -lcmocka -lm
 $(B)/tests/%: $(B)/tests/%.o $(LIBS)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(LIBS) -Wl,--end-group $(LIB_gateway) $(LIB_engine) $(LIB_adapters) $(LIB_base) -lcmocka -lm

@@ -13,6 +13,7 @@ extern const struct dequant_avx512 {
     void (*group)(const struct weight *w, const uint8_t *group, float *out);
 } dequant_avx512[LAYOUTS];
 
+store_fn store_avx512;
 lora_shrink_fn lora_shrink_bf16_avx512, lora_shrink_f32_avx512;
 lora_expand_fn lora_expand_bf16_avx512, lora_expand_f32_avx512;
 

@@ -24,6 +24,7 @@ static const struct mm_ops plain_fast = {
               [LAYOUT_T4] = panel_fast_t4,
               [LAYOUT_F8] = panel_fast_f8,
               [LAYOUT_Q2] = panel_fast_q2},
+    .store = store_plain,
     .shrink = lora_shrink_bf16,
     .expand = lora_expand_bf16,
     .element = 2,
@@ -31,6 +32,7 @@ static const struct mm_ops plain_fast = {
 
 static const struct mm_ops plain_exact = {
     .panel = {[0 ... LAYOUTS - 1] = panel_exact},
+    .store = store_plain,
     .shrink = lora_shrink_f32,
     .expand = lora_expand_f32,
     .element = 4,
@@ -100,6 +102,7 @@ static const struct mm_ops avx512_fast = {
               [LAYOUT_T4] = panel_t4_avx512,
               [LAYOUT_F8] = panel_f8_avx512,
               [LAYOUT_Q2] = panel_q2_avx512},
+    .store = store_avx512,
     .shrink = lora_shrink_bf16_avx512,
     .expand = lora_expand_bf16_avx512,
     .element = 2,
@@ -107,6 +110,7 @@ static const struct mm_ops avx512_fast = {
 
 static const struct mm_ops avx512_exact = {
     .panel = {[0 ... LAYOUTS - 1] = panel_exact_avx512},
+    .store = store_avx512,
     .shrink = lora_shrink_f32_avx512,
     .expand = lora_expand_f32_avx512,
     .element = 4,

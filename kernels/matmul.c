@@ -8,9 +8,9 @@
  *
  *   shrink (dealt) -> barrier -> items (claimed): panel -> expand per segment -> bias, residual, store
  *
- * Items are claimed by ticket: a ticket is worth half of what is left, divided among the threads, so that a claim's
- * cost is paid few times and the end is still even when another process takes a core (a static split doubles every step
- * then).
+ * A thread claims the items of its own half (its n-th) in order, so that what the inner loops ask for in advance is what
+ * the thread takes next, and then helps the others from their ends: the end is even also when another process takes a
+ * core (a static split doubles every step then).
  *
  * Prefetch: while an item is computed, the lines of B that it will add are brought in. Bringing in the A of the next
  * product as well was tried and cost more than it gave (0.75 instead of 0.80 of the base's rate at 4 rows): the memory
@@ -30,25 +30,6 @@ struct item {
 static int panels_of(const struct weight *w)
 {
     return (w->n + PANEL - 1) / PANEL;
-}
-
-/* Items of a ticket: tickets go out in rounds of n, each worth 1/(2 n) of what the rounds before have left. False: past
- * the end. */
-static bool ticket_items(int ticket, int n, int items, int *lo, int *hi)
-{
-    int first = 0;
-    for (;;) {
-        int left = items - first;
-        if (left <= 0) return false;
-        int each = left / (2 * n) > 1 ? left / (2 * n) : 1;
-        if (ticket < n) {
-            *lo = first + ticket * each;
-            *hi = *lo + each < items ? *lo + each : items;
-            return *lo < items;
-        }
-        ticket -= n;
-        first += n * each;
-    }
 }
 
 static void prefetch_lines(const char *p, size_t bytes)
@@ -112,16 +93,29 @@ static void expand(const struct mm *m, const struct item *it, float *acc, lora_e
     }
 }
 
-static void store(const struct mm_out *out, const struct item *it, const float *acc)
+void store_plain(float *y, int ldy, bool add, const float *bias, int count, int rows, const float *acc)
+{
+    for (int row = 0; row < rows; row++, acc += PANEL, y += ldy)
+        for (int i = 0; i < count; i++) {
+            float sum = bias ? acc[i] + bias[i] : acc[i];
+            y[i] = add ? y[i] + sum : sum;
+        }
+}
+
+static void store(const struct mm_out *out, const struct item *it, const float *acc, store_fn *fn)
 {
     int n0 = it->panel * PANEL, count = out->w->n - n0 < PANEL ? out->w->n - n0 : PANEL;
-    for (int row = 0; row < it->rows; row++, acc += PANEL) {
-        float *y = out->y + (size_t)(it->row0 + row) * (size_t)out->ldy + n0;
-        for (int i = 0; i < count; i++) {
-            float sum = acc[i];
-            if (out->bias) sum += out->bias[n0 + i];
-            y[i] = out->add ? y[i] + sum : sum;
-        }
+    float *y = out->y + (size_t)it->row0 * (size_t)out->ldy + n0;
+    fn(y, out->ldy, out->add, out->bias ? out->bias + n0 : NULL, count, it->rows, acc);
+}
+
+/* Bring the lines of y that store() will write near, while the sums are made. */
+static void prefetch_y(const struct mm_out *out, const struct item *it)
+{
+    const float *y = out->y + (size_t)it->row0 * (size_t)out->ldy + it->panel * PANEL;
+    for (int row = 0; row < it->rows; row++, y += out->ldy) {
+        __builtin_prefetch(y, 1, 2);
+        __builtin_prefetch(y + LINE / 4, 1, 2);
     }
 }
 
@@ -153,10 +147,11 @@ static void run_item(struct kthread *t, const struct mm *m, const struct mm_ops 
     _Alignas(LINE) float acc[BLOCK_ROWS * PANEL];
     const struct mm_out *out = &m->out[it->out];
     prefetch_adapters(m, it, ops->element);
+    prefetch_y(out, it);
     ops->panel[out->w->layout](t, out->w, it->panel, m->in, it->row0, it->rows, acc);
     if (out->module == MM_HEAD) replace_head(t, m, ops, it, acc);
     expand(m, it, acc, ops->expand);
-    store(out, it, acc);
+    store(out, it, acc, ops->store);
 }
 
 static int items_of(const struct mm *m)
@@ -166,22 +161,28 @@ static int items_of(const struct mm *m)
     return items * ((m->rows + BLOCK_ROWS - 1) / BLOCK_ROWS);
 }
 
-/* Items lo .. hi-1 of the list. */
-static void run_items(struct kthread *t, const struct mm *m, const struct mm_ops *ops, int lo, int hi)
+/* The product of a list that an item belongs to: its items start at `first`. */
+struct cursor {
+    const struct mm *m;
+    int first, items;
+};
+
+static void seek(struct cursor *c, int index)
 {
-    for (int first = 0, items; lo < hi; first += items, m++) {
-        items = items_of(m);
-        for (; lo < hi && lo < first + items; lo++) {
-            struct item it = item_at(m, lo - first);
-            run_item(t, m, ops, &it);
-        }
+    while (index < c->first) {
+        c->items = items_of(--c->m);
+        c->first -= c->items;
+    }
+    while (index >= c->first + c->items) {
+        c->first += c->items;
+        c->items = items_of(++c->m);
     }
 }
 
 void matmul_run(struct kthread *t, const struct mm *m, int n, const struct mm_ops *ops)
 {
     bool adapted = false;
-    int items = 0, ticket, lo, hi;
+    int items = 0, index;
     for (int i = 0; i < n; i++) {
         assert(m[i].nout >= 1 && m[i].nout <= MM_OUTS);
         items += items_of(&m[i]);
@@ -191,6 +192,10 @@ void matmul_run(struct kthread *t, const struct mm *m, int n, const struct mm_op
     }
     if (adapted) pool_barrier(t);
     pool_claim_begin(t);
-    while ((ticket = pool_claim(t, items, 1)) >= 0 && ticket_items(ticket, t->n, items, &lo, &hi))
-        run_items(t, m, ops, lo, hi);
+    struct cursor c = {m, 0, n > 0 ? items_of(m) : 0};
+    while ((index = pool_claim_near(t, items)) >= 0) {
+        seek(&c, index);
+        struct item it = item_at(c.m, index - c.first);
+        run_item(t, c.m, ops, &it);
+    }
 }

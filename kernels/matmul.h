@@ -9,8 +9,13 @@
 typedef void panel_fn(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
                       float *acc);
 
+/* y[row][0..count) = (add ? y : 0) + acc[row] + bias, count <= 32; y and bias (or NULL) stand at the panel's first
+ * output. */
+typedef void store_fn(float *y, int ldy, bool add, const float *bias, int count, int rows, const float *acc);
+
 struct mm_ops {
     panel_fn *panel[LAYOUTS];
+    store_fn *store;
     lora_shrink_fn *shrink;
     lora_expand_fn *expand;
     size_t element; /* bytes of an element of A and B */
@@ -21,6 +26,8 @@ void matmul_run(struct kthread *t, const struct mm *m, int n, const struct mm_op
 /* plain */
 panel_fn panel_exact, panel_fast_bf16, panel_fast_q8, panel_fast_q4, panel_fast_q8f, panel_fast_q4z, panel_fast_t4,
     panel_fast_f8, panel_fast_q2;
+
+store_fn store_plain;
 
 /* `total` items dealt to the threads in order: this thread's are lo <= i < hi. */
 static inline void pool_share(const struct kthread *t, int total, int *lo, int *hi)

@@ -1,35 +1,39 @@
 /* bf16 panels times bf16 rows (LAYOUT_BF16, FAST).
  *
  * Tile: 32 outputs x up to 8 rows, 16 accumulators, each a chain over k/2 pairs; two loads of weights and a broadcast
- * pair per row feed 16 vdpbf16ps. Bytes per output: 2 k. */
+ * pair per row feed 16 vdpbf16ps. Bytes per output: 2 k. One tile alone asks for the panel AHEAD bytes in advance; past
+ * the panel's end lies the next one. Several tiles read the panel from the second-level cache, which keeps up, and ask
+ * for a part of the next panel each. */
 #include "kernels/avx512.h"
 #include "kernels/vector.h"
 #include <string.h>
 
 #define TILE 8
+#define AHEAD 2048
+#define PAIR_BYTES (PANEL * 4)
 
-/* Which lines a tile prefetches: those of the next panel, every of-th. */
-struct part {
-    size_t ahead;
-    int tile, of;
-};
+#define INLINE static inline __attribute__((always_inline))
 
-static inline __m512bh two(const uint16_t *p)
+INLINE __m512bh two(const uint16_t *p)
 {
     int32_t pair;
     memcpy(&pair, p, sizeof pair);
     return (__m512bh)_mm512_set1_epi32(pair);
 }
 
-/* R rows: x[r] at r * k. acc [R][32]. */
-static inline __attribute__((always_inline)) void tile(const char *w, const uint16_t *x, int k, struct part part,
-                                                       const int R, float *acc)
+/* R rows: x[r] at r * k. acc [R][32]. `next`: what to ask for, `step` bytes a pair, into the nearest cache where the
+ * tile is alone. */
+INLINE void tile(const char *w, const uint16_t *x, int k, const char *next, int step, const bool alone, const int R,
+                 float *acc)
 {
     __m512 y[TILE][2];
     for (int r = 0; r < R; r++) y[r][0] = y[r][1] = _mm512_setzero_ps();
-    for (int i = 0; i < k; i += 2, w += PANEL * 4) {
+    for (int i = 0; i < k; i += 2, w += PAIR_BYTES, next += step) {
         __m512bh w0 = (__m512bh)_mm512_load_si512(w), w1 = (__m512bh)_mm512_load_si512(w + 64);
-        if (i / 2 % part.of == part.tile) prefetch(w + part.ahead, PANEL * 4);
+        if (alone)
+            prefetch_l1(next), prefetch_l1(next + 64);
+        else
+            prefetch_l2(next);
 #pragma GCC unroll 8
         for (int r = 0; r < R; r++) {
             __m512bh a = two(x + (size_t)r * (size_t)k + i);
@@ -43,38 +47,49 @@ static inline __attribute__((always_inline)) void tile(const char *w, const uint
     }
 }
 
+INLINE void tile_rows(const char *w, const uint16_t *x, int k, const char *next, int step, const bool alone, int rows,
+                      float *acc)
+{
+    switch (rows) {
+    case 1:
+        tile(w, x, k, next, step, alone, 1, acc);
+        break;
+    case 2:
+        tile(w, x, k, next, step, alone, 2, acc);
+        break;
+    case 3:
+        tile(w, x, k, next, step, alone, 3, acc);
+        break;
+    case 4:
+        tile(w, x, k, next, step, alone, 4, acc);
+        break;
+    case 5:
+        tile(w, x, k, next, step, alone, 5, acc);
+        break;
+    case 6:
+        tile(w, x, k, next, step, alone, 6, acc);
+        break;
+    case 7:
+        tile(w, x, k, next, step, alone, 7, acc);
+        break;
+    default:
+        tile(w, x, k, next, step, alone, 8, acc);
+    }
+}
+
 void panel_bf16_avx512(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
                        float *acc)
 {
     (void)t;
-    const char *data = (const char *)w->data + (size_t)panel * w->panel_bytes;
-    for (int r = 0; r < rows; r += TILE, acc += TILE * PANEL) {
-        const uint16_t *x = in->bf16 + (size_t)(row0 + r) * (size_t)w->k;
-        struct part part = {w->panel_bytes, r / TILE, (rows + TILE - 1) / TILE};
-        switch (rows - r) {
-        case 1:
-            tile(data, x, w->k, part, 1, acc);
-            break;
-        case 2:
-            tile(data, x, w->k, part, 2, acc);
-            break;
-        case 3:
-            tile(data, x, w->k, part, 3, acc);
-            break;
-        case 4:
-            tile(data, x, w->k, part, 4, acc);
-            break;
-        case 5:
-            tile(data, x, w->k, part, 5, acc);
-            break;
-        case 6:
-            tile(data, x, w->k, part, 6, acc);
-            break;
-        case 7:
-            tile(data, x, w->k, part, 7, acc);
-            break;
-        default:
-            tile(data, x, w->k, part, 8, acc);
-        }
+    const char *data = (const char *)w->data + (size_t)panel * w->panel_bytes, *next = data + w->panel_bytes;
+    const uint16_t *x = in->bf16 + (size_t)row0 * (size_t)w->k;
+    if (rows <= TILE) {
+        tile_rows(data, x, w->k, data + AHEAD, PAIR_BYTES, true, rows, acc);
+        return;
+    }
+    int step = PAIR_BYTES / ((rows + TILE - 1) / TILE); /* at most 64: no line is left out */
+    for (int r = 0; r < rows; r += TILE, acc += TILE * PANEL, x += (size_t)TILE * (size_t)w->k) {
+        tile_rows(data, x, w->k, next, step, false, rows - r, acc);
+        next += w->k / 2 * step;
     }
 }

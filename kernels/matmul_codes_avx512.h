@@ -3,9 +3,9 @@
  * Each file gives decode(): a load of codes becomes the bf16 pairs that vdpbf16ps takes. Per group of 32 inputs each row
  * has a sum of its own in the order of k, which starts at zero; then y += (d * factor) * sum. Two ways to the same bits:
  *
- *   up to 4 rows    codes are decoded into registers, 16 outputs at a time, and multiplied at once: decoding hides
- *                   behind the memory
- *   5 rows or more  the group is decoded into a buffer of 2 KB, then all rows of the item are multiplied with it, 8 at a
+ *   up to 8 rows    tiles of 4: codes are decoded into registers, 16 outputs at a time, and multiplied at once: decoding
+ *                   finds free ports
+ *   9 rows or more  the group is decoded into a buffer of 2 KB, then all rows of the item are multiplied with it, 8 at a
  *                   time; their y wait in acc, which the first-level cache holds
  *
  * A tile of 8 rows that decodes for itself would keep 32 sums and spill. */
@@ -15,7 +15,9 @@
 #include "kernels/vector.h"
 #include <string.h>
 
-#define FEW 4  /* rows */
+#define FEW 4   /* rows of a tile that decodes for itself */
+#define TILES 2 /* of them, at most */
+#define AHEAD 2048
 #define TILE 8 /* rows */
 #define EIGHTS (GROUP / 8)
 
@@ -56,10 +58,12 @@ INLINE void add_group(const __m512 scale[2], __m512 dot[][2], const int R, float
 
 /* --- few rows --- */
 
-/* One group. The loop over p stays one: unrolled, gcc decodes all of it first and spills. */
-INLINE void few_group(const uint8_t *group, const struct codes_rows *x, const uint16_t *at, const int R, float *acc)
+/* y += one group. The loop over p stays one: unrolled, gcc decodes all of it first and spills. */
+INLINE void few_group(const uint8_t *group, const struct codes_rows *x, const uint16_t *at, const int R,
+                      __m512 y[FEW][2])
 {
     __m512 dot[FEW][2];
+#pragma GCC unroll 4
     for (int r = 0; r < R; r++) dot[r][0] = dot[r][1] = _mm512_setzero_ps();
 #pragma GCC unroll 1
     for (int p = 0; p < EIGHTS; p++, at += 8) {
@@ -75,17 +79,40 @@ INLINE void few_group(const uint8_t *group, const struct codes_rows *x, const ui
                 dot[r][1] = _mm512_dpbf16_ps(dot[r][1], (__m512bh)pair[1][j], a);
             }
     }
-    __m512 scale[2] = {scale_of(group, x, 0), scale_of(group, x, 1)};
-    add_group(scale, dot, R, acc);
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++)
+        for (int i = 0; i < 2; i++) y[r][i] = _mm512_fmadd_ps(scale_of(group, x, i), dot[r][i], y[r][i]);
 }
 
 INLINE void few_rows(const uint8_t *group, const struct codes_rows *x, const int R, float *acc)
 {
-    memset(acc, 0, sizeof *acc * (size_t)R * PANEL);
+    __m512 y[FEW][2];
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++) y[r][0] = y[r][1] = _mm512_setzero_ps();
     for (int g = 0; g < x->groups; g++, group += GROUP_BYTES) {
-        prefetch(group + x->ahead, GROUP_BYTES);
-        few_group(group, x, x->x + g * GROUP, R, acc);
+        for (int i = 0; i < GROUP_BYTES; i += 64) prefetch_l1(group + AHEAD + i);
+        few_group(group, x, x->x + g * GROUP, R, y);
     }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++)
+        for (int i = 0; i < 2; i++) _mm512_store_ps(acc + r * PANEL + 16 * i, y[r][i]);
+}
+
+INLINE void few_by_tiles(const uint8_t *group, struct codes_rows x, int rows, float *acc)
+{
+    for (; rows > 0; rows -= FEW, x.x += FEW * (size_t)x.k, acc += FEW * PANEL) switch (rows) {
+        case 1:
+            few_rows(group, &x, 1, acc);
+            break;
+        case 2:
+            few_rows(group, &x, 2, acc);
+            break;
+        case 3:
+            few_rows(group, &x, 3, acc);
+            break;
+        default:
+            few_rows(group, &x, 4, acc);
+        }
 }
 
 /* --- many rows --- */
@@ -97,7 +124,7 @@ struct decoded {
 
 INLINE void decode_group(const uint8_t *group, const struct codes_rows *x, struct decoded *out)
 {
-#pragma GCC unroll 4
+#pragma GCC unroll 1
     for (int p = 0; p < EIGHTS; p++)
         for (int half = 0; half < 2; half++) {
             __m512i pair[4];
@@ -154,20 +181,8 @@ static inline void panel_of_codes(const struct weight *w, int panel, __m512i tab
     const uint8_t *group = (const uint8_t *)w->data + (size_t)panel * w->panel_bytes;
     struct codes_rows x = {
         in->bf16 + (size_t)row0 * (size_t)w->k, w->k, w->k / GROUP, w->panel_bytes, _mm512_set1_ps(factor), table};
-    switch (rows) {
-    case 1:
-        few_rows(group, &x, 1, acc);
-        break;
-    case 2:
-        few_rows(group, &x, 2, acc);
-        break;
-    case 3:
-        few_rows(group, &x, 3, acc);
-        break;
-    case 4:
-        few_rows(group, &x, 4, acc);
-        break;
-    default:
+    if (rows <= FEW * TILES)
+        few_by_tiles(group, x, rows, acc);
+    else
         many_rows(group, &x, rows, acc);
-    }
 }

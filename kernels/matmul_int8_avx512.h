@@ -1,145 +1,164 @@
-/* Private to kernels/: what the products of 8-bit, 4-bit and 2-bit panels share: the rows of a tile, integer sums over a
- * group of 32 inputs, and how a block of rows is cut into tiles. Each file gives its own tile, which is inlined here once
- * for every number of rows.
+/* Private to kernels/: products of 8-bit, 4-bit and 2-bit panels with int8 rows. Each file describes its layout by
+ * GROUP_BYTES, HAS_M and two functions, and gets panel_by_tiles().
  *
- * vpdpbusd multiplies unsigned by signed bytes: codes are the unsigned side, and what a layout subtracts from them (128,
- * a zero point) is taken off the sum as that number times the sum of the group's activations. */
+ * vpdpbusd multiplies unsigned by signed bytes: codes are the unsigned side. What a layout subtracts from its codes is
+ * taken off with the sum of the group's activations: 8-bit sums start at -128 times it, the others add m times it, so
+ * that a group adds a (d dot) or a (d dot + m sum) to y.
+ *
+ * Tile: 32 outputs x up to 4 rows: 8 integer sums for a group of 32 inputs and 8 float ones, no spills. A group is 8
+ * products per sum, then 2 float multiplications (3 with m) on the same two ports, so that 80 % (73 %) of the products'
+ * rate is the bound; conversions and additions find other ports. Tiles of 8 rows keep y in memory and were slower.
+ *
+ *   up to 4 rows   one tile reads the panel from end to end, AHEAD bytes of it asked for in advance
+ *   5 rows or more a panel is taken in slabs of groups, which the first-level cache holds while all tiles of the item
+ *                  are multiplied with one; sums wait in acc in between. Each tile asks for its part of the next slab
+ *
+ * Codes of less than 8 bits are unpacked in registers by every tile: that finds free ports. Unpacking a slab once for
+ * all tiles was slower at 8 to 512 rows. */
 #pragma once
 #include "kernels/avx512.h"
 #include "kernels/pack.h"
 #include "kernels/vector.h"
 #include <string.h>
 
-#define TILE 4 /* rows */
+#define TILE 4  /* rows */
+#define SLAB 16 /* groups at most: 17 KB */
+#define AHEAD 2048
+#define QUADS (GROUP / 4)
+
+#define INLINE static inline __attribute__((always_inline))
+
+/* Inputs 4p .. 4p+3 of a group as codes, a byte each, of outputs 0 to 15 and 16 to 31. */
+INLINE void codes(const uint8_t *group, int p, __m512i w[2]);
+
+/* The group's d and m, for the same. Where there is no m, codes are 128 too large. */
+INLINE void scales(const uint8_t *group, __m512 d[2], __m512 m[2]);
 
 struct rows {
-    const int8_t *q;
+    const int8_t *q; /* row r at r * k */
     const float *scale;
-    const int32_t *sum;
+    const int32_t *sum; /* row r at r * groups */
     int k, groups;
-    size_t ahead;    /* bytes from a group to the one to prefetch */
-    int tile, tiles; /* of the item's: each prefetches its part of the groups */
 };
 
-static inline __m512i four(const int8_t *p)
+/* Groups of a panel, and what to ask for: `step` bytes (a multiple of 64) a group. */
+struct part {
+    const uint8_t *group;
+    int first, count;
+    const uint8_t *next;
+    int step;
+};
+
+INLINE __m512i four(const int8_t *p)
 {
     int32_t bytes;
     memcpy(&bytes, p, sizeof bytes);
     return _mm512_set1_epi32(bytes);
 }
 
-typedef __m512i dots[TILE][2]; /* integer sums of a row with 16 outputs each */
-typedef __m512 sums[TILE][2];
-
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE void dots_zero(dots dot, const int R)
+/* dot[r] = the integer sums of group g. */
+INLINE void group_dots(const uint8_t *group, const struct rows *x, int g, const int R, __m512i dot[][2])
 {
-    for (int r = 0; r < R; r++) dot[r][0] = dot[r][1] = _mm512_setzero_si512();
-}
-
-/* dot += codes x: 8 inputs in the halves of b0's (outputs 0 to 15) and b1's bytes; inputs i of the group on. */
-INLINE void dots_nibbles(const uint8_t *q, const struct rows *x, int i, const int R, dots dot)
-{
-    const __m512i low = _mm512_set1_epi8(15);
-    __m512i b0 = _mm512_loadu_si512(q), b1 = _mm512_loadu_si512(q + 64);
-    __m512i w00 = _mm512_and_si512(b0, low), w01 = _mm512_and_si512(b1, low);
-    __m512i w10 = _mm512_and_si512(_mm512_srli_epi16(b0, 4), low),
-            w11 = _mm512_and_si512(_mm512_srli_epi16(b1, 4), low);
+    const int8_t *at = x->q + g * GROUP;
 #pragma GCC unroll 4
     for (int r = 0; r < R; r++) {
-        const int8_t *at = x->q + (size_t)r * (size_t)x->k + i;
-        __m512i a0 = four(at), a1 = four(at + 4);
-        dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], w00, a0);
-        dot[r][1] = _mm512_dpbusd_epi32(dot[r][1], w01, a0);
-        dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], w10, a1);
-        dot[r][1] = _mm512_dpbusd_epi32(dot[r][1], w11, a1);
+        __m512i start = _mm512_setzero_si512();
+        if (!HAS_M) start = _mm512_sub_epi32(start, _mm512_slli_epi32(_mm512_set1_epi32(x->sum[r * x->groups + g]), 7));
+        dot[r][0] = dot[r][1] = start;
+    }
+#pragma GCC unroll 8
+    for (int p = 0; p < QUADS; p++) {
+        __m512i w[2];
+        codes(group, p, w);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            __m512i a = four(at + (size_t)r * (size_t)x->k + p * 4);
+            dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], w[0], a);
+            dot[r][1] = _mm512_dpbusd_epi32(dot[r][1], w[1], a);
+        }
     }
 }
 
-/* dot += codes x: 4 inputs, one a byte. */
-INLINE void dots_bytes(const uint8_t *q, const struct rows *x, int i, const int R, dots dot)
+/* y + a (d dot + m sum) */
+INLINE __m512 add_scaled(__m512 y, __m512 a, __m512 d, __m512 m, __m512i dot, __m512 sum)
 {
-    __m512i w0 = _mm512_loadu_si512(q), w1 = _mm512_loadu_si512(q + 64);
+    __m512 t = _mm512_mul_ps(d, _mm512_cvtepi32_ps(dot));
+    if (HAS_M) t = _mm512_fmadd_ps(m, sum, t);
+    return _mm512_fmadd_ps(a, t, y);
+}
+
+/* acc[R][32] (from: what it holds, or zero) += the part's groups with R rows. R and the flags are constants. */
+INLINE void tile(const struct part *p, const struct rows *x, const int R, const bool from_zero, float *acc)
+{
+    const uint8_t *group = p->group, *next = p->next;
+    __m512 y[TILE][2];
 #pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-        __m512i a = four(x->q + (size_t)r * (size_t)x->k + i);
-        dot[r][0] = _mm512_dpbusd_epi32(dot[r][0], w0, a);
-        dot[r][1] = _mm512_dpbusd_epi32(dot[r][1], w1, a);
+    for (int r = 0; r < R; r++)
+        for (int i = 0; i < 2; i++)
+            y[r][i] = from_zero ? _mm512_setzero_ps() : _mm512_load_ps(acc + r * PANEL + 16 * i);
+    for (int g = p->first; g < p->first + p->count; g++, group += GROUP_BYTES, next += p->step) {
+        __m512i dot[TILE][2];
+        __m512 d[2], m[2];
+        for (int i = 0; i < (from_zero ? GROUP_BYTES : p->step); i += 64) prefetch_l1(next + i);
+        group_dots(group, x, g, R, dot);
+        scales(group, d, m);
+#pragma GCC unroll 4
+        for (int r = 0; r < R; r++) {
+            __m512 a = _mm512_set1_ps(x->scale[r * x->groups + g]), sum = _mm512_setzero_ps();
+            if (HAS_M) sum = _mm512_cvtepi32_ps(_mm512_set1_epi32(x->sum[r * x->groups + g]));
+            for (int i = 0; i < 2; i++) y[r][i] = add_scaled(y[r][i], a, d[i], m[i], dot[r][i], sum);
+        }
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < R; r++)
+        for (int i = 0; i < 2; i++) _mm512_store_ps(acc + r * PANEL + 16 * i, y[r][i]);
+}
+
+INLINE void tile_rows(const struct part *p, const struct rows *x, int rows, const bool from_zero, float *acc)
+{
+    switch (rows) {
+    case 1:
+        tile(p, x, 1, from_zero, acc);
+        break;
+    case 2:
+        tile(p, x, 2, from_zero, acc);
+        break;
+    case 3:
+        tile(p, x, 3, from_zero, acc);
+        break;
+    default:
+        tile(p, x, 4, from_zero, acc);
     }
 }
 
-/* The sum of row r's activations of group g. */
-INLINE __m512i group_sum(const struct rows *x, int r, int g)
+/* All rows times the part's groups. */
+INLINE void part_rows(struct part p, struct rows x, int rows, float *acc)
 {
-    return _mm512_set1_epi32(x->sum[r * x->groups + g]);
-}
-
-/* y += a (d dot) */
-INLINE void add_scaled(const struct rows *x, int g, const int R, __m512 d0, __m512 d1, dots dot, sums y)
-{
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-        __m512 a = _mm512_set1_ps(x->scale[r * x->groups + g]);
-        y[r][0] = _mm512_fmadd_ps(a, _mm512_mul_ps(d0, _mm512_cvtepi32_ps(dot[r][0])), y[r][0]);
-        y[r][1] = _mm512_fmadd_ps(a, _mm512_mul_ps(d1, _mm512_cvtepi32_ps(dot[r][1])), y[r][1]);
-    }
-}
-
-/* y += a (d dot + m sum), d and m being the group's first 64 f16. */
-INLINE void add_affine(const uint8_t *group, const struct rows *x, int g, const int R, dots dot, sums y)
-{
-    const __m256i *s = (const __m256i *)group;
-    __m512 d0 = _mm512_cvtph_ps(_mm256_load_si256(s)), d1 = _mm512_cvtph_ps(_mm256_load_si256(s + 1));
-    __m512 m0 = _mm512_cvtph_ps(_mm256_load_si256(s + 2)), m1 = _mm512_cvtph_ps(_mm256_load_si256(s + 3));
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) {
-        __m512 a = _mm512_set1_ps(x->scale[r * x->groups + g]);
-        __m512 sum = _mm512_cvtepi32_ps(group_sum(x, r, g));
-        __m512 t0 = _mm512_fmadd_ps(m0, sum, _mm512_mul_ps(d0, _mm512_cvtepi32_ps(dot[r][0])));
-        __m512 t1 = _mm512_fmadd_ps(m1, sum, _mm512_mul_ps(d1, _mm512_cvtepi32_ps(dot[r][1])));
-        y[r][0] = _mm512_fmadd_ps(a, t0, y[r][0]);
-        y[r][1] = _mm512_fmadd_ps(a, t1, y[r][1]);
-    }
-}
-
-/* R rows: x[r] at r * k. acc [R][32]. R is a constant where it is called. */
-INLINE void tile(const uint8_t *group, const struct rows *x, const int R, float *acc);
-
-static inline void tile_store(sums y, int R, float *acc)
-{
-    for (int r = 0; r < R; r++) {
-        _mm512_store_ps(acc + r * PANEL, y[r][0]);
-        _mm512_store_ps(acc + r * PANEL + 16, y[r][1]);
+    int tiles = (rows + TILE - 1) / TILE;
+    p.step = (GROUP_BYTES / tiles + 63) / 64 * 64;
+    for (int r = 0; r < rows; r += TILE, acc += TILE * PANEL) {
+        tile_rows(&p, &x, rows - r, false, acc);
+        p.next += p.count * p.step;
+        x.q += (size_t)TILE * (size_t)x.k, x.scale += TILE * x.groups, x.sum += TILE * x.groups;
     }
 }
 
 static inline void panel_by_tiles(const struct weight *w, int panel, const struct act *in, int row0, int rows,
                                   float *acc)
 {
-    const uint8_t *group = (const uint8_t *)w->data + (size_t)panel * w->panel_bytes;
-    for (int r = 0; r < rows; r += TILE, acc += TILE * PANEL) {
-        size_t row = (size_t)(row0 + r), groups = (size_t)w->k / GROUP;
-        struct rows x = {in->q8 + row * (size_t)w->k,
-                         in->q8_scale + row * groups,
-                         in->q8_sum + row * groups,
-                         w->k,
-                         (int)groups,
-                         w->panel_bytes,
-                         r / TILE,
-                         (rows + TILE - 1) / TILE};
-        switch (rows - r) {
-        case 1:
-            tile(group, &x, 1, acc);
-            break;
-        case 2:
-            tile(group, &x, 2, acc);
-            break;
-        case 3:
-            tile(group, &x, 3, acc);
-            break;
-        default:
-            tile(group, &x, 4, acc);
-        }
+    int groups = w->k / GROUP, slabs = (groups + SLAB - 1) / SLAB, each = (groups + slabs - 1) / slabs;
+    const uint8_t *data = (const uint8_t *)w->data + (size_t)panel * w->panel_bytes;
+    struct rows x = {in->q8 + (size_t)row0 * (size_t)w->k, in->q8_scale + (size_t)row0 * (size_t)groups,
+                     in->q8_sum + (size_t)row0 * (size_t)groups, w->k, groups};
+    if (rows <= TILE) {
+        struct part all = {data, 0, groups, data + AHEAD, GROUP_BYTES};
+        tile_rows(&all, &x, rows, true, acc);
+        return;
+    }
+    memset(acc, 0, sizeof *acc * (size_t)rows * PANEL);
+    for (int g = 0; g < groups; g += each, data += each * GROUP_BYTES) {
+        int count = groups - g < each ? groups - g : each;
+        struct part p = {data, g, count, data + count * GROUP_BYTES, 0};
+        part_rows(p, x, rows, acc);
     }
 }

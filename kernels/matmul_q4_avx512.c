@@ -1,25 +1,23 @@
-/* 4-bit panels times int8 rows (LAYOUT_Q4, FAST).
- *
- * Tile: 32 outputs x up to 4 rows. One 64-byte load of nibbles is 16 outputs x 8 inputs: a mask and a shift make the
- * two operands of vpdpbusd, shared by the tile's rows; the activations' four bytes are broadcast. Per group of 32
- * inputs and 16 outputs: 8 products, then y += a * (d * dot + m * sum): 3 multiplications. 8 integer and 8 float
- * accumulators, 4 scales: no spills; an 8-row tile spills. Bytes per output and group: 20 (4-bit values, two f16
- * scales). */
+/* 4-bit panels times int8 rows (LAYOUT_Q4, FAST). Bytes per output and group: 20 (4-bit values, two f16 scales). */
+#define GROUP_BYTES Q4_GROUP_BYTES
+#define HAS_M true
 #include "kernels/matmul_int8_avx512.h"
 
-INLINE void tile(const uint8_t *group, const struct rows *x, const int R, float *acc)
+/* A line of nibbles is 16 outputs x 8 inputs: low halves are four of them, high halves the next four. */
+INLINE void codes(const uint8_t *group, int p, __m512i w[2])
 {
-    sums y;
-    for (int r = 0; r < R; r++) y[r][0] = y[r][1] = _mm512_setzero_ps();
-    for (int g = 0; g < x->groups; g++, group += Q4_GROUP_BYTES) {
-        dots dot;
-        if (g % x->tiles == x->tile) prefetch(group + x->ahead, Q4_GROUP_BYTES);
-        dots_zero(dot, R);
-#pragma GCC unroll 4
-        for (int p = 0; p < 4; p++) dots_nibbles(group + PANEL * 4 + p * PANEL * 4, x, g * GROUP + p * 8, R, dot);
-        add_affine(group, x, g, R, dot, y);
-    }
-    tile_store(y, R, acc);
+    const __m512i low = _mm512_set1_epi8(15);
+    const uint8_t *at = group + PANEL * 4 + p / 2 * PANEL * 4;
+    w[0] = _mm512_loadu_si512(at), w[1] = _mm512_loadu_si512(at + 64);
+    if (p % 2) w[0] = _mm512_srli_epi16(w[0], 4), w[1] = _mm512_srli_epi16(w[1], 4);
+    w[0] = _mm512_and_si512(w[0], low), w[1] = _mm512_and_si512(w[1], low);
+}
+
+INLINE void scales(const uint8_t *group, __m512 d[2], __m512 m[2])
+{
+    const __m256i *s = (const __m256i *)group;
+    d[0] = _mm512_cvtph_ps(_mm256_load_si256(s)), d[1] = _mm512_cvtph_ps(_mm256_load_si256(s + 1));
+    m[0] = _mm512_cvtph_ps(_mm256_load_si256(s + 2)), m[1] = _mm512_cvtph_ps(_mm256_load_si256(s + 3));
 }
 
 void panel_q4_avx512(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,

@@ -1,29 +1,28 @@
-/* 4-bit panels with a zero point times int8 rows (LAYOUT_Q4Z, FAST).
+/* 4-bit panels with a zero point times int8 rows (LAYOUT_Q4Z, FAST): d (q - z) as d q + m, m = -d z.
  *
- * As LAYOUT_Q4's; then y += a * (d * (dot - z * sum)), the bracket an integer. A group is ten and a half lines, so every
- * other one is loaded across lines: cheaper than the bytes that padding would add. Bytes per output and group: 21. */
+ * A group is ten and a half lines, so every other one is loaded across lines: cheaper than the bytes that padding would
+ * add. Bytes per output and group: 21. */
+#define GROUP_BYTES Q4Z_GROUP_BYTES
+#define HAS_M true
 #include "kernels/matmul_int8_avx512.h"
 
-INLINE void tile(const uint8_t *group, const struct rows *x, const int R, float *acc)
+/* A line of nibbles is 16 outputs x 8 inputs: low halves are four of them, high halves the next four. */
+INLINE void codes(const uint8_t *group, int p, __m512i w[2])
 {
-    sums y;
-    for (int r = 0; r < R; r++) y[r][0] = y[r][1] = _mm512_setzero_ps();
-    for (int g = 0; g < x->groups; g++, group += Q4Z_GROUP_BYTES) {
-        dots dot;
-        if (g % x->tiles == x->tile) prefetch(group + x->ahead, Q4Z_GROUP_BYTES);
-        dots_zero(dot, R);
-#pragma GCC unroll 4
-        for (int p = 0; p < 4; p++) dots_nibbles(group + PANEL * 5 + p * PANEL * 4, x, g * GROUP + p * 8, R, dot);
-        const __m128i *zero = (const __m128i *)(group + PANEL * 4);
-        __m512i z0 = _mm512_cvtepi8_epi32(_mm_loadu_si128(zero)), z1 = _mm512_cvtepi8_epi32(_mm_loadu_si128(zero + 1));
-        for (int r = 0; r < R; r++) {
-            __m512i sum = group_sum(x, r, g);
-            dot[r][0] = _mm512_sub_epi32(dot[r][0], _mm512_mullo_epi32(z0, sum));
-            dot[r][1] = _mm512_sub_epi32(dot[r][1], _mm512_mullo_epi32(z1, sum));
-        }
-        add_scaled(x, g, R, _mm512_loadu_ps(group), _mm512_loadu_ps(group + 64), dot, y);
+    const __m512i low = _mm512_set1_epi8(15);
+    const uint8_t *at = group + PANEL * 5 + p / 2 * PANEL * 4;
+    w[0] = _mm512_loadu_si512(at), w[1] = _mm512_loadu_si512(at + 64);
+    if (p % 2) w[0] = _mm512_srli_epi16(w[0], 4), w[1] = _mm512_srli_epi16(w[1], 4);
+    w[0] = _mm512_and_si512(w[0], low), w[1] = _mm512_and_si512(w[1], low);
+}
+
+INLINE void scales(const uint8_t *group, __m512 d[2], __m512 m[2])
+{
+    for (int i = 0; i < 2; i++) {
+        __m512i z = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(group + PANEL * 4) + i));
+        d[i] = _mm512_loadu_ps(group + 64 * i);
+        m[i] = _mm512_sub_ps(_mm512_setzero_ps(), _mm512_mul_ps(d[i], _mm512_cvtepi32_ps(z)));
     }
-    tile_store(y, R, acc);
 }
 
 void panel_q4z_avx512(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,

@@ -20,6 +20,8 @@
  *
  * Claims: two counters serve all phases in turns. Entering phase c, thread 0 clears the counter of phase c + 1, which
  * is the one of phase c - 1: the barrier between phases makes sure that nobody uses it any more and nobody uses it yet.
+ * Near claims have a word per thread's part in the same way, cleared by its thread: the low half counts claims from the
+ * front (the owner's), the high half those from the end. A claim counts when both together are fewer than the part.
  *
  * Guarantees: a pool_run() returns after all threads have returned from fn, and what they wrote is visible. Refuses:
  * nested runs and runs from two threads at once (the engine's step thread alone calls it). */
@@ -46,6 +48,10 @@ struct line_uint {
     _Alignas(LINE) _Atomic unsigned v;
 };
 
+struct line_word {
+    _Alignas(LINE) _Atomic uint64_t v;
+};
+
 struct pool {
     struct line_uint number;     /* of the current run; futex */
     struct line_uint parked;     /* workers that sleep or are about to */
@@ -54,6 +60,7 @@ struct pool {
     struct line_uint generation; /* futex */
     struct line_uint asleep;     /* threads that sleep in a barrier or wait for the end of a run, or are about to */
     struct line_uint claim[2];   /* next unclaimed item, for even and odd phases */
+    struct line_word part[2][POOL_THREADS_MAX]; /* what is claimed of each thread's part, the same */
     _Alignas(LINE) void (*fn)(struct kthread *t, void *arg);
     void *arg;
     bool stop;
@@ -180,7 +187,9 @@ void pool_claim_begin(struct kthread *t)
 {
     struct pool *p = t->pool;
     t->claims++;
-    if (t->id == 0) atomic_store_explicit(&p->claim[(t->claims + 1) & 1].v, 0, memory_order_relaxed);
+    unsigned next = (t->claims + 1) & 1;
+    if (t->id == 0) atomic_store_explicit(&p->claim[next].v, 0, memory_order_relaxed);
+    atomic_store_explicit(&p->part[next][t->id].v, 0, memory_order_relaxed);
 }
 
 int pool_claim(struct kthread *t, int items, int chunk)
@@ -190,6 +199,29 @@ int pool_claim(struct kthread *t, int items, int chunk)
     if (atomic_load_explicit(next, memory_order_relaxed) >= (unsigned)items) return -1;
     unsigned first = atomic_fetch_add_explicit(next, (unsigned)chunk, memory_order_relaxed);
     return first < (unsigned)items ? (int)first : -1;
+}
+
+/* An item of the part of thread `of`: the first that is left, for its owner, or the last. */
+static int claim_part(struct kthread *t, int of, int items)
+{
+    const bool own = of == t->id;
+    _Atomic uint64_t *word = &t->pool->part[t->claims & 1][of].v;
+    int first = (int)((long)items * of / t->n), end = (int)((long)items * (of + 1) / t->n);
+    uint64_t seen = atomic_load_explicit(word, memory_order_relaxed); /* looking first keeps the halves bounded */
+    if ((seen & UINT32_MAX) + (seen >> 32) >= (uint64_t)(end - first)) return -1;
+    seen = atomic_fetch_add_explicit(word, own ? 1 : (uint64_t)1 << 32, memory_order_relaxed);
+    uint64_t front = seen & UINT32_MAX, back = seen >> 32;
+    if (front + back >= (uint64_t)(end - first)) return -1;
+    return own ? first + (int)front : end - 1 - (int)back;
+}
+
+int pool_claim_near(struct kthread *t, int items)
+{
+    for (int i = 0; i < t->n; i++) {
+        int item = claim_part(t, (t->id + i) % t->n, items);
+        if (item >= 0) return item;
+    }
+    return -1;
 }
 
 static int start_workers(struct pool *p, struct err *e)

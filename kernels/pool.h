@@ -35,3 +35,8 @@ void pool_barrier(struct kthread *t);
  * with pool_claim_begin() on every thread, after the barrier that ended the phase before. */
 void pool_claim_begin(struct kthread *t);
 int pool_claim(struct kthread *t, int items, int chunk); /* first index of a chunk, or -1 */
+
+/* The same for one item: a thread has its own part of the items, in ascending order, and when that is done takes from
+ * the ends of the others' parts. So neighbours stay with one thread, which reads memory in order, and the end is still
+ * even when another process takes a core. One phase uses one of the two. */
+int pool_claim_near(struct kthread *t, int items);

@@ -5,11 +5,21 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Bring `bytes` to the second-level cache. Products do so with the panel after theirs: while the rows of a panel are
- * multiplied the memory would idle otherwise. */
-static inline void prefetch(const void *p, int bytes)
+/* Bring the line at p to the first-level cache, to the second. Always inlined: gcc takes a function that only prefetches
+ * for one without effect, and drops its calls. */
+static inline __attribute__((always_inline)) void prefetch_l1(const void *p)
 {
-    for (int i = 0; i < bytes; i += 64) _mm_prefetch((const char *)p + i, _MM_HINT_T1);
+    _mm_prefetch(p, _MM_HINT_T0);
+}
+
+static inline __attribute__((always_inline)) void prefetch_l2(const void *p)
+{
+    _mm_prefetch(p, _MM_HINT_T1);
+}
+
+static inline __attribute__((always_inline)) void prefetch(const void *p, int bytes)
+{
+    for (int i = 0; i < bytes; i += 64) prefetch_l2((const char *)p + i);
 }
 
 /* The first n of 16 lanes (all of them for n >= 16). */

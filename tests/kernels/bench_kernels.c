@@ -1,401 +1,282 @@
-/* How fast the kernels are, beside what the machine itself can do in the same run.
+/* How fast the matrix products are: each shape, layout and number of rows beside what the machine itself can do, and
+ * beside oneDNN's packed product of the same shape where that library is (peer.h), both in turns within one run.
  *
- *   1. read bandwidth (1 thread, all threads) and multiplications from registers
- *   2. each shape, layout and number of rows: GB/s of weights, GFLOP/s, and the fraction of whichever bound is nearer
- *   3. a whole model's products (SmolLM2-135M: Q4_1 projections, Q8_0 head, norms and gate; no attention), rows/s, base rows and a
- *      mix of three adapters taking turns
- *   4. attention at several contexts
+ *   hot    the same weight again and again, as far as caches hold it
+ *   cold   weights taking turns until they are more than any cache holds: what a step of the engine meets
  *
- * Figures are medians of short runs, since other processes and the machine's own states disturb; compare ratios within one run.
- *   bench_kernels [threads]   (default: all cores) */
-#include "tests/kernels/probe.h"
+ * A product is timed as the engine runs it: inside a run of the pool, a barrier behind it. int8 layouts are compared
+ * with oneDNN's u8 x s8, which knows one scale per output where ours have one per 32 inputs.
+ *
+ *   bench_kernels [threads]           a table
+ *   --json                            one object a line: the machine, then the products
+ *   --machine                         the machine's line alone, as JSON
+ *   --shape, --kind TEXT, --rows N    only those that contain the text, only so many rows
+ *   --hot, --cold                     only these
+ *   --ms N                            time for one figure (default 30)
+ *   --best                            the fastest sample instead of the median, for a machine that others use too */
+#include "tests/kernels/peer.h"
 #include "tests/kernels/problem.h"
 #include "tests/kernels/shapes.h"
-#include <time.h>
+#include "tests/kernels/timing.h"
 
-#define REPS_MAX 4001
-#define READ_BYTES ((size_t)256 << 20)
+#define ROWS_MAX 512
+#define ROUNDS 5
+#define COLD_BYTES ((size_t)128 << 20)
+#define COPIES_MAX 1024
+#define RUN_S 200e-6  /* products are repeated inside a run until it takes so long */
+#define PAUSE_S 0.006 /* after the peer's turn: its threads spin a while */
 
-static double now_s(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double median(double *t, int n)
-{
-    qsort(t, (size_t)n, sizeof *t, by_value);
-    return t[n / 2];
-}
-
-/* Median seconds of one run, over about `budget` seconds. */
-static double time_run(struct pool *p, void (*fn)(struct kthread *t, void *arg), void *arg, double budget)
-{
-    static double t[REPS_MAX];
-    int n = 0;
-    pool_run(p, fn, arg);
-    for (double end = now_s() + budget, start; n < REPS_MAX && (n < 3 || now_s() < end); n++) {
-        start = now_s();
-        pool_run(p, fn, arg);
-        t[n] = now_s() - start;
-    }
-    return median(t, n);
-}
-
-/* --- the machine --- */
+static struct machine machine;
 
 static struct {
-    double read1, read;     /* bytes/s */
-    double f32, bf16, int8; /* operations/s, a multiplication and an addition are two */
-} machine;
+    bool json, machine_only, hot, cold, best;
+    const char *shape, *kind;
+    int rows, threads;
+    double budget;
+} opt = {.hot = true, .cold = true, .shape = "", .kind = "", .budget = 0.03};
 
-static volatile float sink;
-
-static void do_read(struct kthread *t, void *arg)
-{
-    size_t each = READ_BYTES / (size_t)t->n / 512 * 512;
-    sink = (float)probe_read((const char *)arg + each * (size_t)t->id, each);
-}
-
-#define PROBE_N 20000
-
-static void do_fma(struct kthread *t, void *arg)
-{
-    (void)t, (void)arg, sink = probe_fma(PROBE_N);
-}
-static void do_bf16(struct kthread *t, void *arg)
-{
-    (void)t, (void)arg, sink = probe_bf16(PROBE_N);
-}
-static void do_int8(struct kthread *t, void *arg)
-{
-    (void)t, (void)arg, sink = probe_int8(PROBE_N);
-}
-
-static void measure_machine(struct pool *p, bool json)
-{
-    struct pool *one = pool_of(1);
-    char *block = big_alloc(READ_BYTES);
-    memset(block, 1, READ_BYTES);
-    double ops = (double)PROBE_N * PROBE_CHAINS * pool_threads(p) * 2;
-    machine.read1 = (double)READ_BYTES / time_run(one, do_read, block, 0.3);
-    machine.read = (double)READ_BYTES / time_run(p, do_read, block, 0.3);
-    machine.f32 = ops * 16 / time_run(p, do_fma, NULL, 0.1);
-    machine.bf16 = ops * 32 / time_run(p, do_bf16, NULL, 0.1);
-    machine.int8 = ops * 64 / time_run(p, do_int8, NULL, 0.1);
-    if (json) {
-        printf("{\"read_gb_s\":%.2f,\"fma_gflop_s\":%.1f,\"bf16_gflop_s\":%.1f,\"int8_gop_s\":%.1f}\n",
-               machine.read / 1e9, machine.f32 / 1e9, machine.bf16 / 1e9, machine.int8 / 1e9);
-        return;
-    }
-    printf("machine: read %.1f GB/s with 1 thread, %.1f with %d; f32 FMA %.0f, bf16 %.0f, int8 %.0f GFLOP/s\n",
-           machine.read1 / 1e9, machine.read / 1e9, pool_threads(p), machine.f32 / 1e9, machine.bf16 / 1e9,
-           machine.int8 / 1e9);
-    big_free(block, READ_BYTES);
-    pool_free(one);
-}
-
-static void do_barriers(struct kthread *t, void *arg)
-{
-    (void)arg;
-    for (int i = 0; i < 1000; i++) pool_barrier(t);
-}
-
-static void do_nothing(struct kthread *t, void *arg)
-{
-    (void)t, (void)arg;
-}
-
-/* --- single products --- */
-
-static const struct {
+static const struct kind {
     int type;
     enum precision prec;
-} KINDS[] = {{T_Q4_1, PREC_FAST},  {M_ZERO, PREC_FAST}, {M_NF4, PREC_FAST},   {M_INT2, PREC_FAST},
-             {T_Q8_0, PREC_FAST},  {M_INT8, PREC_FAST}, {M_E4M3, PREC_FAST},  {T_BF16, PREC_FAST},
-             {T_Q4_1, PREC_EXACT}, {M_NF4, PREC_EXACT}, {M_E4M3, PREC_EXACT}, {T_F32, PREC_EXACT}};
+    int peer; /* enum peer_type; -1: none is alike */
+} KINDS[] = {{T_BF16, PREC_FAST, PEER_BF16}, {T_Q8_0, PREC_FAST, PEER_INT8}, {M_INT8, PREC_FAST, PEER_INT8},
+             {T_Q4_1, PREC_FAST, PEER_INT8}, {M_ZERO, PREC_FAST, PEER_INT8}, {M_INT2, PREC_FAST, PEER_INT8},
+             {M_NF4, PREC_FAST, PEER_BF16},  {M_E4M3, PREC_FAST, PEER_BF16}, {T_F32, PREC_EXACT, -1},
+             {T_Q4_1, PREC_EXACT, -1},       {M_NF4, PREC_EXACT, -1},        {M_E4M3, PREC_EXACT, -1}};
 
 #define KINDS_N ((int)(sizeof KINDS / sizeof *KINDS))
 
-static double peak_of(const struct weight *w, enum precision prec)
+static const int ROWS[] = {1, 4, 8, 16, 64, ROWS_MAX};
+
+#define ROWS_N ((int)(sizeof ROWS / sizeof *ROWS))
+
+/* One weight of a kind in several copies, activations for ROWS_MAX rows, and the sums. */
+struct product {
+    const struct shape *shape;
+    const struct kind *kind;
+    struct weight w, copy[COPIES_MAX];
+    char *block;
+    size_t block_bytes;
+    int copies;
+    struct act in;
+    float *y;
+    int rows, reps, first; /* of a run: products, and the copy that the first of them takes */
+    bool cold;
+};
+
+static double peak_of(const struct product *p)
 {
-    if (prec == PREC_EXACT) return machine.f32;
-    return weight_act_form(w->layout) == ACT_BF16 ? machine.bf16 : machine.int8;
+    if (p->kind->prec == PREC_EXACT) return machine.f32;
+    return weight_act_form(p->w.layout) == ACT_BF16 ? machine.bf16 : machine.int8;
 }
 
-static void bench_product(struct pool *p, const struct shape *s, int kind, int rows)
+static void make_copies(struct product *p)
 {
-    struct problem pr;
-    struct seg_spec seg = {rows, 0};
-    enum precision prec = KINDS[kind].prec;
-    problem_init(
-        &pr, &(struct problem_spec){
-                 .prec = prec, .type = KINDS[kind].type, .k = s->k, .nout = 1, .n = {s->n}, .seg = &seg, .nseg = 1});
-    double t = time_run(p, run_matmul, &(struct problem_run){kernels_pick(NULL, prec), &pr.mm}, 0.02);
-    double flop = 2.0 * s->n * s->k * rows / t, bytes = (double)pr.w[0].bytes / t, peak = peak_of(&pr.w[0], prec);
-    printf("%-40s %-15s %-5s m=%-4d %8.1f us %7.1f GB/s %7.0f GFLOP/s  %3.0f%% of the multipliers\n", s->name,
-           TYPE_NAMES[KINDS[kind].type], prec == PREC_FAST ? "fast" : "exact", rows, t * 1e6, bytes / 1e9, flop / 1e9,
-           100 * flop / peak);
-    problem_close(&pr);
-}
-
-/* --- a whole model --- */
-
-enum { HIDDEN = 576, KV = 192, MLP = 1536, VOCAB = 49152, LAYERS_N = 30, MODEL_ROWS = 512 };
-enum { Q, K, V, O, GATE, UP, DOWN, PROJECTIONS };
-
-static const struct {
-    int n, k;
-} PROJ[PROJECTIONS] = {{HIDDEN, HIDDEN}, {KV, HIDDEN},  {KV, HIDDEN}, {HIDDEN, HIDDEN},
-                       {MLP, HIDDEN},    {MLP, HIDDEN}, {HIDDEN, MLP}};
-
-/* Rank of each adapter's module: rank 8 everywhere, 16 on attention, 4 on some. */
-static const int RANKS[3][PROJECTIONS] = {{8, 8, 8, 8, 8, 8, 8}, {16, 16, 16, 16, 0, 0, 0}, {4, 0, 4, 0, 0, 4, 4}};
-
-static struct model {
-    enum precision prec;
-    const struct kernels *kn;
-    struct weight w[LAYERS_N][PROJECTIONS], head;
-    struct lora_mod mods[3][LAYERS_N * PROJECTIONS];
-    void *adapter_block[3];
-    size_t adapter_bytes[3];
-    struct act x, norm, gated;
-    float *q, *k, *v, *gate, *up, *logits, *shrink, *ones;
-    int rows, head_rows;
-    struct lora_table table[3];
-    struct lora_seg seg[3];
-    struct lora_batch batch;
-    bool adapted;
-} model;
-
-/* Random blocks with scales in range: as fast to make as to read. */
-static void make_weight(struct weight *w, enum tensor_type type, int n, int k)
-{
-    size_t bytes = tensor_bytes(type, n, k), block = type == T_Q8_0 ? 34 : 20;
-    uint8_t *src = xalloc(bytes);
-    for (size_t i = 0; i + 4 <= bytes; i += 4) memcpy(src + i, &(uint32_t){next_u32()}, 4);
-    for (size_t i = 0; i < bytes; i += block) {
-        src[i + 1] = 0x18;                     /* about 0.002 */
-        if (type == T_Q4_1) src[i + 3] = 0x9c; /* about -0.004 */
-    }
-    if (weight_pack(w, type, src, n, k, NULL, model.prec, NULL)) abort();
-    free(src);
-}
-
-static void make_adapter(int a)
-{
-    enum lora_type type = model.prec == PREC_FAST ? LORA_BF16 : LORA_F32;
-    static float values[16 * MLP];
-    fill(values, 16 * MLP);
-    for (int p = 0; p < PROJECTIONS; p++)
-        if (RANKS[a][p]) model.adapter_bytes[a] += LAYERS_N * lora_mod_bytes(type, RANKS[a][p], PROJ[p].n, PROJ[p].k);
-    char *at = model.adapter_block[a] = big_alloc(model.adapter_bytes[a]);
-    for (int i = 0; i < LAYERS_N * PROJECTIONS; i++) {
-        int p = i % PROJECTIONS, r = RANKS[a][p];
-        if (!r) continue;
-        lora_mod_pack(&model.mods[a][i], type, at, r, PROJ[p].n, PROJ[p].k, 0.01f, T_F32, values, values, NULL);
-        at += lora_mod_bytes(type, r, PROJ[p].n, PROJ[p].k);
+    size_t each = (p->w.bytes + 4095) / 4096 * 4096;
+    p->copies = opt.cold ? (int)(COLD_BYTES / each) + 1 : 1;
+    if (p->copies > COPIES_MAX) p->copies = COPIES_MAX;
+    p->block_bytes = each * (size_t)p->copies;
+    p->block = big_alloc(p->block_bytes);
+    if (!p->block) abort();
+    for (int i = 0; i < p->copies; i++) {
+        p->copy[i] = p->w;
+        p->copy[i].data = memcpy(p->block + each * (size_t)i, p->w.data, p->w.bytes);
     }
 }
 
-static void make_model(enum precision prec)
+static void round_rows(struct kthread *t, void *arg)
 {
-    memset(&model, 0, sizeof model);
-    model.prec = prec;
-    model.kn = kernels_pick(NULL, prec);
-    for (int l = 0; l < LAYERS_N; l++)
-        for (int p = 0; p < PROJECTIONS; p++) make_weight(&model.w[l][p], T_Q4_1, PROJ[p].n, PROJ[p].k);
-    make_weight(&model.head, T_Q8_0, VOCAB, HIDDEN);
-    for (int a = 0; a < 3; a++) make_adapter(a);
-    if (act_init(&model.x, MODEL_ROWS, HIDDEN, 0, NULL) ||
-        act_init(&model.norm, MODEL_ROWS, HIDDEN, ACT_BF16 | ACT_Q8, NULL) ||
-        act_init(&model.gated, MODEL_ROWS, MLP, ACT_BF16 | ACT_Q8, NULL))
-        abort();
-    fill(model.x.x, MODEL_ROWS * HIDDEN);
-    size_t row = sizeof(float) * MODEL_ROWS;
-    model.q = xalloc(row * HIDDEN), model.k = xalloc(row * KV), model.v = xalloc(row * KV);
-    model.gate = xalloc(row * MLP), model.up = xalloc(row * MLP);
-    model.logits = xalloc(sizeof(float) * 16 * VOCAB), model.shrink = xalloc(row * 3 * 16),
-    model.ones = xalloc(sizeof(float) * MLP);
-    for (int i = 0; i < MLP; i++) model.ones[i] = 1;
+    struct product *p = arg;
+    int k = p->w.k;
+    float *ones = t->scratch;
+    for (int i = 0; i < k; i++) ones[i] = 1;
+    kernels_pick("plain", PREC_FAST)->rmsnorm(t, p->in.x, NULL, ROWS_MAX, k, ones, 1e-6f, &p->in);
 }
 
-static void free_model(void)
+static struct product *product_new(struct pool *pool, const struct shape *s, const struct kind *kind)
 {
-    for (int i = 0; i < LAYERS_N * PROJECTIONS; i++) weight_close(&model.w[i / PROJECTIONS][i % PROJECTIONS]);
-    weight_close(&model.head);
-    for (int a = 0; a < 3; a++) big_free(model.adapter_block[a], model.adapter_bytes[a]);
-    act_close(&model.x), act_close(&model.norm), act_close(&model.gated);
-    free(model.q), free(model.k), free(model.v), free(model.gate), free(model.up);
-    free(model.logits), free(model.shrink), free(model.ones);
+    struct product *p = xalloc(sizeof *p);
+    struct matrix m = matrix_make(kind->type, s->n, s->k, false);
+    p->shape = s, p->kind = kind;
+    if (matrix_pack(&p->w, &m, NULL, kind->prec, NULL)) abort();
+    matrix_free(&m);
+    make_copies(p);
+    if (act_init(&p->in, ROWS_MAX, s->k, ACT_BF16 | ACT_Q8, NULL)) abort();
+    fill(p->in.x, (size_t)ROWS_MAX * (size_t)s->k);
+    pool_run(pool, round_rows, p);
+    p->y = big_alloc(sizeof(float) * ROWS_MAX * (size_t)s->n);
+    if (!p->y) abort();
+    return p;
 }
 
-/* Rows in three segments as even as they go. */
-static void set_rows(int rows)
+static void product_free(struct product *p)
 {
-    model.rows = rows;
-    model.head_rows = rows > 16 ? 1 : rows; /* a prompt needs its last row's */
-    model.batch = (struct lora_batch){.seg = model.seg, .modules = PROJECTIONS};
-    for (int i = 0, row0 = 0; i < 3; i++) {
-        int n = (rows + 2 - i) / 3;
-        model.table[i].mod = model.mods[i];
-        if (n) model.seg[model.batch.nseg++] = (struct lora_seg){row0, n, 1, {{&model.table[i], 1}}};
-        row0 += n;
+    big_free(p->y, sizeof(float) * ROWS_MAX * (size_t)p->w.n);
+    big_free(p->block, p->block_bytes);
+    act_close(&p->in);
+    weight_close(&p->w);
+    free(p);
+}
+
+static void run_products(struct kthread *t, void *arg)
+{
+    const struct product *p = arg;
+    const struct kernels *kn = kernels_pick(NULL, p->kind->prec);
+    for (int i = 0; i < p->reps; i++) {
+        struct mm mm = {.in = &p->in, .rows = p->rows, .nout = 1};
+        mm.out[0] = (struct mm_out){
+            .w = &p->copy[p->cold ? (p->first + i) % p->copies : 0], .y = p->y, .ldy = p->w.n, .module = MM_BASE};
+        kn->matmul(t, &mm);
+        pool_barrier(t);
     }
 }
 
-static struct mm product(int layer, const struct act *in, int rows)
+static double middle(double *t, int n)
 {
-    return (struct mm){.in = in,
-                       .rows = rows,
-                       .lora = model.adapted ? &model.batch : NULL,
-                       .layer = layer,
-                       .shrink = model.shrink,
-                       .shrink_ld = 16};
+    double m = median(t, n);
+    return opt.best ? t[0] : m;
 }
 
-static void add_out(struct mm *m, int p, float *y, bool add)
+/* Seconds of one product, median over `budget` seconds; ours for peer NULL. Cold ones go on where they stopped. */
+static double time_products(struct pool *pool, struct product *p, struct peer *peer, double budget)
 {
-    m->out[m->nout++] = (struct mm_out){.w = &model.w[m->layer][p], .y = y, .ldy = PROJ[p].n, .add = add, .module = p};
-}
-
-static void norm(struct kthread *t, int rows)
-{
-    model.kn->rmsnorm(t, model.x.x, NULL, rows, HIDDEN, model.ones, 1e-5f, &model.norm);
-    pool_barrier(t);
-}
-
-static void layer(struct kthread *t, int l)
-{
-    struct mm qkv = product(l, &model.norm, model.rows), o = qkv, gu = qkv, down = product(l, &model.gated, model.rows);
-    add_out(&qkv, Q, model.q, false), add_out(&qkv, K, model.k, false), add_out(&qkv, V, model.v, false);
-    add_out(&o, O, model.gate, false);
-    add_out(&gu, GATE, model.gate, false), add_out(&gu, UP, model.up, false);
-    add_out(&down, DOWN, model.q, false);
-    norm(t, model.rows);
-    model.kn->matmul(t, &qkv);
-    pool_barrier(t);
-    model.kn->matmul(t, &o);
-    pool_barrier(t);
-    norm(t, model.rows);
-    model.kn->matmul(t, &gu);
-    pool_barrier(t);
-    model.kn->glu(t, MLP_SILU, model.gate, model.up, model.rows, MLP, &model.gated);
-    pool_barrier(t);
-    model.kn->matmul(t, &down);
-    pool_barrier(t);
-}
-
-static void forward(struct kthread *t, void *arg)
-{
-    (void)arg;
-    for (int l = 0; l < LAYERS_N; l++) layer(t, l);
-    norm(t, model.head_rows);
-    struct mm head = {.in = &model.norm,
-                      .rows = model.head_rows,
-                      .nout = 1,
-                      .out = {{.w = &model.head, .y = model.logits, .ldy = VOCAB, .module = -1}}};
-    model.kn->matmul(t, &head);
-}
-
-static double one_forward(struct pool *p, bool adapted)
-{
-    model.adapted = adapted;
-    double start = now_s();
-    pool_run(p, forward, NULL);
-    return now_s() - start;
-}
-
-static void bench_rows(struct pool *p, int rows, double budget)
-{
-    static double base[REPS_MAX], mixed[REPS_MAX], ratio[REPS_MAX];
+    static double t[SAMPLES_MAX];
     int n = 0;
-    set_rows(rows);
-    one_forward(p, false), one_forward(p, true);
-    for (double end = now_s() + budget; n < REPS_MAX && (n < 3 || now_s() < end); n++) {
-        base[n] = one_forward(p, false);
-        mixed[n] = one_forward(p, true);
-        ratio[n] = base[n] / mixed[n];
+    for (double end = now_s() + budget; n < SAMPLES_MAX && (n < 3 || now_s() < end); n++) {
+        double start = now_s();
+        if (peer)
+            for (int i = 0; i < p->reps; i++) peer_run(peer, p->cold ? p->first + i : 0);
+        else
+            pool_run(pool, run_products, p);
+        t[n] = (now_s() - start) / p->reps;
+        p->first = (p->first + p->reps) % p->copies;
     }
-    double t = median(base, n), adapted = median(mixed, n);
-    double bytes = (double)model.head.bytes;
-    for (int i = 0; i < LAYERS_N * PROJECTIONS; i++) bytes += (double)model.w[i / PROJECTIONS][i % PROJECTIONS].bytes;
-    double flop = 2.0 * rows * LAYERS_N * (2 * HIDDEN * HIDDEN + 2 * KV * HIDDEN + 3 * MLP * HIDDEN) +
-                  2.0 * model.head_rows * VOCAB * HIDDEN;
-    double peak = model.prec == PREC_FAST ? machine.int8 : machine.f32;
-    printf("model %-5s m=%-4d base %8.0f rows/s  3 adapters %8.0f rows/s  ratio %.3f   base: %3.0f%% of the read rate, "
-           "%3.0f%% of the "
-           "multipliers\n",
-           model.prec == PREC_FAST ? "fast" : "exact", rows, rows / t, rows / adapted, median(ratio, n),
-           100 * bytes / t / machine.read, 100 * flop / t / peak);
+    return middle(t, n);
 }
 
-/* --- attention --- */
-
-static void do_attention(struct kthread *t, void *arg)
+static void choose_reps(struct pool *pool, struct product *p)
 {
-    struct attn *a = arg;
-    kernels_pick(NULL, model.prec)->attention(t, a, &model.gated);
+    p->reps = 1;
+    double one = time_products(pool, p, NULL, 0);
+    p->reps = one < RUN_S ? (int)(RUN_S / one) + 1 : 1;
 }
 
-/* SmolLM2's heads: `seqs` sequences of `rows` rows that end at `context`. */
-static void bench_attention(struct pool *p, enum precision prec, int seqs, int rows, int context)
+struct figures {
+    double t, peer, ratio; /* seconds; peer's over ours */
+};
+
+/* Ours and the peer's in turns; ratios are taken within a round. */
+static struct figures compare(struct pool *pool, struct product *p, struct peer *peer)
 {
-    int pages = (context + KV_PAGE - 1) / KV_PAGE, *page = xalloc(sizeof(int) * (size_t)(pages * seqs));
-    struct kv_cache kv = {kv_type_of(prec), 1, 3, 64, pages * seqs, kv_page_bytes(kv_type_of(prec), 3, 64), NULL};
-    kv.base = big_alloc(kv.page_bytes * (size_t)kv.pages);
-    struct attn_seq *seq = xalloc(sizeof *seq * (size_t)seqs);
-    for (int i = 0; i < pages * seqs; i++) page[i] = i;
-    for (int i = 0; i < seqs; i++) seq[i] = (struct attn_seq){i * rows, rows, context - rows, page + i * pages};
-    struct attn a = {
-        .nseq = seqs, .seq = seq, .rows = seqs * rows, .heads = 9, .scale = 0.125f, .q = model.gate, .kv = &kv};
-    fill(model.gate, (size_t)(seqs * rows) * HIDDEN);
-    double t = time_run(p, do_attention, &a, 0.05), pairs = (double)seqs * rows * (context - (rows - 1) / 2.0);
-    double flop = pairs * 9 * 64 * 4 / t, bytes = (double)kv.page_bytes * kv.pages / t;
-    printf("attention %-5s %d x %-3d rows, context %-4d: %8.1f us a layer  %6.0f GFLOP/s (%2.0f%%)  %5.1f GB/s of KV\n",
-           prec == PREC_FAST ? "fast" : "exact", seqs, rows, context, t * 1e6, flop / 1e9,
-           100 * flop / (prec == PREC_FAST ? machine.bf16 : machine.f32), bytes / 1e9);
-    big_free(kv.base, kv.page_bytes * (size_t)kv.pages);
-    free(page), free(seq);
+    double ours[ROUNDS], theirs[ROUNDS] = {0}, ratio[ROUNDS] = {0};
+    choose_reps(pool, p);
+    for (int i = 0; i < ROUNDS; i++) {
+        ours[i] = time_products(pool, p, NULL, opt.budget / ROUNDS);
+        if (!peer) continue;
+        theirs[i] = time_products(pool, p, peer, opt.budget / ROUNDS);
+        ratio[i] = theirs[i] / ours[i];
+        nanosleep(&(struct timespec){.tv_nsec = (long)(PAUSE_S * 1e9)}, NULL);
+    }
+    return (struct figures){middle(ours, ROUNDS), middle(theirs, ROUNDS), median(ratio, ROUNDS)};
+}
+
+static void print_figures(const struct product *p, const struct figures *f)
+{
+    double flop = 2.0 * p->w.n * p->w.k * p->rows / f->t, bytes = (double)p->w.bytes / f->t;
+    const char *prec = p->kind->prec == PREC_FAST ? "fast" : "exact", *state = p->cold ? "cold" : "hot";
+    if (opt.json) {
+        printf("{\"shape\":\"%s\",\"n\":%d,\"k\":%d,\"type\":\"%s\",\"layout\":\"%s\",\"precision\":\"%s\",\"rows\":%d,"
+               "\"state\":\"%s\",\"us\":%.2f,\"gflop_s\":%.1f,\"of_peak\":%.3f,\"gb_s\":%.2f,\"of_read\":%.3f",
+               p->shape->name, p->w.n, p->w.k, TYPE_NAMES[p->kind->type], layout_name[p->w.layout], prec, p->rows,
+               state, f->t * 1e6, flop / 1e9, flop / peak_of(p), bytes / 1e9, bytes / machine.read);
+        if (f->peer > 0)
+            printf(",\"peer\":\"%s\",\"peer_us\":%.2f,\"peer_ratio\":%.3f", peer_name, f->peer * 1e6, f->ratio);
+        printf("}\n");
+        return;
+    }
+    printf("%-24s %-16s %-5s m=%-4d %-4s %8.1f us %6.0f GFLOP/s %3.0f%% %6.1f GB/s %3.0f%%", p->shape->name,
+           TYPE_NAMES[p->kind->type], prec, p->rows, state, f->t * 1e6, flop / 1e9, 100 * flop / peak_of(p),
+           bytes / 1e9, 100 * bytes / machine.read);
+    if (f->peer > 0) printf("  %s %8.1f us, %.2f x", peer_name, f->peer * 1e6, f->ratio);
+    printf("\n");
+}
+
+static void bench_rows(struct pool *pool, struct product *p, int rows)
+{
+    struct peer *peer = NULL;
+    p->rows = rows;
+    if (p->kind->peer >= 0) peer = peer_new((enum peer_type)p->kind->peer, rows, p->w.n, p->w.k, p->copies);
+    for (int cold = 0; cold < 2; cold++) {
+        if (cold ? !opt.cold || rows > 64 : !opt.hot) continue;
+        p->cold = cold;
+        struct figures f = compare(pool, p, peer);
+        print_figures(p, &f);
+    }
+    peer_free(peer);
+}
+
+static void bench_shape(struct pool *pool, const struct shape *s)
+{
+    for (int i = 0; i < KINDS_N; i++) {
+        if (!strstr(TYPE_NAMES[KINDS[i].type], opt.kind)) continue;
+        struct product *p = product_new(pool, s, &KINDS[i]);
+        for (int r = 0; r < ROWS_N; r++)
+            if (!opt.rows || opt.rows == ROWS[r]) bench_rows(pool, p, ROWS[r]);
+        product_free(p);
+    }
+}
+
+/* 0, or -1: not understood. */
+static int read_options(int argc, char **argv)
+{
+    for (int i = 1; i < argc; i++) {
+        const char *a = argv[i], *value = i + 1 < argc ? argv[i + 1] : NULL;
+        if (!strcmp(a, "--json"))
+            opt.json = true;
+        else if (!strcmp(a, "--machine"))
+            opt.machine_only = opt.json = true;
+        else if (!strcmp(a, "--hot"))
+            opt.cold = false;
+        else if (!strcmp(a, "--cold"))
+            opt.hot = false;
+        else if (!strcmp(a, "--best"))
+            opt.best = true;
+        else if (!strcmp(a, "--shape") && value)
+            opt.shape = value, i++;
+        else if (!strcmp(a, "--kind") && value)
+            opt.kind = value, i++;
+        else if (!strcmp(a, "--rows") && value)
+            opt.rows = (int)strtol(value, NULL, 10), i++;
+        else if (!strcmp(a, "--ms") && value)
+            opt.budget = (double)strtol(value, NULL, 10) / 1000, i++;
+        else if (a[0] != '-')
+            opt.threads = (int)strtol(a, NULL, 10);
+        else
+            return -1;
+    }
+    return 0;
 }
 
 int main(int argc, char **argv)
 {
-    struct pool *p = pool_of(argc > 1 ? (int)strtol(argv[1], NULL, 10) : 0);
     setvbuf(stdout, NULL, _IOLBF, 0);
+    if (read_options(argc, argv)) {
+        fprintf(stderr, "bench_kernels: an option is not known; the file's head lists them\n");
+        return 2;
+    }
     if (!kernels_pick("avx512", PREC_FAST)) {
         printf("bench_kernels: this processor has no AVX-512; the plain table is a definition, not timed\n");
-        pool_free(p);
         return 0;
     }
-    bool only_machine = argc > 1 && !strcmp(argv[1], "--machine");
-    measure_machine(p, only_machine);
-    if (only_machine) {
-        pool_free(p);
-        return 0;
+    struct pool *pool = pool_of(opt.threads);
+    machine = machine_measure(pool);
+    machine_print(&machine, pool_threads(pool), opt.json);
+    for (int s = 0; !opt.machine_only && s < BENCH_SHAPES_N; s++)
+        if (strstr(BENCH_SHAPES[s].name, opt.shape)) bench_shape(pool, &BENCH_SHAPES[s]);
+    if (!opt.json) {
+        machine = machine_measure(pool);
+        machine_print(&machine, pool_threads(pool), false);
     }
-    printf("pool of %d: run %.2f us, barrier %.3f us\n", pool_threads(p), time_run(p, do_nothing, NULL, 0.05) * 1e6,
-           time_run(p, do_barriers, NULL, 0.05) * 1e3);
-    for (enum precision prec = PREC_FAST; prec <= PREC_EXACT; prec++) {
-        static const int rows[] = {1, 2, 4, 8, 16, 512};
-        make_model(prec);
-        for (int i = 0; i < 6; i++) bench_rows(p, rows[i], prec == PREC_FAST ? 1 : 0.6);
-        bench_attention(p, prec, 1, 1, 512);
-        bench_attention(p, prec, 8, 1, 512);
-        bench_attention(p, prec, 1, 512, 512);
-        free_model();
-    }
-    for (int s = 0; s < SHAPES_N - 3; s++)
-        for (int kind = 0; kind < KINDS_N; kind++)
-            for (int rows = 1; rows <= 64; rows *= 8) bench_product(p, &SHAPES[s], kind, rows);
-    measure_machine(p, false);
-    pool_free(p);
+    pool_free(pool);
     return 0;
 }

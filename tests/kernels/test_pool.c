@@ -96,6 +96,41 @@ static void every_item_is_claimed_once_per_phase(void **state)
     }
 }
 
+static void claim_near(struct kthread *t, void *arg)
+{
+    struct job *j = arg;
+    for (int phase = 0; phase < PHASES; phase++) {
+        int items = phase % 3 == 0 ? ITEMS : phase % 7, last = -1;
+        pool_claim_begin(t);
+        for (int i; (i = pool_claim_near(t, items)) >= 0;) {
+            bool own = i >= items * t->id / t->n && i < items * (t->id + 1) / t->n;
+            if (own && i <= last) atomic_fetch_add(&j->sum[0], 1); /* out of order */
+            if (own) last = i;
+            atomic_fetch_add(&j->taken[i], 1);
+        }
+        pool_barrier(t);
+    }
+}
+
+static void near_claims_take_every_item_once_and_the_own_part_in_order(void **state)
+{
+    (void)state;
+    for (int n = 1; n <= 4; n++) {
+        struct pool *p = pool_of(n);
+        for (int run = 1; run <= 3; run++) {
+            struct job j = {0};
+            pool_run(p, claim_near, &j);
+            assert_int_equal(j.sum[0], 0);
+            for (int i = 0; i < ITEMS; i++) {
+                int want = 0;
+                for (int phase = 0; phase < PHASES; phase++) want += phase % 3 == 0 || i < phase % 7;
+                assert_int_equal(j.taken[i], want);
+            }
+        }
+        pool_free(p);
+    }
+}
+
 static void a_number_of_threads_out_of_range_is_refused(void **state)
 {
     (void)state;
@@ -114,6 +149,7 @@ int main(void)
         cmocka_unit_test(parked_threads_wake_up),
         cmocka_unit_test(nobody_passes_a_barrier_before_all_have_come),
         cmocka_unit_test(every_item_is_claimed_once_per_phase),
+        cmocka_unit_test(near_claims_take_every_item_once_and_the_own_part_in_order),
         cmocka_unit_test(a_number_of_threads_out_of_range_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
