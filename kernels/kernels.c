@@ -180,6 +180,7 @@ static const struct mm_ops avx2_fast = {
               [LAYOUT_T4] = panel_t4_avx2,
               [LAYOUT_F8] = panel_f8_avx2,
               [LAYOUT_Q2] = panel_q2_avx2},
+    .store = store_plain,
     .shrink = lora_shrink_bf16_avx2,
     .expand = lora_expand_bf16_avx2,
     .element = 2,
@@ -195,6 +196,7 @@ static const struct mm_ops avxvnni_fast = {
               [LAYOUT_T4] = panel_t4_avx2,
               [LAYOUT_F8] = panel_f8_avx2,
               [LAYOUT_Q2] = panel_q2_avxvnni},
+    .store = store_plain,
     .shrink = lora_shrink_bf16_avx2,
     .expand = lora_expand_bf16_avx2,
     .element = 2,
@@ -202,6 +204,7 @@ static const struct mm_ops avxvnni_fast = {
 
 static const struct mm_ops avx2_exact = {
     .panel = {[0 ... LAYOUTS - 1] = panel_exact_avx2},
+    .store = store_plain,
     .shrink = lora_shrink_f32_avx2,
     .expand = lora_expand_f32_avx2,
     .element = 4,

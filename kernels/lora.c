@@ -8,7 +8,7 @@
 #include "kernels/convert.h"
 #include "kernels/pack.h"
 
-#define LINE 64
+#define LINE 64 /* prefetching functions are always inlined: gcc drops calls of what it takes to be without effect */
 #define ROWS_PER_SHARE 4 /* from this many rows a thread on, rows are dealt instead of ranks */
 
 static size_t round_line(size_t bytes)
@@ -157,12 +157,27 @@ static void shrink_part(const struct kthread *t, const struct mm *m, const struc
     }
 }
 
-void lora_shrink_share(struct kthread *t, const struct mm *m, lora_shrink_fn *shrink)
+/* Ask for this thread's rows of the A that the segment after s brings: each is a short run of lines somewhere else, which
+ * no processor guesses. */
+static inline __attribute__((always_inline)) void prefetch_next(const struct kthread *t, const struct mm *m, int s,
+                                                                const struct mm_out *out, size_t element)
+{
+    if (s + 1 >= m->lora->nseg) return;
+    const struct lora_seg *seg = &m->lora->seg[s + 1];
+    const struct lora_mod *mod = lora_mod_of(m, &seg->use[0], out);
+    if (!mod || seg->rows >= ROWS_PER_SHARE * t->n) return;
+    size_t row = (size_t)m->out[0].w->k * element;
+    const char *a = mod->a, *end = a + row * (size_t)(mod->r * (t->id + 1) / t->n);
+    for (a += row * (size_t)(mod->r * t->id / t->n); a < end; a += LINE) __builtin_prefetch(a, 0, 2);
+}
+
+void lora_shrink_share(struct kthread *t, const struct mm *m, lora_shrink_fn *shrink, size_t element)
 {
     for (int o = 0; o < m->nout; o++) {
         float *v = m->shrink + (size_t)o * (size_t)m->rows * (size_t)m->shrink_ld;
         for (int s = 0; s < m->lora->nseg; s++) {
             const struct lora_seg *seg = &m->lora->seg[s];
+            prefetch_next(t, m, s, &m->out[o], element);
             for (int u = 0, at = 0; u < seg->nuse; u++) {
                 const struct lora_mod *mod = lora_mod_of(m, &seg->use[u], &m->out[o]);
                 if (!mod) continue;

@@ -28,5 +28,5 @@ const struct lora_mod *lora_mod_of(const struct mm *m, const struct lora_use *us
 /* Does any row of the product use an adapter? */
 bool lora_any(const struct mm *m);
 
-/* This thread's share of all shrinks of the product, into m->shrink. */
-void lora_shrink_share(struct kthread *t, const struct mm *m, lora_shrink_fn *shrink);
+/* This thread's share of all shrinks of the product, into m->shrink; `element`: bytes of one of A. */
+void lora_shrink_share(struct kthread *t, const struct mm *m, lora_shrink_fn *shrink, size_t element);

@@ -21,7 +21,7 @@
 #include "kernels/matmul.h"
 #include <assert.h>
 
-#define LINE 64
+#define LINE 64 /* prefetching functions are always inlined: gcc drops calls of what it takes to be without effect */
 
 struct item {
     int out, panel, row0, rows;
@@ -32,7 +32,7 @@ static int panels_of(const struct weight *w)
     return (w->n + PANEL - 1) / PANEL;
 }
 
-static void prefetch_lines(const char *p, size_t bytes)
+static inline __attribute__((always_inline)) void prefetch_lines(const char *p, size_t bytes)
 {
     for (size_t i = 0; i < bytes; i += LINE) __builtin_prefetch(p + i);
 }
@@ -46,7 +46,8 @@ static bool overlap(const struct lora_seg *seg, int row0, int rows, int *lo, int
 }
 
 /* Touch the B panels that expand() will read, while the base's panel is computed. */
-static void prefetch_adapters(const struct mm *m, const struct item *it, size_t element)
+static inline __attribute__((always_inline)) void prefetch_adapters(const struct mm *m, const struct item *it,
+                                                                    size_t element)
 {
     int lo, hi;
     for (int s = 0; m->lora && s < m->lora->nseg; s++) {
@@ -110,7 +111,7 @@ static void store(const struct mm_out *out, const struct item *it, const float *
 }
 
 /* Bring the lines of y that store() will write near, while the sums are made. */
-static void prefetch_y(const struct mm_out *out, const struct item *it)
+static inline __attribute__((always_inline)) void prefetch_y(const struct mm_out *out, const struct item *it)
 {
     const float *y = out->y + (size_t)it->row0 * (size_t)out->ldy + it->panel * PANEL;
     for (int row = 0; row < it->rows; row++, y += out->ldy) {
@@ -187,7 +188,7 @@ void matmul_run(struct kthread *t, const struct mm *m, int n, const struct mm_op
         assert(m[i].nout >= 1 && m[i].nout <= MM_OUTS);
         items += items_of(&m[i]);
         if (!lora_any(&m[i])) continue;
-        lora_shrink_share(t, &m[i], ops->shrink);
+        lora_shrink_share(t, &m[i], ops->shrink, ops->element);
         adapted = true;
     }
     if (adapted) pool_barrier(t);

@@ -5,7 +5,8 @@
  *   cold   weights taking turns until they are more than any cache holds: what a step of the engine meets
  *
  * A product is timed as the engine runs it: inside a run of the pool, a barrier behind it. int8 layouts are compared
- * with oneDNN's u8 x s8, which knows one scale per output where ours have one per 32 inputs.
+ * with oneDNN's u8 x s8, which knows one scale per output where ours have one per 32 inputs. Its threads are OpenMP's:
+ * with OMP_WAIT_POLICY=active they would spin on our cores during our turns.
  *
  *   bench_kernels [threads]           a table
  *   --json                            one object a line: the machine, then the products

@@ -1,10 +1,9 @@
-/* How fast a whole model's products are, and attention, beside what the machine itself can do in the same run.
+/* How fast a whole model's products are beside what the machine itself can do in the same run.
  *
- *   1. products, norms and gate of all layers and the head (no attention) on random weights: rows/s of base rows, as a
- *      fraction of the read rate and of the multipliers, and with adapters taking turns with it: 8 of rank 8, 8 of
- *      ranks 8 to 64, on all seven modules. "bytes allow" is what the adapters' own bytes leave of the base's rate
- *      where memory bounds both
- *   2. attention at several contexts
+ * Products, norms and gate of all layers and the head (no attention) on random weights: rows/s of base rows, as a
+ * fraction of the read rate and of the multipliers, and with adapters taking turns with it: 8 of rank 8, 8 of
+ * ranks 8 to 64, on all seven modules. "bytes allow" is what the adapters' own bytes leave of the base's rate
+ * where memory bounds both
  *
  * Figures are medians of short runs, since other processes and the machine's own states disturb; compare ratios within one run.
  *   bench_model [threads]              (default: all cores)
@@ -269,35 +268,6 @@ static void bench_rows(struct pool *p, int rows, double budget)
     printf("\n");
 }
 
-/* --- attention --- */
-
-static void do_attention(struct kthread *t, void *arg)
-{
-    struct attn *a = arg;
-    kernels_pick(NULL, a->kv->prec)->attention(t, a, &model.gated);
-}
-
-/* SmolLM2's heads: `seqs` sequences of `rows` rows that end at `context`. */
-static void bench_attention(struct pool *p, enum precision prec, int seqs, int rows, int context)
-{
-    int pages = (context + KV_PAGE - 1) / KV_PAGE, *page = xalloc(sizeof(int) * (size_t)(pages * seqs));
-    struct kv_cache kv = {prec, 1, 3, 64, pages * seqs, kv_page_bytes(prec, 3, 64), NULL};
-    kv.base = big_alloc(kv.page_bytes * (size_t)kv.pages);
-    struct attn_seq *seq = xalloc(sizeof *seq * (size_t)seqs);
-    for (int i = 0; i < pages * seqs; i++) page[i] = i;
-    for (int i = 0; i < seqs; i++) seq[i] = (struct attn_seq){i * rows, rows, context - rows, page + i * pages};
-    struct attn a = {
-        .nseq = seqs, .seq = seq, .rows = seqs * rows, .heads = 9, .scale = 0.125f, .q = model.gate, .kv = &kv};
-    fill(model.gate, (size_t)(seqs * rows) * (size_t)DIMS[0].hidden);
-    double t = time_run(p, do_attention, &a, 0.05), pairs = (double)seqs * rows * (context - (rows - 1) / 2.0);
-    double flop = pairs * 9 * 64 * 4 / t, bytes = (double)kv.page_bytes * kv.pages / t;
-    printf("attention %-5s %d x %-3d rows, context %-4d: %8.1f us a layer  %6.0f GFLOP/s (%2.0f%%)  %5.1f GB/s of KV\n",
-           prec == PREC_FAST ? "fast" : "exact", seqs, rows, context, t * 1e6, flop / 1e9,
-           100 * flop / (prec == PREC_FAST ? machine.bf16 : machine.f32), bytes / 1e9);
-    big_free(kv.base, kv.page_bytes * (size_t)kv.pages);
-    free(page), free(seq);
-}
-
 static void bench_model(struct pool *p, const struct dims *d, const struct model_type *type)
 {
     static const int rows[] = {1, 2, 4, 8, 16, 64, 512};
@@ -305,17 +275,6 @@ static void bench_model(struct pool *p, const struct dims *d, const struct model
     for (int i = 0; i < (int)(sizeof rows / sizeof *rows); i++)
         if (!opt.rows || opt.rows == rows[i]) bench_rows(p, rows[i], type->prec == PREC_FAST ? 1 : 0.6);
     free_model();
-}
-
-static void bench_attentions(struct pool *p)
-{
-    for (enum precision prec = PREC_FAST; prec <= PREC_EXACT; prec++) {
-        make_model(&DIMS[0], &MODEL_TYPES[prec == PREC_FAST ? 1 : 3]);
-        bench_attention(p, prec, 1, 1, 512);
-        bench_attention(p, prec, 8, 1, 512);
-        bench_attention(p, prec, 1, 512, 512);
-        free_model();
-    }
 }
 
 /* 0, or -1: not understood. */
@@ -355,7 +314,6 @@ int main(int argc, char **argv)
         for (int i = 0; i < MODEL_TYPES_N; i++)
             if (strstr(DIMS[d].name, opt.model) && strstr(MODEL_TYPES[i].name, opt.type))
                 bench_model(p, &DIMS[d], &MODEL_TYPES[i]);
-    if (!*opt.model && !*opt.type) bench_attentions(p);
     machine = machine_measure(p);
     machine_print(&machine, pool_threads(p), false);
     pool_free(p);
