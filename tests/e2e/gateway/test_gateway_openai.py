@@ -133,7 +133,7 @@ def test_a_killed_engine_ends_streams_in_an_error_and_the_next_request_is_served
         request_id = r.headers["x-request-id"]
         for line in r.iter_lines():
             lines.append(line)
-            if len([x for x in lines if x.startswith("data:")]) == 5:
+            if line.startswith("data:") and len([x for x in lines if x.startswith("data:")]) == 5:
                 g.kill_engine()
     chunks, done = events(lines)
     assert not done and chunks[-1]["error"]["code"] == "engine_error"
