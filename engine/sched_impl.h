@@ -152,6 +152,8 @@ struct gen {
     struct err err; /* PLACE_FAILED */
     /* [S] */
     uint64_t planned;     /* mark of the last plan that has its prompt */
+    int64_t mask_us;      /* what its last mask took that was not known */
+    bool sits_out;        /* this step, for want of a mask */
     int32_t *ids;         /* prompt, then what was chosen, then what is guessed */
     int nids, nout, done; /* done: positions whose keys and values are in the cache */
     struct kv_seq kv;
@@ -261,6 +263,7 @@ struct sched {
     struct plan plan;
     uint64_t marks;                       /* plans */
     double left_us;                       /* of the step that is planned */
+    uint64_t masked;                      /* stamp of the last one that got time for a mask */
     struct lora_slot *unpin[SLOTS_UNPIN]; /* to be given back without the lock */
     int nunpin;
     int64_t begun_us, planned_us, computed_us; /* of the step: planning began, was over; products were done */

@@ -16,6 +16,9 @@
 #include "engine/sched_impl.h"
 #include <stdlib.h>
 
+#define MASKS_US 2000 /* of a step, for each thread: masks of grammars that are not known yet */
+#define MASK_US 500   /* what one is taken to cost before there was one */
+
 int plan_init(struct plan *p, const struct sched_options *o, struct err *e)
 {
     size_t n = (size_t)o->max_running, logits = n + SCHED_EXTRA;
@@ -80,13 +83,36 @@ static int given_of(const struct plan *p, const struct gen *g, int *rows)
     return room;
 }
 
+static bool wants_mask(const struct gen *g)
+{
+    return g->grammar && g->nids - g->done == 1 && !grammar_mask_known(g->grammar);
+}
+
+/* Masks that are not known yet take up to milliseconds each, and everybody waits for the step: there is time for some of
+ * them, in turn, for one at least; who gets none sits the step out. What one takes is what its last one took. */
+static void deal_masks(struct sched *s)
+{
+    int64_t left = (int64_t)MASKS_US * pool_threads(s->pool);
+    uint64_t after = s->masked;
+    for (struct gen *g = s->running.first; g; g = g->next) g->sits_out = wants_mask(g);
+    for (int round = 0; round < 2; round++)
+        for (struct gen *g = s->running.first; g && left > 0; g = g->next) {
+            if (!g->sits_out || (g->stamp > after) != (round == 0)) continue;
+            g->sits_out = false;
+            s->masked = g->stamp;
+            left -= g->mask_us ? g->mask_us : MASK_US;
+        }
+}
+
 static void add_decode(struct sched *s, struct plan *p)
 {
     int ones = 0;
+    deal_masks(s);
     for (struct gen *g = s->running.first; g; g = g->next) ones += g->nids - g->done == 1;
     for (struct gen *g = s->running.first; g; g = g->next) {
         if (g->nids - g->done != 1) continue;
         ones--;
+        if (g->sits_out) continue;
         int rows = 1, drafts = drafts_of(s, g, s->o.step_tokens - p->rows - 1 - ones), given = given_of(p, g, &rows);
         if (rows) add_part(p, g, rows, drafts, given);
     }

@@ -6,6 +6,7 @@
  *
  * A thread that has a job owns its sequence for the time: it reads its tokens and moves the state of its grammar. The step thread takes
  * over when the pool is done. */
+#include "base/clock.h"
 #include "engine/sched_impl.h"
 #include <string.h>
 
@@ -14,7 +15,9 @@ static enum sample_rc allow(struct sched *s, int thread, struct gen *g, struct s
 {
     int words = grammar_mask_words(s->m->vocab);
     if (!g->grammar) return SAMPLE_OK;
+    int64_t began = grammar_mask_known(g->grammar) ? 0 : clock_mono_us();
     if (grammar_mask(g->grammar, s->mask[thread])) return SAMPLE_NO_MEMORY;
+    if (began) g->mask_us = clock_mono_us() - began;
     in->mask = s->mask[thread];
     for (int i = 0; i < words; i++)
         if (s->mask[thread][i]) return SAMPLE_OK;

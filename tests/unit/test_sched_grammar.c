@@ -117,6 +117,32 @@ static void test_masked_answers_are_the_same_alone_preempted_cached_and_guessed(
     close_all();
 }
 
+static void test_those_who_wait_for_a_mask_lose_nothing_but_time(void **state)
+{
+    (void)state;
+    static struct told alone[CROWD], together[CROWD];
+    struct grammar *g[CROWD];
+    struct want w[CROWD];
+    struct sched_options many = roomy;
+    many.max_running = CROWD;
+    many.threads = 1;
+    open_with(&many);
+    for (int i = 0; i < CROWD; i++) { /* one grammar each: no mask is known, and there is time for a few in a step */
+        char pattern[64];
+        snprintf(pattern, sizeof pattern, "[a-%c]{20,%d}(xy|z)+", 'b' + i % 20, 30 + i);
+        g[i] = regex_of(pattern);
+        w[i] = (struct want){.seed = (uint64_t)i, .own = 1 + i, .max = 50, .temperature = 2, .grammar = i ? g[i] : NULL};
+    }
+    want_ask_all(&t, w, together, CROWD);
+    for (int i = 0; i < CROWD; i++) {
+        want_ask(&t, &w[i], &alone[i]);
+        assert_same_answer(&together[i], &alone[i]);
+        grammar_unref(g[i]);
+    }
+    tiny_assert_idle(&t);
+    close_all();
+}
+
 static void test_a_grammar_and_its_request_can_end_in_either_order(void **state)
 {
     (void)state;
@@ -147,6 +173,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_an_answer_is_one_of_the_choices),
         cmocka_unit_test(test_masked_answers_are_the_same_alone_preempted_cached_and_guessed),
+        cmocka_unit_test(test_those_who_wait_for_a_mask_lose_nothing_but_time),
         cmocka_unit_test(test_a_grammar_and_its_request_can_end_in_either_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
