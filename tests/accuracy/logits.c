@@ -18,9 +18,9 @@
 #include "engine/kv.h"
 #include "engine/lora.h"
 #include "engine/source.h"
+#include "tests/unit/pin_folder.h"
 #include <errno.h>
 #include <limits.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -134,66 +134,17 @@ static int read_prompts(struct logits *l, struct err *e)
 
 /* --- adapters --- */
 
-struct waited {
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    bool came;
-    struct err err;
-    struct lora_slot *slot;
-};
-
-static void arrived(struct waited *w, struct lora_slot *slot, const struct err *e)
-{
-    pthread_mutex_lock(&w->lock);
-    w->slot = slot;
-    if (e) w->err = *e;
-    w->came = true;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-}
-
-static void on_load(void *u, const struct err *e)
-{
-    arrived(u, NULL, e);
-}
-
-static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e)
-{
-    (void)cold;
-    arrived(u, slot, e);
-}
-
-static void await(struct waited *w)
-{
-    pthread_mutex_lock(&w->lock);
-    while (!w->came) pthread_cond_wait(&w->cond, &w->lock);
-    w->came = false;
-    pthread_mutex_unlock(&w->lock);
-}
-
 static struct lora_slot *pin(struct logits *l, const char *folder, struct err *e)
 {
-    struct adapter *a;
-    struct waited w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
-    char *dir = realpath(folder, NULL);
+    char digest[SHA256_HEX], *dir = realpath(folder, NULL);
+    struct lora_slot *slot = NULL;
     if (!dir) {
         err_errno(e, "no such folder: %s", folder);
         return NULL;
     }
-    if (adapter_open(&a, dir, &l->m->desc, NULL, &w.err) == 0) {
-        char digest[SHA256_HEX];
-        memcpy(digest, a->digest, sizeof digest);
-        adapter_close(a);
-        lora_load(l->loras, digest, dir, on_load, &w);
-        await(&w);
-        if (!w.err.code) {
-            lora_pin(l->loras, digest, on_pin, &w);
-            await(&w);
-        }
-    }
+    pin_folder(l->loras, &l->m->desc, dir, digest, &slot, e);
     free(dir);
-    if (w.err.code) *e = w.err;
-    return w.err.code ? NULL : w.slot;
+    return slot;
 }
 
 /* The row from which the adapter takes part: aLoRA's begins at the last occurrence of its tokens. */

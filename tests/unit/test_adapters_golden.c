@@ -8,9 +8,9 @@
 #include "engine/forward.h"
 #include "engine/kv.h"
 #include "engine/lora.h"
+#include "tests/unit/pin_folder.h"
 #include "tests/unit/tables.h"
 #include <math.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -141,8 +141,8 @@ static void engine_open(struct engine *e, const char *model, enum precision prec
     snprintf(path, sizeof path, ROOT "/%s", model);
     if (model_load(&e->m, path, NULL, prec, 0, &err) || lora_set_new(&e->loras, e->m, &o, &err) ||
         pool_new(&e->pool, THREADS, &err) || kv_pool_init(&e->kv, e->m, 32 << 20, 1, &err) ||
-        forward_new(&e->f, e->m, kernels_pick(current_table, prec), e->pool, &e->kv.cache, ROWS_MAX,
-                    SEQS_MAX * 3, LORA_STACK * RANK_MAX, &err))
+        forward_new(&e->f, e->m, kernels_pick(current_table, prec), e->pool, &e->kv.cache, ROWS_MAX, SEQS_MAX * 3,
+                    LORA_STACK * RANK_MAX, &err))
         fail_msg("%s: %s", model, err.msg);
     assert_int_equal(e->m->vocab, golden.vocab);
 }
@@ -157,67 +157,21 @@ static void engine_close(struct engine *e)
     model_free(e->m);
 }
 
-struct waited {
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    bool came;
-    struct err err;
-    struct lora_slot *slot;
-};
-
-static void arrived(struct waited *w, struct lora_slot *slot, const struct err *e)
-{
-    pthread_mutex_lock(&w->lock);
-    w->slot = slot;
-    if (e) w->err = *e;
-    w->came = true;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-}
-
-static void on_load(void *u, const struct err *e)
-{
-    arrived(u, NULL, e);
-}
-
-static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e)
-{
-    (void)cold;
-    arrived(u, slot, e);
-}
-
-static void await(struct waited *w)
-{
-    pthread_mutex_lock(&w->lock);
-    while (!w->came) pthread_cond_wait(&w->cond, &w->lock);
-    pthread_mutex_unlock(&w->lock);
-    w->came = false;
-}
-
 /* The index of the folder's adapter among the pinned ones; -1 after a complaint. */
 static int pin(struct engine *e, const char *name)
 {
     char rel[200];
-    struct adapter *a;
-    struct waited w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    struct err why = {0};
     for (int i = 0; i < e->npinned; i++)
         if (strcmp(e->pinned[i].dir, name) == 0) return i;
     assert_true(e->npinned < SLOTS);
     snprintf(rel, sizeof rel, ROOT "/%s", name);
-    char *dir = realpath(rel, NULL), *digest = e->pinned[e->npinned].digest;
+    char *dir = realpath(rel, NULL);
     assert_non_null(dir);
-    if (adapter_open(&a, dir, &e->m->desc, NULL, &w.err) == 0) {
-        memcpy(digest, a->digest, SHA256_HEX);
-        adapter_close(a);
-        lora_load(e->loras, digest, dir, on_load, &w);
-        await(&w);
-        if (!w.err.code) lora_pin(e->loras, digest, on_pin, &w);
-        if (!w.err.code) await(&w);
-    }
+    int rc = pin_folder(e->loras, &e->m->desc, dir, e->pinned[e->npinned].digest, &e->pinned[e->npinned].slot, &why);
     free(dir);
-    if (w.err.code) complain(name, w.err.msg);
-    if (w.err.code) return -1;
-    e->pinned[e->npinned].slot = w.slot;
+    if (rc) complain(name, why.msg);
+    if (rc) return -1;
     snprintf(e->pinned[e->npinned].dir, sizeof e->pinned[0].dir, "%s", name);
     return e->npinned++;
 }
@@ -477,18 +431,13 @@ static void write_changed(const char *dir, const char *from, const char *patch, 
 static void expect_refusal(const char *model, const char *dir, const char *says)
 {
     struct engine e;
-    struct adapter *a;
-    struct waited w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    struct lora_slot *slot = NULL;
+    struct err why = {0};
+    char digest[SHA256_HEX];
     engine_open(&e, model, PREC_EXACT);
-    if (adapter_open(&a, dir, &e.m->desc, NULL, &w.err)) fail_msg("%s", w.err.msg);
-    lora_load(e.loras, a->digest, dir, on_load, &w);
-    await(&w);
-    if (w.err.code == ERR_NONE) lora_pin(e.loras, a->digest, on_pin, &w);
-    if (w.err.code == ERR_NONE) await(&w);
-    adapter_close(a);
-    if (w.slot) lora_unpin(e.loras, w.slot);
+    if (pin_folder(e.loras, &e.m->desc, dir, digest, &slot, &why) == 0) lora_unpin(e.loras, slot);
     engine_close(&e);
-    if (!strstr(w.err.msg, says)) fail_msg("\"%s\" does not say \"%s\"", w.err.msg, says);
+    if (!strstr(why.msg, says)) fail_msg("\"%s\" does not say \"%s\"", why.msg, says);
 }
 
 static void test_wholes_that_peft_would_compute_otherwise_are_refused(void **state)

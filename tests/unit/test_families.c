@@ -13,10 +13,10 @@
 #include "engine/lora.h"
 #include "engine/model_family.h"
 #include "engine/packed.h"
+#include "tests/unit/pin_folder.h"
 #include "tests/unit/tables.h"
 #include <dirent.h>
 #include <math.h>
-#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -124,8 +124,8 @@ static int engine_open(struct engine *e, const struct golden *g, enum precision 
     memset(e, 0, sizeof *e);
     if (model_load(&e->m, g->model, NULL, prec, g->max_context, &err) || lora_set_new(&e->loras, e->m, &o, &err) ||
         pool_new(&e->pool, THREADS, &err) || kv_pool_init(&e->kv, e->m, 4 << 20, 1, &err) ||
-        forward_new(&e->f, e->m, kernels_pick(current_table, prec), e->pool, &e->kv.cache, ROWS_MAX, ROWS_MAX,
-                    64, &err)) {
+        forward_new(&e->f, e->m, kernels_pick(current_table, prec), e->pool, &e->kv.cache, ROWS_MAX, ROWS_MAX, 64,
+                    &err)) {
         complain(g, prec == PREC_EXACT ? "exact" : "fast", err.msg);
         return -1;
     }
@@ -142,66 +142,18 @@ static void engine_close(struct engine *e)
     model_free(e->m);
 }
 
-struct waited {
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    bool came;
-    struct err err;
-    struct lora_slot *slot;
-};
-
-static void arrived(struct waited *w, struct lora_slot *slot, const struct err *e)
-{
-    pthread_mutex_lock(&w->lock);
-    w->slot = slot;
-    if (e) w->err = *e;
-    w->came = true;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-}
-
-static void on_load(void *u, const struct err *e)
-{
-    arrived(u, NULL, e);
-}
-
-static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e)
-{
-    (void)cold;
-    arrived(u, slot, e);
-}
-
-static void await(struct waited *w)
-{
-    pthread_mutex_lock(&w->lock);
-    while (!w->came) pthread_cond_wait(&w->cond, &w->lock);
-    pthread_mutex_unlock(&w->lock);
-    w->came = false;
-}
-
 /* The adapter of that folder, pinned; NULL after a complaint. */
 static struct lora_slot *pin(struct engine *e, const struct golden *g, const char *run)
 {
-    char rel[700];
-    struct adapter *a;
-    struct waited w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
+    char rel[700], digest[SHA256_HEX];
+    struct lora_slot *slot = NULL;
+    struct err why = {0};
     snprintf(rel, sizeof rel, "%s/%s", g->adapters, run);
     char *dir = realpath(rel, NULL);
     assert_non_null(dir);
-    if (adapter_open(&a, dir, &e->m->desc, NULL, &w.err) == 0) {
-        char digest[SHA256_HEX];
-        memcpy(digest, a->digest, sizeof digest);
-        adapter_close(a);
-        lora_load(e->loras, digest, dir, on_load, &w);
-        await(&w);
-        if (!w.err.code) {
-            lora_pin(e->loras, digest, on_pin, &w);
-            await(&w);
-        }
-    }
+    if (pin_folder(e->loras, &e->m->desc, dir, digest, &slot, &why)) complain(g, run, why.msg);
     free(dir);
-    if (w.err.code) complain(g, run, w.err.msg);
-    return w.slot;
+    return slot;
 }
 
 /* Logits of the last positions of a prompt, run in pieces of at most `chunk` rows. */

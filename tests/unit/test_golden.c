@@ -13,6 +13,7 @@
 #include "engine/kv.h"
 #include "engine/lora.h"
 #include "engine/sched.h"
+#include "tests/unit/pin_folder.h"
 #include <jansson.h>
 #include <math.h>
 #include <pthread.h>
@@ -110,60 +111,14 @@ static void engine_close(struct engine *e)
     model_free(e->m);
 }
 
-struct waited {
-    pthread_mutex_t lock;
-    pthread_cond_t cond;
-    int came;
-    struct err err;
-    struct lora_slot *slot;
-};
-
-static void arrived(struct waited *w, struct lora_slot *slot, const struct err *e)
-{
-    pthread_mutex_lock(&w->lock);
-    w->slot = slot;
-    if (e) w->err = *e;
-    w->came = 1;
-    pthread_cond_signal(&w->cond);
-    pthread_mutex_unlock(&w->lock);
-}
-
-static void on_load(void *u, const struct err *e)
-{
-    arrived(u, NULL, e);
-}
-static void on_pin(void *u, struct lora_slot *slot, bool cold, const struct err *e)
-{
-    (void)cold;
-    arrived(u, slot, e);
-}
-
-static struct lora_slot *await(struct waited *w)
-{
-    pthread_mutex_lock(&w->lock);
-    while (!w->came) pthread_cond_wait(&w->cond, &w->lock);
-    pthread_mutex_unlock(&w->lock);
-    w->came = 0;
-    if (w->err.code) fail_msg("%s", w->err.msg);
-    return w->slot;
-}
-
 static void load_adapter(struct engine *e, int i)
 {
-    char rel[64], *dir;
+    char rel[64];
     struct err err = {0};
-    struct adapter *a;
-    struct waited w = {.lock = PTHREAD_MUTEX_INITIALIZER, .cond = PTHREAD_COND_INITIALIZER};
     snprintf(rel, sizeof rel, "ops/demo/%s", adapter_name[i]);
-    dir = realpath(rel, NULL);
+    char *dir = realpath(rel, NULL);
     assert_non_null(dir);
-    if (adapter_open(&a, dir, &e->m->desc, &(struct adapter_limits){0}, &err)) fail_msg("%s", err.msg);
-    memcpy(e->digest[i], a->digest, SHA256_HEX);
-    adapter_close(a);
-    lora_load(e->loras, e->digest[i], dir, on_load, &w);
-    await(&w);
-    lora_pin(e->loras, e->digest[i], on_pin, &w);
-    e->slot[i] = await(&w);
+    if (pin_folder(e->loras, &e->m->desc, dir, e->digest[i], &e->slot[i], &err)) fail_msg("%s", err.msg);
     free(dir);
 }
 
