@@ -167,6 +167,7 @@ struct sched_state {
     uint64_t drafted, accepted;           /* tokens */
     uint64_t yields, drains;              /* preempted for others' sake; adapter slots taken back */
     int class_waiting[SCHED_CLASSES];
+    int pinning; /* adapters asked for on behalf of requests, that did not come yet */
     int budget_rows;                  /* prompt rows that the targets allowed in the last step; -1: any */
     double estimate_error;            /* mean relative error of the estimated step time */
     double cost_us[SCHED_COST_TERMS]; /* coefficients of the model of steps: sched_cost.h */

@@ -229,6 +229,7 @@ void sched_get_state(struct sched *s, struct sched_state *out)
     out->waste = s->waste;
     for (int i = 0; i < COST_TERMS; i++) out->cost_us[i] = cost_us(&s->cost, (enum cost_term)i);
     memcpy(out->class_waiting, s->class_waiting, sizeof out->class_waiting);
+    out->pinning = s->pins_pending;
     for (const struct tenant *t = s->active.first; t; t = t->next) add_tenant(out, t);
     memcpy(times, s->times_us, sizeof times);
     pthread_mutex_unlock(&s->lock);

@@ -136,12 +136,10 @@ static double sim_cost(const struct step_shape *w)
 
 static void sim_await_loads(void)
 {
-    struct lora_info info[64];
+    struct sched_state st;
     for (int tries = 0; tries < WAIT_S * 10000; tries++) {
-        bool loading = false;
-        int n = lora_list(sim.t.loras, info, 64);
-        for (int i = 0; i < n; i++) loading |= info[i].state == LORA_LOADING;
-        if (!loading) return;
+        sched_get_state(sim.t.s, &st);
+        if (st.pinning == 0) return;
         usleep(100);
     }
 }
