@@ -201,6 +201,7 @@ static int load_parts(struct engine *g)
         .max_running = (int)s->max_running,
         .max_waiting = (int)s->max_waiting,
         .step_tokens = (int)s->step_tokens,
+        .step_ms = (int)s->step_ms,
         .adapter_wait_ms = (int)s->adapter_wait_ms,
         .target = {[CLASS_INTERACTIVE] = {(int)s->ttft_interactive_ms, (int)s->tpot_interactive_ms},
                    [CLASS_NORMAL] = {(int)s->ttft_normal_ms, (int)s->tpot_normal_ms},

@@ -1,14 +1,18 @@
 /* sched_budget: how many rows of prompts the next step computes, and whose.
  *
- * Idea: all that a running sequence notices of a prompt beside it is a longer step. So where sequences decode, the step gets as long as the
- * shortest TPOT target among their classes allows: the model of steps (sched_cost.c) says what decoding alone takes, and the rest of the
- * time is filled with prompts. They are served by level, then those of tenants that run least, each by its weight, for they get the least of
- * each step; then the one with the least left, so that a short prompt doesn't wait behind a long one.
+ * Idea: all that a running sequence notices of a prompt beside it is a longer step, and whoever comes waits for the step to end. So a step
+ * with prompts takes no longer than step_ms, or STRETCH times what decoding alone takes where that is more (a big model's weights should be
+ * read for more than a handful of rows), nor than the shortest TPOT target among the classes that decode: the model of steps (sched_cost.c)
+ * says what decoding takes, and the rest of the time is filled with prompts. They are served by level, then those of tenants that run
+ * least, each by its weight, then those of adapters that run least, for they get the least of each step; then the one with the least left, so that
+ * a short prompt doesn't wait behind a long one. A step takes up to twice as long, within the target, where that ends the prompt of a
+ * sequence that is the only one of its tenant or adapter: its first token doesn't wait for what the crowd brings.
  *
  * Guarantees: prompts get a quarter of the target's time in nearly every step, or of decoding's where that alone takes longer than the target, and of
  * this the oldest prompt a quarter, one row at least: so no prompt starves, and decoding is not much slower than it has to be. (A least
  * number of rows instead would break the target of those beside a prompt of 32,000 tokens: sixteen rows there look back on half a million
- * positions.) Decoding never waits; no more than step_tokens rows. Without a target, or without anybody decoding, that is the only limit.
+ * positions.) Decoding never waits; no more than step_tokens rows. With step_ms 0, and without a target or anybody decoding, that is the
+ * only limit.
  *
  * Chunks of a page and more are whole pages, so that what is computed can be shared at once (sched_prefix.c).
  *
@@ -19,6 +23,8 @@
 #define AIM 0.9 /* of a target: estimates err to both sides */
 #define REST                                                                                                           \
     4 /* where the target can't be held one step of so many has no prompt, or the model couldn't tell what decoding takes alone */
+#define STRETCH 2  /* times what decoding takes */
+#define PATIENT 2  /* times as long where nobody decodes: nobody's token is late, only newcomers wait */
 #define LEAST 0.25 /* of the time: for prompts in each step, and of this for the oldest */
 
 double budget_target_us(const struct sched *s)
@@ -60,12 +66,28 @@ void budget_note_part(struct plan *p, const struct gen *g, int rows, int drafts,
 
 /* --- whose prompt --- */
 
+/* Sequences that run with the same adapter, itself among them; of several adapters, with the one that most use. */
+static int running_like(const struct gen *g)
+{
+    int n = g->npins ? 0 : g->s->base_running;
+    for (int i = 0; i < g->npins; i++)
+        if (g->pin[i].want->running > n) n = g->pin[i].want->running;
+    return n;
+}
+
+static bool is_lone(const struct gen *g)
+{
+    return g->s->running.n > 1 && (g->tenant->running == 1 || running_like(g) == 1);
+}
+
 static bool is_before(const struct gen *a, const struct gen *b)
 {
     int x = queue_level(a), y = queue_level(b);
     if (x != y) return x < y;
     double runs_a = a->tenant->running / a->tenant->weight, runs_b = b->tenant->running / b->tenant->weight;
     if (runs_a != runs_b) return runs_a < runs_b;
+    int like_a = running_like(a), like_b = running_like(b);
+    if (like_a != like_b) return like_a < like_b;
     int left_a = a->nids - a->done, left_b = b->nids - b->done;
     return left_a != left_b ? left_a < left_b : a->stamp < b->stamp;
 }
@@ -118,6 +140,25 @@ static void add(struct sched *s, struct gen *g, int rows)
     plan_add_prompt(s, g, rows);
 }
 
+/* What a step with prompts may take, given what decoding takes. */
+static double longest_us(const struct sched *s, double decode_us)
+{
+    double step = s->o.step_ms * 1000.0, longest = fmax(step, STRETCH * decode_us);
+    if (step == 0) return INFINITY;
+    return s->plan.shape.decode_rows ? longest : PATIENT * longest;
+}
+
+/* The prompt of somebody who is alone of his kind, to its end, where the time that is spare allows it. */
+static void serve_lone(struct sched *s, double spare_us)
+{
+    struct gen *g = next_prompt(s);
+    if (!g || !is_lone(g)) return;
+    int left = g->nids - g->done;
+    if (left > s->o.step_tokens - s->plan.rows || cost_of_rows(s, g, left) > s->left_us + spare_us) return;
+    add(s, g, left);
+    s->left_us = fmax(s->left_us, 0);
+}
+
 /* What the oldest is sure of is set aside while others are served. */
 static void serve(struct sched *s, struct gen *oldest)
 {
@@ -136,18 +177,17 @@ static void serve(struct sched *s, struct gen *oldest)
 void budget_prompts(struct sched *s)
 {
     struct plan *p = &s->plan;
-    double target = budget_target_us(s);
     p->shape.ranks = ranks_of(s);
-    s->left_us = INFINITY;
     p->budget_rows = -1;
     struct gen *oldest = oldest_prompt(s);
     if (!oldest) return;
-    if (target > 0) {
-        double decode = cost_of(&s->cost, &p->shape), least = LEAST * fmax(target, decode);
-        s->left_us = fmax(target - decode, least);
-        if (s->left_us == least && p->shape.decode_rows && s->steps % REST == 0) return;
-        p->budget_rows = cost_rows_within(&s->cost, s->left_us, oldest->done, s->o.step_tokens);
-    }
+    double target = budget_target_us(s), decode = cost_of(&s->cost, &p->shape), longest = longest_us(s, decode);
+    if (target == 0) target = INFINITY;
+    double aim = fmin(target, longest), least = isfinite(aim) ? LEAST * fmax(aim, decode) : 0;
+    s->left_us = fmax(aim - decode, least);
+    if (s->left_us == least && p->shape.decode_rows && s->steps % REST == 0) return;
+    if (isfinite(aim)) p->budget_rows = cost_rows_within(&s->cost, s->left_us, oldest->done, s->o.step_tokens);
+    if (isfinite(longest)) serve_lone(s, fmin(target, 2 * longest) - aim);
     serve(s, oldest);
     int most = least_of(oldest->nids - oldest->done, s->o.step_tokens - p->rows);
     if (!may_prefill(s, oldest) || most <= 0) return;

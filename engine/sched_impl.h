@@ -225,6 +225,7 @@ struct sched {
     int pins_pending;                           /* [L] */
     struct want *wanted[SCHED_BUCKETS];         /* [L] */
     int held, loading;                          /* [L] distinct adapters: reserved; without an answer yet */
+    int base_running;                           /* [L] running sequences without an adapter */
     int put_off;                                /* [L] requests that ran before and wait */
     int class_waiting[SCHED_CLASSES];           /* [L] */
     uint64_t stamps;                            /* [L] */

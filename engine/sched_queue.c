@@ -108,6 +108,7 @@ static void count(struct gen *g, enum gen_place place, int by)
     if (is_waiting(place)) count_waiting(g, by);
     if (place != PLACE_RUNNING) return;
     g->tenant->running += by;
+    if (g->npins == 0) g->s->base_running += by;
     for (int i = 0; i < g->npins; i++) g->pin[i].want->running += by;
 }
 

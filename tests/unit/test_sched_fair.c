@@ -378,6 +378,66 @@ static void test_a_lone_request_of_another_adapter_waits_for_no_busy_streams(voi
     assert_true(lone_ttft(1, true) <= 2 * solo + 200000); /* the one slot is taken from those who run */
 }
 
+/* The longest wait for a first token of adapter 2, beside seven streams of adapter 1 of the same tenant, whose prompts come all at once. */
+static int64_t longest_lone_ttft(const struct sched_options *o, bool beside)
+{
+    sim_open(8, 0);
+    for (int i = 0; beside && i < 7; i++)
+        sim_add(&(struct sim_request){
+            .tenant = "a", .adapter = 1, .prompt = 60, .output = 60, .then = 6, .seed = (uint64_t)i});
+    for (int i = 0; i < 60; i++)
+        sim_add(&(struct sim_request){.at_us = 500000 + 83000LL * i,
+                                      .tenant = "a",
+                                      .adapter = 2,
+                                      .prompt = 60,
+                                      .output = 1,
+                                      .seed = (uint64_t)(100 + i)});
+    sim_run(o);
+    int64_t most = 0;
+    for (int i = 0; i < sim.n; i++) {
+        int64_t wait = sim.q[i].adapter == 2 ? sim.q[i].first_us - sim.q[i].sent_us : 0;
+        if (wait > most) most = wait;
+    }
+    sim_close();
+    return most;
+}
+
+static void test_a_lone_request_does_not_wait_for_the_prompts_of_a_crowd(void **state)
+{
+    (void)state;
+    struct sched_options o = busy;
+    o.step_ms = 20;
+    int64_t solo = longest_lone_ttft(&o, false);
+    assert_true(longest_lone_ttft(&o, true) <= 2 * solo + 11000); /* and a step of the seven */
+    o.step_ms = 0;
+    assert_true(longest_lone_ttft(&o, true) > 2 * solo + 11000); /* what step_ms is for */
+}
+
+static void test_a_step_with_prompts_is_no_longer_than_it_may_be(void **state)
+{
+    (void)state;
+    struct sched_options o = busy;
+    o.step_ms = 30;
+    sim_open(1, 0);
+    for (int i = 0; i < 40; i++)
+        sim_add(&(struct sim_request){.at_us = 40000LL * i,
+                                      .tenant = "a",
+                                      .class = CLASS_BATCH,
+                                      .prompt = 200,
+                                      .output = 20,
+                                      .seed = (uint64_t)i});
+    sim_run(&o);
+    int longer = 0, with_prompts = 0;
+    for (int i = 50; i < sim.steps; i++) { /* the first teach what steps cost, and estimates err */
+        const struct sim_step *t = &sim.step[i];
+        with_prompts += t->shape.prefill_rows > 0;
+        longer += t->shape.prefill_rows > 0 && (double)t->took_us > (t->shape.decode_rows ? 1 : 2) * 30000 * 1.35;
+    }
+    assert_true(with_prompts > 100);
+    assert_int_equal(longer, 0);
+    sim_close();
+}
+
 /* Two slots and five adapters whose streams never end: equal tenants, so nobody has to yield to anybody. */
 static void test_a_slot_is_got_within_its_wait_beside_streams_that_never_end(void **state)
 {
@@ -468,6 +528,8 @@ int main(void)
         cmocka_unit_test(test_a_deadline_that_can_be_met_is_not_refused),
         cmocka_unit_test(test_a_full_queue_says_when_to_come_back),
         cmocka_unit_test(test_a_lone_request_of_another_adapter_waits_for_no_busy_streams),
+        cmocka_unit_test(test_a_lone_request_does_not_wait_for_the_prompts_of_a_crowd),
+        cmocka_unit_test(test_a_step_with_prompts_is_no_longer_than_it_may_be),
         cmocka_unit_test(test_a_slot_is_got_within_its_wait_beside_streams_that_never_end),
         cmocka_unit_test(test_more_adapters_than_slots_do_not_thrash),
         cmocka_unit_test(test_pages_in_use_are_full_but_for_the_last),
