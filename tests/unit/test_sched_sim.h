@@ -116,12 +116,25 @@ static void sim_finish_one(struct sim_request *q)
     pthread_mutex_unlock(&tiny_lock);
 }
 
+/* Loads take real time: what was asked for is there before the next thing happens. */
+static void sim_await_loads(void)
+{
+    struct sched_state st;
+    for (int tries = 0; tries < WAIT_S * 10000; tries++) {
+        sched_get_state(sim.t.s, &st);
+        if (st.pinning == 0) return;
+        usleep(100);
+    }
+}
+
 /* The table's requests are in order of time. */
 static bool sim_arrivals(int n)
 {
     bool any = false;
-    for (; sim.next < n && SIM_START + sim.q[sim.next].at_us <= sim_now(NULL); sim.next++, any = true)
+    for (; sim.next < n && SIM_START + sim.q[sim.next].at_us <= sim_now(NULL); sim.next++, any = true) {
         sim_send(&sim.q[sim.next]);
+        sim_await_loads();
+    }
     return any;
 }
 
@@ -132,16 +145,6 @@ static double sim_cost(const struct step_shape *w)
     return sim.us[COST_STEP] + sim.us[COST_DECODE_ROW] * w->decode_rows + sim.us[COST_PREFILL_ROW] * w->prefill_rows +
            sim.us[COST_DECODE_CONTEXT] * w->decode_context + sim.us[COST_PREFILL_CONTEXT] * w->prefill_context +
            sim.us[COST_RANK] * w->ranks;
-}
-
-static void sim_await_loads(void)
-{
-    struct sched_state st;
-    for (int tries = 0; tries < WAIT_S * 10000; tries++) {
-        sched_get_state(sim.t.s, &st);
-        if (st.pinning == 0) return;
-        usleep(100);
-    }
 }
 
 static void sim_computed(void *u, const struct step_shape *w)
