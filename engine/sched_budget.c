@@ -5,8 +5,8 @@
  * read for more than a handful of rows), nor than the shortest TPOT target among the classes that decode: the model of steps (sched_cost.c)
  * says what decoding takes, and the rest of the time is filled with prompts. They are served by level, then those of tenants that run
  * least, each by its weight, then those of adapters that run least, for they get the least of each step; then the one with the least left, so that
- * a short prompt doesn't wait behind a long one. A step takes up to twice as long, within the target, where that ends the prompt of a
- * sequence that is the only one of its tenant or adapter: its first token doesn't wait for what the crowd brings.
+ * a short prompt doesn't wait behind a long one. A step takes up to twice as long, within the target, where that ends prompts of tenants or
+ * adapters that run at most half of what another runs: their first tokens don't wait for what a crowd brings.
  *
  * Guarantees: prompts get a quarter of the target's time in nearly every step, or of decoding's where that alone takes longer than the target, and of
  * this the oldest prompt a quarter, one row at least: so no prompt starves, and decoding is not much slower than it has to be. (A least
@@ -23,8 +23,9 @@
 #define AIM 0.9 /* of a target: estimates err to both sides */
 #define REST                                                                                                           \
     4 /* where the target can't be held one step of so many has no prompt, or the model couldn't tell what decoding takes alone */
-#define STRETCH 2  /* times what decoding takes */
-#define PATIENT 2  /* times as long where nobody decodes: nobody's token is late, only newcomers wait */
+#define STRETCH 2 /* times what decoding takes */
+#define PATIENT 2 /* times as long where nobody decodes: nobody's token is late, only newcomers wait */
+#define RARE 2
 #define LEAST 0.25 /* of the time: for prompts in each step, and of this for the oldest */
 
 double budget_target_us(const struct sched *s)
@@ -75,17 +76,27 @@ static int running_like(const struct gen *g)
     return n;
 }
 
-static bool is_lone(const struct gen *g)
+static double share_of(const struct gen *g)
 {
-    return g->s->running.n > 1 && (g->tenant->running == 1 || running_like(g) == 1);
+    return g->tenant->running / g->tenant->weight;
+}
+
+/* Somebody runs RARE times as much as its tenant, or as those with its adapter. */
+static bool is_rare(const struct gen *g)
+{
+    double share = RARE * share_of(g);
+    int like = RARE * running_like(g);
+    for (const struct gen *v = g->s->running.first; v; v = v->next)
+        if (share_of(v) >= share || running_like(v) >= like) return true;
+    return false;
 }
 
 static bool is_before(const struct gen *a, const struct gen *b)
 {
     int x = queue_level(a), y = queue_level(b);
     if (x != y) return x < y;
-    double runs_a = a->tenant->running / a->tenant->weight, runs_b = b->tenant->running / b->tenant->weight;
-    if (runs_a != runs_b) return runs_a < runs_b;
+    double share_a = share_of(a), share_b = share_of(b);
+    if (share_a != share_b) return share_a < share_b;
     int like_a = running_like(a), like_b = running_like(b);
     if (like_a != like_b) return like_a < like_b;
     int left_a = a->nids - a->done, left_b = b->nids - b->done;
@@ -148,15 +159,16 @@ static double longest_us(const struct sched *s, double decode_us)
     return s->plan.shape.decode_rows ? longest : PATIENT * longest;
 }
 
-/* The prompt of somebody who is alone of his kind, to its end, where the time that is spare allows it. */
-static void serve_lone(struct sched *s, double spare_us)
+/* Prompts of those who are rare, to their ends, while the time that is spare allows it. */
+static void serve_rare(struct sched *s, double spare_us)
 {
-    struct gen *g = next_prompt(s);
-    if (!g || !is_lone(g)) return;
-    int left = g->nids - g->done;
-    if (left > s->o.step_tokens - s->plan.rows || cost_of_rows(s, g, left) > s->left_us + spare_us) return;
-    add(s, g, left);
-    s->left_us = fmax(s->left_us, 0);
+    s->left_us += spare_us;
+    for (struct gen *g; (g = next_prompt(s)) && is_rare(g);) {
+        int left = g->nids - g->done;
+        if (left > s->o.step_tokens - s->plan.rows || cost_of_rows(s, g, left) > s->left_us) break;
+        add(s, g, left);
+    }
+    s->left_us = fmax(s->left_us - spare_us, 0);
 }
 
 /* What the oldest is sure of is set aside while others are served. */
@@ -187,7 +199,7 @@ void budget_prompts(struct sched *s)
     s->left_us = fmax(aim - decode, least);
     if (s->left_us == least && p->shape.decode_rows && s->steps % REST == 0) return;
     if (isfinite(aim)) p->budget_rows = cost_rows_within(&s->cost, s->left_us, oldest->done, s->o.step_tokens);
-    if (isfinite(longest)) serve_lone(s, fmin(target, 2 * longest) - aim);
+    if (isfinite(longest)) serve_rare(s, fmin(target, 2 * longest) - aim);
     serve(s, oldest);
     int most = least_of(oldest->nids - oldest->done, s->o.step_tokens - p->rows);
     if (!may_prefill(s, oldest) || most <= 0) return;

@@ -4,7 +4,8 @@
  * was served, prompt tokens at admission and generated ones as they come, divided by its weight; a generated token counts twice a prompt's, as in
  * the paper. The waiting request of the tenant with the smallest counter is next. A tenant that had nothing waiting is lifted to the smallest
  * counter of those that have, or where nobody waits to that of the last who did, so that nobody saves up turns by asking for little; its own
- * counter is remembered, so that nobody loses debt by leaving for a moment.
+ * counter is remembered, so that nobody loses debt by leaving for a moment. Other than in the paper it is lifted to CREDIT below that: who asks for
+ * little now and then has the next turn, with a few short requests, and need not wait until a crowd that fills all places got one more.
  *
  * Guarantees: two tenants that both have requests waiting all the time are served the same, weighed, but for a bound that does not grow with
  * time: what one admission and one step may add. A tenant has one counter, however many adapters, classes and connections it uses.
@@ -18,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define CREDIT 256 /* tokens */
 #define WEIGHT_MIN 0.001
 #define WEIGHT_MAX 1000.0
 
@@ -99,7 +101,7 @@ static double floor_of(const struct sched *s)
 
 void tenant_join(struct sched *s, struct tenant *t)
 {
-    if (t->waiting == 0) t->counter = fmax(t->counter, floor_of(s));
+    if (t->waiting == 0) t->counter = fmax(t->counter, floor_of(s) - CREDIT / t->weight);
     if (t->active) return;
     list_unlink(&s->idle, t);
     list_append(&s->active, t);

@@ -44,7 +44,8 @@ static void test_forty_mixed_answers_are_the_same_with_and_without_the_cache(voi
         tiny_start(&t, &o);
         for (int round = 0; round < 3; round++) mix_assert_same(&t);
         struct sched_state s = now();
-        assert_true(s.prefix_hits > 0 && s.prefix_hits < s.prefix_queries);
+        assert_true(s.prefix_hits < s.prefix_queries);
+        if (!row[r].pages) assert_true(s.prefix_hits > 0);
         assert_true(s.pages_idle > 0 && s.pages_idle <= s.pages_total);
         if (row[r].pages) assert_true(metric_get(t.metrics, M_PREFIX_EVICTIONS, NULL) > 0 && s.preemptions > 0);
         tiny_close(&t);
