@@ -26,7 +26,7 @@ def cell(column, v):
         return ""
     if isinstance(v, float):
         if column.startswith("of the bound") or column.endswith("share"):
-            return f"{v:.0%}"
+            return f"{v:.1%}" if v < 0.1 else f"{v:.0%}"
         return f"{v:,.0f}" if abs(v) >= 100 else f"{v:.1f}" if abs(v) >= 10 else f"{v:.2f}"
     return f"{v:,}" if isinstance(v, int) else str(v)
 
@@ -82,7 +82,8 @@ def summary(results):
     out = [table(rows), ""] if http else []
     beside = []
     for name in (p for p in parts if p.startswith("peer-") and p != "peer-lone"):
-        where = name[5:].replace("http-", "HTTP ").replace("http", "HTTP bf16")
+        kind = name.split("-")[-1]
+        where = f"HTTP {kind if kind.startswith('q') else 'bf16'}" if "http" in name else kind
         for r in parts[name]["rows"]:
             case = r.get("case") or f"8 streams, {r['adapters']}, prompts of {r['prompt']}"
             beside.append({"beside llama.cpp, tokens/s": f"{where}: {case}", "ours": r["ours tokens/s"], "theirs": r["llama.cpp tokens/s"],
