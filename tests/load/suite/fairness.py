@@ -163,11 +163,13 @@ def long_prompt(ctx):
                                    "inter-token p50 ms": r["itl_ms"], "inter-token p99 ms": r["itl_p99_ms"], "max ms": r["itl_max_ms"]} | more
     rows = [row("alone", alone), row("beside", beside, **{"of the prompt": int(came), "prompt tokens/s": came / took})]
     target = lambda k: beside[k] / TPOT_MS
+    goals = [(f"beside a prompt of {LONG_PROMPT:,}: time per output token p50 of the {TPOT_MS} ms of its class", target("tpot_ms"), "<=", 1.0),
+             ("the same: p99", target("tpot_p99_ms"), "<=", 1.0)]
+    if not ctx.quick:
+        goals.append((f"of the prompt of {LONG_PROMPT:,} came in within {LONG_S} s", came / LONG_PROMPT, ">=", 1.0))
     return {"title": f"A prompt of {LONG_PROMPT:,} tokens beside eight streams, {LONG}, {took:.0f} s",
             "rows": rows, "notes": [f"class normal: {TPOT_MS} ms per output token is its target; per output token: a request's 128 tokens, all requests"],
-            "goals": [(f"beside a prompt of {LONG_PROMPT:,}: time per output token p50 of the {TPOT_MS} ms of its class", target("tpot_ms"), "<=", 1.0),
-                      ("the same: p99", target("tpot_p99_ms"), "<=", 1.0),
-                      (f"of the {LONG_PROMPT:,} tokens came in within {LONG_S} s" if not ctx.quick else "came in within 15 s", came / LONG_PROMPT, ">=", 1.0)]}
+            "goals": goals}
 
 
 # --- pages ---
