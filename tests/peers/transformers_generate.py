@@ -12,6 +12,7 @@ from pathlib import Path
 
 PROMPT, OUTPUT, STREAMS = 64, 64, 64
 WARM = 4  # tokens out of a first call, which is not timed
+SET_BY = (26, 264)  # tokens/s one at a time and in a batch of 64 that the goals were set by: docs/PEERS.md
 
 
 class Generate:
@@ -52,7 +53,10 @@ def part(ctx):
     rows = [{"": "ours, 64 streams over HTTP", "tokens/s": median(x["tokens_s"] for x in mine), "the client's share": median(x["client_cpu"] for x in mine)},
             {"": "generate, one at a time", "tokens/s": median(t[1] for t in took), "ours over it": spread(over(1))},
             {"": "generate, a static batch of 64", "tokens/s": median(t[3] for t in took), "ours over it": spread(over(3))}]
+    reached = rows[0]["tokens/s"]
     return {"title": f"Beside transformers' generate, {SMOL} bf16, prompts of {PROMPT}, {OUTPUT} tokens out", "rows": rows,
+            "notes": [f"over what generate reached where the goals were set ({SET_BY[0]} and {SET_BY[1]} tokens/s): "
+                      f"{reached / SET_BY[0]:.1f} and {reached / SET_BY[1]:.2f}"],
             "goals": [("64 streams over generate one at a time", median(over(1)), ">=", 40), ("64 streams over its batch of 64", median(over(3)), ">=", 4)]}
 
 

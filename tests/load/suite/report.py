@@ -97,14 +97,14 @@ def put_between(text, begin, end, what):
 
 
 def whole(results, plots, folder):
-    m = results["machine"]
+    m, minutes = results["machine"], sum(got["seconds"] for got in results["parts"].values()) / 60
     head = [
         "# Measured by `make bench`", "",
         f"{m['cores']} cores ({m['cpu']}; {', '.join(m['flags'])}), {m['memory_gb']} GB, {m['compiler']}. Each part carries its date and commit, what it took",
         "and what plain loops of the same machine reached right before and after it, because that changes within minutes: compare ratios.",
         "Prefix cache and guesses are off, two threads (one a core), greedy, prompts and adapters seeded; 64 tokens out unless a title says",
         "otherwise. Bounds: what must be read at the plain read rate, or multiplied at the plain dot-product rate, whichever takes longer.",
-        "A part is taken again with `make bench ARGS=\"--only NAME\"`.", "", goals(results), ""]
+        f"All parts together took {minutes:.0f} minutes; one is taken again with `make bench ARGS=\"--only NAME\"`.", "", goals(results), ""]
     for name, got in results["parts"].items():
         head += [part(name, got), ""]
         for p in got.get("plots", []):
