@@ -1,4 +1,4 @@
-"""Hugging Face transformers' generate beside 64 streams of ours: bf16, prompts of 64 random tokens, 64 tokens out, time to the last of them.
+"""Hugging Face transformers' generate beside 64 streams of ours: bf16, prompts of 64 random tokens, 64 tokens out, from nothing to the last of them.
 A part of tests/load/bench where WEFT_ORACLE_PYTHON names a Python with torch, transformers and gguf; run by that Python, this file is the
 other side: it reads a number of streams a line and answers each with what generate() reached, once.
 
@@ -44,7 +44,7 @@ def part(ctx):
     from suite.speed import SMOL, base
     model, took = base(SMOL, "bf16", ctx.demo), []
     with Generate(ctx.oracle, model) as theirs, Engine(model, SMOL, "--max-running", STREAMS) as e:
-        ours = lambda seed: load(e, [e.target()], STREAMS, PROMPT, OUTPUT, requests=2 * STREAMS, seed=seed)
+        ours = lambda seed: load(e, [e.target()], STREAMS, PROMPT, OUTPUT, requests=STREAMS, seed=seed)
         theirs.tokens_s(1), ours(1)
         for r in range(1 if ctx.quick else 3):
             took.append((ours(2 * r + 2), theirs.tokens_s(1), ours(2 * r + 3), theirs.tokens_s(STREAMS)))
