@@ -63,6 +63,7 @@ def part(name, got):
         out += ["    " + line for line in got["lines"]] + [""]
     out += [n[0].upper() + n[1:] + "." for n in got.get("notes", [])]
     if got.get("goals"):
+        out += [""] if got.get("notes") else []
         out += [table([goal_row(*g) for g in got["goals"]]), ""]
     return "\n".join(out + [rates(got) + f"; `{name}`, {got['date']}, {got.get('commit', '')}, {got['seconds']:.0f} s" + (", quick" if got["quick"] else "") + "."])
 
