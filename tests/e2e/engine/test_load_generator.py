@@ -168,7 +168,7 @@ def test_a_quantile_is_the_least_value_that_so_many_do_not_exceed():
 
 
 def test_the_largest_drop_between_neighbours_is_the_cliff():
-    what, lost, sign, goal = growth.cliff_goal("streams", [(1, 100), (2, 190), (4, 95), (8, 94)])
+    what, lost, sign, goal = growth.cliff_goal("streams", [(1, 100), (2, 190), (4, 95), (8, 94), (32, 47)])
     assert "2 to 4" in what and (lost, sign) == (0.5, "<=") and report.goal_row(what, lost, sign, goal)[""] == "not met"
     assert growth.cliff_goal("streams", [(1, 100), (2, 190)])[1] == 0
 

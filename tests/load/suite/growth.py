@@ -1,4 +1,6 @@
 """How cost grows: over streams and over distinct adapters, as tables and plots."""
+import math
+
 from . import plot
 from .rounds import median, middle, spread
 from .served import OUTPUT, told_point
@@ -8,18 +10,17 @@ from .speed import SMOL, base
 STREAMS = (1, 2, 4, 8, 16, 32, 64)
 DISTINCT = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 WAVE, SHORT = 32, 32  # streams and tokens out where adapters are counted
-CLIFF = 0.2  # lost from a point to the next one, which has twice as many
+CLIFF = 0.2  # lost when there are twice as many
 
 
 def drop(points):
-    """(how much is lost from a point to the next at most, where)"""
-    lost = [(1 - b[1] / a[1], f"{a[0]} to {b[0]}") for a, b in zip(points, points[1:])]
-    return max(lost)
+    """(how much is lost from a point to the next at most, where); of points further than twice apart what is lost per doubling."""
+    return max((1 - (b[1] / a[1]) ** (1 / math.log2(b[0] / a[0])), f"{a[0]} to {b[0]}") for a, b in zip(points, points[1:]))
 
 
 def cliff_goal(what, points):
     lost, where = drop(points)
-    return (f"{what}: largest relative drop between neighbours ({where})", max(lost, 0), "<=", CLIFF)
+    return (f"{what}: largest relative drop where they double ({where})", max(lost, 0), "<=", CLIFF)
 
 
 def draw(ctx, name, title, x_label, series):

@@ -68,16 +68,24 @@ def machine_part(ctx):
 
 KINDS = {"BF16": "bf16", "Q8_0": "int8", "Q4_1": "int4"}
 PEER_ROWS = (1, 8, 16, 64, 512)
-STEADY, TRIES = 0.8, 4  # a share of the machine's best dot-product rate: below, one of its processors is away
+STEADY = 0.8  # a share of the machine's best dot-product rate: below, one of its processors is away
+PAUSES, TRIES = 5, 2
+
+
+def is_steady(ctx, rates):
+    ctx.best = max(ctx.best, rates["bf16_gflop_s"])
+    return rates["bf16_gflop_s"] >= STEADY * ctx.best
 
 
 def while_steady(ctx, take):
-    """`take()` -> (the machine's rates right before, what it took): again if the machine was at half its speed then."""
+    """`take()` -> (the machine's rates right before, what it took): begun when the machine is at its full speed, and once more if it no longer
+    was by then. It stays bounded where the machine stays slow."""
     for _ in range(TRIES):
-        ctx.best = max(ctx.best, machine()["bf16_gflop_s"])
+        for _ in range(PAUSES):
+            if is_steady(ctx, machine()):
+                break
         rates, got = take()
-        ctx.best = max(ctx.best, rates["bf16_gflop_s"])
-        if rates["bf16_gflop_s"] >= STEADY * ctx.best:
+        if is_steady(ctx, rates):
             break
     return got
 
