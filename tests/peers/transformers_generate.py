@@ -38,6 +38,18 @@ class Generate:
         return json.loads(line)["tokens_s"]
 
 
+def limits(model):
+    """tokens/s of the same work by our passes alone, without scheduler and HTTP, and by the plain bf16 rate if nothing else took time."""
+    from suite.rounds import median
+    from suite.speed import passes
+    told = passes(model, 3, ["prefill:512", f"decode:{STREAMS}:{PROMPT + OUTPUT // 2}:4"])
+    prompts, decode = told["cases"].values()
+    seconds = prompts["seconds"] * STREAMS * PROMPT / 512 + decode["seconds"] * OUTPUT
+    multiply = 2 * STREAMS * ((PROMPT + OUTPUT) * told["matrices"] + OUTPUT * told["hidden"] * told["vocab"])
+    rate = median(t["bf16_gflop_s"] for c in (prompts, decode) for t in c["turns"]) * 1e9
+    return STREAMS * OUTPUT / seconds, STREAMS * OUTPUT * rate / multiply
+
+
 def part(ctx):
     from suite.rounds import median, spread
     from suite.servers import Engine, load
@@ -49,8 +61,10 @@ def part(ctx):
         for r in range(1 if ctx.quick else 3):
             took.append((ours(2 * r + 2), theirs.tokens_s(1), ours(2 * r + 3), theirs.tokens_s(STREAMS)))
     mine = [x for a, _, b, _ in took for x in (a, b)]
+    alone, bound = limits(model)
     over = lambda i: [(t[0]["tokens_s"] + t[2]["tokens_s"]) / 2 / t[i] for t in took]
     rows = [{"": "ours, 64 streams over HTTP", "tokens/s": median(x["tokens_s"] for x in mine), "the client's share": median(x["client_cpu"] for x in mine)},
+            {"": "our passes alone, without HTTP", "tokens/s": alone}, {"": "the plain bf16 rate allows", "tokens/s": bound},
             {"": "generate, one at a time", "tokens/s": median(t[1] for t in took), "ours over it": spread(over(1))},
             {"": "generate, a static batch of 64", "tokens/s": median(t[3] for t in took), "ours over it": spread(over(3))}]
     reached = rows[0]["tokens/s"]
