@@ -143,7 +143,7 @@ def lone(ctx):
 
 # --- a long prompt ---
 
-LONG_PROMPT, LONG_S = 32000, 75
+LONG_PROMPT, LONG_S = 32000, 85
 
 
 def long_prompt(ctx):
@@ -152,7 +152,7 @@ def long_prompt(ctx):
     with Engine(base(LONG, "bf16", ctx.demo), LONG, "--max-running", 16, "--kv-mb", 2048) as e:
         stream = lambda seconds, seed: Load(e, [e.target()], 8, 64, 128, seconds=seconds, warm=1, cut=True, seed=seed)
         load(e, [e.target()], 8, 64, 8)
-        alone, steps = stream(6, 2).result(), lambda: e.metric("weft_step_rows_total", 'kind="prefill"')
+        alone, steps = stream(5, 2).result(), lambda: e.metric("weft_step_rows_total", 'kind="prefill"')
         before, begin = steps(), time.monotonic()
         big = Load(e, [e.target()], 1, LONG_PROMPT, 1, seconds=15 if ctx.quick else LONG_S, cut=True, seed=3)
         crowd = stream(LONG_S + 30, 4)
