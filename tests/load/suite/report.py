@@ -51,7 +51,8 @@ def rates(got):
 
 def goal_row(text, value, sign, goal):
     holds, words = MEANS[sign]
-    show = (lambda v: f"{v:.1%}" if goal < 0.1 else f"{v:.0%}") if goal <= 1 else (lambda v: f"{v:.2f}")
+    fine = goal < 0.1 or abs(value - goal) < 0.01
+    show = (lambda v: f"{v:.1%}" if fine else f"{v:.0%}") if goal <= 1 else (lambda v: f"{v:.2f}")
     return {"what": text, "reached": show(value), "goal": f"{words} {show(goal)}", "": "met" if holds(value, goal) else "not met"}
 
 
