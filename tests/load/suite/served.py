@@ -52,10 +52,11 @@ def grid(ctx, name, kind, points, output=OUTPUT):
     return rows
 
 
-def bf16_of(prompt):
+def bf16_of(prompt, streams):
     def part(ctx):
-        points = [(prompt, n, ("base", "8") if ctx.quick else SETS) for n in ((1, 8, 32) if ctx.quick else STREAMS)]
-        return {"title": f"{SMOL} bf16 over HTTP, the engine directly, prompts of {prompt}", "rows": grid(ctx, SMOL, "bf16", points)}
+        points = [(prompt, n, ("base", "8") if ctx.quick else SETS) for n in streams if not ctx.quick or n in (1, 8, 32)]
+        words = f"{streams[0]} to {streams[-1]} streams with prompts of {prompt}"
+        return {"title": f"{SMOL} bf16 over HTTP, the engine directly, {words}", "rows": grid(ctx, SMOL, "bf16", points)}
     return part
 
 
