@@ -195,7 +195,7 @@ def step_row(told, kind, c, words="", adapter_bytes=0):
 def steps(ctx, name, kinds):
     rows, goals, prefill = [], [], {}
     for kind in kinds:
-        model, rounds, adapters = base(name, kind, ctx.demo), 2 if ctx.quick else 5 if name == SMOL else 3, adapters_of(ctx, name)
+        model, rounds, adapters = base(name, kind, ctx.demo), 2 if ctx.quick else 9 if name == SMOL else 5, adapters_of(ctx, name)
         mixed = [f for _, f in adapters.mixed(8)]
         told = passes(model, rounds, STEP_CASES + [EIGHT], mixed)
         added = sum(told["adapter_bytes"])
