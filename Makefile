@@ -134,7 +134,7 @@ bench-text: $(TEXT_BENCH) ## hostile texts and schemas: milliseconds through tok
 
 load: $(LOAD) ## the load generator and the bench of passes
 
-bench: programs $(BENCHES) $(LOAD) ## all of it in ten minutes: ARGS=--quick two; --only NAME, --peer llama-cpp-python, ... (tests/load/bench --help)
+bench: programs $(BENCHES) $(LOAD) ## all of it in 20 minutes: ARGS=--quick a few; --only NAME, --peer llama-cpp-python, ... (tests/load/bench --help)
 	@bash -c '. ops/setup.sh && fetch_base && exec tests/load/bench $(ARGS)'
 
 bench-speculation: programs ## what guessing ahead brings at one stream; needs the packages of tests/e2e/requirements.txt

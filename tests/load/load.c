@@ -18,6 +18,9 @@
  *   itl_*         between two arrivals at one request; tokens that come together are one arrival
  *   tpot_*        (last token - first token) / (tokens - 1) of one request
  *   requests, failed, unfinished, unsent, tokens, seconds
+ *   client_cpu    processor time of this program / seconds: what it took of one core, which a server on the same cores had not
+ * With --warm S what came in the first S seconds is left out of tokens, tokens_s, seconds and itl_*, and requests whose first token came
+ * then of ttft_* and tpot_*: what is left is the steady state.
  * --records FILE: one JSON line for each request, in the order of their starts.
  *
  * One thread starts what arrives, the client's thread does the rest. It refuses addresses that are not on this machine, and bounds what it
@@ -32,6 +35,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #define TARGETS_MAX 4096
 #define REQUESTS_MAX 100000
@@ -65,12 +69,12 @@ struct load {
     char *file;    /* text of --targets, or NULL */
     double *reach; /* [ntarget] cumulated popularity, or NULL: round robin */
     int ntarget, streams, requests, prompt, output, vocab;
-    double rate, seconds, zipf;
+    double rate, seconds, warm, zipf;
     bool cut;
     unsigned seed;
     struct client *client;
     struct one *one;
-    int64_t t_start, t_end;
+    int64_t t_start, t_warm, t_end; /* figures count from t_warm on */
     int started, done, unsent;
     bool closing;
     pthread_mutex_t lock; /* started, done, closing; the client's callbacks and main */
@@ -162,10 +166,12 @@ static void complain(struct one *o, const struct err *e)
                 o->tail);
 }
 
-/* The next request's number, or -1 when there is to be no more. The lock is held. */
+/* The next request's number, or -1 when there is to be no more. An arrival of an open loop that was due before the end is sent, however
+ * late this thread woke. The lock is held. */
 static int take_number(struct load *l)
 {
-    bool more = l->started < l->requests && !l->closing && !asked_to_end && clock_mono_us() < l->t_end;
+    bool in_time = l->rate > 0 || clock_mono_us() < l->t_end;
+    bool more = l->started < l->requests && !l->closing && !asked_to_end && in_time;
     return more ? l->started++ : -1;
 }
 
@@ -368,20 +374,38 @@ static double decode_rate(const struct load *l, int64_t begin, int64_t end)
     return end > begin ? tokens / (ms(end - begin) / 1000) : 0;
 }
 
+/* Of a request: those that came after the warm-up. A server that sends several at once is asked how many there were. */
+static int64_t tokens_of(const struct load *l, const struct one *o)
+{
+    if (o->t0 >= l->t_warm) return o->tokens;
+    int late = 0;
+    for (int k = 0; k < o->arrivals; k++) late += o->at[k] >= l->t_warm;
+    return o->arrivals ? (int64_t)o->tokens * late / o->arrivals : 0;
+}
+
+static double own_cpu_s(void)
+{
+    struct rusage r;
+    getrusage(RUSAGE_SELF, &r);
+    return (double)(r.ru_utime.tv_sec + r.ru_stime.tv_sec) + (double)(r.ru_utime.tv_usec + r.ru_stime.tv_usec) / 1e6;
+}
+
 static void print_rates(const struct load *l)
 {
     int64_t last_first = 0, first_last = INT64_MAX, end = 0, tokens = 0;
     for (int i = 0; i < l->started; i++) {
         const struct one *o = &l->one[i];
-        end = most(end, o->t_done), tokens += o->tokens;
+        end = most(end, o->t_done), tokens += tokens_of(l, o);
         if (o->arrivals) last_first = most(last_first, o->at[0]), first_last = least(first_last, last_at(o));
     }
     bool one_wave = l->rate == 0 && l->started == l->streams && last_first;
-    double seconds = ms(end - l->t_start) / 1000;
+    double seconds = ms(end - l->t_warm) / 1000, all = ms(end - l->t_start) / 1000;
     printf(",\"tokens\":%lld,\"seconds\":%.3f,\"tokens_s\":%.2f", (long long)tokens, seconds,
            seconds > 0 ? (double)tokens / seconds : 0);
-    printf(",\"decode_s\":%.2f,\"prefill_s\":%.2f", one_wave ? decode_rate(l, last_first, first_last) : 0,
-           one_wave ? (double)l->prompt * l->started / (ms(last_first - l->t_start) / 1000) : 0);
+    printf(",\"decode_s\":%.2f,\"prefill_s\":%.2f,\"client_cpu\":%.4f",
+           one_wave ? decode_rate(l, last_first, first_last) : 0,
+           one_wave ? (double)l->prompt * l->started / (ms(last_first - l->t_start) / 1000) : 0,
+           all > 0 ? own_cpu_s() / all : 0);
 }
 
 static int report(const struct load *l)
@@ -390,11 +414,12 @@ static int report(const struct load *l)
     int failed = 0, unfinished = 0;
     for (int i = 0; i < l->started; i++) {
         const struct one *o = &l->one[i];
+        bool counts = o->arrivals && o->at[0] >= l->t_warm;
         failed += o->failed, unfinished += o->unfinished;
-        if (o->arrivals) list_add(&ttft, ms(o->at[0] - o->t0));
+        if (counts) list_add(&ttft, ms(o->at[0] - o->t0));
         for (int k = 1; k < o->arrivals; k++)
-            if (o->at[k] > o->at[k - 1]) list_add(&itl, ms(o->at[k] - o->at[k - 1]));
-        if (o->tokens > 1) list_add(&tpot, ms(last_at(o) - o->at[0]) / (o->tokens - 1));
+            if (o->at[k] > o->at[k - 1] && o->at[k - 1] >= l->t_warm) list_add(&itl, ms(o->at[k] - o->at[k - 1]));
+        if (o->tokens > 1 && counts) list_add(&tpot, ms(last_at(o) - o->at[0]) / (o->tokens - 1));
     }
     printf("{\"streams\":%d,\"requests\":%d,\"failed\":%d,\"unfinished\":%d,\"unsent\":%d", l->streams, l->started,
            failed, unfinished, l->unsent);
@@ -431,7 +456,8 @@ static void usage(void)
 {
     fputs("usage: weft-load --url http://127.0.0.1:PORT [--unix SOCKET] --target 'KEY=MODEL [MEMBERS]' ... | --targets "
           "FILE\n"
-          "                 [--streams N | --rate PER_SECOND] [--requests N] [--seconds S [--cut]] [--prompt TOKENS] "
+          "                 [--streams N | --rate PER_SECOND] [--requests N] [--seconds S [--cut]] [--warm S] "
+          "[--prompt TOKENS] "
           "[--output TOKENS]\n"
           "                 [--zipf S] [--vocab N] [--seed N] [--header 'NAME: VALUE'] [--records FILE]\n"
           "MEMBERS are further members of the request's JSON object. FILE has a target a line.\n",
@@ -482,7 +508,7 @@ static void parse(struct load *l, int argc, char **argv)
         {"--header", TEXT, &l->header},  {"--streams", WHOLE, &l->streams}, {"--requests", WHOLE, &l->requests},
         {"--prompt", WHOLE, &l->prompt}, {"--output", WHOLE, &l->output},   {"--vocab", WHOLE, &l->vocab},
         {"--seed", WHOLE, &l->seed},     {"--rate", REAL, &l->rate},        {"--seconds", REAL, &l->seconds},
-        {"--zipf", REAL, &l->zipf},      {"--cut", FLAG, &l->cut}};
+        {"--warm", REAL, &l->warm},      {"--zipf", REAL, &l->zipf},        {"--cut", FLAG, &l->cut}};
     const int noptions = sizeof options / sizeof *options;
     for (int i = 1; i < argc; i++) {
         int o = 0;
@@ -514,8 +540,9 @@ static void complete(struct load *l)
     if (!l->requests) l->requests = open || l->seconds > 0 ? REQUESTS_MAX : l->streams;
     if (!l->seconds) l->seconds = SECONDS_MAX;
     if (!l->url || !l->ntarget || !is_local(l->url) || l->streams < 1 || l->streams > STREAMS_MAX || l->requests < 1 ||
-        l->requests > REQUESTS_MAX || l->rate < 0 || l->seconds < 0 || l->seconds > SECONDS_MAX || l->prompt < 1 ||
-        l->output < 1 || l->output > OUTPUT_MAX || l->vocab < 200 || (!open && l->requests < l->streams))
+        l->requests > REQUESTS_MAX || l->rate < 0 || l->seconds < 0 || l->warm < 0 || l->warm >= l->seconds ||
+        l->seconds > SECONDS_MAX || l->prompt < 1 || l->output < 1 || l->output > OUTPUT_MAX || l->vocab < 200 ||
+        (!open && l->requests < l->streams))
         usage();
     if (l->zipf > 0) l->reach = calloc((size_t)l->ntarget, sizeof *l->reach);
     for (int i = 0; l->reach && i < l->ntarget; i++) l->reach[i] = (i ? l->reach[i - 1] : 0) + pow(i + 1, -l->zipf);
@@ -543,6 +570,7 @@ int main(int argc, char **argv)
     }
     let_main_be_asked(true);
     l.t_start = clock_mono_us();
+    l.t_warm = l.t_start + (int64_t)(l.warm * 1e6);
     l.t_end = l.t_start + (int64_t)(l.seconds * 1e6);
     if (l.rate > 0)
         run_open(&l);

@@ -8,7 +8,7 @@
  *
  * ADAPTERS: so many of the given ones, dealt to the streams in equal runs (0: the base alone). Keys and values of the context are computed
  * once, by the base, and copied. The cases take turns, --rounds times. Prints one JSON object: the model's shape, and for each case the
- * median and the least seconds of a pass and the tokens of one, so that tokens / seconds is the rate. Each round of a case also tells what
+ * median, the mean and the least seconds of a pass and the tokens of one, so that tokens / seconds is the rate. Each round of a case also tells what
  * plain loops read and multiplied right before it, since the machine changes within seconds (0 where it has no AVX-512).
  *
  * Bounds: CASES_MAX cases, STREAMS_MAX streams, ADAPTERS_MAX adapters, contexts within the model's. Exit codes: 0, 2 bad arguments, 3 the
@@ -47,7 +47,7 @@ struct timing {
     bool prefill;
     int streams, context, steps, adapters; /* of a prefill: streams 1, context its rows */
     struct turn {
-        double seconds, least;        /* of a pass: the median, the least */
+        double seconds, mean, least;  /* of a pass: the median, the mean, the least */
         double read, f32, bf16, int8; /* right before: bytes and operations a second */
     } turn[ROUNDS_MAX];
 };
@@ -313,9 +313,12 @@ static void run_case(struct steps *s, const struct timing *c, struct turn *t)
 {
     static double seconds[ROWS_MAX];
     probe_all(s, t);
-    for (int i = 0; i < c->steps; i++)
+    t->mean = 0;
+    for (int i = 0; i < c->steps; i++) {
         seconds[i] =
             c->prefill ? pass(s, c, s->seq, 1, 0, c->context) : pass(s, c, s->seq, c->streams, c->context + i, 1);
+        t->mean += seconds[i] / c->steps;
+    }
     t->seconds = median(seconds, c->steps);
     t->least = seconds[0];
 }
@@ -373,18 +376,20 @@ static void close_engine(struct steps *s)
 
 static json_t *tell_case(const struct timing *c, int rounds)
 {
-    double seconds[ROUNDS_MAX], least = c->turn[0].least;
+    double seconds[ROUNDS_MAX], mean = 0, least = c->turn[0].least;
     json_t *turns = json_array();
     for (int r = 0; r < rounds; r++) {
         const struct turn *t = &c->turn[r];
         seconds[r] = t->seconds;
+        mean += t->mean / rounds;
         least = t->least < least ? t->least : least;
         json_array_append_new(turns, json_pack("{s:f, s:f, s:f, s:f, s:f}", "seconds", t->seconds, "read_gb_s",
                                                t->read / 1e9, "fma_gflop_s", t->f32 / 1e9, "bf16_gflop_s",
                                                t->bf16 / 1e9, "int8_gop_s", t->int8 / 1e9));
     }
-    return json_pack("{s:s, s:i, s:f, s:f, s:i, s:o}", "case", c->name, "tokens", c->prefill ? c->context : c->streams,
-                     "seconds", median(seconds, rounds), "least", least, "passes", c->steps * rounds, "turns", turns);
+    return json_pack("{s:s, s:i, s:f, s:f, s:f, s:i, s:o}", "case", c->name, "tokens",
+                     c->prefill ? c->context : c->streams, "seconds", median(seconds, rounds), "mean", mean, "least",
+                     least, "passes", c->steps * rounds, "turns", turns);
 }
 
 /* `matrices`: multiplications of one row in all projections. Experts count as often as a row uses them. */

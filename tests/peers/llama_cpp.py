@@ -1,7 +1,7 @@
 """llama.cpp beside us, on the same weights with the same threads, in turn: its llama-bench and llama-batched-bench beside our passes, its
 server beside our engine over HTTP. Parts of tests/load/bench, with --peer llama-cpp-python.
 
-The bf16 base is the widened demo base, q8_0 is made of it by llama-quantize, q4_1 is the demo base as it comes; both engines read the
+The bf16 base is the widened demo base, q8_0 and q4_0 are made of it by llama-quantize, q4_1 is the demo base as it comes; both engines read the
 same files. Its adapters are ours, rewritten by gguf_adapter.py. Its cache of prompts is off as ours is."""
 import http.client
 import json
@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 
 import gguf_adapter
+from suite.rounds import in_turn, median, spread
 from suite.servers import BUILD, CACHE, Engine, Load, Process, load, wait_for
-from suite.speed import SMOL, base, median
+from suite.speed import COMMAND_S, SMOL, base, run, run_json
 
 THREADS = os.cpu_count()
 STREAMS, OUTPUT = 8, 64
@@ -35,7 +36,8 @@ def weights(ctx, kind):
     path = CACHE / f"{SMOL}.{kind}.gguf"
     if not path.exists():
         part = path.with_suffix(".part")
-        subprocess.run([programs() / "llama-quantize", wide, part, kind], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.run([programs() / "llama-quantize", wide, part, kind], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                       timeout=COMMAND_S)
         part.rename(path)
     return path
 
@@ -44,11 +46,11 @@ def weights(ctx, kind):
 
 
 def their_passes(model):
-    run = lambda program, *args: subprocess.run([str(a) for a in (programs() / program, "-m", model, "-t", THREADS, *args)],
-                                                capture_output=True, text=True, check=True).stdout
-    tests = json.loads(run("llama-bench", "-p", 512, "-n", 64, "-r", 1, "-o", "json"))
+    """A pass of 512, then 64 tokens of one stream; 8 and 16 streams from 64 to 96. llama-bench warms up before what it times."""
+    tests = json.loads(run(programs() / "llama-bench", "-m", model, "-t", THREADS, "-p", 512, "-n", 64, "-r", 1, "-o", "json"))
     out = {"prefill 512": next(t["avg_ts"] for t in tests if t["n_prompt"]), "one stream": next(t["avg_ts"] for t in tests if t["n_gen"])}
-    lines = run("llama-batched-bench", "-c", 4096, "-b", 2048, "-ub", 512, "-npp", 64, "-ntg", 32, "-npl", "8,16", "--output-format", "jsonl")
+    lines = run(programs() / "llama-batched-bench", "-m", model, "-t", THREADS, "-c", 4096, "-b", 2048, "-ub", 512, "-npp", 64, "-ntg", 32, "-npl",
+                "8,16", "--output-format", "jsonl")
     for line in lines.splitlines():
         if line.startswith("{"):
             r = json.loads(line)
@@ -57,23 +59,28 @@ def their_passes(model):
 
 
 def our_passes(model):
+    """The same; the mean of the passes, as theirs is."""
     cases = {"prefill:512": "prefill 512", "decode:1:1:64": "one stream", "decode:8:64:32": "batch 8", "decode:16:64:32": "batch 16"}
-    out = subprocess.run([BUILD / "tests/load/steps", "--threads", str(THREADS), "--rounds", "1", model, *cases], capture_output=True,
-                         text=True, check=True)
-    return {cases[c["case"]]: c["tokens"] / c["seconds"] for c in json.loads(out.stdout)["cases"]}
+    told = run_json(BUILD / "tests/load/steps", "--threads", THREADS, "--rounds", 1, model, *cases)
+    return {cases[c["case"]]: c["tokens"] / c["mean"] for c in told["cases"]}
 
 
-GOALS = {"bf16": (1.75, 1.1, 2.5, 2.2), "q8_0": (3, 1.4, 3.5, 3.5), "q4_1": (2.5, 1.7, 3, 3)}
+FOUR_BITS = (2.5, 1.7, 3, 3)
+GOALS = {"bf16": (1.75, 1.1, 2.5, 2.2), "q8_0": (3, 1.4, 3.5, 3.5), "q4_0": FOUR_BITS, "q4_1": FOUR_BITS}
+QUANTIZED = "made of the bf16 file by llama-quantize"
+MADE = {"bf16": "the demo base widened to bf16", "q8_0": QUANTIZED, "q4_0": QUANTIZED + ", the 4 bits that it is fastest with",
+        "q4_1": "the demo base as it comes"}
 CASES = ("prefill 512", "one stream", "batch 8", "batch 16")
 
 
 def passes(kind):
     def part(ctx):
         model = weights(ctx, kind)
-        rounds = [(our_passes(model), their_passes(model)) for _ in range(2 if ctx.quick else 5)]
+        rounds = in_turn(2 if ctx.quick else 6, lambda r: our_passes(model), lambda r: their_passes(model))
         rows = [{"case": c, "ours tokens/s": median(a[c] for a, _ in rounds), "llama.cpp tokens/s": median(b[c] for _, b in rounds),
-                 "ratio": median(a[c] / b[c] for a, b in rounds), "least ratio": min(a[c] / b[c] for a, b in rounds)} for c in CASES]
-        return {"title": f"Beside llama.cpp without HTTP, {SMOL} {kind}, {THREADS} threads each", "rows": rows,
+                 "ratio": median(a[c] / b[c] for a, b in rounds), "spread": spread(a[c] / b[c] for a, b in rounds)} for c in CASES]
+        return {"title": f"Beside llama.cpp without HTTP, {SMOL} {kind}, {THREADS} threads each, {len(rounds)} rounds", "rows": rows,
+                "notes": [f"one file for both: {MADE[kind]}"],
                 "goals": [(f"llama.cpp {kind}: {c}", r["ratio"], ">=", g) for c, r, g in zip(CASES, rows, GOALS[kind])]}
     return part
 
@@ -124,27 +131,32 @@ HTTP_GOALS = {("bf16", "base", 64): 2, ("bf16", "base", 512): 1.8, ("bf16", "8 d
               ("q8_0", "8 different", 64): 7}
 
 
-def over_http(kind):
+def over_http(kind, prompt):
+    """Eight streams, a request each: ours, theirs, ours; what theirs is beside is the middle of the two."""
+    points = [w for k, w, p in HTTP_GOALS if (k, p) == (kind, prompt)]
+
     def part(ctx):
-        model, rows, goals, seed = weights(ctx, kind), [], [], 1
-        points = [(w, p) for k, w, p in HTTP_GOALS if k == kind and not (ctx.quick and p == 512)]
-        with Engine(model, SMOL, "--name", "base", "--threads", THREADS) as e, Server(model) as plain, \
-                Server(model, their_adapters(e, STREAMS)) as adapted:
+        model, rows, goals, seed = weights(ctx, kind), [], [], 0
+        rounds = 1 if ctx.quick else 3
+        with Engine(model, SMOL, "--name", "base", "--threads", THREADS) as e:
             ours = {"base": [e.target()], "8 different": e.load(e.adapters.mixed(STREAMS))}
-            theirs = {"base": (plain, [plain.target()]), "8 different": (adapted, [adapted.target(i) for i in range(STREAMS)])}
-            for w, p in points:
-                load(e, ours[w], STREAMS, 64, 4)
-                load(theirs[w][0], theirs[w][1], STREAMS, 64, 4)
-                rounds = []
-                for _ in range(1 if ctx.quick or (w, p) == ("8 different", 512) else 2):
-                    seed += 1
-                    rounds.append((load(e, ours[w], STREAMS, p, OUTPUT, seed=seed), load(*theirs[w], STREAMS, p, OUTPUT, seed=seed)))
-                mid = lambda side, key: median(r[side][key] for r in rounds)
-                ratio = median(a["tokens_s"] / b["tokens_s"] for a, b in rounds)
-                rows.append({"adapters": w, "prompt": p, "ours tokens/s": mid(0, "tokens_s"), "llama.cpp tokens/s": mid(1, "tokens_s"),
-                             "ratio": ratio, "ours TTFT p50 ms": mid(0, "ttft_ms"), "llama.cpp TTFT p50 ms": mid(1, "ttft_ms")})
-                goals.append((f"llama.cpp {kind} over HTTP: 8 streams, {w}, prompts of {p}", ratio, ">=", HTTP_GOALS[kind, w, p]))
-        return {"title": f"Beside llama.cpp over HTTP, {SMOL} {kind}, 8 streams", "rows": rows, "goals": goals}
+            for w in points:
+                with Server(model, their_adapters(e, STREAMS) if w != "base" else ()) as s:
+                    theirs = [s.target(i) for i in range(STREAMS)] if w != "base" else [s.target()]
+                    load(e, ours[w], STREAMS, 64, 8), load(s, theirs, STREAMS, 64, 4)
+                    took = []
+                    for _ in range(rounds):
+                        seed += 1
+                        first, beside, second = [load(x, t, STREAMS, prompt, OUTPUT, seed=seed + 100 * i)
+                                                 for i, (x, t) in enumerate(((e, ours[w]), (s, theirs), (e, ours[w])))]
+                        took.append((first, beside, second))
+                ratios = [(a["tokens_s"] + c["tokens_s"]) / 2 / b["tokens_s"] for a, b, c in took]
+                mine, beside = [x for a, _, c in took for x in (a, c)], [b for _, b, _ in took]
+                rows.append({"adapters": w, "prompt": prompt, "ours tokens/s": median(x["tokens_s"] for x in mine),
+                             "llama.cpp tokens/s": median(x["tokens_s"] for x in beside), "ratio": median(ratios), "spread": spread(ratios),
+                             "ours TTFT p50 ms": median(x["ttft_ms"] for x in mine), "llama.cpp TTFT p50 ms": median(x["ttft_ms"] for x in beside)})
+                goals.append((f"llama.cpp {kind} over HTTP: 8 streams, {w}, prompts of {prompt}", median(ratios), ">=", HTTP_GOALS[kind, w, prompt]))
+        return {"title": f"Beside llama.cpp over HTTP, {SMOL} {kind}, 8 streams, prompts of {prompt}, {rounds} rounds", "rows": rows, "goals": goals}
     return part
 
 
@@ -165,5 +177,5 @@ def lone(ctx):
     return {"title": f"A lone request beside seven busy streams of another adapter that last {seconds} s, bf16, both of rank 8", "rows": rows}
 
 
-PARTS = {"peer-bf16": passes("bf16"), "peer-q8_0": passes("q8_0"), "peer-q4_1": passes("q4_1"), "peer-http": over_http("bf16"),
-         "peer-http-q8_0": over_http("q8_0"), "peer-lone": lone}
+PARTS = {"peer-bf16": passes("bf16"), "peer-q8_0": passes("q8_0"), "peer-q4_0": passes("q4_0"), "peer-q4_1": passes("q4_1"),
+         "peer-http": over_http("bf16", 64), "peer-http-512": over_http("bf16", 512), "peer-http-q8_0": over_http("q8_0", 64), "peer-lone": lone}

@@ -12,7 +12,7 @@ sys.path.insert(0, str(TOP / "tests/load"))
 sys.path.insert(0, str(TOP / "tests/peers"))
 
 import gguf_adapter  # noqa: E402
-from suite import plot, random_weights, report, servers, widen  # noqa: E402
+from suite import growth, plot, random_weights, report, rounds, servers, speed, widen  # noqa: E402
 
 LOAD = TOP / "build/release/tests/load/load"
 STEPS = TOP / "build/release/tests/load/steps"
@@ -76,6 +76,18 @@ def test_what_is_cut_off_counts_as_unfinished_with_the_tokens_that_came(run):
     told, records = run("--streams", 2, "--prompt", 4, "--output", 4000, "--seconds", 0.5, "--cut")
     assert told["unfinished"] == 2 and told["failed"] == 0
     assert 0 < told["tokens"] == sum(r["tokens"] for r in records) < 8000
+
+
+def test_what_comes_while_it_warms_up_is_left_out(run):
+    told, records = run("--streams", 2, "--prompt", 4, "--output", 8, "--seconds", 0.8, "--warm", 0.4, "--cut")
+    assert 0 < told["tokens"] < sum(r["tokens"] for r in records)
+    assert 0.3 < told["seconds"] < 0.8 and told["requests"] == len(records)
+    ends = [r["start_ms"] + r["total_ms"] for r in records]
+    assert told["tokens"] <= sum(r["tokens"] for r, end in zip(records, ends) if end >= 400)
+
+
+def test_the_processor_time_of_the_client_itself_is_told(run):
+    assert 0 < run("--streams", 2, "--prompt", 4, "--output", 8)[0]["client_cpu"] < 1
 
 
 def test_a_request_that_is_refused_makes_the_run_fail(run, engine):
@@ -142,3 +154,26 @@ def test_a_plot_is_svg_with_a_line_and_all_points_of_each_series(tmp_path):
     plot.line_plot(tmp_path / "p.svg", "a < b", "x", "y", {"one": [(1, 10), (2, 20)], "two": [(1, 5), (2, 900)]})
     text = (tmp_path / "p.svg").read_text()
     assert text.count("<polyline") == 2 and text.count("<circle") == 4 and "a &lt; b" in text
+
+
+def test_what_is_compared_takes_turns_and_nobody_is_always_first():
+    order = []
+    took = rounds.in_turn(3, lambda r: order.append(("a", r)) or 10 + r, lambda r: order.append(("b", r)) or 20 + r)
+    assert took == [[10, 20], [11, 21], [12, 22]]
+    assert order == [("a", 0), ("b", 0), ("b", 1), ("a", 1), ("a", 2), ("b", 2)]
+
+
+def test_a_quantile_is_the_least_value_that_so_many_do_not_exceed():
+    assert [rounds.quantile(range(1, 101), q) for q in (0.5, 0.99, 1)] == [50, 99, 100] and rounds.quantile([7], 0.99) == 7
+
+
+def test_the_largest_drop_between_neighbours_is_the_cliff():
+    what, lost, sign, goal = growth.cliff_goal("streams", [(1, 100), (2, 190), (4, 95), (8, 94), (32, 47)])
+    assert "2 to 4" in what and (lost, sign) == (0.5, "<=") and report.goal_row(what, lost, sign, goal)[""] == "not met"
+    assert growth.cliff_goal("streams", [(1, 100), (2, 190)])[1] == 0
+
+
+def test_products_are_judged_by_the_least_of_all_shapes_for_each_number_of_rows():
+    product = lambda shape, rows, ratio: {"shape": shape, "rows": rows, "state": "hot", "peer_ratio": ratio}
+    goals = speed.peer_goals("BF16", [product("q", 1, 1.5), product("head", 1, 0.9), product("q", 8, 1.2), {"rows": 64}])
+    assert [(g[1], "head" in g[0]) for g in goals] == [(0.9, True), (1.2, False)]

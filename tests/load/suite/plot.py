@@ -5,6 +5,7 @@ from pathlib import Path
 
 WIDTH, HEIGHT = 640, 360
 LEFT, RIGHT, TOP, BOTTOM = 64, 16, 40, 48
+LEGEND = 18  # of a line
 COLOURS = ("#1f4e79", "#c55a11", "#538135", "#7f3f98")
 
 
@@ -22,11 +23,12 @@ def line_plot(path, title, x_label, y_label, series):
     """series: name -> [(x, y)], x a power of two or near one."""
     points = [p for s in series.values() for p in s]
     x_ticks = sorted({x for x, _ in points})
-    top = max(y for _, y in points) * 1.05
+    room = HEIGHT - TOP - BOTTOM
+    top = max(y for _, y in points) * room / (room - LEGEND * len(series) - 12)  # no line runs through the legend
     step = nice_step(top)
     span = max(math.log2(x_ticks[-1] / x_ticks[0]), 1)
     place_x = lambda x: LEFT + (WIDTH - LEFT - RIGHT) * math.log2(x / x_ticks[0]) / span
-    place_y = lambda y: HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * y / top
+    place_y = lambda y: HEIGHT - BOTTOM - room * y / top
     out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif">',
            f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#ffffff"/>', text(WIDTH / 2, 20, title, size=14)]
     y = 0
@@ -44,6 +46,6 @@ def line_plot(path, title, x_label, y_label, series):
         out.append(f'<polyline fill="none" stroke="{colour}" stroke-width="2" points="'
                    + " ".join(f"{place_x(x):.1f},{place_y(y):.1f}" for x, y in s) + '"/>')
         out += [f'<circle cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="3" fill="{colour}"><title>{x}: {y:,.0f}</title></circle>' for x, y in s]
-        out.append(f'<path d="M{LEFT + 10} {TOP + 6 + 18 * i}h20" stroke="{colour}" stroke-width="2"/>')
-        out.append(text(LEFT + 36, TOP + 10 + 18 * i, name, "start"))
+        out.append(f'<path d="M{LEFT + 10} {TOP + 6 + LEGEND * i}h20" stroke="{colour}" stroke-width="2"/>')
+        out.append(text(LEFT + 36, TOP + 10 + LEGEND * i, name, "start"))
     Path(path).write_text("\n".join(out + ["</svg>"]) + "\n")

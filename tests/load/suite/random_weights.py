@@ -27,6 +27,12 @@ SHAPES = {
         "rms_norm_eps": 1e-6, "rope_theta": 1000000.0, "tie_word_embeddings": True, "vocab_size": 151936, "torch_dtype": "bfloat16",
         "bos_token_id": 151643, "eos_token_id": 151645, "use_sliding_window": False,
     },
+    "smollm2-135m-32k": {  # the small shape with a context that a prompt of 32,000 fits in
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "hidden_size": 576, "intermediate_size": 1536,
+        "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 32768,
+        "rms_norm_eps": 1e-5, "rope_theta": 100000.0, "tie_word_embeddings": True, "vocab_size": 49152, "torch_dtype": "bfloat16",
+        "bos_token_id": 1, "eos_token_id": 49151,
+    },
 }
 
 
@@ -117,7 +123,7 @@ def write_base(shape, folder, seed=1):
     folder.mkdir(parents=True)
     write_safetensors(folder / "model.safetensors", base_tensors(config), seed)
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer(config["vocab_size"])))
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "w151645"}))
+    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": f"w{config['eos_token_id']}"}))
     (folder / "config.json").write_text(json.dumps(config, indent=1))
     return folder
 

@@ -26,7 +26,7 @@ def cell(column, v):
         return ""
     if isinstance(v, float):
         if column.startswith("of the bound") or column.endswith("share"):
-            return f"{v:.0%}"
+            return f"{v:.1%}" if v < 0.1 else f"{v:.0%}"
         return f"{v:,.0f}" if abs(v) >= 100 else f"{v:.1f}" if abs(v) >= 10 else f"{v:.2f}"
     return f"{v:,}" if isinstance(v, int) else str(v)
 
@@ -51,7 +51,8 @@ def rates(got):
 
 def goal_row(text, value, sign, goal):
     holds, words = MEANS[sign]
-    show = (lambda v: f"{v:.1%}" if goal < 0.1 else f"{v:.0%}") if goal <= 1 else (lambda v: f"{v:.2f}")
+    fine = goal < 0.1 or abs(value - goal) < 0.01
+    show = (lambda v: f"{v:.1%}" if fine else f"{v:.0%}") if goal <= 1 else (lambda v: f"{v:.2f}")
     return {"what": text, "reached": show(value), "goal": f"{words} {show(goal)}", "": "met" if holds(value, goal) else "not met"}
 
 
@@ -63,6 +64,7 @@ def part(name, got):
         out += ["    " + line for line in got["lines"]] + [""]
     out += [n[0].upper() + n[1:] + "." for n in got.get("notes", [])]
     if got.get("goals"):
+        out += [""] if got.get("notes") else []
         out += [table([goal_row(*g) for g in got["goals"]]), ""]
     return "\n".join(out + [rates(got) + f"; `{name}`, {got['date']}, {got.get('commit', '')}, {got['seconds']:.0f} s" + (", quick" if got["quick"] else "") + "."])
 
@@ -82,7 +84,8 @@ def summary(results):
     out = [table(rows), ""] if http else []
     beside = []
     for name in (p for p in parts if p.startswith("peer-") and p != "peer-lone"):
-        where = name[5:].replace("http-", "HTTP ").replace("http", "HTTP bf16")
+        kind = name.split("-")[-1]
+        where = f"HTTP {kind if kind.startswith('q') else 'bf16'}" if "http" in name else kind
         for r in parts[name]["rows"]:
             case = r.get("case") or f"8 streams, {r['adapters']}, prompts of {r['prompt']}"
             beside.append({"beside llama.cpp, tokens/s": f"{where}: {case}", "ours": r["ours tokens/s"], "theirs": r["llama.cpp tokens/s"],
@@ -96,14 +99,14 @@ def put_between(text, begin, end, what):
 
 
 def whole(results, plots, folder):
-    m = results["machine"]
+    m, minutes = results["machine"], sum(got["seconds"] for got in results["parts"].values()) / 60
     head = [
         "# Measured by `make bench`", "",
         f"{m['cores']} cores ({m['cpu']}; {', '.join(m['flags'])}), {m['memory_gb']} GB, {m['compiler']}. Each part carries its date and commit, what it took",
         "and what plain loops of the same machine reached right before and after it, because that changes within minutes: compare ratios.",
         "Prefix cache and guesses are off, two threads (one a core), greedy, prompts and adapters seeded; 64 tokens out unless a title says",
         "otherwise. Bounds: what must be read at the plain read rate, or multiplied at the plain dot-product rate, whichever takes longer.",
-        "A part is taken again with `make bench ARGS=\"--only NAME\"`.", "", goals(results), ""]
+        f"All parts together took {minutes:.0f} minutes; one is taken again with `make bench ARGS=\"--only NAME\"`.", "", goals(results), ""]
     for name, got in results["parts"].items():
         head += [part(name, got), ""]
         for p in got.get("plots", []):

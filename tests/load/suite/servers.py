@@ -9,6 +9,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from . import random_weights
@@ -17,7 +18,7 @@ TOP = Path(__file__).resolve().parents[3]
 BUILD = TOP / "build/release"
 LOAD = BUILD / "tests/load/load"
 CACHE = Path(os.environ.get("WEFT_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "weft") / "bench"
-START_S, STOP_S = 120, 30
+START_S, STOP_S, LOAD_MOST_S = 120, 30, 180
 COMPUTED = ["--prefix-cache", "false", "--speculate", "0"]  # what is measured is computed
 MIXED_RANKS = (8, 8, 16, 16, 32, 32, 64, 64)
 
@@ -39,7 +40,7 @@ class Process:
 
     def __init__(self, command, env=None):
         self.folder = Path(tempfile.mkdtemp(prefix="weft-bench-"))
-        self.log = self.folder / "log"
+        self.log, self.started = self.folder / "log", time.monotonic()
         own = {k: v for k, v in os.environ.items() if not k.startswith("WEFT_") or k == "WEFT_KERNELS"}
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen([str(c) for c in command(self.folder)], stdout=log, stderr=log, stdin=subprocess.DEVNULL,
@@ -137,6 +138,7 @@ class Engine(Process):
             print(self.tail())
             self.__exit__()
             raise e
+        self.start_s = time.monotonic() - self.started
         self.state = self.get_state()
         self.url, self.key, self.vocab = f"http://{self.address}", "bench", self.state["vocab"]
         self.base = self.state["base"]["name"]
@@ -164,15 +166,17 @@ class Engine(Process):
         return sum(float(v) for labels, v in re.findall(rf"^{name}(\{{.*\}})? ([0-9.e+]+)$", text, re.M) if label in labels)
 
     def load(self, adapters):
-        """Makes them resident; returns their targets."""
-        targets = []
-        for rank, folder in adapters:
-            digest = self.adapters.digest(rank, folder)
+        """Makes them resident; returns their targets. Several at a time: each waits for the one before it anyway."""
+        digests = [self.adapters.digest(*a) for a in adapters]
+
+        def one(digest, folder):
             status, text = self.ask("POST", "/v1/load_lora_adapter", {"lora_name": digest, "lora_path": str(folder)})
             if status != 200:
                 raise RuntimeError(f"{folder}: {status} {text[:300]}")
-            targets.append(self.target(digest))
-        return targets
+
+        with ThreadPoolExecutor(4) as several:
+            list(several.map(one, digests, [folder for _, folder in adapters]))
+        return [self.target(d) for d in digests]
 
     def target(self, model=None):
         return f"{self.key}={model or self.base}"
@@ -251,11 +255,14 @@ def load_command(server, targets, streams, prompt, output, **options):
 
 
 class Load:
-    """A run of the load generator; result() waits for it."""
+    """A run of the load generator; result() waits for it, end_loads() ends those that nobody waits for any more."""
+
+    running = set()
 
     def __init__(self, server, targets, streams, prompt, output, **options):
         self.process = subprocess.Popen(load_command(server, targets, streams, prompt, output, **options), stdout=subprocess.PIPE,
                                         stderr=subprocess.PIPE, text=True)
+        self.running.add(self.process)
 
     def end(self):
         """Now, and the result up to now."""
@@ -263,7 +270,11 @@ class Load:
         return self.result()
 
     def result(self):
-        out, errors = self.process.communicate()
+        try:
+            out, errors = self.process.communicate(timeout=LOAD_MOST_S)
+        finally:
+            end_process(self.process)
+            self.running.discard(self.process)
         if not out:
             raise RuntimeError(f"weft-load: {errors}")
         result = json.loads(out)
@@ -272,5 +283,23 @@ class Load:
         return result
 
 
+def end_process(process):
+    if process.poll() is None:
+        process.kill()
+        process.wait()
+
+
+def end_loads():
+    while Load.running:
+        end_process(Load.running.pop())
+
+
 def load(*args, **options):
     return Load(*args, **options).result()
+
+
+def load_recorded(server, *args, **options):
+    """Its result, and what it tells of each request."""
+    path = server.folder / "records"
+    result = load(server, *args, records=path, **options)
+    return result, [json.loads(line) for line in path.read_text().splitlines()]
