@@ -99,8 +99,9 @@ struct gen_pin {
     bool held, left;   /* [L] counts in want->held; no more in want->refs */
     char digest[SHA256_HEX];
     float weight;
-    struct lora_slot *slot; /* [L] set once; the step thread reads it when PLACE_READY or later */
-    int from;               /* [S] the first position that uses it: 0, but for aLoRA */
+    struct lora_entry *claim; /* while the request is there, so that unloading waits for it */
+    struct lora_slot *slot;   /* [L] set once; the step thread reads it when PLACE_READY or later */
+    int from;                 /* [S] the first position that uses it: 0, but for aLoRA */
 };
 
 /* What was guessed of a sequence: the tokens stand in ids[nids ..]. */
