@@ -146,6 +146,7 @@ struct gen {
     int64_t blocked_us;          /* lacks nothing but a slot since; 0: not so */
     bool decodes;                /* has told its first token */
     bool promoted;               /* late, and given a turn of the first level */
+    bool put_off;                /* its place or its slot was taken from it */
     uint64_t span;               /* of the trace: the phase that it is in */
     uint64_t stamp;              /* of first admission: age among the running; 0: never ran */
     bool ended;                  /* while pins were on the way: the answer to the last frees it */

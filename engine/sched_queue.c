@@ -11,9 +11,9 @@
  * a tenant's requests of a class the one that was submitted first, but one whose adapter is not there yet holds up no other.
  *
  * Ageing: a request that has waited longer than its class's target to the first token is late. Of AGE_TURNS turns one, at least, goes to the
- * late, also to those who wait for an adapter's slot, and to those who ran and were put off: the one whose tenant's counter is smallest is
- * promoted to the first level, for good. So no class starves; but a tenant that
- * floods the queue, and so has many that are late, gets no more than that turn for it, and whoever is promoted takes nobody's place.
+ * late, also to those whose place or adapter slot was taken from them: the one whose tenant's counter is smallest is promoted to the first
+ * level, for good. So no class starves; but a tenant that floods the queue, and so has many that are late, gets no more than that turn for
+ * it, and whoever is promoted takes nobody's place.
  *
  * Every function here is called with the scheduler's lock held, by any thread. */
 #include "engine/meters.h"
@@ -226,15 +226,30 @@ static struct gen *latest_of(struct gen *best, const struct gen_list *l, int64_t
     return g ? later(best, g, now_us) : best;
 }
 
+/* Going first for a slot costs a load, and is of use where others go first by their class. */
+static bool urgent_wait(const struct sched *s, int class)
+{
+    int n = 0;
+    for (int c = 0; c < class; c++) n += s->class_waiting[c];
+    return n > 0;
+}
+
+static struct gen *latest_put_off(struct gen *best, const struct gen_list *l, int64_t now_us)
+{
+    for (struct gen *g = l->first; g; g = g->next)
+        if (g->put_off) best = later(best, g, now_us);
+    return best;
+}
+
 static void promote(struct sched *s, int64_t now_us)
 {
     struct gen *best = NULL;
     for (const struct tenant *t = s->active.first; t; t = t->next)
         for (int c = 1; c < SCHED_CLASSES; c++) {
             best = latest_of(best, &t->ready[c], now_us);
-            best = latest_of(best, &t->wanting[c], now_us);
+            if (urgent_wait(s, c)) best = latest_put_off(best, &t->wanting[c], now_us);
         }
-    for (struct gen *g = s->preempted.first; g; g = g->next) best = later(best, g, now_us);
+    best = latest_put_off(best, &s->preempted, now_us);
     if (!best) return;
     best->promoted = true;
     s->turns = 0;

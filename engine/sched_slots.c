@@ -296,6 +296,7 @@ static void give_back(struct gen *g, const void *victim)
     if (!uses || s->nunpin + GEN_ADAPTERS > SLOTS_UNPIN) return;
     if (g->place == PLACE_RUNNING) room_preempt(g, "slot");
     s->nunpin += pins_withdraw(g, s->unpin + s->nunpin);
+    g->put_off = true;
     queue_move(g, PLACE_WAITING);
 }
 
