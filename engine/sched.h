@@ -128,7 +128,7 @@ struct sched_options {
     int step_tokens; /* rows of a step at most: decode rows plus prompt chunks */
     int adapter_wait_ms; /* longest wait for an adapter slot before the first token, 0: 10 s; from half of it on one is drained */
     struct sched_targets target[SCHED_CLASSES];
-    int64_t kv_bytes; /* KV pool; 0: chosen from max_running and the context */
+    int64_t kv_bytes;     /* KV pool; 0: chosen from max_running and the context */
     enum kv_type kv_type; /* of a model in FAST; EXACT has float32 */
     int threads;
     const char *kernels; /* "auto", or a table's name (kernels/ops.h) */
@@ -167,7 +167,7 @@ struct sched_state {
     uint64_t drafted, accepted;           /* tokens */
     uint64_t yields, drains;              /* preempted for others' sake; adapter slots taken back */
     int class_waiting[SCHED_CLASSES];
-    int pinning; /* adapters asked for on behalf of requests, that did not come yet */
+    int pinning;                      /* adapters asked for on behalf of requests, that did not come yet */
     int budget_rows;                  /* prompt rows that the targets allowed in the last step; -1: any */
     double estimate_error;            /* mean relative error of the estimated step time */
     double cost_us[SCHED_COST_TERMS]; /* coefficients of the model of steps: sched_cost.h */
@@ -178,7 +178,8 @@ struct sched_state {
     struct {
         char tag[64];
         int waiting, running;
-    } tenant[64]; /* those with the most requests */
+        double weight, counter; /* counter: tokens served, weighed; of use beside others' */
+    } tenant[64];               /* those with the most requests */
     int ntenant;
 };
 

@@ -194,6 +194,34 @@ static void test_a_tenant_that_comes_late_is_not_served_for_the_past(void **stat
     sim_close();
 }
 
+static void test_tenants_that_are_all_refused_are_not_remembered_for_ever(void **state)
+{
+    (void)state;
+    static struct reply r, next, refused;
+    struct sched_options o = busy;
+    char tag[16];
+    o.max_running = o.max_waiting = 1;
+    sim_open(1, 0);
+    tiny_start(&sim.t, &o);
+    struct ask a = {.adapter = -1, .n = 5, .max = 250, .tenant = "first"};
+    assert_int_equal(tiny_submit(&sim.t, &a, &r), ERR_NONE);
+    tiny_await(&r.n, 1);
+    assert_int_equal(tiny_submit(&sim.t, &a, &next), ERR_NONE);
+    int full = 0;
+    for (int i = 0; i < 3 * SCHED_IDLE_TENANTS; i++) {
+        snprintf(tag, sizeof tag, "t%d", i);
+        full += tiny_submit(&sim.t, &(struct ask){.adapter = -1, .n = 5, .max = 1, .tenant = tag}, &refused) != 0;
+    }
+    assert_true(full > 2 * SCHED_IDLE_TENANTS);
+    pthread_mutex_lock(&sim.t.s->lock);
+    int known = sim.t.s->idle.n;
+    pthread_mutex_unlock(&sim.t.s->lock);
+    tiny_finish(&r);
+    tiny_finish(&next);
+    assert_in_range(known, 0, SCHED_IDLE_TENANTS);
+    sim_close();
+}
+
 /* --- classes --- */
 
 static void test_batch_yields_its_places_to_interactive_and_loses_nothing(void **state)
@@ -513,6 +541,7 @@ int main(void)
         cmocka_unit_test(test_ten_times_the_load_of_one_tenant_hardly_moves_the_first_tokens_of_another),
         cmocka_unit_test(test_a_stream_that_runs_saves_up_no_turns),
         cmocka_unit_test(test_a_tenant_that_comes_late_is_not_served_for_the_past),
+        cmocka_unit_test(test_tenants_that_are_all_refused_are_not_remembered_for_ever),
         cmocka_unit_test(test_batch_yields_its_places_to_interactive_and_loses_nothing),
         cmocka_unit_test(test_who_waits_longer_than_its_target_gets_a_turn),
         cmocka_unit_test(test_who_was_put_off_and_waits_longer_than_its_target_goes_on),
