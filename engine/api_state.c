@@ -14,8 +14,9 @@ static json_t *tenants_json(const struct sched_state *s)
 {
     json_t *list = json_array();
     for (int i = 0; i < s->ntenant; i++)
-        json_array_append_new(list, json_pack("{s:s, s:i, s:i}", "tag", s->tenant[i].tag, "waiting",
-                                              s->tenant[i].waiting, "running", s->tenant[i].running));
+        json_array_append_new(list, json_pack("{s:s, s:i, s:i, s:f, s:f}", "tag", s->tenant[i].tag, "waiting",
+                                              s->tenant[i].waiting, "running", s->tenant[i].running, "weight",
+                                              s->tenant[i].weight, "counter", s->tenant[i].counter));
     return list;
 }
 

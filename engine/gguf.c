@@ -387,7 +387,7 @@ static int read_file(struct gguf *g, struct err *e)
 static int map_file(struct gguf *g, const char *path, struct err *e)
 {
     struct stat st;
-    int r = -1, fd = open(path, O_RDONLY | O_CLOEXEC);
+    int r = -1, fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (fd < 0) return err_errno(e, "cannot open the model file %s", path);
     if (fstat(fd, &st)) {
         err_errno(e, "cannot look at the model file %s", path);

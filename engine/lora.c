@@ -1,22 +1,26 @@
 /* lora: which adapters are known, which are resident, and who holds them.
  *
- *                 lora_load, lora_pin                 loader: packed                 lora_unload, pins > 0
+ *                 lora_load, lora_pin                 loader: packed              lora_unload, claims or pins
  *     (unknown) --------------------> LOADING ----------------------> RESIDENT ---------------------------> DRAINING
- *         ^                           ^  |  loader: failed            |  ^                                    |
- *         |<--------------------------+--+                   evicted  |  | (through LOADING)       last pin   |
- *         |                           +----------- COLD <-------------+  |                                    |
- *         |<---- lora_unload -------------------------+                                                       |
- *         |<--------------------------------------------------------------------------------------------------+
+ *         ^                           ^  |  loader: failed            |  ^                                   |    |
+ *         |<--------------------------+--+                   evicted  |  | (through LOADING)         evicted |    |
+ *         |                           +----------- COLD <-------------+--+-----------------------------------+    |
+ *         |<---- lora_unload, last claim -------------+                                      last claim and pin   |
+ *         |<------------------------------------------------------------------------------------------------------+
  *
  * Idea: an adapter is its digest, so whatever is resident under a digest is right for everybody and can be shared,
  * dropped and read again. A request holds a pin on a slot; a pinned slot is never changed, so the step reads slots
  * without a lock. Whoever has to wait is a `waiter` on the entry and is called back by the loader.
  *
+ * A request that was accepted may be without a pin for long: it waits for a slot, or gave its own to others and goes on later. Its claim keeps
+ * the adapter known, and lets it be pinned while it is unloaded (an unload that waits is a waiter, whatever the state).
+ *
  * When all slots are pinned, the loader lets one run dry (`closing`: no new pins) after half of the waiter's time, so
  * that busy adapters can't keep others out for ever.
  *
  * Guarantees: one read and pack per digest however many ask (single flight); each waiter is called exactly once, never
- * under the lock; at most max_slots and max_bytes resident and max_known remembered.
+ * under the lock; at most max_slots and max_bytes resident and max_known remembered; loads and unloads of an adapter come true in the order in
+ * which they were asked for.
  *
  * Any thread. Lock order: under this lock none is taken but the metrics' and the log's own. */
 #include "base/clock.h"
@@ -52,6 +56,12 @@ static struct lora_entry *find(const struct lora_set *s, const char *digest)
     return e;
 }
 
+static void free_entry(struct lora_entry *e)
+{
+    free(e->path);
+    free(e);
+}
+
 void lora_forget(struct lora_set *s, struct lora_entry *e)
 {
     assert(!e->slot && !e->waiters.first);
@@ -64,8 +74,8 @@ void lora_forget(struct lora_set *s, struct lora_entry *e)
         s->first = e->next;
     if (e->next) e->next->prev = e->prev;
     s->nknown--;
-    free(e->path);
-    free(e);
+    e->forgotten = true;
+    if (e->claims == 0) free_entry(e);
 }
 
 /* Make room among the known: the least recently used that is neither resident nor wanted. */
@@ -73,7 +83,9 @@ static bool forget_oldest(struct lora_set *s)
 {
     struct lora_entry *oldest = NULL;
     for (struct lora_entry *e = s->first; e; e = e->next)
-        if (e->state == LORA_COLD && (!oldest || e->last_use_us < oldest->last_use_us)) oldest = e;
+        if (e->state == LORA_COLD && !e->claims && !e->waiters.first &&
+            (!oldest || e->last_use_us < oldest->last_use_us))
+            oldest = e;
     if (oldest) lora_forget(s, oldest);
     return oldest != NULL;
 }
@@ -134,9 +146,11 @@ bool lora_has_waiters(const struct lora_entry *e, enum wait_kind kind)
 void lora_settle(struct lora_entry *e, enum wait_kind kind, const struct err *err, struct lora_waiters *out)
 {
     struct lora_waiters rest = {0};
+    bool later = false;
     for (struct lora_waiter *w = e->waiters.first, *next; w; w = next) {
         next = w->next;
-        if (w->kind != kind) {
+        later |= w->kind == WAIT_UNLOAD;
+        if (w->kind != kind || (later && kind == WAIT_LOAD && !err)) {
             append(&rest, w);
             continue;
         }
@@ -148,6 +162,11 @@ void lora_settle(struct lora_entry *e, enum wait_kind kind, const struct err *er
         append(out, w);
     }
     e->waiters = rest;
+}
+
+static bool unloading(const struct lora_entry *e)
+{
+    return lora_has_waiters(e, WAIT_UNLOAD);
 }
 
 void lora_fire(struct lora_waiters *l, bool cold)
@@ -233,20 +252,20 @@ void lora_evict(struct lora_set *s, struct slot *slot)
 {
     struct lora_entry *e = slot->owner;
     empty_slot(s, slot);
-    if (e->waiters.first)
-        lora_enqueue(s, e);
-    else
-        e->state = LORA_COLD;
+    e->state = LORA_COLD;
+    if (lora_has_waiters(e, WAIT_PIN) || (lora_has_waiters(e, WAIT_LOAD) && !unloading(e))) lora_enqueue(s, e);
     if (s->o.metrics) metric_add(s->o.metrics, M_EVICTIONS, NULL, 1);
     log_info("adapter_evicted", LS("digest", e->digest));
 }
 
-void lora_drained(struct lora_set *s, struct lora_entry *e, struct lora_waiters *out)
+void lora_drain(struct lora_set *s, struct lora_entry *e, struct lora_waiters *out)
 {
-    empty_slot(s, e->slot);
+    if (!unloading(e) || e->claims || e->state == LORA_LOADING || (e->slot && e->slot->pins)) return;
+    if (e->slot) empty_slot(s, e->slot);
     lora_settle(e, WAIT_UNLOAD, NULL, out);
     log_info("adapter_unloaded", LS("digest", e->digest));
     pthread_cond_broadcast(&s->wake);
+    e->state = LORA_COLD;
     if (e->waiters.first)
         lora_enqueue(s, e); /* asked for again while it drained */
     else
@@ -277,7 +296,7 @@ static int load_locked(struct lora_set *s, const char *digest, const char *path,
         return -1;
     }
     append(&e->waiters, w);
-    if (e->state == LORA_COLD) lora_enqueue(s, e);
+    if (e->state == LORA_COLD && !unloading(e)) lora_enqueue(s, e);
     return 1;
 }
 
@@ -312,20 +331,11 @@ static int unload_locked(struct lora_set *s, const char *digest, struct lora_wai
     append(&e->waiters, w);
     struct err gone = {0};
     err_set(&gone, ERR_ADAPTER_NOT_LOADED, "the adapter %s is being unloaded", e->digest);
-    switch (e->state) {
-    case LORA_COLD:
-        lora_settle(e, WAIT_UNLOAD, NULL, fire);
-        lora_forget(s, e);
-        break;
-    case LORA_RESIDENT:
+    if (e->state == LORA_RESIDENT) {
         e->state = LORA_DRAINING;
-        lora_settle(e, WAIT_PIN, &gone, fire);
-        if (e->slot->pins == 0) lora_drained(s, e, fire);
-        break;
-    case LORA_LOADING: /* the loader sees the waiter when it is done */
-    case LORA_DRAINING:
-        break;
+        if (!e->claims) lora_settle(e, WAIT_PIN, &gone, fire);
     }
+    lora_drain(s, e, fire); /* while it loads, the loader sees the waiter when it is done */
     return 0;
 }
 
@@ -350,16 +360,42 @@ void lora_unload(struct lora_set *s, const char *digest, void (*done)(void *u, c
     lora_fire(&fire, false);
 }
 
+struct lora_entry *lora_claim(struct lora_set *s, const char *digest, struct err *err)
+{
+    pthread_mutex_lock(&s->lock);
+    struct lora_entry *e = find(s, digest);
+    bool known = e && !unloading(e);
+    if (known) e->claims++;
+    pthread_mutex_unlock(&s->lock);
+    if (known) return e;
+    err_set(err, ERR_ADAPTER_NOT_LOADED, "no adapter %.80s is loaded", digest);
+    return NULL;
+}
+
+void lora_unclaim(struct lora_set *s, struct lora_entry *e)
+{
+    struct lora_waiters fire = {0};
+    pthread_mutex_lock(&s->lock);
+    assert(e->claims > 0);
+    e->claims--;
+    if (!e->forgotten)
+        lora_drain(s, e, &fire);
+    else if (e->claims == 0)
+        free_entry(e);
+    pthread_mutex_unlock(&s->lock);
+    lora_fire(&fire, false);
+}
+
 /* 0: *slot is pinned; 1: w waits; -1. */
 static int pin_locked(struct lora_set *s, const char *digest, struct lora_waiter *w, struct lora_slot **slot,
                       struct err *err)
 {
     if (s->stop) return err_set(err, ERR_UNAVAILABLE, "the engine is stopping");
     struct lora_entry *e = find(s, digest);
-    if (!e || e->state == LORA_DRAINING)
+    if (!e || (unloading(e) && !e->claims))
         return err_set(err, ERR_ADAPTER_NOT_LOADED, "no adapter %.80s is loaded", digest);
     e->last_use_us = clock_mono_us();
-    if (e->state == LORA_RESIDENT && !e->slot->closing) {
+    if (e->slot && !e->slot->closing) {
         e->slot->pins++;
         *slot = &e->slot->pub;
         lora_note_slots(s);
@@ -399,10 +435,8 @@ void lora_unpin(struct lora_set *s, struct lora_slot *pub)
     slot->pins--;
     slot->owner->last_use_us = clock_mono_us();
     if (slot->pins == 0) {
-        if (slot->owner->state == LORA_DRAINING)
-            lora_drained(s, slot->owner, &fire);
-        else
-            pthread_cond_broadcast(&s->wake);
+        pthread_cond_broadcast(&s->wake);
+        lora_drain(s, slot->owner, &fire);
     }
     lora_note_slots(s);
     pthread_mutex_unlock(&s->lock);
@@ -415,7 +449,7 @@ int lora_list(struct lora_set *s, struct lora_info *out, int max)
     pthread_mutex_lock(&s->lock);
     for (const struct lora_entry *e = s->first; e && n < max; e = e->next) {
         struct lora_info *i = &out[n++];
-        *i = (struct lora_info){.state = e->state,
+        *i = (struct lora_info){.state = unloading(e) ? LORA_DRAINING : e->state,
                                 .rank = e->rank,
                                 .pins = e->slot ? e->slot->pins : 0,
                                 .bytes = e->bytes,
@@ -431,7 +465,7 @@ bool lora_known(struct lora_set *s, const char *digest)
 {
     pthread_mutex_lock(&s->lock);
     const struct lora_entry *e = find(s, digest);
-    bool known = e && e->state != LORA_DRAINING;
+    bool known = e && !unloading(e);
     pthread_mutex_unlock(&s->lock);
     return known;
 }
@@ -440,7 +474,7 @@ bool lora_resident(struct lora_set *s, const char *digest)
 {
     pthread_mutex_lock(&s->lock);
     const struct lora_entry *e = find(s, digest);
-    bool resident = e && e->state == LORA_RESIDENT && !e->slot->closing;
+    bool resident = e && e->slot && !e->slot->closing;
     pthread_mutex_unlock(&s->lock);
     return resident;
 }

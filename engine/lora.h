@@ -3,7 +3,7 @@
  * An adapter is named by its digest. lora_load() makes it known and resident; one loader thread reads, verifies (digest
  * included) and packs it, so the step never touches a disk. At most max_slots and max_bytes are resident; the least recently used unpinned
  * ones are dropped for a new one. A known adapter that was dropped is loaded again when a request asks for it. A slot in use is pinned, so it never
- * changes under a request; unload waits for the pins.
+ * changes under a request; a request that will need a slot, now or again, claims the adapter. Unload waits for both.
  *
  * All functions are safe from any thread. Callbacks run on the loader thread, or at once on the caller's, and must not block. */
 #pragma once
@@ -11,6 +11,7 @@
 #include "engine/model.h"
 
 struct lora_set;
+struct lora_entry;
 
 struct lora_slot {
     char digest[SHA256_HEX];
@@ -66,18 +67,23 @@ int lora_max_rank(const struct lora_set *s);
 void lora_load(struct lora_set *s, const char *digest, const char *path, void (*done)(void *u, const struct err *e),
                void *u);
 
-/* Drains and frees, then done(u, NULL); ERR_ADAPTER_NOT_LOADED when unknown. */
+/* From now on nobody can claim it; when the last claim and pin are given back it is freed, then done(u, NULL). ERR_ADAPTER_NOT_LOADED when unknown. */
 void lora_unload(struct lora_set *s, const char *digest, void (*done)(void *u, const struct err *e), void *u);
 
+/* Until the claim is given back the adapter can be pinned, as often as need be, whatever is dropped, forgotten or unloaded meanwhile. NULL:
+ * ERR_ADAPTER_NOT_LOADED, it is unknown or being unloaded. */
+struct lora_entry *lora_claim(struct lora_set *s, const char *digest, struct err *e);
+void lora_unclaim(struct lora_set *s, struct lora_entry *claim);
+
 /* Pin for a request: got(u, slot, NULL) once resident (perhaps before this returns), or got(u, NULL, e): ERR_ADAPTER_NOT_LOADED when unknown,
- * ERR_NO_SLOT after wait_ms. `cold` tells whether it had to be loaded. Each slot got is given back with lora_unpin(). */
+ * or being unloaded and claimed by nobody; ERR_NO_SLOT after wait_ms. `cold` tells whether it had to be loaded. Each slot got is given back with lora_unpin(). */
 void lora_pin(struct lora_set *s, const char *digest,
               void (*got)(void *u, struct lora_slot *slot, bool cold, const struct err *e), void *u);
 void lora_unpin(struct lora_set *s, struct lora_slot *slot);
 
 /* Up to max infos of known adapters; returns the count. */
 int lora_list(struct lora_set *s, struct lora_info *out, int max);
-bool lora_known(struct lora_set *s, const char *digest);
+bool lora_known(struct lora_set *s, const char *digest);    /* could be claimed, just now */
 bool lora_resident(struct lora_set *s, const char *digest); /* a pin would be answered at once, just now */
 
 /* What the self-test measures: the modules of dense layers, then experts, router, lm_head and embed_tokens. */

@@ -32,6 +32,8 @@ struct lora_entry {
     char *path;
     enum lora_state state;
     struct slot *slot; /* RESIDENT, DRAINING */
+    int claims;        /* of requests: it is neither forgotten nor unloaded before the last is given back */
+    bool forgotten;    /* in no list any more: what is left goes with the last claim */
     struct lora_waiters waiters;
     int64_t last_use_us, loaded_at;
     int rank;
@@ -90,14 +92,14 @@ struct lora_set {
 /* --- lora.c; all with the lock held --- */
 void lora_enqueue(struct lora_set *s, struct lora_entry *e); /* state becomes LOADING */
 void lora_forget(struct lora_set *s, struct lora_entry *e);  /* it has neither slot nor waiters */
-/* Move the entry's waiters of kind to `out` with the outcome `err` (NULL: well). WAIT_PIN that goes well takes a pin.
- */
+/* Move the entry's waiters of kind to `out` with the outcome `err` (NULL: well). WAIT_PIN that goes well takes a pin; a WAIT_LOAD that came
+ * after a WAIT_UNLOAD can't go well before that one did, and stays. */
 void lora_settle(struct lora_entry *e, enum wait_kind kind, const struct err *err, struct lora_waiters *out);
 bool lora_has_waiters(const struct lora_entry *e, enum wait_kind kind);
 void lora_evict(struct lora_set *s,
                 struct slot *slot); /* unpinned: its entry is COLD then, or queued when somebody waits */
-/* A resident entry whose unload was asked and that has no pins: frees its slot, settles, forgets or queues it again. */
-void lora_drained(struct lora_set *s, struct lora_entry *e, struct lora_waiters *out);
+/* Where an unload was asked for and nobody has a claim or pin: frees the slot, settles, forgets or queues it again. */
+void lora_drain(struct lora_set *s, struct lora_entry *e, struct lora_waiters *out);
 void lora_note_slots(struct lora_set *s); /* the gauges */
 /* The memory of a dropped adapter of about this size becomes the empty slot's. */
 void lora_take_spare(struct lora_set *s, struct slot *slot, size_t bytes);

@@ -121,7 +121,7 @@ static void reopen(struct lora_set *s, struct lora_waiters *fire)
         struct slot *p = &s->slot[i];
         if (!p->closing) continue;
         p->closing = false;
-        if (p->owner && p->owner->state == LORA_RESIDENT) {
+        if (p->owner) {
             lora_settle(p->owner, WAIT_PIN, NULL, fire);
             lora_settle(p->owner, WAIT_LOAD, NULL, fire);
         }
@@ -222,7 +222,7 @@ static void publish(struct lora_set *s, struct lora_entry *e, struct slot *slot,
              LS("kind", e->kind), LI("bytes", (int64_t)e->bytes));
     if (!lora_has_waiters(e, WAIT_UNLOAD)) return;
     e->state = LORA_DRAINING;
-    if (slot->pins == 0) lora_drained(s, e, fire);
+    lora_drain(s, e, fire);
 }
 
 /* The lock is held. What can't be loaded is forgotten, so that the next request hears that it isn't there; for want of
@@ -234,12 +234,15 @@ static void fail(struct lora_set *s, struct lora_entry *e, const struct err *err
         lora_enqueue(s, e); /* they came when the others' time was over: theirs is not */
         return;
     }
-    bool forget = err->code != ERR_NO_SLOT || lora_has_waiters(e, WAIT_UNLOAD);
     lora_settle(e, WAIT_PIN, err, fire);
     lora_settle(e, WAIT_LOAD, err, fire);
-    lora_settle(e, WAIT_UNLOAD, NULL, fire);
     e->state = LORA_COLD;
-    if (forget) lora_forget(s, e);
+    if (err->code == ERR_NO_SLOT) {
+        lora_drain(s, e, fire);
+        return;
+    }
+    lora_settle(e, WAIT_UNLOAD, NULL, fire);
+    lora_forget(s, e);
 }
 
 /* What no load takes over goes back to the system. Called and returns with the lock held. */

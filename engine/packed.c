@@ -130,7 +130,7 @@ static int map_aligned(struct packed *p, size_t size, struct err *e)
 static int map_file(struct packed *p, struct err *e)
 {
     struct stat st;
-    p->fd = open(p->path, O_RDONLY | O_CLOEXEC);
+    p->fd = open(p->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe would never open */
     if (p->fd < 0) return err_errno(e, "cannot open %s", p->path);
     if (fstat(p->fd, &st)) return err_errno(e, "cannot look at %s", p->path);
     if (!S_ISREG(st.st_mode) || (uint64_t)st.st_size < sizeof(struct packed_head))

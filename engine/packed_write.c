@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define WRITE_CHUNK ((size_t)16 << 20) /* bytes of one write(2) */
@@ -71,6 +72,14 @@ static void folder_of(const char *path, char out[PATH_MAX])
     snprintf(out, PATH_MAX, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
 }
 
+/* A rename takes the place of whatever stands there, a device as well. */
+static int check_place(const struct packed_writer *w, struct err *e)
+{
+    struct stat st;
+    if (stat(w->path, &st) || S_ISREG(st.st_mode)) return 0;
+    return err_set(e, ERR_IO, "cannot write %s: what stands there is no plain file", w->path);
+}
+
 static int create(struct packed_writer *w, struct err *e)
 {
     char folder[PATH_MAX];
@@ -93,7 +102,7 @@ int packed_writer_new(struct packed_writer **out, const char *path, struct err *
         packed_writer_free(w);
         return err_set(e, ERR_NO_MEMORY, "no memory to write %s", path);
     }
-    if (create(w, e)) {
+    if (check_place(w, e) || create(w, e)) {
         packed_writer_free(w);
         return -1;
     }

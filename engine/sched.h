@@ -179,7 +179,8 @@ struct sched_state {
     struct {
         char tag[64];
         int waiting, running;
-    } tenant[64]; /* those with the most requests */
+        double weight, counter; /* counter: tokens served, weighed; of use beside others' */
+    } tenant[64];               /* those with the most requests */
     int ntenant;
 };
 

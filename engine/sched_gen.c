@@ -88,6 +88,13 @@ static void set_adapters(struct gen *g, const struct gen_request *r)
     }
 }
 
+static int claim_adapters(struct gen *g, struct err *e)
+{
+    for (int i = 0; i < g->npins; i++)
+        if (!(g->pin[i].claim = lora_claim(g->s->loras, g->pin[i].digest, e))) return -1;
+    return 0;
+}
+
 static int fill(struct gen *g, struct sched *s, const struct gen_request *r, struct err *e)
 {
     int cap = r->nprompt + r->p.max_tokens;
@@ -124,7 +131,7 @@ int gen_new(struct gen **out, struct sched *s, const struct gen_request *r, stru
     g->spec.len = SPEC_LEN;
     memcpy(g->id, r->id, sizeof g->id);
     set_adapters(g, r);
-    if (fill(g, s, r, e)) {
+    if (claim_adapters(g, e) || fill(g, s, r, e)) {
         gen_free(g);
         return -1;
     }
@@ -143,6 +150,8 @@ void gen_free(struct gen *g)
     free(g->ids);
     free(g->strings);
     free(g->banned);
+    for (int i = 0; i < g->npins; i++)
+        if (g->pin[i].claim) lora_unclaim(g->s->loras, g->pin[i].claim);
     free(g);
 }
 

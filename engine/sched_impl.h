@@ -99,8 +99,9 @@ struct gen_pin {
     bool held, left;   /* [L] counts in want->held; no more in want->refs */
     char digest[SHA256_HEX];
     float weight;
-    struct lora_slot *slot; /* [L] set once; the step thread reads it when PLACE_READY or later */
-    int from;               /* [S] the first position that uses it: 0, but for aLoRA */
+    struct lora_entry *claim; /* while the request is there, so that unloading waits for it */
+    struct lora_slot *slot;   /* [L] set once; the step thread reads it when PLACE_READY or later */
+    int from;                 /* [S] the first position that uses it: 0, but for aLoRA */
 };
 
 /* What was guessed of a sequence: the tokens stand in ids[nids ..]. */
@@ -145,6 +146,7 @@ struct gen {
     int64_t blocked_us;          /* lacks nothing but a slot since; 0: not so */
     bool decodes;                /* has told its first token */
     bool promoted;               /* late, and given a turn of the first level */
+    bool put_off;                /* its place or its slot was taken from it */
     uint64_t span;               /* of the trace: the phase that it is in */
     uint64_t stamp;              /* of first admission: age among the running; 0: never ran */
     bool ended;                  /* while pins were on the way: the answer to the last frees it */

@@ -11,8 +11,9 @@
  * a tenant's requests of a class the one that was submitted first, but one whose adapter is not there yet holds up no other.
  *
  * Ageing: a request that has waited longer than its class's target to the first token is late. Of AGE_TURNS turns one, at least, goes to the
- * late: the one whose tenant's counter is smallest is promoted to the first level, for good. So no class starves; but a tenant that
- * floods the queue, and so has many that are late, gets no more than that turn for it, and whoever is promoted takes nobody's place.
+ * late, also to those whose place or adapter slot was taken from them: the one whose tenant's counter is smallest is promoted to the first
+ * level, for good. So no class starves; but a tenant that floods the queue, and so has many that are late, gets no more than that turn for
+ * it, and whoever is promoted takes nobody's place.
  *
  * Every function here is called with the scheduler's lock held, by any thread. */
 #include "engine/meters.h"
@@ -212,16 +213,44 @@ static bool is_late(const struct gen *g, int64_t now_us)
     return target > 0 && waited >= target;
 }
 
-/* The first of each tenant and class are looked at: the others came later. */
+static struct gen *later(struct gen *best, struct gen *g, int64_t now_us)
+{
+    if (g->promoted || g->class == 0 || !is_late(g, now_us)) return best;
+    return !best || g->tenant->counter < best->tenant->counter ? g : best;
+}
+
+/* Of requests of one tenant and class: those behind the first that isn't promoted came later. */
+static struct gen *latest_of(struct gen *best, const struct gen_list *l, int64_t now_us)
+{
+    struct gen *g = l->first;
+    while (g && g->promoted) g = g->next;
+    return g ? later(best, g, now_us) : best;
+}
+
+/* Going first for a slot costs a load, and is of use where others go first by their class. */
+static bool urgent_wait(const struct sched *s, int class)
+{
+    int n = 0;
+    for (int c = 0; c < class; c++) n += s->class_waiting[c];
+    return n > 0;
+}
+
+static struct gen *latest_put_off(struct gen *best, const struct gen_list *l, int64_t now_us)
+{
+    for (struct gen *g = l->first; g; g = g->next)
+        if (g->put_off) best = later(best, g, now_us);
+    return best;
+}
+
 static void promote(struct sched *s, int64_t now_us)
 {
     struct gen *best = NULL;
     for (const struct tenant *t = s->active.first; t; t = t->next)
         for (int c = 1; c < SCHED_CLASSES; c++) {
-            struct gen *g = t->ready[c].first;
-            while (g && g->promoted) g = g->next;
-            if (g && is_late(g, now_us) && (!best || t->counter < best->tenant->counter)) best = g;
+            best = latest_of(best, &t->ready[c], now_us);
+            if (urgent_wait(s, c)) best = latest_put_off(best, &t->wanting[c], now_us);
         }
+    best = latest_put_off(best, &s->preempted, now_us);
     if (!best) return;
     best->promoted = true;
     s->turns = 0;

@@ -29,6 +29,7 @@ void room_preempt(struct gen *g, const char *why)
 {
     struct sched *s = g->s;
     give_up_pages(s, g);
+    g->put_off = true;
     queue_move(g, PLACE_PREEMPTED);
     s->preemptions++;
     s->yields += why != NULL;

@@ -16,7 +16,7 @@
  *     adapter_wait_ms    preempted and wait for a slot in their turn
  *
  * Guarantees: never more distinct adapters reserved than slots; a request that never ran waits at most adapter_wait_ms for a slot, then fails
- * with ERR_NO_SLOT; one that ran waits on, and fails only when its adapter is unloaded meanwhile. Where nobody has to yield, a slot is kept
+ * with ERR_NO_SLOT; one that ran waits on. Its claim (lora.h) keeps its adapter from being unloaded meanwhile. Where nobody has to yield, a slot is kept
  * for a quarter of that time at least, so that adapters that take turns don't spend their time on loads.
  *
  * With the scheduler's lock held; slots_drain(): step thread. */
@@ -296,6 +296,7 @@ static void give_back(struct gen *g, const void *victim)
     if (!uses || s->nunpin + GEN_ADAPTERS > SLOTS_UNPIN) return;
     if (g->place == PLACE_RUNNING) room_preempt(g, "slot");
     s->nunpin += pins_withdraw(g, s->unpin + s->nunpin);
+    g->put_off = true;
     queue_move(g, PLACE_WAITING);
 }
 

@@ -7,6 +7,7 @@
 #include "base/clock.h"
 #include "engine/meters.h"
 #include "engine/sched_impl.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,6 +91,23 @@ void note_step(struct sched *s, int64_t took_us)
     note_add(s, M_VLLM_ACCEPTED, NULL, p->accepted);
 }
 
+/* By sums, for tags are too many for labels. Counters are compared among those that compete. */
+static void note_tenants(struct sched *s)
+{
+    int waiting = 0, running = 0;
+    double least = INFINITY, most = -INFINITY;
+    for (const struct tenant *t = s->active.first; t; t = t->next) {
+        running += t->running > 0;
+        if (!t->waiting) continue;
+        waiting++;
+        least = fmin(least, t->counter);
+        most = fmax(most, t->counter);
+    }
+    metric_set(s->metrics, M_TENANTS, (const char *[]){"waiting"}, waiting);
+    metric_set(s->metrics, M_TENANTS, (const char *[]){"running"}, running);
+    metric_set(s->metrics, M_TENANT_SPREAD, NULL, waiting ? most - least : 0);
+}
+
 void note_gauges(struct sched *s)
 {
     s->pages_idle = s->kv.nidle;
@@ -102,6 +120,7 @@ void note_gauges(struct sched *s)
     metric_set(s->metrics, M_WAITING, NULL, s->waiting + s->put_off);
     for (int c = 0; c < SCHED_CLASSES; c++)
         metric_set(s->metrics, M_CLASS_WAITING, (const char *[]){sched_class_name[c]}, s->class_waiting[c]);
+    note_tenants(s);
     metric_set(s->metrics, M_KV_USAGE, NULL, (double)s->pages_used / s->kv.cache.pages);
 }
 
@@ -194,6 +213,8 @@ static void add_tenant(struct sched_state *out, const struct tenant *t)
     snprintf(out->tenant[i].tag, sizeof out->tenant[i].tag, "%s", t->tag);
     out->tenant[i].waiting = t->waiting;
     out->tenant[i].running = t->running;
+    out->tenant[i].weight = t->weight;
+    out->tenant[i].counter = t->counter;
 }
 
 static int by_value(const void *x, const void *y)

@@ -81,6 +81,8 @@ struct tenant *tenant_of(struct sched *s, const char *tag, double weight, struct
             return NULL;
         }
         memcpy(t->tag, cut, sizeof cut);
+        if (s->idle.n >= SCHED_IDLE_TENANTS) forget(s, s->idle.first); /* those that are refused all go no other way */
+        at = &s->bucket[bucket_of(cut)];
         t->chain = *at;
         *at = t;
         list_append(&s->idle, t);

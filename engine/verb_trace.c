@@ -1,7 +1,8 @@
 /* verb_trace: `weft-engine trace OUT.json`: asks a running engine for its last steps and writes them as a file that chrome://tracing
  * (or ui.perfetto.dev) shows.
  *
- * The file is written beside its place and renamed, so that there is a whole one or none. Main thread of a process of its own. */
+ * The file is written beside its place and renamed, so that there is a whole one or none; what stands there and is no plain file (a pipe, a
+ * device, /dev/stdout) is written to as it is. Main thread of a process of its own. */
 #include "base/client.h"
 #include "base/conf.h"
 #include "base/json.h"
@@ -10,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define ANSWER_MAX ((size_t)64 << 20)
@@ -76,17 +78,26 @@ static int fetch(const struct trace_settings *s, json_t **out, struct err *e)
     return rc;
 }
 
+static int write_to(const char *path, const struct buf *b, struct err *e)
+{
+    FILE *f = fopen(path, "we");
+    if (!f) return err_errno(e, "cannot write %s", path);
+    bool good = fwrite(b->data, 1, b->len, f) == b->len;
+    good = fclose(f) == 0 && good;
+    return good ? 0 : err_errno(e, "cannot write %s", path);
+}
+
 static int write_all(const char *path, const struct buf *b, struct err *e)
 {
     char beside[4096];
+    struct stat st;
+    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode)) return write_to(path, b, e);
     if (snprintf(beside, sizeof beside, "%s.part", path) >= (int)sizeof beside)
         return err_set(e, ERR_USAGE, "the path %.100s... is too long", path);
-    FILE *f = fopen(beside, "we");
-    if (!f) return err_errno(e, "cannot write %s", beside);
-    bool good = fwrite(b->data, 1, b->len, f) == b->len;
-    good = fclose(f) == 0 && good;
-    if (good && rename(beside, path) == 0) return 0;
-    err_errno(e, "cannot write %s", path);
+    if (write_to(beside, b, e) == 0) {
+        if (rename(beside, path) == 0) return 0;
+        err_errno(e, "cannot write %s", path);
+    }
     unlink(beside);
     return -1;
 }

@@ -96,11 +96,12 @@ static void test_who_waits_for_a_slot_gets_it_when_a_pin_is_given_back(void **st
 static void test_a_busy_adapter_takes_no_new_pins_when_another_has_waited_half_its_time(void **state)
 {
     (void)state;
-    open_with(1, 1000);
+    open_with(1, 4000);
     assert_int_equal(tiny_load(&t, 0), ERR_NONE);
     struct outcome a = tiny_pin(&t, 0), b = {0}, c = {0};
     lora_load(t.loras, t.digest[1], t.dir[1], tiny_on_done, &b);
-    usleep(700000);
+    while (lora_resident(t.loras, t.digest[0])) usleep(1000); /* for half of the time */
+    assert_int_equal(b.came, 0);
     lora_pin(t.loras, t.digest[0], tiny_on_pin, &c);
     usleep(20000);
     assert_int_equal(c.came, 0); /* put behind the one that waits */
@@ -165,6 +166,130 @@ static void test_loading_while_it_drains_brings_it_back(void **state)
     tiny_await(&again.came, 1);
     assert_int_equal(again.err.code, ERR_NONE);
     assert_int_equal(state_of(0), LORA_RESIDENT);
+    tiny_close(&t);
+}
+
+static struct lora_entry *claim(int i)
+{
+    struct err e = {0};
+    struct lora_entry *c = lora_claim(t.loras, t.digest[i], &e);
+    if (!c) fail_msg("%s", e.msg);
+    return c;
+}
+
+static void test_who_claimed_before_the_unloading_can_pin_until_the_claim_is_given_back(void **state)
+{
+    (void)state;
+    open_with(1, 1000);
+    struct err e = {0};
+    struct outcome gone = {0};
+    assert_int_equal(tiny_load(&t, 0), ERR_NONE);
+    assert_int_equal(tiny_load(&t, 1), ERR_NONE); /* drops it, for there is one slot */
+    struct lora_entry *c = claim(0);
+    lora_unload(t.loras, t.digest[0], tiny_on_done, &gone);
+    assert_null(lora_claim(t.loras, t.digest[0], &e));
+    assert_int_equal(e.code, ERR_ADAPTER_NOT_LOADED);
+    for (int round = 0; round < 2; round++) {
+        assert_int_equal(state_of(0), LORA_DRAINING);
+        struct outcome p = tiny_pin(&t, 0);
+        unpin(&p);
+        assert_int_equal(tiny_load(&t, 1), ERR_NONE); /* drops it again */
+    }
+    assert_int_equal(gone.came, 0);
+    lora_unclaim(t.loras, c);
+    tiny_await(&gone.came, 1);
+    assert_int_equal(gone.err.code, ERR_NONE);
+    assert_int_equal(tiny_pin(&t, 0).err.code, ERR_ADAPTER_NOT_LOADED);
+    tiny_close(&t);
+}
+
+static void test_a_claim_and_a_pin_are_both_waited_for(void **state)
+{
+    (void)state;
+    open_with(2, 1000);
+    for (int round = 0; round < 2; round++) {
+        struct outcome gone = {0};
+        assert_int_equal(tiny_load(&t, 0), ERR_NONE);
+        struct lora_entry *c = claim(0);
+        struct outcome p = tiny_pin(&t, 0);
+        lora_unload(t.loras, t.digest[0], tiny_on_done, &gone);
+        if (round)
+            unpin(&p);
+        else
+            lora_unclaim(t.loras, c);
+        assert_int_equal(gone.came, 0);
+        assert_int_equal(state_of(0), LORA_DRAINING);
+        if (round)
+            lora_unclaim(t.loras, c);
+        else
+            unpin(&p);
+        tiny_await(&gone.came, 1);
+        assert_false(lora_known(t.loras, t.digest[0]));
+    }
+    tiny_close(&t);
+}
+
+static void test_a_load_that_is_asked_for_after_an_unloading_comes_true_after_it(void **state)
+{
+    (void)state;
+    open_with(1, 1000);
+    struct outcome gone = {0}, again = {0};
+    assert_int_equal(tiny_load(&t, 0), ERR_NONE);
+    struct lora_entry *c = claim(0);
+    assert_int_equal(tiny_load(&t, 1), ERR_NONE);
+    lora_unload(t.loras, t.digest[0], tiny_on_done, &gone);
+    lora_load(t.loras, t.digest[0], t.dir[0], tiny_on_done, &again);
+    struct outcome p = tiny_pin(&t, 0); /* loads it, for the one who claimed it */
+    assert_int_equal(gone.came + again.came, 0);
+    unpin(&p);
+    lora_unclaim(t.loras, c);
+    tiny_await(&gone.came, 1);
+    tiny_await(&again.came, 1);
+    assert_int_equal(again.err.code, ERR_NONE);
+    assert_true(lora_known(t.loras, t.digest[0]));
+    tiny_close(&t);
+}
+
+static void test_what_is_claimed_and_breaks_is_refused_and_can_be_loaded_anew(void **state)
+{
+    (void)state;
+    char path[128];
+    open_with(1, 1000);
+    assert_int_equal(tiny_load(&t, 0), ERR_NONE);
+    struct lora_entry *c = claim(0);
+    assert_int_equal(tiny_load(&t, 1), ERR_NONE);
+    snprintf(path, sizeof path, "%s.away", t.dir[0]);
+    assert_int_equal(rename(t.dir[0], path), 0);
+    assert_int_equal(tiny_pin(&t, 0).err.code, ERR_NOT_FOUND);
+    assert_false(lora_known(t.loras, t.digest[0]));
+    assert_int_equal(rename(path, t.dir[0]), 0);
+    assert_int_equal(tiny_load(&t, 0), ERR_NONE);
+    struct lora_entry *fresh = claim(0);
+    lora_unclaim(t.loras, c);
+    assert_true(lora_known(t.loras, t.digest[0]));
+    lora_unclaim(t.loras, fresh);
+    assert_int_equal(tiny_unload(&t, 0), ERR_NONE);
+    tiny_close(&t);
+}
+
+static void test_what_is_claimed_is_not_forgotten_for_others(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    open_with(1, 1000);
+    lora_set_free(t.loras);
+    assert_int_equal(
+        lora_set_new(&t.loras, t.m,
+                     &(struct lora_options){.max_slots = 1, .max_known = 3, .wait_ms = 100, .max_rank = 64}, &e),
+        0);
+    assert_int_equal(tiny_load(&t, 0), ERR_NONE);
+    struct lora_entry *c = claim(0);
+    for (int i = 1; i < 5; i++) assert_int_equal(tiny_load(&t, i), ERR_NONE);
+    struct outcome p = tiny_pin(&t, 0);
+    unpin(&p);
+    lora_unclaim(t.loras, c);
+    for (int i = 1; i < 5; i++) assert_int_equal(tiny_load(&t, i), ERR_NONE);
+    assert_false(lora_known(t.loras, t.digest[0]));
     tiny_close(&t);
 }
 
@@ -494,6 +619,11 @@ int main(void)
         cmocka_unit_test(test_when_the_waiting_one_gives_up_the_busy_adapter_opens_again),
         cmocka_unit_test(test_unloading_waits_for_the_pins_and_forgets),
         cmocka_unit_test(test_loading_while_it_drains_brings_it_back),
+        cmocka_unit_test(test_who_claimed_before_the_unloading_can_pin_until_the_claim_is_given_back),
+        cmocka_unit_test(test_a_claim_and_a_pin_are_both_waited_for),
+        cmocka_unit_test(test_a_load_that_is_asked_for_after_an_unloading_comes_true_after_it),
+        cmocka_unit_test(test_what_is_claimed_and_breaks_is_refused_and_can_be_loaded_anew),
+        cmocka_unit_test(test_what_is_claimed_is_not_forgotten_for_others),
         cmocka_unit_test(test_what_is_not_the_adapter_asked_for_is_refused),
         cmocka_unit_test(test_a_folder_outside_the_store_is_refused_also_through_a_link),
         cmocka_unit_test(test_a_rank_beyond_the_limit_is_refused),

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -320,8 +321,13 @@ static void a_changed_bit_of_head_meta_or_index_is_found_when_asked_for(void **s
     size_t n;
     char *bytes = slurp(&n);
     const struct packed_head *h = (struct packed_head *)bytes;
-    const size_t at[] = {offsetof(struct packed_head, zero), offsetof(struct packed_head, zero8), offsetof(struct packed_head, sha256),
-                         h->meta + 2, (size_t)((char *)entry_of(bytes, "norm")->sha256 - bytes), h->index + 255, n - 1};
+    const size_t at[] = {offsetof(struct packed_head, zero),
+                         offsetof(struct packed_head, zero8),
+                         offsetof(struct packed_head, sha256),
+                         h->meta + 2,
+                         (size_t)((char *)entry_of(bytes, "norm")->sha256 - bytes),
+                         h->index + 255,
+                         n - 1};
     for (size_t i = 0; i < sizeof at / sizeof *at; i++) {
         bytes[at[i]] ^= 1;
         FILE *f = fopen(other, "wb");
@@ -410,6 +416,25 @@ static void a_folder_that_is_not_there_is_named(void **state)
     assert_int_equal(e.code, ERR_MODEL);
 }
 
+static void what_is_no_plain_file_is_neither_read_nor_replaced(void **state)
+{
+    (void)state;
+    struct packed_writer *w;
+    struct packed *p;
+    struct stat st;
+    struct err e = {0};
+    unlink(other);
+    assert_int_equal(mkfifo(other, 0600), 0);
+    assert_int_equal(packed_open(&p, other, &e), -1);
+    assert_int_equal(e.code, ERR_MODEL);
+    err_clear(&e);
+    assert_int_equal(packed_writer_new(&w, other, &e), -1);
+    assert_int_equal(e.code, ERR_IO);
+    assert_int_equal(stat(other, &st), 0);
+    assert_true(S_ISFIFO(st.st_mode));
+    unlink(other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -425,6 +450,7 @@ int main(void)
         cmocka_unit_test(what_could_not_be_read_is_not_written),
         cmocka_unit_test(an_empty_file_of_entries_is_a_file),
         cmocka_unit_test(a_folder_that_is_not_there_is_named),
+        cmocka_unit_test(what_is_no_plain_file_is_neither_read_nor_replaced),
     };
     return cmocka_run_group_tests(tests, make_folder, drop_folder);
 }

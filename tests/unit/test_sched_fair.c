@@ -194,6 +194,34 @@ static void test_a_tenant_that_comes_late_is_not_served_for_the_past(void **stat
     sim_close();
 }
 
+static void test_tenants_that_are_all_refused_are_not_remembered_for_ever(void **state)
+{
+    (void)state;
+    static struct reply r, next, refused;
+    struct sched_options o = busy;
+    char tag[16];
+    o.max_running = o.max_waiting = 1;
+    sim_open(1, 0);
+    tiny_start(&sim.t, &o);
+    struct ask a = {.adapter = -1, .n = 5, .max = 250, .tenant = "first"};
+    assert_int_equal(tiny_submit(&sim.t, &a, &r), ERR_NONE);
+    tiny_await(&r.n, 1);
+    assert_int_equal(tiny_submit(&sim.t, &a, &next), ERR_NONE);
+    int full = 0;
+    for (int i = 0; i < 3 * SCHED_IDLE_TENANTS; i++) {
+        snprintf(tag, sizeof tag, "t%d", i);
+        full += tiny_submit(&sim.t, &(struct ask){.adapter = -1, .n = 5, .max = 1, .tenant = tag}, &refused) != 0;
+    }
+    assert_true(full > 2 * SCHED_IDLE_TENANTS);
+    pthread_mutex_lock(&sim.t.s->lock);
+    int known = sim.t.s->idle.n;
+    pthread_mutex_unlock(&sim.t.s->lock);
+    tiny_finish(&r);
+    tiny_finish(&next);
+    assert_in_range(known, 0, SCHED_IDLE_TENANTS);
+    sim_close();
+}
+
 /* --- classes --- */
 
 static void test_batch_yields_its_places_to_interactive_and_loses_nothing(void **state)
@@ -263,6 +291,57 @@ static void test_who_waits_longer_than_its_target_gets_a_turn(void **state)
     if (!(s >= 3 && s < 5)) fail_msg("%g s", s);
     s = batch_beside_interactive(0);
     assert_true(s > 20); /* nobody is late: after all others */
+}
+
+/* One of batch that runs first, and loses its place or its adapter's slot to interactive ones that leave none for 20 s. When it was over, s. */
+static double batch_that_was_put_off(int adapter, int beside, int64_t at_us, int output)
+{
+    struct sched_options o = busy;
+    o.max_running = 2;
+    o.target[CLASS_BATCH].ttft_ms = 3000;
+    sim_open(1, 0);
+    sim_add(&(struct sim_request){.at_us = at_us,
+                                  .tenant = "b",
+                                  .class = CLASS_BATCH,
+                                  .adapter = adapter,
+                                  .prompt = 10,
+                                  .output = output,
+                                  .seed = 1});
+    for (int i = 0; i < 4; i++)
+        sim_add(&(struct sim_request){.at_us = 100000,
+                                      .tenant = "a",
+                                      .class = CLASS_INTERACTIVE,
+                                      .adapter = beside,
+                                      .prompt = 10,
+                                      .output = 20,
+                                      .then = 120,
+                                      .seed = (uint64_t)(10 + i)});
+    sim_run(&o);
+    double s = 0;
+    for (int i = 0; i < sim.n; i++) {
+        if (sim.q[i].err.code) fail_msg("%s", sim.q[i].err.msg);
+        if (sim.q[i].class == CLASS_BATCH) s = (double)(sim.q[i].done_us - sim.q[i].sent_us) / 1e6;
+    }
+    sim_close();
+    return s;
+}
+
+static void test_who_was_put_off_and_waits_longer_than_its_target_goes_on(void **state)
+{
+    (void)state;
+    static const struct {
+        int adapter, beside;
+        int64_t at_us;
+        int output;
+    } cases[] = {
+        {0, 0, 0, 40},     /* its place was taken */
+        {1, 2, 0, 40},     /* its slot was */
+        {1, 2, 150000, 4}, /* it never had one */
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        double s = batch_that_was_put_off(cases[i].adapter, cases[i].beside, cases[i].at_us, cases[i].output);
+        if (!(s >= 3 && s < 10)) fail_msg("case %zu: %g s", i, s);
+    }
 }
 
 /* --- deadlines --- */
@@ -522,8 +601,10 @@ int main(void)
         cmocka_unit_test(test_ten_times_the_load_of_one_tenant_hardly_moves_the_first_tokens_of_another),
         cmocka_unit_test(test_a_stream_that_runs_saves_up_no_turns),
         cmocka_unit_test(test_a_tenant_that_comes_late_is_not_served_for_the_past),
+        cmocka_unit_test(test_tenants_that_are_all_refused_are_not_remembered_for_ever),
         cmocka_unit_test(test_batch_yields_its_places_to_interactive_and_loses_nothing),
         cmocka_unit_test(test_who_waits_longer_than_its_target_gets_a_turn),
+        cmocka_unit_test(test_who_was_put_off_and_waits_longer_than_its_target_goes_on),
         cmocka_unit_test(test_a_deadline_that_can_not_be_met_is_refused_at_once),
         cmocka_unit_test(test_a_deadline_that_can_be_met_is_not_refused),
         cmocka_unit_test(test_a_full_queue_says_when_to_come_back),

@@ -95,13 +95,16 @@ def damaged(raw, at):
     return raw
 
 
-@pytest.mark.parametrize("what", ["a bit in the middle", "cut", "of another version", "empty", "a folder in its place"])
+@pytest.mark.parametrize("what", ["a bit in the middle", "cut", "of another version", "empty", "a folder in its place", "a pipe in its place"])
 def test_a_damaged_copy_is_not_served_and_replaced(start, cache, one, what):
     path = copies(cache)[0]
     raw = bytearray(path.read_bytes())
     if what == "a folder in its place":
         path.unlink()
         path.mkdir()
+    elif what == "a pipe in its place":
+        path.unlink()
+        os.mkfifo(path)
     else:
         path.write_bytes({"a bit in the middle": damaged(raw, len(raw) // 2), "cut": raw[:-1], "of another version": damaged(raw, 8), "empty": b""}[what])
     e = start("--cache", str(cache))

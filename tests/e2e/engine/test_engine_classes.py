@@ -1,6 +1,7 @@
 """Classes, deadlines and the trace of steps, seen from outside."""
 
 import json
+import os
 import threading
 import time
 
@@ -175,6 +176,17 @@ def test_the_trace_over_tcp_asks_for_the_token(start, tmp_path):
     assert run_program("trace", str(out), "--url", e.url).returncode == 4 and not out.exists()
     assert run_program("trace", str(out), "--url", e.url, "--token-file", token).returncode == 0
     assert isinstance(json.loads(out.read_text()), list)
+
+
+def test_a_trace_goes_into_a_pipe_that_stands_in_its_place(engine, tmp_path):
+    assert ask(engine).status_code == 200
+    pipe, token, got = tmp_path / "t.json", str(engine.folder / "token"), []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()), daemon=True)  # nobody else opens it if the pipe is replaced
+    reader.start()
+    assert run_program("trace", str(pipe), "--url", engine.url, "--token-file", token).returncode == 0
+    reader.join(10)
+    assert pipe.is_fifo() and isinstance(json.loads(got[0]), list)
 
 
 def test_without_a_trace_there_is_none(start, tmp_path):
