@@ -4,7 +4,7 @@
  *     each layer:
  *         h = norm(x)    q,k,v = W h (and adapters)    norm heads, rotate, store k and v    a = attention(q)
  *         x += W a, or x += norm(W a)
- *         h = norm(x)    gate,up = W h                 a = act(gate) * up
+ *         h = norm(x)    a = act(gate W h) * up W h
  *         x += W a, or x += norm(W a);                 a layer of experts: forward_moe.c
  *     logits of the wanted rows = head(norm(x)), capped
  *
@@ -55,8 +55,6 @@ static size_t lay_out(struct forward *f, float *block)
                 {&f->q, rows * q},
                 {&f->kk, rows * kv},
                 {&f->v, rows * kv},
-                {&f->gate, rows * (size_t)m->mlp},
-                {&f->up, rows * (size_t)m->mlp},
                 {&f->shrink, shrink_rows(f) * rank},
                 {&f->logits, (size_t)f->max_logits * (size_t)m->vocab},
                 {&f->partial, f->partial_floats}};
@@ -82,6 +80,7 @@ static int take_memory(struct forward *f, struct err *e)
     int rows = max_of(f->max_rows, f->max_logits), inner = max_of(m->heads * m->head_dim, m->mlp);
     if (act_init(&f->h, rows, round_up(m->hidden, GROUP), m->act_forms, e)) return -1;
     if (act_init(&f->a, rows, round_up(inner, GROUP), m->act_forms, e)) return -1;
+    f->h_bf16 = f->h.bf16, f->a_bf16 = f->a.bf16;
     return m->experts > 0 ? forward_moe_new(&f->moe, m, f->max_rows, e) : 0;
 }
 
@@ -222,11 +221,11 @@ static void dense(struct forward *f, struct kthread *t, int layer, float *to, bo
 {
     int rows = f->b->rows;
     struct mm gu = forward_product(f, &f->h, rows, &f->lora, layer);
-    add_out(f, &gu, LM_GATE, f->gate, false);
-    add_out(f, &gu, LM_UP, f->up, false);
+    add_out(f, &gu, LM_GATE, NULL, false);
+    add_out(f, &gu, LM_UP, NULL, false);
+    gu.gated = &f->a;
+    gu.gate = f->m->act;
     f->k->matmul(t, &gu);
-    pool_barrier(t);
-    f->k->glu(t, f->m->act, f->gate, f->up, rows, f->m->mlp, &f->a);
     pool_barrier(t);
     struct mm down = forward_product(f, &f->a, rows, &f->lora, layer);
     add_out(f, &down, LM_DOWN, to, add);
@@ -282,6 +281,14 @@ static void pass(struct kthread *t, void *arg)
     if (b->after) b->after(t, b->u, f->logits);
 }
 
+/* Activations have a bf16 form where something reads it. (Experts' rows are copied in all forms: there it stays.) */
+static void choose_forms(struct forward *f)
+{
+    bool unread = f->m->bf16_for_adapters && f->m->experts == 0 && f->lora.nseg == 0;
+    f->h.bf16 = unread ? NULL : f->h_bf16;
+    f->a.bf16 = unread ? NULL : f->a_bf16;
+}
+
 const float *forward_run(struct forward *f, const struct forward_batch *b)
 {
     assert(b->rows >= 1 && b->rows <= f->max_rows && b->nlogits <= f->max_logits && b->max_rank <= f->max_rank);
@@ -290,6 +297,7 @@ const float *forward_run(struct forward *f, const struct forward_batch *b)
     f->head_lora = f->lora;
     f->head_lora.seg = f->head_seg;
     f->head_lora.nseg = forward_segments(&b->lora, b->logit_row, b->nlogits, f->head_seg);
+    choose_forms(f);
     pool_run(f->pool, pass, f);
     f->b = NULL;
     return f->logits;

@@ -12,17 +12,17 @@ struct forward {
     int max_rows, max_logits, max_rank;
     float *block; /* owns the arrays of floats below */
     size_t block_bytes;
-    float *x;                  /* [rows][hidden] the residual stream */
-    float *y;                  /* [rows][hidden] what a half gives, where it is normed before it is added */
-    float *q;                  /* [rows][heads*head_dim] */
-    float *kk, *v;             /* [rows][kv_heads*head_dim] */
-    float *gate, *up;          /* [rows][mlp] */
-    float *shrink;             /* [MM_OUTS][rows][padded rank], or [2][pairs][padded rank] of experts */
-    float *logits;             /* [max_logits][vocab] */
-    float *partial;            /* of attention */
+    float *x;       /* [rows][hidden] the residual stream */
+    float *y;       /* [rows][hidden] what a half gives, where it is normed before it is added */
+    float *q;       /* [rows][heads*head_dim] */
+    float *kk, *v;  /* [rows][kv_heads*head_dim] */
+    float *shrink;  /* [MM_OUTS][rows][padded rank], or [2][pairs][padded rank] of experts */
+    float *logits;  /* [max_logits][vocab] */
+    float *partial; /* of attention */
     size_t partial_floats;
     struct act h;              /* after a norm, k = hidden */
     struct act a;              /* attention's or the gate's output, k = heads*head_dim or mlp */
+    uint16_t *h_bf16, *a_bf16; /* their bf16 forms, which are left out where no row's adapter reads them */
     struct moe_space *moe;     /* NULL: no layer has experts */
     struct lora_seg *head_seg; /* [max_logits] */
 

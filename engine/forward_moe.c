@@ -4,8 +4,7 @@
  *     route                      the experts of each row and their weights
  *     plan                       thread 0: places, products and segments of every expert that has rows
  *     g = h in the order of places
- *     gate, up = W_e g           all experts' products as one list: one sharing out, one barrier
- *     a = act(gate) * up
+ *     a = act(gate_e g) * up_e g all experts' products as one list: one sharing out, one barrier
  *     y = W_e a                  one list again
  *     to[row] = sum of weight * y[place]
  *
@@ -23,14 +22,13 @@
 struct moe_space {
     struct moe moe; /* rows and logits .. first belong to the layer that runs */
     size_t bytes;
-    float *block; /* owns the floats: logits, weight, gate, up, y */
+    float *block; /* owns the floats: logits, weight, y */
     size_t block_bytes;
     float *logits, *weight;
-    float *gate, *up; /* [places][expert_mlp] */
-    float *y;         /* [places][hidden] */
-    int *ints;        /* owns expert, place, row_of, first */
-    struct act g;     /* gathered rows, k = hidden */
-    struct act a;     /* k = expert_mlp */
+    float *y;     /* [places][hidden] */
+    int *ints;    /* owns expert, place, row_of, first */
+    struct act g; /* gathered rows, k = hidden */
+    struct act a; /* k = expert_mlp */
 
     /* The plan of a layer. */
     int nlist;
@@ -48,15 +46,11 @@ static int round_up(int v, int to)
 /* Hand out the floats of one block, each array on its own cache lines. With block NULL only counts. */
 static size_t lay_out(struct moe_space *s, const struct model *m, size_t rows, float *block)
 {
-    size_t places = rows * (size_t)m->experts_used, mlp = (size_t)m->expert_mlp, used = 0;
+    size_t places = rows * (size_t)m->experts_used, used = 0;
     struct {
         float **at;
         size_t n;
-    } part[] = {{&s->logits, rows * (size_t)m->experts},
-                {&s->weight, places},
-                {&s->gate, places * mlp},
-                {&s->up, places * mlp},
-                {&s->y, places * (size_t)m->hidden}};
+    } part[] = {{&s->logits, rows * (size_t)m->experts}, {&s->weight, places}, {&s->y, places * (size_t)m->hidden}};
     for (size_t i = 0; i < sizeof part / sizeof *part; i++) {
         if (block) *part[i].at = block + used;
         used += (part[i].n + 15) & ~(size_t)15;
@@ -164,8 +158,10 @@ static int plan_expert(const struct forward *f, struct moe_space *s, int layer, 
     gu.shrink += 2 * at * (size_t)gu.shrink_ld;
     down.shrink += at * (size_t)down.shrink_ld;
     gu.nout = 2;
-    gu.out[0] = output(x, LM_GATE, s->gate + at * (size_t)m->expert_mlp);
-    gu.out[1] = output(x, LM_UP, s->up + at * (size_t)m->expert_mlp);
+    gu.out[0] = output(x, LM_GATE, NULL);
+    gu.out[1] = output(x, LM_UP, NULL);
+    gu.gated = &s->a_view[i];
+    gu.gate = m->act;
     down.nout = 1;
     down.out[0] = output(x, LM_DOWN, s->y + at * (size_t)m->hidden);
     s->gate_up[i] = gu;
@@ -206,8 +202,6 @@ void forward_moe(struct forward *f, struct kthread *t, int layer, float *to, boo
     f->k->moe_gather(t, &s->moe, &f->h, m->hidden, &s->g);
     pool_barrier(t);
     f->k->matmul_list(t, s->gate_up, s->nlist);
-    pool_barrier(t);
-    f->k->glu(t, m->act, s->gate, s->up, f->b->rows * m->experts_used, m->expert_mlp, &s->a);
     pool_barrier(t);
     f->k->matmul_list(t, s->down, s->nlist);
     pool_barrier(t);

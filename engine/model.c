@@ -212,17 +212,24 @@ static int load_tensors(struct load *l, struct err *e)
 
 /* --- whole --- */
 
-/* What activations are rounded to: what the layouts multiply with, and bf16 for adapters. */
+static unsigned also_form(unsigned forms, enum layout layout)
+{
+    unsigned form = weight_act_form(layout);
+    return form ? forms | form : forms & ~(unsigned)ACT_NO_F32;
+}
+
+/* What the layouts multiply with. Float32 only for those that multiply with that, and where groups span two heads of
+ * attention. */
 static unsigned forms_needed(const struct model *m)
 {
-    if (m->prec == PREC_EXACT) return 0;
-    unsigned forms = ACT_BF16 | weight_act_form(m->head->layout);
+    unsigned forms = also_form(m->head_dim % GROUP ? 0 : ACT_NO_F32, m->head->layout);
     for (int l = 0; l < m->layers; l++) {
         const struct model_layer *at = &m->layer[l];
         for (int i = 0; i < LORA_MODULES; i++)
-            if (at->module[i].n) forms |= weight_act_form(at->module[i].layout);
+            if (at->module[i].n) forms = also_form(forms, at->module[i].layout);
+        if (at->router.n) forms = also_form(forms, at->router.layout);
         for (int x = 0; at->expert && x < m->experts; x++)
-            for (int i = 0; i < 3; i++) forms |= weight_act_form(at->expert[x].part[i].layout);
+            for (int i = 0; i < 3; i++) forms = also_form(forms, at->expert[x].part[i].layout);
     }
     return forms;
 }
@@ -255,7 +262,10 @@ static int load_all(struct load *l, const char *path, const char *digest, const 
     else if (source_digest(l->s, m->desc.digest, e))
         return -1;
     if (load_tensors(l, e) || rope_load(m, &l->plan, e)) return -1;
-    m->act_forms = forms_needed(m);
+    if (m->prec == PREC_EXACT) return 0;
+    unsigned forms = forms_needed(m);
+    m->bf16_for_adapters = !(forms & ACT_BF16);
+    m->act_forms = forms | ACT_BF16;
     return 0;
 }
 

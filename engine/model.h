@@ -53,7 +53,8 @@ struct model {
     struct source *from;         /* of a packed file: what its weights lie in; NULL otherwise */
     struct model_keeper *keeper; /* model_keep.h; NULL: nothing to do */
     bool copied;                 /* came from the cache's copy */
-    unsigned act_forms;          /* what activations the layouts multiply with (enum act_form) */
+    unsigned act_forms;          /* what activations the layouts and adapters multiply with (enum act_form) */
+    bool bf16_for_adapters;      /* and no layout does with bf16 */
     struct tokenizer *tok;
     struct chat_template *chat; /* NULL: the file has none */
     size_t weight_bytes;

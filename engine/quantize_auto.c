@@ -216,6 +216,7 @@ static int prepare(struct chooser *c, struct err *e)
     if (!o->text || !*o->text) return err_set(e, ERR_USAGE, "--type auto needs --text FILE to measure on");
     c->trial = *m;
     c->trial.act_forms = ACT_BF16 | ACT_Q8;
+    c->trial.bf16_for_adapters = false;
     c->trial.layer = malloc((size_t)m->layers * sizeof *c->trial.layer);
     c->cost = calloc((size_t)m->layers, sizeof *c->cost);
     c->level = calloc((size_t)m->layers, sizeof *c->level);

@@ -21,14 +21,15 @@ int act_init(struct act *a, int rows_max, int k_max, unsigned forms, struct err 
                        "activations of %d rows of %d: rows must be 1 to %d, their length a multiple of %d", rows_max,
                        k_max, ROWS_MAX, GROUP);
     size_t values = (size_t)rows_max * (size_t)k_max, used = 0;
-    size_t x = take(&used, values * 4);
+    size_t x = forms & ACT_NO_F32 ? 0 : take(&used, values * 4);
     size_t bf16 = forms & ACT_BF16 ? take(&used, values * 2) : 0;
     size_t q8 = forms & ACT_Q8 ? take(&used, values) : 0;
     size_t scale = forms & ACT_Q8 ? take(&used, values / GROUP * 4) : 0;
     size_t sum = forms & ACT_Q8 ? take(&used, values / GROUP * 4) : 0;
     char *block = big_alloc(used);
     if (!block) return err_set(e, ERR_NO_MEMORY, "no memory for activations of %d rows of %d", rows_max, k_max);
-    *a = (struct act){.rows_max = rows_max, .k_max = k_max, .x = (float *)(block + x), .block = block, .bytes = used};
+    *a = (struct act){.rows_max = rows_max, .k_max = k_max, .block = block, .bytes = used};
+    if (!(forms & ACT_NO_F32)) a->x = (float *)(block + x);
     if (forms & ACT_BF16) a->bf16 = (uint16_t *)(block + bf16);
     if (forms & ACT_Q8) {
         a->q8 = (int8_t *)(block + q8);
@@ -67,13 +68,14 @@ static void round_group(const float *x, int8_t *q, float *scale, int32_t *sum)
     }
 }
 
-void act_round(struct act *out, int row, int k, int c0, int c1)
+void act_put(struct act *out, int row, int k, int c0, int n, const float *x)
 {
-    size_t at = (size_t)row * (size_t)k;
-    for (int c = c0; out->bf16 && c < c1; c++) out->bf16[at + (size_t)c] = bf16_of_f32(out->x[at + (size_t)c]);
+    size_t at = (size_t)row * (size_t)k + (size_t)c0;
+    if (out->x) memmove(out->x + at, x, sizeof *x * (size_t)n);
+    for (int i = 0; out->bf16 && i < n; i++) out->bf16[at + (size_t)i] = bf16_of_f32(x[i]);
     if (!out->q8 || k % GROUP) return;
-    for (int c = c0; c < c1; c += GROUP) {
+    for (int c = 0; c < n; c += GROUP) {
         size_t i = at + (size_t)c;
-        round_group(out->x + i, out->q8 + i, out->q8_scale + i / GROUP, out->q8_sum + i / GROUP);
+        round_group(x + c, out->q8 + i, out->q8_scale + i / GROUP, out->q8_sum + i / GROUP);
     }
 }

@@ -1,4 +1,4 @@
-/* Rounding of activations to bf16 and to int8 in groups of 32, bit for bit as act_round() does it. */
+/* Activations in all their forms, bit for bit as act_put() does it. */
 #include "kernels/act.h"
 #include "kernels/avx2.h"
 #include "kernels/convert.h"
@@ -53,13 +53,14 @@ static void round_group(const float *from, int8_t *to, float *scale, int32_t *su
     *sum = sum_of(_mm256_add_epi32(_mm256_add_epi32(q[0], q[1]), _mm256_add_epi32(q[2], q[3])));
 }
 
-void act_round_avx2(struct act *out, int row, int k, int c0, int c1)
+void act_put_avx2(struct act *out, int row, int k, int c0, int n, const float *x)
 {
-    size_t at = (size_t)row * (size_t)k;
-    if (out->bf16) round_bf16(out->x + at + (size_t)c0, c1 - c0, out->bf16 + at + (size_t)c0);
+    size_t at = (size_t)row * (size_t)k + (size_t)c0;
+    if (out->x) memmove(out->x + at, x, sizeof *x * (size_t)n);
+    if (out->bf16) round_bf16(x, n, out->bf16 + at);
     if (!out->q8 || k % GROUP) return;
-    for (int c = c0; c < c1; c += GROUP) {
+    for (int c = 0; c < n; c += GROUP) {
         size_t i = at + (size_t)c;
-        round_group(out->x + i, out->q8 + i, out->q8_scale + i / GROUP, out->q8_sum + i / GROUP);
+        round_group(x + c, out->q8 + i, out->q8_scale + i / GROUP, out->q8_sum + i / GROUP);
     }
 }

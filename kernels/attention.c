@@ -5,6 +5,7 @@
 #include "kernels/attention_avx512.h"
 #include "kernels/kv.h"
 #include "kernels/matmul.h"
+#include <assert.h>
 #include <math.h>
 #include <string.h>
 
@@ -15,6 +16,7 @@ static float dot(const float *a, const float *b, int n)
     return sum;
 }
 
+/* out [head_dim] */
 static void attend(const struct attn *a, const struct attn_seq *seq, int pos, int h, const float *q, float *out)
 {
     const struct kv_cache *kv = a->kv;
@@ -38,15 +40,17 @@ static void attend(const struct attn *a, const struct attn_seq *seq, int pos, in
 void attention_plain(struct kthread *t, const struct attn *a, struct act *out)
 {
     int hd = a->kv->head_dim, k = a->heads * hd, lo, hi;
+    float *y = t->scratch;
+    assert((size_t)k * sizeof *y <= t->scratch_bytes);
     pool_share(t, a->rows, &lo, &hi);
     for (int row = lo; row < hi; row++) {
         const struct attn_seq *seq = attn_seq_of(a, row);
         if (!seq) continue;
         for (int h = 0; h < a->heads; h++) {
-            size_t at = (size_t)row * (size_t)k + (size_t)(h * hd);
-            attend(a, seq, seq->pos0 + row - seq->row0, h, a->q + at, out->x + at);
+            const float *q = a->q + (size_t)row * (size_t)k + h * hd;
+            attend(a, seq, seq->pos0 + row - seq->row0, h, q, y + h * hd);
         }
-        act_round(out, row, k, 0, k);
+        act_put(out, row, k, 0, k, y);
     }
 }
 

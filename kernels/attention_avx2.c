@@ -271,9 +271,10 @@ static void run_item(const struct attn *a, const struct item *it, struct vector 
     for (int b = attn_first(a, first) / BLOCK; b <= last / BLOCK; b++) attend_block(a, it, v, b, fn);
     for (int i = 0; i < it->rows; i++)
         for (int h = 0; h < it->heads; h++) {
-            int column = (it->head + h) * hd;
-            store_output(&v[i * it->heads + h], out->x + place(a, it, i, h), hd);
-            if (hd % GROUP == 0) act_round_avx2(out, it->seq->row0 + it->row + i, a->heads * hd, column, column + hd);
+            float y[HEAD_DIM_MAX], *to = hd % GROUP ? out->x + place(a, it, i, h) : y;
+            store_output(&v[i * it->heads + h], to, hd);
+            if (hd % GROUP) continue;
+            act_put_avx2(out, it->seq->row0 + it->row + i, a->heads * hd, (it->head + h) * hd, hd, y);
         }
 }
 
@@ -317,7 +318,7 @@ static void round_rows(struct kthread *t, const struct attn *a, struct act *out)
     int lo, hi, k = a->heads * a->kv->head_dim;
     pool_barrier(t);
     pool_share(t, a->rows, &lo, &hi);
-    for (int row = lo; row < hi; row++) act_round_avx2(out, row, k, 0, k);
+    for (int row = lo; row < hi; row++) act_put_avx2(out, row, k, 0, k, out->x + (size_t)row * (size_t)k);
 }
 
 static void attention(struct kthread *t, const struct attn *a, struct act *out, block_fn *fn)

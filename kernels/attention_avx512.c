@@ -11,7 +11,7 @@
  *
  * Batch invariance: segments depend on positions alone (attention_avx512.h); cuts decide only who computes what. */
 #include "kernels/attention_avx512.h"
-#include "kernels/act.h"
+#include "kernels/act_avx512.h"
 #include "kernels/avx512.h"
 #include "kernels/vector.h"
 #include <string.h>
@@ -197,12 +197,13 @@ void attn_clear(float *state, int head_dim)
 
 void attn_finish(const struct attn *a, int row, int head, const float *total, struct act *out)
 {
-    int hd = a->kv->head_dim, column = head * hd;
-    float *to = out->x + (size_t)row * (size_t)(a->heads * hd) + column;
+    int hd = a->kv->head_dim;
+    size_t at = (size_t)row * (size_t)(a->heads * hd) + (size_t)(head * hd);
     __m512 sum = _mm512_set1_ps(total[ATTN_SUM]);
+    float y[HEAD_DIM_MAX], *to = hd % GROUP ? out->x + at : y; /* else a group spans two heads */
     for (int d = 0; d < hd; d += 16)
         _mm512_storeu_ps(to + d, _mm512_div_ps(_mm512_loadu_ps(total + ATTN_OUT + d), sum));
-    if (hd % GROUP == 0) act_round_avx512(out, row, a->heads * hd, column, column + hd);
+    if (hd % GROUP == 0) act_put_avx512(out, row, a->heads * hd, head * hd, hd, y);
 }
 
 /* Row and head of vector v of a sequence that was cut: items by kv head and split, in each [row][head]. */
@@ -249,7 +250,7 @@ static void round_rows(struct kthread *t, const struct attn *a, struct act *out)
     int lo, hi, k = a->heads * a->kv->head_dim;
     pool_barrier(t);
     pool_share(t, a->rows, &lo, &hi);
-    for (int row = lo; row < hi; row++) act_round_avx512(out, row, k, 0, k);
+    for (int row = lo; row < hi; row++) act_put_avx512(out, row, k, 0, k, out->x + (size_t)row * (size_t)k);
 }
 
 static void attention(struct kthread *t, const struct attn *a, struct act *out, attn_run_fn *run)

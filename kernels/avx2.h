@@ -23,9 +23,8 @@ void rmsnorm_add_avx2(struct kthread *t, const float *y, int rows, int k, const 
 void rope_store_avx2(struct kthread *t, const struct attn *a);
 void attention_fast_avx2(struct kthread *t, const struct attn *a, struct act *out);
 void attention_exact_avx2(struct kthread *t, const struct attn *a, struct act *out);
-void glu_avx2(struct kthread *t, enum mlp_act act, const float *gate, const float *up, int rows, int k,
-              struct act *out);
+gate_fn gate_avx2;
 void softcap_avx2(struct kthread *t, float *x, size_t n, float cap);
 
-/* As act_round(), bit for bit. */
-void act_round_avx2(struct act *out, int row, int k, int c0, int c1);
+/* As act_put(), bit for bit. */
+void act_put_avx2(struct act *out, int row, int k, int c0, int n, const float *x);

@@ -14,6 +14,7 @@ extern const struct dequant_avx512 {
 } dequant_avx512[LAYOUTS];
 
 store_fn store_avx512;
+gate_fn gate_avx512;
 lora_shrink_fn lora_shrink_bf16_avx512, lora_shrink_f32_avx512;
 lora_expand_fn lora_expand_bf16_avx512, lora_expand_f32_avx512;
 
@@ -24,9 +25,4 @@ void rope_store_avx512(struct kthread *t, const struct attn *a);
 void kv_store_avx512(const struct kv_cache *kv, char *head, int slot, const float *k, const float *v);
 void attention_fast_avx512(struct kthread *t, const struct attn *a, struct act *out);
 void attention_exact_avx512(struct kthread *t, const struct attn *a, struct act *out);
-void glu_avx512(struct kthread *t, enum mlp_act act, const float *gate, const float *up, int rows, int k,
-                struct act *out);
 void softcap_avx512(struct kthread *t, float *x, size_t n, float cap);
-
-/* As act_round(), bit for bit. */
-void act_round_avx512(struct act *out, int row, int k, int c0, int c1);

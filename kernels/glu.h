@@ -1,12 +1,5 @@
-/* Private to kernels/: how the gate is cut into work, and gelu's constants. */
+/* Private to kernels/: gelu's constants. */
 #pragma once
-
-#define GLU_BLOCK 256 /* columns; a multiple of GROUP */
-
-static inline int glu_blocks(int k)
-{
-    return (k + GLU_BLOCK - 1) / GLU_BLOCK;
-}
 
 /* gelu by tanh (Hendrycks and Gimpel 2016), 0.5 g (1 + tanh(u)), u = sqrt(2/pi) (g + 0.044715 g^3), is
  * g / (1 + e^(-2u)): silu with another exponent, and without the cancellation that 1 + tanh has for negative g.

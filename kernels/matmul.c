@@ -23,8 +23,11 @@
 
 #define LINE 64 /* prefetching functions are always inlined: gcc drops calls of what it takes to be without effect */
 
+#define GATED_PANELS 4 /* of a gate, then of what it gates: few rows read longer runs */
+
+/* `panels` is 1 but for a gated product, where it counts those of out[0] and as many of out[1]. */
 struct item {
-    int out, panel, row0, rows;
+    int out, panel, panels, row0, rows;
 };
 
 static int panels_of(const struct weight *w)
@@ -120,11 +123,37 @@ static inline __attribute__((always_inline)) void prefetch_y(const struct mm_out
     }
 }
 
-static struct item item_at(const struct mm *m, int index)
+/* Panels of an item. */
+static int panels_each(const struct mm *m)
 {
-    int blocks = (m->rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    struct item it = {.panel = index / blocks, .row0 = index % blocks * BLOCK_ROWS};
+    int fit = m->gated && m->rows > 0 ? BLOCK_ROWS / m->rows : 1;
+    return fit < 1 ? 1 : fit < GATED_PANELS ? fit : GATED_PANELS;
+}
+
+/* Items of a block of rows. */
+static int items_across(const struct mm *m)
+{
+    int panels = 0, each = panels_each(m);
+    if (m->gated) return (panels_of(m->out[0].w) + each - 1) / each;
+    for (int o = 0; o < m->nout; o++) panels += panels_of(m->out[o].w);
+    return panels;
+}
+
+/* Items go by panels, and for each panel by the blocks of rows. With enough rows each thread has blocks of its own, the
+ * same ones in every product, so that it finds in its own cache what it wrote there. */
+static struct item item_at(const struct mm *m, int threads, int index)
+{
+    int blocks = (m->rows + BLOCK_ROWS - 1) / BLOCK_ROWS, parts = blocks < threads ? 1 : threads;
+    int all = items_across(m), each = panels_each(m), part = 0, first = 0, count = blocks / parts;
+    while (index >= all * count) {
+        index -= all * count;
+        first += count;
+        part++;
+        count = blocks * (part + 1) / parts - first;
+    }
+    struct item it = {.panel = index / count * each, .panels = each, .row0 = (first + index % count) * BLOCK_ROWS};
     while (it.panel >= panels_of(m->out[it.out].w)) it.panel -= panels_of(m->out[it.out++].w);
+    if (it.panel + each > panels_of(m->out[it.out].w)) it.panels = panels_of(m->out[it.out].w) - it.panel;
     it.rows = m->rows - it.row0 < BLOCK_ROWS ? m->rows - it.row0 : BLOCK_ROWS;
     return it;
 }
@@ -143,23 +172,62 @@ static void replace_head(struct kthread *t, const struct mm *m, const struct mm_
     }
 }
 
-static void run_item(struct kthread *t, const struct mm *m, const struct mm_ops *ops, const struct item *it)
+static void sum_panel(struct kthread *t, const struct mm *m, const struct mm_ops *ops, const struct item *it,
+                      float *acc)
 {
-    _Alignas(LINE) float acc[BLOCK_ROWS * PANEL];
     const struct mm_out *out = &m->out[it->out];
     prefetch_adapters(m, it, ops->element);
-    prefetch_y(out, it);
     ops->panel[out->w->layout](t, out->w, it->panel, m->in, it->row0, it->rows, acc);
     if (out->module == MM_HEAD) replace_head(t, m, ops, it, acc);
     expand(m, it, acc, ops->expand);
-    store(out, it, acc, ops->store);
+}
+
+/* Outputs n0 .. of the panel at n0 that there are. */
+static int outputs_of(const struct weight *w, int n0)
+{
+    return w->n - n0 < PANEL ? w->n - n0 : PANEL;
+}
+
+static void add_bias(const struct mm_out *out, int panel, int rows, float *acc)
+{
+    int n0 = panel * PANEL, count = outputs_of(out->w, n0);
+    for (int row = 0; out->bias && row < rows; row++, acc += PANEL)
+        for (int i = 0; i < count; i++) acc[i] += out->bias[n0 + i];
+}
+
+/* The panels of the gate, then those of what it gates, then both together: neither leaves the first-level cache. */
+static void run_gated(struct kthread *t, const struct mm *m, const struct mm_ops *ops, const struct item *it)
+{
+    _Alignas(LINE) float acc[2][BLOCK_ROWS * PANEL];
+    int tile = it->rows * PANEL;
+    for (int o = 0; o < 2; o++)
+        for (int p = 0; p < it->panels; p++) {
+            struct item one = {.out = o, .panel = it->panel + p, .row0 = it->row0, .rows = it->rows};
+            sum_panel(t, m, ops, &one, acc[o] + p * tile);
+            add_bias(&m->out[o], one.panel, it->rows, acc[o] + p * tile);
+        }
+    for (int p = 0; p < it->panels; p++) {
+        int c0 = (it->panel + p) * PANEL, n = m->out[0].w->n;
+        ops->gate(m->gate, acc[0] + p * tile, acc[1] + p * tile, outputs_of(m->out[0].w, c0), it->rows, m->gated,
+                  it->row0, n, c0);
+    }
+}
+
+static void run_item(struct kthread *t, const struct mm *m, const struct mm_ops *ops, const struct item *it)
+{
+    _Alignas(LINE) float acc[BLOCK_ROWS * PANEL];
+    if (m->gated) {
+        run_gated(t, m, ops, it);
+        return;
+    }
+    prefetch_y(&m->out[it->out], it);
+    sum_panel(t, m, ops, it, acc);
+    store(&m->out[it->out], it, acc, ops->store);
 }
 
 static int items_of(const struct mm *m)
 {
-    int items = 0;
-    for (int o = 0; o < m->nout; o++) items += panels_of(m->out[o].w);
-    return items * ((m->rows + BLOCK_ROWS - 1) / BLOCK_ROWS);
+    return items_across(m) * ((m->rows + BLOCK_ROWS - 1) / BLOCK_ROWS);
 }
 
 /* The product of a list that an item belongs to: its items start at `first`. */
@@ -196,7 +264,7 @@ void matmul_run(struct kthread *t, const struct mm *m, int n, const struct mm_op
     struct cursor c = {m, 0, n > 0 ? items_of(m) : 0};
     while ((index = pool_claim_near(t, items)) >= 0) {
         seek(&c, index);
-        struct item it = item_at(c.m, index - c.first);
+        struct item it = item_at(c.m, t->n, index - c.first);
         run_item(t, c.m, ops, &it);
     }
 }

@@ -13,9 +13,15 @@ typedef void panel_fn(struct kthread *t, const struct weight *w, int panel, cons
  * output. */
 typedef void store_fn(float *y, int ldy, bool add, const float *bias, int count, int rows, const float *acc);
 
+/* Inputs c0 .. c0+count-1 (count <= 32) of rows row0 .. row0+rows-1 of out, whose rows have k, become
+ * act(gate[row]) * up[row]; both have 32 to a row. */
+typedef void gate_fn(enum mlp_act act, const float *gate, const float *up, int count, int rows, struct act *out,
+                     int row0, int k, int c0);
+
 struct mm_ops {
     panel_fn *panel[LAYOUTS];
     store_fn *store;
+    gate_fn *gate;
     lora_shrink_fn *shrink;
     lora_expand_fn *expand;
     size_t element; /* bytes of an element of A and B */
@@ -28,6 +34,7 @@ panel_fn panel_exact, panel_fast_bf16, panel_fast_q8, panel_fast_q4, panel_fast_
     panel_fast_f8, panel_fast_q2;
 
 store_fn store_plain;
+gate_fn gate_plain;
 
 /* `total` items dealt to the threads in order: this thread's are lo <= i < hi. */
 static inline void pool_share(const struct kthread *t, int total, int *lo, int *hi)

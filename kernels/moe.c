@@ -82,7 +82,7 @@ void moe_order(const struct moe *m)
 
 static void copy_row(const struct act *in, size_t from, struct act *out, size_t to, size_t k)
 {
-    memcpy(out->x + to * k, in->x + from * k, k * sizeof *out->x);
+    if (out->x) memcpy(out->x + to * k, in->x + from * k, k * sizeof *out->x);
     if (out->bf16) memcpy(out->bf16 + to * k, in->bf16 + from * k, k * sizeof *out->bf16);
     if (!out->q8 || k % GROUP) return;
     size_t groups = k / GROUP;
@@ -130,7 +130,8 @@ void moe_combine_plain(struct kthread *t, const struct moe *m, const float *y, i
 struct act act_rows(const struct act *a, int row0, int rows, int k)
 {
     size_t at = (size_t)row0 * (size_t)k;
-    struct act view = {.rows_max = rows, .k_max = k, .x = a->x + at};
+    struct act view = {.rows_max = rows, .k_max = k};
+    if (a->x) view.x = a->x + at;
     if (a->bf16) view.bf16 = a->bf16 + at;
     if (a->q8) {
         view.q8 = a->q8 + at;

@@ -25,7 +25,7 @@
 /* Rows of k floats together with the rounded forms that products read. */
 struct act {
     int rows_max, k_max;
-    float *x;        /* [rows][k], stride k */
+    float *x;        /* [rows][k], stride k; NULL where not needed */
     uint16_t *bf16;  /* [rows][k]; NULL where not needed */
     int8_t *q8;      /* [rows][k]; NULL where not needed */
     float *q8_scale; /* [rows][k/32] */
@@ -34,9 +34,10 @@ struct act {
     size_t bytes;
 };
 
-enum act_form { ACT_BF16 = 1, ACT_Q8 = 2 };
+enum act_form { ACT_BF16 = 1, ACT_Q8 = 2, ACT_NO_F32 = 4 };
 
-/* Memory for rows_max rows of up to k_max (a multiple of 32) in the given forms besides float32. */
+/* Memory for rows_max rows of up to k_max (a multiple of 32) in the given forms, and in float32 unless that is not
+ * wanted. FAST reads float32 where a weight has LAYOUT_F32 only. */
 int act_init(struct act *a, int rows_max, int k_max, unsigned forms, struct err *e);
 void act_close(struct act *a);
 
@@ -45,6 +46,8 @@ void act_close(struct act *a);
 struct act act_rows(const struct act *a, int row0, int rows, int k);
 
 /* --- matrix products with adapters --- */
+
+enum mlp_act { MLP_SILU, MLP_GELU_TANH };
 
 /* LoRA on the embedding: row t of the table += scale * sum_j a[t][j] b[j][..]; float32 in both precisions. */
 struct lora_embed {
@@ -114,7 +117,10 @@ struct mm {
     struct mm_out out[MM_OUTS];    /* q,k,v or gate,up share one pass over the activations */
     const struct lora_batch *lora; /* or NULL */
     int layer;
-    int expert;    /* the outputs with a column are parts of this expert; -1: of the dense layer */
+    int expert;        /* the outputs with a column are parts of this expert; -1: of the dense layer */
+    struct act *gated; /* NULL, or: out[0] is a gate and out[1] what it gates, n long both; all forms of this become
+                        * gate(out[0]) * out[1], and the outputs' own y are not written */
+    enum mlp_act gate;
     float *shrink; /* scratch [nout][rows][shrink_ld] floats for A x */
     int shrink_ld; /* a multiple of 16, >= the sum of lora_rank_pad(rank) over the uses of any one segment */
 };
@@ -180,7 +186,7 @@ struct attn {
 /* Scratch for a model whose sequences are up to `positions` long. */
 size_t attn_partial_floats(int heads, int head_dim, int positions);
 
-/* --- the ends: embedding and gate --- */
+/* --- the embedding --- */
 
 struct embed {
     const struct weight *w;
@@ -190,8 +196,6 @@ struct embed {
     const struct lora_batch *lora; /* or NULL: embed_full replaces w, embed adds to it */
     float *x;                      /* [rows][w->k] */
 };
-
-enum mlp_act { MLP_SILU, MLP_GELU_TANH };
 
 /* --- mixture of experts --- */
 
@@ -242,10 +246,6 @@ struct kernels {
     /* out rows [heads*head_dim] = softmax(q K^T scale) V, causal, online softmax in an order that the positions set; with
      * out's forms. May use barriers inside. */
     void (*attention)(struct kthread *t, const struct attn *a, struct act *out);
-
-    /* out = act(gate) * up, rows of k; with out's forms. */
-    void (*glu)(struct kthread *t, enum mlp_act act, const float *gate, const float *up, int rows, int k,
-                struct act *out);
 
     /* x = cap tanh(x / cap), n values. */
     void (*softcap)(struct kthread *t, float *x, size_t n, float cap);

@@ -4,6 +4,8 @@
 #include "kernels/matmul.h"
 #include <math.h>
 
+#define BLOCK 256 /* values normed before they are rounded; a multiple of GROUP */
+
 static float rms_factor(const float *x, int k, float eps)
 {
     double sum = 0;
@@ -18,9 +20,12 @@ void rmsnorm_plain(struct kthread *t, const float *x, const int *row_of, int row
     pool_share(t, rows, &lo, &hi);
     for (int row = lo; row < hi; row++) {
         const float *in = x + (size_t)(row_of ? row_of[row] : row) * (size_t)k;
-        float *y = out->x + (size_t)row * (size_t)k, factor = rms_factor(in, k, eps);
-        for (int i = 0; i < k; i++) y[i] = in[i] * factor * weight[i];
-        act_round(out, row, k, 0, k);
+        float factor = rms_factor(in, k, eps), y[BLOCK];
+        for (int c = 0; c < k; c += BLOCK) {
+            int n = k - c < BLOCK ? k - c : BLOCK;
+            for (int i = 0; i < n; i++) y[i] = in[c + i] * factor * weight[c + i];
+            act_put(out, row, k, c, n, y);
+        }
     }
 }
 

@@ -65,7 +65,7 @@ static struct model {
     struct weight w[LAYERS_MAX][PROJECTIONS], head;
     struct adapter_set set[MIXES_N];
     struct act x, norm, gated;
-    float *q, *kk, *v, *gate, *up, *logits, *shrink, *ones;
+    float *q, *kk, *v, *gate, *logits, *shrink, *ones;
     int rows, head_rows;
     const struct adapter_set *adapted; /* NULL: base rows */
 } model;
@@ -118,7 +118,7 @@ static void make_rows(void)
     fill(model.x.x, (size_t)MODEL_ROWS * (size_t)d->hidden);
     model.q = xalloc(row * (size_t)d->hidden), model.kk = xalloc(row * (size_t)d->kv);
     model.v = xalloc(row * (size_t)d->kv), model.gate = xalloc(row * (size_t)d->mlp);
-    model.up = xalloc(row * (size_t)d->mlp), model.shrink = xalloc(row * MM_OUTS * RANK_MOST);
+    model.shrink = xalloc(row * MM_OUTS * RANK_MOST);
     model.logits = xalloc(sizeof(float) * HEAD_ROWS * (size_t)d->vocab);
     model.ones = xalloc(sizeof(float) * (size_t)d->mlp);
     for (int i = 0; i < d->mlp; i++) model.ones[i] = 1;
@@ -147,7 +147,7 @@ static void free_model(void)
         big_free(set->block[i % ADAPTERS], set->bytes[i % ADAPTERS]);
     }
     act_close(&model.x), act_close(&model.norm), act_close(&model.gated);
-    free(model.q), free(model.kk), free(model.v), free(model.gate), free(model.up);
+    free(model.q), free(model.kk), free(model.v), free(model.gate);
     free(model.logits), free(model.shrink), free(model.ones);
 }
 
@@ -200,7 +200,8 @@ static void layer(struct kthread *t, int l)
     struct mm qkv = product(l, &model.norm, model.rows), o = qkv, gu = qkv, down = product(l, &model.gated, model.rows);
     add_out(&qkv, Q, model.q), add_out(&qkv, K, model.kk), add_out(&qkv, V, model.v);
     add_out(&o, O, model.gate);
-    add_out(&gu, GATE, model.gate), add_out(&gu, UP, model.up);
+    add_out(&gu, GATE, NULL), add_out(&gu, UP, NULL);
+    gu.gated = &model.gated;
     add_out(&down, DOWN, model.q);
     norm(t, model.rows);
     model.kn->matmul(t, &qkv);
@@ -209,8 +210,6 @@ static void layer(struct kthread *t, int l)
     pool_barrier(t);
     norm(t, model.rows);
     model.kn->matmul(t, &gu);
-    pool_barrier(t);
-    model.kn->glu(t, MLP_SILU, model.gate, model.up, model.rows, model.d->mlp, &model.gated);
     pool_barrier(t);
     model.kn->matmul(t, &down);
     pool_barrier(t);

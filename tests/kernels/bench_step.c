@@ -15,10 +15,10 @@
 #define ROWS_MAX 512
 #define SEQS_MAX 16
 
-enum op { EMBED, NORM, QKV, ROPE, ATTENTION, O, GATE_UP, GLU, DOWN, HEAD, SAMPLE, OTHER, OPS };
+enum op { EMBED, NORM, QKV, ROPE, ATTENTION, O, GATE_UP, DOWN, HEAD, SAMPLE, OTHER, OPS };
 
 static const char *const OP_NAME[OPS] = {"embed",   "norm", "q,k,v", "rope+store", "attention", "o",
-                                         "gate,up", "glu",  "down",  "head",       "sample",    "other"};
+                                         "gate,up", "down", "head",  "sample",     "other"};
 
 static const struct kernels *kn;
 static uint64_t spent[OPS], since;
@@ -57,12 +57,6 @@ static void do_rope(struct kthread *t, const struct attn *a)
 static void do_attention(struct kthread *t, const struct attn *a, struct act *out)
 {
     enter(t, ATTENTION), kn->attention(t, a, out);
-}
-
-static void do_glu(struct kthread *t, enum mlp_act act, const float *gate, const float *up, int rows, int k,
-                   struct act *out)
-{
-    enter(t, GLU), kn->glu(t, act, gate, up, rows, k, out);
 }
 
 /* --- a step --- */
@@ -161,7 +155,7 @@ static void prepare(const char *path, enum kv_type type)
     kn = kernels_pick(getenv("WEFT_KERNELS"), PREC_FAST);
     world.table = *kn;
     world.table.embed = do_embed, world.table.rmsnorm = do_norm, world.table.matmul = do_matmul;
-    world.table.rope_store = do_rope, world.table.attention = do_attention, world.table.glu = do_glu;
+    world.table.rope_store = do_rope, world.table.attention = do_attention;
     if (pool_new(&world.pool, 0, &e) ||
         kv_pool_init_as(&world.kv, world.m, type, page * SEQS_MAX * ROWS_MAX / KV_PAGE, 1, &e) ||
         forward_new(&world.f, world.m, &world.table, world.pool, &world.kv.cache, ROWS_MAX, SEQS_MAX, 1, &e))

@@ -309,6 +309,58 @@ static void adapters_pack_from_every_float_format_in_the_order_asked_for(void **
         }
 }
 
+/* --- gated products --- */
+
+static double silu(double g)
+{
+    return g / (1 + exp(-g));
+}
+
+/* Both sums by the plain product first, then gated: within what exponential, division and products round, and in all
+ * forms; whatever the rows, the threads, the adapters and the outputs of the last panel. */
+static void check_gated(int v, int batch, int n, int threads)
+{
+    struct problem p;
+    struct act out;
+    seed((uint64_t)(batch * 10 + n));
+    problem_init(&p, &(struct problem_spec){.prec = VARIANTS[v].prec,
+                                            .type = batch % 2 ? T_Q8_0 : T_BF16,
+                                            .k = 96,
+                                            .nout = 2,
+                                            .n = {n, n},
+                                            .seg = BATCHES[batch].seg,
+                                            .nseg = BATCHES[batch].nseg,
+                                            .adapted = 3,
+                                            .bias = batch % 3 == 0});
+    problem_run(&p, variant_kernels(v), threads);
+    assert_int_equal(act_init(&out, p.rows, (n + 31) / 32 * 32, ACT_BF16 | ACT_Q8, NULL), 0);
+    struct mm mm = p.mm;
+    mm.gated = &out;
+    mm.out[0].y = mm.out[1].y = NULL;
+    struct pool *pool = pool_of(threads);
+    pool_run(pool, run_matmul, &(struct problem_run){variant_kernels(v), &mm});
+    pool_free(pool);
+    for (int i = 0; i < p.rows * n; i++) {
+        int row = i / n, c = i % n;
+        double want = silu(p.y[0][row * p.ldy[0] + c]) * p.y[1][row * p.ldy[1] + c];
+        assert_true(fabs(out.x[i] - want) <= 6 * 0x1p-24 * fabs(want) + 1e-37);
+        assert_int_equal(out.bf16[i], bf16_bits(bf16_near(out.x[i])));
+        if (n % 32 == 0) assert_true(fabs(out.q8[i] * out.q8_scale[i / 32] - out.x[i]) <= 0.51 * out.q8_scale[i / 32]);
+    }
+    act_close(&out);
+    problem_close(&p);
+}
+
+static void a_gated_product_is_what_its_two_products_make_together(void **state)
+{
+    (void)state;
+    for (int v = 0; v < VARIANTS_N; v++)
+        for (int b = 0; variant_kernels(v) && b < BATCHES_N; b++) {
+            check_gated(v, b, 160, 1 + b % 3);
+            check_gated(v, b, 100, 2);
+        }
+}
+
 static void tables_are_found_by_name(void **state)
 {
     (void)state;
@@ -335,6 +387,7 @@ int main(void)
         cmocka_unit_test(integers_come_out_exactly),
         cmocka_unit_test(a_row_has_the_same_bits_alone_and_in_any_batch_on_any_threads),
         cmocka_unit_test(nothing_is_read_that_does_not_belong_to_the_row),
+        cmocka_unit_test(a_gated_product_is_what_its_two_products_make_together),
         cmocka_unit_test(adapters_pack_from_every_float_format_in_the_order_asked_for),
     };
     say_what_runs();
