@@ -3,13 +3,13 @@
  * Tile: 32 outputs x up to 8 rows, 16 accumulators, each a chain over k/2 pairs; two loads of weights and a broadcast
  * pair per row feed 16 vdpbf16ps. Bytes per output: 2 k. One tile alone asks for the panel AHEAD bytes in advance; past
  * the panel's end lies the next one. Several tiles read the panel from the second-level cache, which keeps up, and ask
- * for a part of the next panel each. */
+ * for a part of the next panel each; rows are dealt evenly to them. */
 #include "kernels/avx512.h"
 #include "kernels/vector.h"
 #include <string.h>
 
 #define TILE 8
-#define AHEAD 2048
+#define AHEAD 8192
 #define PAIR_BYTES (PANEL * 4)
 
 #define INLINE static inline __attribute__((always_inline))
@@ -87,9 +87,10 @@ void panel_bf16_avx512(struct kthread *t, const struct weight *w, int panel, con
         tile_rows(data, x, w->k, data + AHEAD, PAIR_BYTES, true, rows, acc);
         return;
     }
-    int step = PAIR_BYTES / ((rows + TILE - 1) / TILE); /* at most 64: no line is left out */
-    for (int r = 0; r < rows; r += TILE, acc += TILE * PANEL, x += (size_t)TILE * (size_t)w->k) {
-        tile_rows(data, x, w->k, next, step, false, rows - r, acc);
+    int tiles = (rows + TILE - 1) / TILE, step = PAIR_BYTES / tiles; /* at most 64: no line is left out */
+    for (int n; tiles; tiles--, rows -= n, acc += n * PANEL, x += (size_t)n * (size_t)w->k) {
+        n = (rows + tiles - 1) / tiles;
+        tile_rows(data, x, w->k, next, step, false, n, acc);
         next += w->k / 2 * step;
     }
 }
