@@ -8,7 +8,7 @@
  * Tile: 32 outputs x up to 8 rows, whose 16 float sums stay in registers. A group of 32 inputs is multiplied for at most
  * ONCE rows at a time, 8 to 12 integer sums: no spills. It is 8 products per sum, then 2 float multiplications (3 with m)
  * on the same two ports, so that 80 % (73 %) of the products' rate is the bound; conversions and additions find other
- * ports. Rows are dealt evenly to as few tiles as hold them.
+ * ports. More rows are dealt evenly to tiles of up to ONCE.
  *
  *   up to 8 rows   one tile reads the panel from end to end, AHEAD bytes of it asked for in advance
  *   9 rows or more a panel is taken in slabs of groups, which the first-level cache holds while all tiles of the item
@@ -25,7 +25,8 @@
 #define TILE 8  /* rows */
 #define ONCE 6  /* rows whose integer sums are made together */
 #define SLAB 16 /* groups at most: 17 KB */
-#define AHEAD 4096
+#define AHEAD 8192
+#define AHEAD_ALONE 4096 /* of one row */
 #define QUADS (GROUP / 4)
 
 #define INLINE static inline __attribute__((always_inline))
@@ -160,7 +161,7 @@ INLINE void tile_rows(const struct part *p, const struct rows *x, int rows, cons
 /* All rows times the part's groups. */
 INLINE void part_rows(struct part p, struct rows x, int rows, float *acc)
 {
-    int tiles = (rows + TILE - 1) / TILE;
+    int tiles = (rows + ONCE - 1) / ONCE;
     p.step = (GROUP_BYTES / tiles + 63) / 64 * 64;
     for (int left = rows; tiles; tiles--) {
         int n = (left + tiles - 1) / tiles;
@@ -179,7 +180,7 @@ static inline void panel_by_tiles(const struct weight *w, int panel, const struc
     struct rows x = {in->q8 + (size_t)row0 * (size_t)w->k, in->q8_scale + (size_t)row0 * (size_t)groups,
                      in->q8_sum + (size_t)row0 * (size_t)groups, w->k, groups};
     if (rows <= TILE) {
-        struct part all = {data, 0, groups, data + AHEAD, GROUP_BYTES};
+        struct part all = {data, 0, groups, data + (rows > 1 ? AHEAD : AHEAD_ALONE), GROUP_BYTES};
         tile_rows(&all, &x, rows, true, acc);
         return;
     }
