@@ -8,6 +8,9 @@
  *
  *   shrink (dealt) -> barrier -> items (claimed): panel -> expand per segment -> bias, residual, store
  *
+ * Up to FEW_ROWS rows take two panels at once where the table has that: a panel alone has fewer sums than the multipliers
+ * need to be busy.
+ *
  * A thread claims the items of its own half (its n-th) in order, so that what the inner loops ask for in advance is what
  * the thread takes next, and then helps the others from their ends: the end is even also when another process takes a
  * core (a static split doubles every step then).
@@ -23,8 +26,11 @@
 
 #define LINE 64 /* prefetching functions are always inlined: gcc drops calls of what it takes to be without effect */
 
+#define FETCH_ROWS 32
+
 struct item {
     int out, panel, row0, rows;
+    int panels; /* 1, or 2 together */
 };
 
 static int panels_of(const struct weight *w)
@@ -56,7 +62,7 @@ static inline __attribute__((always_inline)) void prefetch_adapters(const struct
         for (int u = 0; u < seg->nuse; u++) {
             const struct lora_mod *mod = lora_mod_of(m, &seg->use[u], &m->out[it->out]);
             size_t bytes = mod ? (size_t)mod->r * PANEL * element : 0;
-            if (mod) prefetch_lines((const char *)mod->b + (size_t)it->panel * bytes, bytes);
+            if (mod) prefetch_lines((const char *)mod->b + (size_t)it->panel * bytes, bytes * (size_t)it->panels);
         }
     }
 }
@@ -114,16 +120,14 @@ static void store(const struct mm_out *out, const struct item *it, const float *
 static inline __attribute__((always_inline)) void prefetch_y(const struct mm_out *out, const struct item *it)
 {
     const float *y = out->y + (size_t)it->row0 * (size_t)out->ldy + it->panel * PANEL;
-    for (int row = 0; row < it->rows; row++, y += out->ldy) {
-        __builtin_prefetch(y, 1, 2);
-        __builtin_prefetch(y + LINE / 4, 1, 2);
-    }
+    for (int row = 0; row < it->rows; row++, y += out->ldy)
+        for (int i = 0; i < it->panels * PANEL; i += LINE / 4) __builtin_prefetch(y + i, 1, 2);
 }
 
 static struct item item_at(const struct mm *m, int index)
 {
     int blocks = (m->rows + BLOCK_ROWS - 1) / BLOCK_ROWS;
-    struct item it = {.panel = index / blocks, .row0 = index % blocks * BLOCK_ROWS};
+    struct item it = {.panel = index / blocks, .row0 = index % blocks * BLOCK_ROWS, .panels = 1};
     while (it.panel >= panels_of(m->out[it.out].w)) it.panel -= panels_of(m->out[it.out++].w);
     it.rows = m->rows - it.row0 < BLOCK_ROWS ? m->rows - it.row0 : BLOCK_ROWS;
     return it;
@@ -143,16 +147,27 @@ static void replace_head(struct kthread *t, const struct mm *m, const struct mm_
     }
 }
 
-static void run_item(struct kthread *t, const struct mm *m, const struct mm_ops *ops, const struct item *it)
+/* What comes to a panel's sums, and into y. */
+static void finish_panel(struct kthread *t, const struct mm *m, const struct mm_ops *ops, const struct item *it,
+                         float *acc)
 {
-    _Alignas(LINE) float acc[BLOCK_ROWS * PANEL];
     const struct mm_out *out = &m->out[it->out];
-    prefetch_adapters(m, it, ops->element);
-    prefetch_y(out, it);
-    ops->panel[out->w->layout](t, out->w, it->panel, m->in, it->row0, it->rows, acc);
     if (out->module == MM_HEAD) replace_head(t, m, ops, it, acc);
     expand(m, it, acc, ops->expand);
     store(out, it, acc, ops->store);
+}
+
+static void run_item(struct kthread *t, const struct mm *m, const struct mm_ops *ops, struct item it)
+{
+    _Alignas(LINE) float acc[BLOCK_ROWS * PANEL];
+    const struct weight *w = m->out[it.out].w;
+    prefetch_adapters(m, &it, ops->element);
+    prefetch_y(&m->out[it.out], &it);
+    if (it.panels > 1)
+        ops->pair[w->layout](w, it.panel, m->in, it.row0, it.rows, acc);
+    else
+        ops->panel[w->layout](t, w, it.panel, m->in, it.row0, it.rows, acc);
+    for (int i = 0; i < it.panels; i++, it.panel++) finish_panel(t, m, ops, &it, acc + i * it.rows * PANEL);
 }
 
 static int items_of(const struct mm *m)
@@ -180,10 +195,39 @@ static void seek(struct cursor *c, int index)
     }
 }
 
+/* The rows' bytes into the caches, all at once: half of them were made by another core, and the inner loops would wait
+ * for their lines one after the other. Many rows hide that behind their products, as bf16 does. */
+static void fetch_rows(const struct mm *m)
+{
+    const struct act *in = m->in;
+    size_t values = (size_t)m->rows * (size_t)m->out[0].w->k;
+    if (m->rows > FETCH_ROWS || weight_act_form(m->out[0].w->layout) != ACT_Q8 || !in->q8) return;
+    prefetch_lines((const char *)in->q8, values);
+    prefetch_lines((const char *)in->q8_scale, values / GROUP * sizeof *in->q8_scale);
+    prefetch_lines((const char *)in->q8_sum, values / GROUP * sizeof *in->q8_sum);
+}
+
+static bool has_pairs(const struct mm *m, const struct mm_out *out, const struct mm_ops *ops)
+{
+    return m->rows <= FEW_ROWS && ops->pair[out->w->layout];
+}
+
+/* Items index .. index+n-1; two panels of an output together where that pays. */
+static void run_items(struct kthread *t, struct cursor *c, int index, int n, const struct mm_ops *ops)
+{
+    for (struct item it; n > 0; index += it.panels, n -= it.panels) {
+        seek(c, index);
+        it = item_at(c->m, index - c->first);
+        const struct mm_out *out = &c->m->out[it.out];
+        if (n > 1 && it.panel + 1 < panels_of(out->w) && has_pairs(c->m, out, ops)) it.panels = 2;
+        run_item(t, c->m, ops, it);
+    }
+}
+
 void matmul_run(struct kthread *t, const struct mm *m, int n, const struct mm_ops *ops)
 {
     bool adapted = false;
-    int items = 0, index;
+    int items = 0, index, count = 0;
     for (int i = 0; i < n; i++) {
         assert(m[i].nout >= 1 && m[i].nout <= MM_OUTS);
         items += items_of(&m[i]);
@@ -192,11 +236,9 @@ void matmul_run(struct kthread *t, const struct mm *m, int n, const struct mm_op
         adapted = true;
     }
     if (adapted) pool_barrier(t);
+    if (n == 1) fetch_rows(m);
     pool_claim_begin(t);
     struct cursor c = {m, 0, n > 0 ? items_of(m) : 0};
-    while ((index = pool_claim_near(t, items)) >= 0) {
-        seek(&c, index);
-        struct item it = item_at(c.m, index - c.first);
-        run_item(t, c.m, ops, &it);
-    }
+    int most = n == 1 && has_pairs(m, &m->out[0], ops) ? 2 : 1;
+    while ((index = pool_claim_near(t, items, most, &count)) >= 0) run_items(t, &c, index, count, ops);
 }

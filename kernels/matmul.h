@@ -9,12 +9,19 @@
 typedef void panel_fn(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
                       float *acc);
 
+/* The same for panel and panel+1 and up to FEW_ROWS rows, acc[2][rows][32]: few rows of one panel would wait for their
+ * own sums. */
+typedef void pair_fn(const struct weight *w, int panel, const struct act *in, int row0, int rows, float *acc);
+
+#define FEW_ROWS 6
+
 /* y[row][0..count) = (add ? y : 0) + acc[row] + bias, count <= 32; y and bias (or NULL) stand at the panel's first
  * output. */
 typedef void store_fn(float *y, int ldy, bool add, const float *bias, int count, int rows, const float *acc);
 
 struct mm_ops {
     panel_fn *panel[LAYOUTS];
+    pair_fn *pair[LAYOUTS]; /* or NULL */
     store_fn *store;
     lora_shrink_fn *shrink;
     lora_expand_fn *expand;
