@@ -7,6 +7,8 @@
 panel_fn panel_exact_avx512, panel_bf16_avx512, panel_q8_avx512, panel_q4_avx512, panel_q8f_avx512, panel_q4z_avx512,
     panel_t4_avx512, panel_f8_avx512, panel_q2_avx512;
 
+pair_fn pair_bf16_avx512;
+
 /* How a quantized layout's group of 32 inputs becomes float32, out[32 inputs][32 outputs], 64-byte aligned. */
 extern const struct dequant_avx512 {
     int group_bytes;

@@ -102,6 +102,7 @@ static const struct mm_ops avx512_fast = {
               [LAYOUT_T4] = panel_t4_avx512,
               [LAYOUT_F8] = panel_f8_avx512,
               [LAYOUT_Q2] = panel_q2_avx512},
+    .pair = {[LAYOUT_BF16] = pair_bf16_avx512},
     .store = store_avx512,
     .gate = gate_avx512,
     .shrink = lora_shrink_bf16_avx512,

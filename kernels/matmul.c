@@ -8,6 +8,9 @@
  *
  *   shrink (dealt) -> barrier -> items (claimed): panel -> expand per segment -> bias, residual, store
  *
+ * Up to FEW_ROWS rows take two panels at once where the table has that: a panel alone has fewer sums than the multipliers
+ * need to be busy.
+ *
  * A thread claims the items of its own half (its n-th) in order, so that what the inner loops ask for in advance is what
  * the thread takes next, and then helps the others from their ends: the end is even also when another process takes a
  * core (a static split doubles every step then).
@@ -23,9 +26,10 @@
 
 #define LINE 64 /* prefetching functions are always inlined: gcc drops calls of what it takes to be without effect */
 
+#define FETCH_ROWS 32
 #define GATED_PANELS 4 /* of a gate, then of what it gates: few rows read longer runs */
 
-/* `panels` is 1 but for a gated product, where it counts those of out[0] and as many of out[1]. */
+/* `panels` of one out, 1 or 2 together; of a gated product those of out[0] and as many of out[1]. */
 struct item {
     int out, panel, panels, row0, rows;
 };
@@ -59,7 +63,7 @@ static inline __attribute__((always_inline)) void prefetch_adapters(const struct
         for (int u = 0; u < seg->nuse; u++) {
             const struct lora_mod *mod = lora_mod_of(m, &seg->use[u], &m->out[it->out]);
             size_t bytes = mod ? (size_t)mod->r * PANEL * element : 0;
-            if (mod) prefetch_lines((const char *)mod->b + (size_t)it->panel * bytes, bytes);
+            if (mod) prefetch_lines((const char *)mod->b + (size_t)it->panel * bytes, bytes * (size_t)it->panels);
         }
     }
 }
@@ -117,10 +121,8 @@ static void store(const struct mm_out *out, const struct item *it, const float *
 static inline __attribute__((always_inline)) void prefetch_y(const struct mm_out *out, const struct item *it)
 {
     const float *y = out->y + (size_t)it->row0 * (size_t)out->ldy + it->panel * PANEL;
-    for (int row = 0; row < it->rows; row++, y += out->ldy) {
-        __builtin_prefetch(y, 1, 2);
-        __builtin_prefetch(y + LINE / 4, 1, 2);
-    }
+    for (int row = 0; row < it->rows; row++, y += out->ldy)
+        for (int i = 0; i < it->panels * PANEL; i += LINE / 4) __builtin_prefetch(y + i, 1, 2);
 }
 
 /* Panels of an item. */
@@ -172,14 +174,32 @@ static void replace_head(struct kthread *t, const struct mm *m, const struct mm_
     }
 }
 
-static void sum_panel(struct kthread *t, const struct mm *m, const struct mm_ops *ops, const struct item *it,
-                      float *acc)
+static bool has_pairs(const struct mm *m, const struct mm_out *out, const struct mm_ops *ops)
 {
-    const struct mm_out *out = &m->out[it->out];
-    prefetch_adapters(m, it, ops->element);
-    ops->panel[out->w->layout](t, out->w, it->panel, m->in, it->row0, it->rows, acc);
-    if (out->module == MM_HEAD) replace_head(t, m, ops, it, acc);
-    expand(m, it, acc, ops->expand);
+    return m->rows > 1 && m->rows <= FEW_ROWS && ops->pair[out->w->layout];
+}
+
+/* The item's panels of one out, with what its adapters add: each a tile of rows * PANEL sums. */
+static void sum_panels(struct kthread *t, const struct mm *m, const struct mm_ops *ops, const struct item *item,
+                       float *acc)
+{
+    const struct mm_out *out = &m->out[item->out];
+    int tile = item->rows * PANEL, layout = out->w->layout;
+    struct item it = *item;
+    for (int p = 0, n; p < item->panels; p += n) {
+        n = p + 1 < item->panels && has_pairs(m, out, ops) ? 2 : 1;
+        for (it.panel = item->panel + p; it.panel < item->panel + p + n; it.panel++)
+            prefetch_adapters(m, &it, ops->element);
+        if (n == 2)
+            ops->pair[layout](out->w, item->panel + p, m->in, it.row0, it.rows, acc + p * tile);
+        else
+            ops->panel[layout](t, out->w, item->panel + p, m->in, it.row0, it.rows, acc + p * tile);
+    }
+    it.panel = item->panel;
+    for (int p = 0; p < item->panels; p++, it.panel++) {
+        if (out->module == MM_HEAD) replace_head(t, m, ops, &it, acc + p * tile);
+        expand(m, &it, acc + p * tile, ops->expand);
+    }
 }
 
 /* Outputs n0 .. of the panel at n0 that there are. */
@@ -200,12 +220,12 @@ static void run_gated(struct kthread *t, const struct mm *m, const struct mm_ops
 {
     _Alignas(LINE) float acc[2][BLOCK_ROWS * PANEL];
     int tile = it->rows * PANEL;
-    for (int o = 0; o < 2; o++)
-        for (int p = 0; p < it->panels; p++) {
-            struct item one = {.out = o, .panel = it->panel + p, .row0 = it->row0, .rows = it->rows};
-            sum_panel(t, m, ops, &one, acc[o] + p * tile);
-            add_bias(&m->out[o], one.panel, it->rows, acc[o] + p * tile);
-        }
+    for (int o = 0; o < 2; o++) {
+        struct item half = *it;
+        half.out = o;
+        sum_panels(t, m, ops, &half, acc[o]);
+        for (int p = 0; p < it->panels; p++) add_bias(&m->out[o], it->panel + p, it->rows, acc[o] + p * tile);
+    }
     for (int p = 0; p < it->panels; p++) {
         int c0 = (it->panel + p) * PANEL, n = m->out[0].w->n;
         ops->gate(m->gate, acc[0] + p * tile, acc[1] + p * tile, outputs_of(m->out[0].w, c0), it->rows, m->gated,
@@ -221,8 +241,10 @@ static void run_item(struct kthread *t, const struct mm *m, const struct mm_ops 
         return;
     }
     prefetch_y(&m->out[it->out], it);
-    sum_panel(t, m, ops, it, acc);
-    store(&m->out[it->out], it, acc, ops->store);
+    sum_panels(t, m, ops, it, acc);
+    struct item one = *it;
+    for (int p = 0; p < it->panels; p++, one.panel++)
+        store(&m->out[it->out], &one, acc + p * it->rows * PANEL, ops->store);
 }
 
 static int items_of(const struct mm *m)
@@ -248,10 +270,35 @@ static void seek(struct cursor *c, int index)
     }
 }
 
+/* The rows' bytes into the caches, all at once: half of them were made by another core, and the inner loops would wait
+ * for their lines one after the other. Many rows hide that behind their products, as bf16 does. */
+static void fetch_rows(const struct mm *m)
+{
+    const struct act *in = m->in;
+    size_t values = (size_t)m->rows * (size_t)m->out[0].w->k;
+    if (m->rows > FETCH_ROWS || weight_act_form(m->out[0].w->layout) != ACT_Q8 || !in->q8) return;
+    prefetch_lines((const char *)in->q8, values);
+    prefetch_lines((const char *)in->q8_scale, values / GROUP * sizeof *in->q8_scale);
+    prefetch_lines((const char *)in->q8_sum, values / GROUP * sizeof *in->q8_sum);
+}
+
+/* Items index .. index+n-1; two panels of an output together where that pays. */
+static void run_items(struct kthread *t, struct cursor *c, int index, int n, const struct mm_ops *ops)
+{
+    for (int taken; n > 0; index += taken, n -= taken) {
+        seek(c, index);
+        struct item it = item_at(c->m, t->n, index - c->first);
+        const struct mm_out *out = &c->m->out[it.out];
+        taken = n > 1 && it.panel + 1 < panels_of(out->w) && has_pairs(c->m, out, ops) ? 2 : 1;
+        if (!c->m->gated) it.panels = taken;
+        run_item(t, c->m, ops, &it);
+    }
+}
+
 void matmul_run(struct kthread *t, const struct mm *m, int n, const struct mm_ops *ops)
 {
     bool adapted = false;
-    int items = 0, index;
+    int items = 0, index, count = 0;
     for (int i = 0; i < n; i++) {
         assert(m[i].nout >= 1 && m[i].nout <= MM_OUTS);
         items += items_of(&m[i]);
@@ -260,11 +307,9 @@ void matmul_run(struct kthread *t, const struct mm *m, int n, const struct mm_op
         adapted = true;
     }
     if (adapted) pool_barrier(t);
+    if (n == 1) fetch_rows(m);
     pool_claim_begin(t);
     struct cursor c = {m, 0, n > 0 ? items_of(m) : 0};
-    while ((index = pool_claim_near(t, items)) >= 0) {
-        seek(&c, index);
-        struct item it = item_at(c.m, t->n, index - c.first);
-        run_item(t, c.m, ops, &it);
-    }
+    int most = n == 1 && !m->gated && has_pairs(m, &m->out[0], ops) ? 2 : 1;
+    while ((index = pool_claim_near(t, items, most, &count)) >= 0) run_items(t, &c, index, count, ops);
 }

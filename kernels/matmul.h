@@ -9,6 +9,12 @@
 typedef void panel_fn(struct kthread *t, const struct weight *w, int panel, const struct act *in, int row0, int rows,
                       float *acc);
 
+/* The same for panel and panel+1 and up to FEW_ROWS rows, acc[2][rows][32]: few rows of one panel would wait for their
+ * own sums. */
+typedef void pair_fn(const struct weight *w, int panel, const struct act *in, int row0, int rows, float *acc);
+
+#define FEW_ROWS 6
+
 /* y[row][0..count) = (add ? y : 0) + acc[row] + bias, count <= 32; y and bias (or NULL) stand at the panel's first
  * output. */
 typedef void store_fn(float *y, int ldy, bool add, const float *bias, int count, int rows, const float *acc);
@@ -20,6 +26,7 @@ typedef void gate_fn(enum mlp_act act, const float *gate, const float *up, int c
 
 struct mm_ops {
     panel_fn *panel[LAYOUTS];
+    pair_fn *pair[LAYOUTS]; /* or NULL */
     store_fn *store;
     gate_fn *gate;
     lora_shrink_fn *shrink;

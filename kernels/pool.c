@@ -21,7 +21,8 @@
  * Claims: two counters serve all phases in turns. Entering phase c, thread 0 clears the counter of phase c + 1, which
  * is the one of phase c - 1: the barrier between phases makes sure that nobody uses it any more and nobody uses it yet.
  * Near claims have a word per thread's part in the same way, cleared by its thread: the low half counts claims from the
- * front (the owner's), the high half those from the end. A claim counts when both together are fewer than the part.
+ * front (the owner's, several at once), the high half those from the end. A claim counts as far as both together are no
+ * more than the part.
  *
  * Guarantees: a pool_run() returns after all threads have returned from fn, and what they wrote is visible. Refuses:
  * nested runs and runs from two threads at once (the engine's step thread alone calls it). */
@@ -201,24 +202,25 @@ int pool_claim(struct kthread *t, int items, int chunk)
     return first < (unsigned)items ? (int)first : -1;
 }
 
-/* An item of the part of thread `of`: the first that is left, for its owner, or the last. */
-static int claim_part(struct kthread *t, int of, int items)
+/* Of the part of thread `of`: the first `most` items that are left, for its owner, or the last one. */
+static int claim_part(struct kthread *t, int of, int items, int most, int *n)
 {
     const bool own = of == t->id;
     _Atomic uint64_t *word = &t->pool->part[t->claims & 1][of].v;
     int first = (int)((long)items * of / t->n), end = (int)((long)items * (of + 1) / t->n);
     uint64_t seen = atomic_load_explicit(word, memory_order_relaxed); /* looking first keeps the halves bounded */
     if ((seen & UINT32_MAX) + (seen >> 32) >= (uint64_t)(end - first)) return -1;
-    seen = atomic_fetch_add_explicit(word, own ? 1 : (uint64_t)1 << 32, memory_order_relaxed);
-    uint64_t front = seen & UINT32_MAX, back = seen >> 32;
-    if (front + back >= (uint64_t)(end - first)) return -1;
+    seen = atomic_fetch_add_explicit(word, own ? (uint64_t)most : (uint64_t)1 << 32, memory_order_relaxed);
+    int64_t front = (int64_t)(seen & UINT32_MAX), back = (int64_t)(seen >> 32), left = end - first - front - back;
+    if (left <= 0) return -1;
+    *n = !own ? 1 : left < most ? (int)left : most;
     return own ? first + (int)front : end - 1 - (int)back;
 }
 
-int pool_claim_near(struct kthread *t, int items)
+int pool_claim_near(struct kthread *t, int items, int most, int *n)
 {
     for (int i = 0; i < t->n; i++) {
-        int item = claim_part(t, (t->id + i) % t->n, items);
+        int item = claim_part(t, (t->id + i) % t->n, items, most, n);
         if (item >= 0) return item;
     }
     return -1;

@@ -36,7 +36,8 @@ void pool_barrier(struct kthread *t);
 void pool_claim_begin(struct kthread *t);
 int pool_claim(struct kthread *t, int items, int chunk); /* first index of a chunk, or -1 */
 
-/* The same for one item: a thread has its own part of the items, in ascending order, and when that is done takes from
- * the ends of the others' parts. So neighbours stay with one thread, which reads memory in order, and the end is still
- * even when another process takes a core. One phase uses one of the two. */
-int pool_claim_near(struct kthread *t, int items);
+/* The same near by: a thread has its own part of the items, in ascending order, and when that is done takes from the ends
+ * of the others' parts. So neighbours stay with one thread, which reads memory in order, and the end is still even when
+ * another process takes a core. Returns the first of *n items, up to `most` of its own part or one of another's, or -1.
+ * One phase uses one of the two. */
+int pool_claim_near(struct kthread *t, int items, int most, int *n);

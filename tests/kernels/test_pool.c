@@ -100,13 +100,14 @@ static void claim_near(struct kthread *t, void *arg)
 {
     struct job *j = arg;
     for (int phase = 0; phase < PHASES; phase++) {
-        int items = phase % 3 == 0 ? ITEMS : phase % 7, last = -1;
+        int items = phase % 3 == 0 ? ITEMS : phase % 7, most = 1 + phase % 4, last = -1, n = 0;
         pool_claim_begin(t);
-        for (int i; (i = pool_claim_near(t, items)) >= 0;) {
+        for (int i; (i = pool_claim_near(t, items, most, &n)) >= 0;) {
             bool own = i >= items * t->id / t->n && i < items * (t->id + 1) / t->n;
             if (own && i <= last) atomic_fetch_add(&j->sum[0], 1); /* out of order */
-            if (own) last = i;
-            atomic_fetch_add(&j->taken[i], 1);
+            if (n < 1 || n > (own ? most : 1)) atomic_fetch_add(&j->sum[0], 1);
+            if (own) last = i + n - 1;
+            for (int k = i; k < i + n; k++) atomic_fetch_add(&j->taken[k], 1);
         }
         pool_barrier(t);
     }
