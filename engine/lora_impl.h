@@ -132,6 +132,8 @@ int lora_open_folder(struct lora_set *s, const char *digest, const char *path, c
 /* --- lora_pace.c --- */
 /* Called again and again by whoever loads; rests now and then. `pace` is a struct lora_pace; NULL: does nothing. */
 void lora_breathe(void *pace);
+/* Fresh memory of big_alloc(), or NULL: where steps are made it is touched in slices. */
+void lora_touch(void *block, size_t bytes, struct lora_pace *pace);
 
 /* The folder of a known adapter, malloc'ed; NULL: unknown or no memory. */
 char *lora_path_of(struct lora_set *s, const char *digest);

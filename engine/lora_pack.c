@@ -366,6 +366,7 @@ static int fill_block(struct packing *k, struct err *e)
     if (!s->block && bytes) {
         s->block = big_alloc(bytes);
         s->block_bytes = bytes;
+        lora_touch(s->block, bytes, k->pace);
     }
     if (!s->block && bytes) return err_set(e, ERR_NO_MEMORY, "no memory for an adapter of %zu bytes", bytes);
     k->block = s->block;

@@ -9,8 +9,6 @@
 #include <string.h>
 #include <sys/mman.h>
 
-#define HUGE_PAGE ((size_t)2 << 20)
-#define HUGE_FROM (HUGE_PAGE / 2)
 #define LINE 64
 
 static size_t round_up(size_t n, size_t to)

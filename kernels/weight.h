@@ -160,6 +160,9 @@ void lora_mod_pack(struct lora_mod *m, enum lora_type type, void *dst, int r, in
 /* DoRA's norm of one merged row: || w + sum_j c[j] A[j] ||, w [k], A [r][k], c[j] = scale B[row][j]; scratch [k]. */
 double lora_row_norm(const float *w, const float *a, const double *c, int r, int k, double *scratch);
 
+#define HUGE_PAGE ((size_t)2 << 20)
+#define HUGE_FROM (HUGE_PAGE / 2) /* bytes; such blocks are mappings of their own, aligned to HUGE_PAGE */
+
 /* Big blocks in 2 MB pages where possible, zeroed, 64-byte aligned; NULL: out of memory. */
 void *big_alloc(size_t bytes);
 void big_free(void *p, size_t bytes);
