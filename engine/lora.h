@@ -51,8 +51,7 @@ struct lora_options {
 
 int lora_set_new(struct lora_set **out, const struct model *m, const struct lora_options *o, struct err *e);
 
-/* While busy(u) is true a load takes a tenth of a core, in slices of half a millisecond, half as much where nobody waits for
- * the adapter; else as much as it gets.
+/* While busy(u) is true a load takes a tenth of a core, in slices of half a millisecond; else as much as it gets.
  * busy() must not block and take no lock. NULL: never; the earlier one is not called any more once this returned. */
 void lora_set_pace(struct lora_set *s, bool (*busy)(void *u), void *u);
 

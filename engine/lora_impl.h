@@ -70,7 +70,6 @@ struct lora_spare {
 /* How fast a load may go (lora_pace.c). */
 struct lora_pace {
     struct lora_set *s;
-    const struct lora_entry *e; /* what is loaded */
     int64_t rested_us; /* of the thread's own time: when it last rested */
 };
 

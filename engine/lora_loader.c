@@ -293,7 +293,7 @@ static void load_one(struct lora_set *s, struct lora_entry *e)
     struct slot *slot = NULL;
     int64_t t0 = clock_mono_us(), bytes = 0;
     char path[PATH_MAX];
-    struct lora_pace pace = {.s = s, .e = e};
+    struct lora_pace pace = {.s = s};
     struct adapter_stamp known = e->stamp;
     snprintf(path, sizeof path, "%s", e->path);
     pthread_mutex_unlock(&s->lock);

@@ -4,8 +4,7 @@
  * thread comes late and all others wait for it at the barrier: loads one after the other beside 8 streams took the p99 of the time between
  * tokens up by 131 %. So while steps are being made the loader works in slices and rests between them:
  *
- *     SLICE_US of its own processor time, then REST_US of sleep where a request waits for this adapter, LONG_REST_US where none does:
- *     a step of 10 ms loses about 1 ms, or half of it
+ *     SLICE_US of its own processor time, then REST_US of sleep: a step of 10 ms loses about 1 ms
  *
  * (A fifth of a core instead of a tenth: the p99 of the time between tokens rises by 42 %. Half the slice and half the rest: the same.)
  *
@@ -25,7 +24,6 @@
 
 #define SLICE_US 500
 #define REST_US 4500
-#define LONG_REST_US 9500
 #define SMALL_PAGE 4096
 #define PAGES_A_BREATH 16
 
@@ -36,14 +34,13 @@ static int64_t own_us(void)
     return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
-/* How long to rest now, us. Under the lock, so that whoever takes busy() away knows that it is not being called. */
-static long rest_us(struct lora_pace *p)
+/* Under the lock, so that whoever takes busy() away knows that it is not being called. */
+static bool is_busy(struct lora_set *s)
 {
-    struct lora_set *s = p->s;
     pthread_mutex_lock(&s->lock);
-    bool busy = s->busy && s->busy(s->busy_u), urgent = lora_has_waiters(p->e, WAIT_PIN);
+    bool busy = s->busy && s->busy(s->busy_u);
     pthread_mutex_unlock(&s->lock);
-    return !busy ? 0 : urgent ? REST_US : LONG_REST_US;
+    return busy;
 }
 
 void lora_breathe(void *u)
@@ -53,15 +50,14 @@ void lora_breathe(void *u)
     int64_t now = own_us();
     if (!p->rested_us) p->rested_us = now;
     if (now - p->rested_us < SLICE_US) return;
-    long rest = rest_us(p);
-    if (rest) nanosleep(&(struct timespec){.tv_nsec = rest * 1000}, NULL);
+    if (is_busy(p->s)) nanosleep(&(struct timespec){.tv_nsec = REST_US * 1000}, NULL);
     p->rested_us = now;
 }
 
 void lora_touch(void *block, size_t bytes, struct lora_pace *pace)
 {
     char *p = block;
-    if (!p || !pace || !rest_us(pace) || bytes < HUGE_FROM) return;
+    if (!p || !pace || !is_busy(pace->s) || bytes < HUGE_FROM) return;
     madvise(p, bytes, MADV_NOHUGEPAGE); /* both are wishes */
     for (size_t at = 0; at < bytes; at += SMALL_PAGE) {
         p[at] = 0;

@@ -592,8 +592,7 @@ static void test_a_load_rests_while_steps_are_made_and_only_then(void **state)
     (void)state;
     int asked = 0;
     open_with(2, 1000);
-    struct lora_entry nobody_waits = {0};
-    struct lora_pace pace = {.s = t.loras, .e = &nobody_waits};
+    struct lora_pace pace = {.s = t.loras};
     lora_set_pace(t.loras, always_busy, &asked);
     while (asked < 3) lora_breathe(&pace); /* asks once in a slice of the thread's own time */
     lora_set_pace(t.loras, NULL, NULL);

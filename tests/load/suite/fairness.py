@@ -200,7 +200,7 @@ def pages(ctx):
 
 # --- loads ---
 
-LOADS_MOST_S = 18  # of a round
+LOADS_MOST_S = 20  # of a round
 
 
 def loads(ctx):
