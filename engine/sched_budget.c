@@ -1,18 +1,20 @@
 /* sched_budget: how many rows of prompts the next step computes, and whose.
  *
- * Idea: all that a running sequence notices of a prompt beside it is a longer step, and whoever comes waits for the step to end. So a step
- * with prompts takes no longer than step_ms, or STRETCH times what decoding alone takes where that is more (a big model's weights should be
- * read for more than a handful of rows), nor than the shortest TPOT target among the classes that decode: the model of steps (sched_cost.c)
- * says what decoding takes, and the rest of the time is filled with prompts. They are served by level, then those of tenants that run
- * least, each by its weight, then those of adapters that run least, for they get the least of each step; then the one with the least left, so that
- * a short prompt doesn't wait behind a long one. A step takes up to twice as long, within the target, where that ends prompts of tenants or
- * adapters that run at most half of what another runs: their first tokens don't wait for what a crowd brings.
+ * Idea: all that a running sequence notices of a prompt beside it is a longer step. So where sequences decode, the step gets as long as the
+ * shortest TPOT target among their classes allows: the model of steps (sched_cost.c) says what decoding alone takes, and the rest of the
+ * time is filled with prompts. They are served by level, then those of tenants that run least, each by its weight, then those of
+ * adapters that run least, for they get the least of each step; then the one with the least left, so that a short prompt doesn't wait behind a long one.
+ *
+ * Whoever comes waits for the step to end. That matters to those who are rare: whose tenant or adapter runs a RARE-th of what another runs.
+ * While there are such, and for RARE_US after, a step with prompts takes no longer than step_ms, or STRETCH times what decoding alone
+ * takes where that is more (a big model's weights should be read for more than a handful of rows); up to twice as long, within the target,
+ * where that ends prompts of the rare. Among equals steps stay long: many rows a step are computed quicker, by a tenth to a quarter.
  *
  * Guarantees: prompts get a quarter of the target's time in nearly every step, or of decoding's where that alone takes longer than the target, and of
  * this the oldest prompt a quarter, one row at least: so no prompt starves, and decoding is not much slower than it has to be. (A least
  * number of rows instead would break the target of those beside a prompt of 32,000 tokens: sixteen rows there look back on half a million
- * positions.) Decoding never waits; no more than step_tokens rows. With step_ms 0, and without a target or anybody decoding, that is the
- * only limit.
+ * positions.) Decoding never waits; no more than step_tokens rows. Where nobody is rare, and without a target or anybody decoding, that
+ * is the only limit.
  *
  * Chunks of a page and more are whole pages, so that what is computed can be shared at once (sched_prefix.c).
  *
@@ -25,7 +27,8 @@
     4 /* where the target can't be held one step of so many has no prompt, or the model couldn't tell what decoding takes alone */
 #define STRETCH 2 /* times what decoding takes */
 #define PATIENT 2 /* times as long where nobody decodes: nobody's token is late, only newcomers wait */
-#define RARE 2
+#define RARE 4
+#define RARE_US 60000000
 #define LEAST 0.25 /* of the time: for prompts in each step, and of this for the oldest */
 
 double budget_target_us(const struct sched *s)
@@ -84,11 +87,22 @@ static double share_of(const struct gen *g)
 /* Somebody runs RARE times as much as its tenant, or as those with its adapter. */
 static bool is_rare(const struct gen *g)
 {
-    double share = RARE * share_of(g);
-    int like = RARE * running_like(g);
-    for (const struct gen *v = g->s->running.first; v; v = v->next)
-        if (share_of(v) >= share || running_like(v) >= like) return true;
-    return false;
+    return g->s->most_share >= RARE * share_of(g) || g->s->most_like >= RARE * running_like(g);
+}
+
+/* Who runs most; and are there rare ones? */
+static void look_for_rare(struct sched *s)
+{
+    s->most_share = s->most_like = 0;
+    for (const struct gen *g = s->running.first; g; g = g->next) {
+        s->most_share = fmax(s->most_share, share_of(g));
+        s->most_like = fmax(s->most_like, running_like(g));
+    }
+    for (const struct gen *g = s->running.first; g; g = g->next)
+        if (is_rare(g)) {
+            s->rare_until_us = sched_now(s) + RARE_US;
+            return;
+        }
 }
 
 static bool is_before(const struct gen *a, const struct gen *b)
@@ -155,7 +169,7 @@ static void add(struct sched *s, struct gen *g, int rows)
 static double longest_us(const struct sched *s, double decode_us)
 {
     double step = s->o.step_ms * 1000.0, longest = fmax(step, STRETCH * decode_us);
-    if (step == 0) return INFINITY;
+    if (step == 0 || sched_now(s) > s->rare_until_us) return INFINITY;
     return s->plan.shape.decode_rows ? longest : PATIENT * longest;
 }
 
@@ -193,6 +207,7 @@ void budget_prompts(struct sched *s)
     p->budget_rows = -1;
     struct gen *oldest = oldest_prompt(s);
     if (!oldest) return;
+    look_for_rare(s);
     double target = budget_target_us(s), decode = cost_of(&s->cost, &p->shape), longest = longest_us(s, decode);
     if (target == 0) target = INFINITY;
     double aim = fmin(target, longest), least = isfinite(aim) ? LEAST * fmax(aim, decode) : 0;

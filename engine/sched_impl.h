@@ -228,6 +228,8 @@ struct sched {
     struct want *wanted[SCHED_BUCKETS];         /* [L] */
     int held, loading;                          /* [L] distinct adapters: reserved; without an answer yet */
     int base_running;                           /* [L] running sequences without an adapter */
+    double most_share, most_like;               /* [L] running sequences of a tenant by its weight, of an adapter */
+    int64_t rare_until_us;                      /* [L] short steps until then: sched_budget.c */
     int put_off;                                /* [L] requests that ran before and wait */
     int class_waiting[SCHED_CLASSES];           /* [L] */
     uint64_t stamps;                            /* [L] */
