@@ -26,7 +26,6 @@
 #define REST                                                                                                           \
     4 /* where the target can't be held one step of so many has no prompt, or the model couldn't tell what decoding takes alone */
 #define STRETCH 2 /* times what decoding takes */
-#define PATIENT 2 /* times as long where nobody decodes: nobody's token is late, only newcomers wait */
 #define RARE 4
 #define RARE_US 60000000
 #define LEAST 0.25 /* of the time: for prompts in each step, and of this for the oldest */
@@ -168,9 +167,9 @@ static void add(struct sched *s, struct gen *g, int rows)
 /* What a step with prompts may take, given what decoding takes. */
 static double longest_us(const struct sched *s, double decode_us)
 {
-    double step = s->o.step_ms * 1000.0, longest = fmax(step, STRETCH * decode_us);
+    double step = s->o.step_ms * 1000.0;
     if (step == 0 || sched_now(s) > s->rare_until_us) return INFINITY;
-    return s->plan.shape.decode_rows ? longest : PATIENT * longest;
+    return fmax(step, STRETCH * decode_us);
 }
 
 /* Prompts of those who are rare, to their ends, while the time that is spare allows it. */

@@ -512,7 +512,7 @@ static void count_long_steps(bool beside_rare, int *longer, int *with_prompts)
     for (int i = 50; i < sim.steps; i++) { /* the first teach what steps cost, and estimates err */
         const struct sim_step *t = &sim.step[i];
         *with_prompts += t->shape.prefill_rows > 0;
-        *longer += t->shape.prefill_rows > 0 && (double)t->took_us > (t->shape.decode_rows ? 1 : 2) * 30000 * 1.35;
+        *longer += t->shape.prefill_rows > 0 && (double)t->took_us > 30000 * 1.35;
     }
     sim_close();
 }

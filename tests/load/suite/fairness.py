@@ -205,14 +205,14 @@ LOADS_MOST_S = 20  # of a round
 
 
 def loads(ctx):
-    """Eight streams of eight mixed adapters, quiet and while the engine loads others one after the other, in turn. Answers of 192 tokens keep the
+    """Eight streams of eight mixed adapters, quiet and while the engine loads others one after the other, in turn. Answers of 320 tokens keep the
     contexts of both alike: longer ones would grow with the time that the loads take."""
     count, rounds = (32, 2) if ctx.quick else (64, 4)
     with Engine(base(SMOL, "bf16", ctx.demo), SMOL, "--max-slots", 8 + count * rounds) as e:
         mixed = e.load(e.adapters.mixed(8))
         others = [(folder, e.adapters.digest(rank, folder)) for rank, folder in e.adapters.equal(count * rounds, 16, first=1000)]
         load(e, mixed, 8, 64, 16)
-        stream = lambda seconds, seed: Load(e, mixed, 8, 64, 192, seconds=seconds, warm=0.5, cut=True, seed=seed)
+        stream = lambda seconds, seed: Load(e, mixed, 8, 64, 320, seconds=seconds, warm=0.5, cut=True, seed=seed)
         loaded = [0]
 
         def meanwhile(r):
