@@ -45,7 +45,7 @@ static void test_forty_mixed_answers_are_the_same_with_and_without_the_cache(voi
         for (int round = 0; round < 3; round++) mix_assert_same(&t);
         struct sched_state s = now();
         assert_true(s.prefix_hits < s.prefix_queries);
-        if (!row[r].pages) assert_true(s.prefix_hits > 0);
+        if (row[r].pages != 14) assert_true(s.prefix_hits > 0); /* of 14 pages none may be left over */
         assert_true(s.pages_idle > 0 && s.pages_idle <= s.pages_total);
         if (row[r].pages) assert_true(metric_get(t.metrics, M_PREFIX_EVICTIONS, NULL) > 0 && s.preemptions > 0);
         tiny_close(&t);
