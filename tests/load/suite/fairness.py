@@ -103,7 +103,7 @@ def fair(ctx):
 
 def shares(ctx):
     """Two tenants of equal weight, both backlogged; the one with 50 adapters and twice the streams gets no more."""
-    rounds, seconds, took = (1, 8) if ctx.quick else (2, 12), []
+    (rounds, seconds), took = (1, 8) if ctx.quick else (2, 12), []
     with Engine(base(SMOL, "bf16", ctx.demo), SMOL, "--max-slots", 64, "--max-running", 16) as e:
         loaded = e.load(e.adapters.equal(51, 8, first=1000))
         for r in range(rounds):
