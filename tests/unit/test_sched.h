@@ -88,8 +88,7 @@ static inline enum err_code want_submit(struct tiny_engine *t, const struct want
     for (int i = 0; w->stop_ids && i < 3; i++)
         q.p.stop_id[q.p.nstop_id++] = (int32_t)(w->seed * 7 + (uint64_t)i * 31) % 256;
     memset(out, 0, sizeof *out);
-    sched_submit(t->s, &q, &out->r.gen, &e);
-    out->r.err = e;
+    if (sched_submit(t->s, &q, &out->r.gen, &e)) out->r.err = e; /* else it is its events', and they may have come */
     return e.code;
 }
 
