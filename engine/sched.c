@@ -85,6 +85,11 @@ static int check_options(const struct sched_options *o, struct err *e)
     return 0;
 }
 
+static bool is_busy(void *sched)
+{
+    return sched_busy(sched);
+}
+
 int sched_new(struct sched **out, const struct model *m, struct lora_set *loras, const struct sched_options *o,
               struct metrics *metrics, struct err *e)
 {
@@ -108,6 +113,10 @@ int sched_new(struct sched **out, const struct model *m, struct lora_set *loras,
         goto fail;
     }
     s->started = true;
+    if (kv_touch_begin(&s->toucher, &s->kv, is_busy, s, e)) {
+        sched_free(s);
+        return -1;
+    }
     log_info("scheduler_started", LS("kernels", s->kernels->name), LI("threads", pool_threads(s->pool)),
              LI("max_running", s->o.max_running), LI("max_waiting", s->o.max_waiting),
              LI("step_tokens", s->o.step_tokens), LI("prefix_cache", s->o.prefix_cache),
@@ -127,6 +136,7 @@ void sched_free(struct sched *s)
     pthread_cond_broadcast(&s->wake);
     pthread_mutex_unlock(&s->lock);
     pthread_join(s->thread, NULL);
+    kv_touch_end(s->toucher);
     free_all(s);
 }
 

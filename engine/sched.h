@@ -118,7 +118,8 @@ struct sched_clock {
     void (*computed)(
         void *u,
         const struct step_shape *w); /* a forward pass is over: time may be moved on; requests may be submitted */
-    bool (*idle)(void *u);           /* nothing to compute; true: look again, false: sleep */
+    void (*asked)(void *u); /* adapters were asked for, and no step is planned yet: it may be waited for them */
+    bool (*idle)(void *u);  /* nothing to compute; true: look again, false: sleep */
     void *u;
 };
 

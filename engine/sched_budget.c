@@ -10,6 +10,9 @@
  * takes where that is more (a big model's weights should be read for more than a handful of rows); up to twice as long, within the target,
  * where that ends prompts of the rare. Among equals steps stay long: many rows a step are computed quicker, by a tenth to a quarter.
  *
+ * Where decoding alone takes longer than step_ms, such a step is long whatever is left out of it. Then a prompt of the rare gets a step of
+ * its own, an express, in which nobody decodes, no longer than decoding would be; the step that follows is shorter by as much, and is none.
+ *
  * Guarantees: prompts get a quarter of the target's time in nearly every step, or of decoding's where that alone takes longer than the target, and of
  * this the oldest prompt a quarter, one row at least: so no prompt starves, and decoding is not much slower than it has to be. (A least
  * number of rows instead would break the target of those beside a prompt of 32,000 tokens: sixteen rows there look back on half a million
@@ -157,7 +160,7 @@ static double cost_of_rows(const struct sched *s, const struct gen *g, int rows)
            cost_context(g->done, rows) * cost_us(&s->cost, COST_PREFILL_CONTEXT);
 }
 
-static void add(struct sched *s, struct gen *g, int rows)
+static void add_prompt(struct sched *s, struct gen *g, int rows)
 {
     g->planned = s->marks;
     s->left_us -= cost_of_rows(s, g, rows);
@@ -179,7 +182,7 @@ static void serve_rare(struct sched *s, double spare_us)
     for (struct gen *g; (g = next_prompt(s)) && is_rare(g);) {
         int left = g->nids - g->done;
         if (left > s->o.step_tokens - s->plan.rows || cost_of_rows(s, g, left) > s->left_us) break;
-        add(s, g, left);
+        add_prompt(s, g, left);
     }
     s->left_us = fmax(s->left_us - spare_us, 0);
 }
@@ -194,12 +197,49 @@ static void serve(struct sched *s, struct gen *oldest)
         if (g == oldest) s->left_us += aside, aside = 0;
         int most = least_of(g->nids - g->done, s->o.step_tokens - p->rows), rows = rows_in_time(s, g, most);
         if (rows == 0 && g != oldest) break;
-        add(s, g, rows ? rows : 1);
+        add_prompt(s, g, rows ? rows : 1);
     }
     s->left_us += aside;
 }
 
-void budget_prompts(struct sched *s)
+static double decoding_us(const struct sched *s)
+{
+    struct step_shape w = {.ranks = s->plan.shape.ranks};
+    for (const struct gen *g = s->running.first; g; g = g->next) {
+        if (g->nids - g->done != 1) continue;
+        w.decode_rows++;
+        w.decode_context += cost_context(g->done, 1);
+    }
+    return w.decode_rows ? cost_of(&s->cost, &w) : 0;
+}
+
+static struct gen *next_rare(struct sched *s)
+{
+    struct gen *g = next_prompt(s);
+    return g && g->class != CLASS_BATCH && is_rare(g) ? g : NULL;
+}
+
+bool budget_express(struct sched *s)
+{
+    double just_before = s->express_us;
+    s->express_us = 0;
+    if (s->o.step_ms == 0 || just_before > 0) return false;
+    s->plan.shape.ranks = ranks_of(s);
+    look_for_rare(s);
+    double decode = decoding_us(s);
+    if (decode <= s->o.step_ms * 1000.0 || !next_rare(s)) return false;
+    s->left_us = decode;
+    for (struct gen *g; (g = next_rare(s)) && s->plan.rows < s->o.step_tokens;) {
+        int rows = rows_in_time(s, g, least_of(g->nids - g->done, s->o.step_tokens - s->plan.rows));
+        if (rows == 0) break;
+        add_prompt(s, g, rows);
+    }
+    s->express_us = decode - s->left_us;
+    s->plan.budget_rows = s->plan.rows;
+    return s->plan.rows > 0;
+}
+
+void budget_prompts(struct sched *s, double before_us)
 {
     struct plan *p = &s->plan;
     p->shape.ranks = ranks_of(s);
@@ -209,7 +249,7 @@ void budget_prompts(struct sched *s)
     look_for_rare(s);
     double target = budget_target_us(s), decode = cost_of(&s->cost, &p->shape), longest = longest_us(s, decode);
     if (target == 0) target = INFINITY;
-    double aim = fmin(target, longest), least = isfinite(aim) ? LEAST * fmax(aim, decode) : 0;
+    double aim = fmin(target, longest) - before_us, least = isfinite(aim) ? LEAST * fmax(aim, decode) : 0;
     s->left_us = fmax(aim - decode, least);
     if (s->left_us == least && p->shape.decode_rows && s->steps % REST == 0) return;
     if (isfinite(aim)) p->budget_rows = cost_rows_within(&s->cost, s->left_us, oldest->done, s->o.step_tokens);
@@ -218,5 +258,5 @@ void budget_prompts(struct sched *s)
     int most = least_of(oldest->nids - oldest->done, s->o.step_tokens - p->rows);
     if (!may_prefill(s, oldest) || most <= 0) return;
     int rows = rows_in_time(s, oldest, most);
-    add(s, oldest, rows ? rows : 1);
+    add_prompt(s, oldest, rows ? rows : 1);
 }

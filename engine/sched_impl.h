@@ -23,6 +23,7 @@
 #include "engine/detok.h"
 #include "engine/forward.h"
 #include "engine/kv.h"
+#include "engine/kv_touch.h"
 #include "engine/sched.h"
 #include "engine/sched_cost.h"
 #include "engine/trace.h"
@@ -230,6 +231,7 @@ struct sched {
     int base_running;                           /* [L] running sequences without an adapter */
     double most_share, most_like;               /* [L] running sequences of a tenant by its weight, of an adapter */
     int64_t rare_until_us;                      /* [L] short steps until then: sched_budget.c */
+    double express_us;                          /* [L] what the last step took, if it was an express */
     int put_off;                                /* [L] requests that ran before and wait */
     int class_waiting[SCHED_CLASSES];           /* [L] */
     uint64_t stamps;                            /* [L] */
@@ -259,6 +261,7 @@ struct sched {
     struct pool *pool;
     const struct kernels *kernels;
     struct kv_pool kv;
+    struct kv_toucher *toucher; /* or NULL */
     struct forward *forward;
     struct sampler *sampler[POOL_THREADS_MAX];
     uint32_t *mask[POOL_THREADS_MAX]; /* of a grammar */
@@ -350,7 +353,9 @@ void room_preempt(struct gen *g, const char *why); /* why NULL: for want of page
 bool room_yields(const struct gen *v, const struct gen *g); /* v, running, to g */
 
 /* --- sched_budget.c; step thread, with the lock held --- */
-void budget_prompts(struct sched *s); /* adds parts of prompts to the plan */
+bool budget_express(struct sched *s); /* puts prompts of the rare into the plan, and nothing else belongs there then */
+/* Adds parts of prompts to the plan; before_us: what an express just before it took. */
+void budget_prompts(struct sched *s, double before_us);
 void budget_note_part(struct plan *p, const struct gen *g, int rows, int drafts, bool prompt);
 double budget_target_us(const struct sched *s); /* of the next step; 0: none */
 

@@ -128,8 +128,10 @@ static void share_rows(struct sched *s, struct plan *p)
 {
     for (struct gen *g = s->running.first; g; g = g->next)
         if (g->nids - g->done > 1) queue_charge(g, -COST_PROMPT * prefix_catch_up(s, g));
+    double before_us = s->express_us;
+    if (budget_express(s)) return;
     add_decode(s, p);
-    budget_prompts(s);
+    budget_prompts(s, before_us);
 }
 
 static int by_adapters(const void *x, const void *y)

@@ -181,8 +181,9 @@ static void move_slots(struct sched *s)
         pthread_mutex_lock(&s->lock);
         g = slots_reserve_next(s);
         pthread_mutex_unlock(&s->lock);
-        if (!g) return;
+        if (!g) break;
     }
+    if (s->o.clock && s->o.clock->asked) s->o.clock->asked(s->o.clock->u);
 }
 
 /* A test's clock may have something to do instead; whatever came meanwhile must not be slept over. Called and returns with the lock held. */

@@ -5,6 +5,7 @@
  * probes take turns, because the machine's own state changes within seconds; figures are medians.
  *   bench_attention [threads] [case]   (default: all cores, all cases) */
 #include "tests/kernels/common.h"
+#include "tests/kernels/median.h"
 #include "tests/kernels/probe.h"
 #include <time.h>
 
@@ -45,25 +46,6 @@ static const struct {
     enum kv_type type;
 } TYPES[] = {{"bf16", KV_BF16}, {"int8", KV_INT8}};
 #define TYPES_N 2
-
-static double now_s(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double median(double *t, int n)
-{
-    qsort(t, (size_t)n, sizeof *t, by_value);
-    return t[n / 2];
-}
 
 /* --- the machine --- */
 

@@ -6,6 +6,7 @@
  * registers or products of bytes passes it. The plain table is a definition and not meant to be fast: it gets one layer,
  * few rows and is scaled.
  *   bench_tables [threads [kind]]   (default: all cores, all kinds of weight; a kind by its printed name) */
+#include "tests/kernels/median.h"
 #include "tests/kernels/problem.h"
 #include <immintrin.h>
 #include <time.h>
@@ -33,25 +34,6 @@ static struct {
     struct act in[2]; /* of HIDDEN and of MLP */
     float *y;
 } model;
-
-static double now_s(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
-static int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static double median(double *t, int n)
-{
-    qsort(t, (size_t)n, sizeof *t, by_value);
-    return t[n / 2];
-}
 
 /* --- the machine --- */
 

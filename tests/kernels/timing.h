@@ -1,31 +1,13 @@
 /* What the benches share: medians of many short runs, and what the machine itself can do in the same run. */
 #pragma once
 #include "tests/kernels/common.h"
+#include "tests/kernels/median.h"
 #include "tests/kernels/probe.h"
 #include <time.h>
 
 #define SAMPLES_MAX 4001
 #define READ_BYTES ((size_t)256 << 20)
 #define PROBE_N 20000
-
-static inline double now_s(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + (double)ts.tv_nsec * 1e-9;
-}
-
-static inline int by_value(const void *a, const void *b)
-{
-    double x = *(const double *)a, y = *(const double *)b;
-    return x < y ? -1 : x > y;
-}
-
-static inline double median(double *t, int n)
-{
-    qsort(t, (size_t)n, sizeof *t, by_value);
-    return t[n / 2];
-}
 
 /* Median seconds of one run, over about `budget` seconds. */
 static inline double time_run(struct pool *p, void (*fn)(struct kthread *t, void *arg), void *arg, double budget)

@@ -206,16 +206,19 @@ static void test_tenants_that_are_all_refused_are_not_remembered_for_ever(void *
     struct ask a = {.adapter = -1, .n = 5, .max = 250, .tenant = "first"};
     assert_int_equal(tiny_submit(&sim.t, &a, &r), ERR_NONE);
     tiny_await(&r.n, 1);
-    assert_int_equal(tiny_submit(&sim.t, &a, &next), ERR_NONE);
+    pthread_mutex_lock(&tiny_lock); /* no token can be told meanwhile: the first one runs on, the next one waits */
+    enum err_code waits = tiny_submit(&sim.t, &a, &next);
     int full = 0;
     for (int i = 0; i < 3 * SCHED_IDLE_TENANTS; i++) {
         snprintf(tag, sizeof tag, "t%d", i);
         full += tiny_submit(&sim.t, &(struct ask){.adapter = -1, .n = 5, .max = 1, .tenant = tag}, &refused) != 0;
     }
-    assert_true(full > 2 * SCHED_IDLE_TENANTS);
     pthread_mutex_lock(&sim.t.s->lock);
     int known = sim.t.s->idle.n;
     pthread_mutex_unlock(&sim.t.s->lock);
+    pthread_mutex_unlock(&tiny_lock);
+    assert_int_equal(waits, ERR_NONE);
+    assert_int_equal(full, 3 * SCHED_IDLE_TENANTS);
     tiny_finish(&r);
     tiny_finish(&next);
     assert_in_range(known, 0, SCHED_IDLE_TENANTS);
@@ -528,6 +531,49 @@ static void test_steps_with_prompts_are_short_while_somebody_is_rare(void **stat
     assert_true(longer > all / 2);
 }
 
+/* Twenty streams of one tenant, whose decoding alone takes 30 ms a step, and short prompts of another, two at a time. Returns what most of these
+ * wait for their first token, from a step's end on; *alone: steps that had their prompts only, *in_a_row: of them, those behind another. */
+static int64_t wait_beside_long_decoding(int step_ms, int *alone, int *in_a_row)
+{
+    struct sched_options o = busy;
+    o.step_ms = step_ms;
+    o.max_running = 32;
+    sim_open(1, 0);
+    sim.us[COST_DECODE_ROW] = 1000;
+    for (int i = 0; i < 20; i++)
+        sim_add(&(struct sim_request){
+            .tenant = "a", .class = CLASS_NORMAL, .prompt = 10, .output = 240, .seed = (uint64_t)i});
+    for (int i = 0; i < 40; i++)
+        sim_add(&(struct sim_request){.at_us = 1000000 + i / 2 * 170000,
+                                      .tenant = "b",
+                                      .class = CLASS_NORMAL,
+                                      .prompt = 20,
+                                      .output = 1,
+                                      .seed = (uint64_t)(100 + i)});
+    sim_run(&o);
+    int64_t most = sim_ttft("b", 0.75);
+    *alone = *in_a_row = 0;
+    for (int i = 40; i < sim.steps; i++) {
+        bool express = sim.step[i].shape.decode_rows == 0, before = sim.step[i - 1].shape.decode_rows == 0;
+        if (i + 40 > sim.steps) break; /* the streams end one by one */
+        *alone += express;
+        *in_a_row += express && before;
+    }
+    sim_close();
+    return most;
+}
+
+static void test_prompts_of_the_rare_do_not_wait_for_the_decoding_of_a_crowd(void **state)
+{
+    (void)state;
+    int alone, in_a_row;
+    assert_int_equal(wait_beside_long_decoding(16, &alone, &in_a_row), 10000 + 40 * 500); /* both prompts, alone */
+    assert_in_range(alone, 15, 20);
+    assert_int_equal(in_a_row, 0);
+    assert_int_equal(wait_beside_long_decoding(0, &alone, &in_a_row), 10000 + 40 * 500 + 20 * 1000);
+    assert_int_equal(alone, 0);
+}
+
 /* Two slots and five adapters whose streams never end: equal tenants, so nobody has to yield to anybody. */
 static void test_a_slot_is_got_within_its_wait_beside_streams_that_never_end(void **state)
 {
@@ -559,7 +605,7 @@ static void test_a_slot_is_got_within_its_wait_beside_streams_that_never_end(voi
 static void test_more_adapters_than_slots_do_not_thrash(void **state)
 {
     (void)state;
-    enum { N = 400 }; /* the three most popular, held for ever, would miss a third; the loader runs in its own time */
+    enum { N = 400 }; /* the three most popular, held for ever, would miss a third */
     sim_open(3, 0);
     uint64_t x = 88172645463325252u;
     double before = metric_get(sim.t.metrics, M_LOADS, (const char *[]){"ok"});
@@ -579,7 +625,7 @@ static void test_more_adapters_than_slots_do_not_thrash(void **state)
     sim_run(&busy);
     double loads = metric_get(sim.t.metrics, M_LOADS, (const char *[]){"ok"}) - before;
     for (int i = 0; i < N; i++) assert_int_equal(sim.q[i].finish, FINISH_LENGTH);
-    if (loads > 0.45 * N) fail_msg("%g loads for %d requests", loads, N);
+    if (loads > N / 3.0) fail_msg("%g loads for %d requests", loads, N);
     sim_close();
 }
 
@@ -622,6 +668,7 @@ int main(void)
         cmocka_unit_test(test_a_lone_request_of_another_adapter_waits_for_no_busy_streams),
         cmocka_unit_test(test_a_lone_request_does_not_wait_for_the_prompts_of_a_crowd),
         cmocka_unit_test(test_steps_with_prompts_are_short_while_somebody_is_rare),
+        cmocka_unit_test(test_prompts_of_the_rare_do_not_wait_for_the_decoding_of_a_crowd),
         cmocka_unit_test(test_a_slot_is_got_within_its_wait_beside_streams_that_never_end),
         cmocka_unit_test(test_more_adapters_than_slots_do_not_thrash),
         cmocka_unit_test(test_pages_in_use_are_full_but_for_the_last),

@@ -120,11 +120,18 @@ static void sim_finish_one(struct sim_request *q)
 static void sim_await_loads(void)
 {
     struct sched_state st;
+    if (!atomic_load(&sim.begun)) return;
     for (int tries = 0; tries < WAIT_S * 10000; tries++) {
         sched_get_state(sim.t.s, &st);
         if (st.pinning == 0) return;
         usleep(100);
     }
+}
+
+static void sim_asked(void *u)
+{
+    (void)u;
+    sim_await_loads();
 }
 
 /* The table's requests are in order of time. */
@@ -208,7 +215,7 @@ static inline void sim_open(int slots, int context)
     sim.us[COST_PREFILL_ROW] = 500;
     sim.us[COST_DECODE_ROW] = 100;
     atomic_store(&sim.now, SIM_START);
-    sim.clock = (struct sched_clock){.now_us = sim_now, .computed = sim_computed, .idle = sim_idle};
+    sim.clock = (struct sched_clock){.now_us = sim_now, .computed = sim_computed, .asked = sim_asked, .idle = sim_idle};
     for (int i = 0; slots >= 1 && i < ADAPTERS; i++) assert_int_equal(tiny_load(&sim.t, i), ERR_NONE);
 }
 
