@@ -5,13 +5,15 @@
  * time is filled with prompts. They are served by level, then those of tenants that run least, each by its weight, then those of
  * adapters that run least, for they get the least of each step; then the one with the least left, so that a short prompt doesn't wait behind a long one.
  *
- * Whoever comes waits for the step to end. That matters to those who are rare: whose tenant or adapter runs a RARE-th of what another runs.
- * While there are such, and for RARE_US after, a step with prompts takes no longer than step_ms, or STRETCH times what decoding alone
+ * Whoever comes waits for the step to end. That matters to those who are rare: whose tenant or adapter has a RARE-th of the requests that another
+ * has, running or waiting. (Counting those that run alone, chance made one of eight
+ * equal tenants rare at any time, and all lost up to a quarter of their tokens/s to short steps.) While there are such, and for RARE_US after, a step with prompts takes no longer than step_ms, or STRETCH times what decoding alone
  * takes where that is more (a big model's weights should be read for more than a handful of rows); up to twice as long, within the target,
  * where that ends prompts of the rare. Among equals steps stay long: many rows a step are computed quicker, by a tenth to a quarter.
  *
- * Where decoding alone takes longer than step_ms, such a step is long whatever is left out of it. Then a prompt of the rare gets a step of
- * its own, an express, in which nobody decodes, no longer than decoding would be; the step that follows is shorter by as much, and is none.
+ * Where decoding alone takes more than half of step_ms, such a step is long whatever is left out of it. Then prompts of the rare get a step of
+ * their own, an express, in which nobody decodes: no longer than another, and within the target together with decoding. The step that follows
+ * is shorter by as much, and no express.
  *
  * Guarantees: prompts get a quarter of the target's time in nearly every step, or of decoding's where that alone takes longer than the target, and of
  * this the oldest prompt a quarter, one row at least: so no prompt starves, and decoding is not much slower than it has to be. (A least
@@ -29,7 +31,7 @@
 #define REST                                                                                                           \
     4 /* where the target can't be held one step of so many has no prompt, or the model couldn't tell what decoding takes alone */
 #define STRETCH 2 /* times what decoding takes */
-#define RARE 4
+#define RARE 6
 #define RARE_US 60000000
 #define LEAST 0.25 /* of the time: for prompts in each step, and of this for the oldest */
 
@@ -86,19 +88,33 @@ static double share_of(const struct gen *g)
     return g->tenant->running / g->tenant->weight;
 }
 
-/* Somebody runs RARE times as much as its tenant, or as those with its adapter. */
-static bool is_rare(const struct gen *g)
+/* Requests that are there, running or waiting, of its tenant by the weight; and of its adapter, of several the one that most name. */
+static double demand_of(const struct gen *g)
 {
-    return g->s->most_share >= RARE * share_of(g) || g->s->most_like >= RARE * running_like(g);
+    return (g->tenant->running + g->tenant->waiting) / g->tenant->weight;
 }
 
-/* Who runs most; and are there rare ones? */
+static int demand_like(const struct gen *g)
+{
+    int n = g->npins ? 0 : g->s->base_there;
+    for (int i = 0; i < g->npins; i++)
+        if (g->pin[i].want->refs > n) n = g->pin[i].want->refs;
+    return n;
+}
+
+/* Somebody has RARE times as many as its tenant, or those with its adapter. */
+static bool is_rare(const struct gen *g)
+{
+    return g->s->most_demand >= RARE * demand_of(g) || g->s->most_like >= RARE * demand_like(g);
+}
+
+/* Who has most; and are there rare ones? */
 static void look_for_rare(struct sched *s)
 {
-    s->most_share = s->most_like = 0;
+    s->most_demand = s->most_like = 0;
     for (const struct gen *g = s->running.first; g; g = g->next) {
-        s->most_share = fmax(s->most_share, share_of(g));
-        s->most_like = fmax(s->most_like, running_like(g));
+        s->most_demand = fmax(s->most_demand, demand_of(g));
+        s->most_like = fmax(s->most_like, demand_like(g));
     }
     for (const struct gen *g = s->running.first; g; g = g->next)
         if (is_rare(g)) {
@@ -226,15 +242,16 @@ bool budget_express(struct sched *s)
     if (s->o.step_ms == 0 || just_before > 0) return false;
     s->plan.shape.ranks = ranks_of(s);
     look_for_rare(s);
-    double decode = decoding_us(s);
-    if (decode <= s->o.step_ms * 1000.0 || !next_rare(s)) return false;
-    s->left_us = decode;
+    double decode = decoding_us(s), target = budget_target_us(s), all = longest_us(s, decode);
+    if (STRETCH * decode <= s->o.step_ms * 1000.0 || !next_rare(s)) return false;
+    if (target > 0) all = fmin(all, fmax(target - decode, decode));
+    s->left_us = all;
     for (struct gen *g; (g = next_rare(s)) && s->plan.rows < s->o.step_tokens;) {
         int rows = rows_in_time(s, g, least_of(g->nids - g->done, s->o.step_tokens - s->plan.rows));
         if (rows == 0) break;
         add_prompt(s, g, rows);
     }
-    s->express_us = decode - s->left_us;
+    s->express_us = all - s->left_us;
     s->plan.budget_rows = s->plan.rows;
     return s->plan.rows > 0;
 }

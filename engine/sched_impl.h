@@ -222,20 +222,21 @@ struct sched {
     pthread_cond_t wake; /* the step thread: work; also: a late pin was answered */
     pthread_t thread;
     bool started, sync_ready;
-    bool stop;                                  /* [L] */
-    uint64_t submitted;                         /* [L] */
-    int waiting;                                /* [L] requests that never ran: bounded by max_waiting */
-    int pins_pending;                           /* [L] */
-    struct want *wanted[SCHED_BUCKETS];         /* [L] */
-    int held, loading;                          /* [L] distinct adapters: reserved; without an answer yet */
-    int base_running;                           /* [L] running sequences without an adapter */
-    double most_share, most_like;               /* [L] running sequences of a tenant by its weight, of an adapter */
-    int64_t rare_until_us;                      /* [L] short steps until then: sched_budget.c */
-    double express_us;                          /* [L] what the last step took, if it was an express */
-    int put_off;                                /* [L] requests that ran before and wait */
-    int class_waiting[SCHED_CLASSES];           /* [L] */
-    uint64_t stamps;                            /* [L] */
-    int turns;                                  /* [L] first admissions since one was promoted */
+    bool stop;                          /* [L] */
+    uint64_t submitted;                 /* [L] */
+    int waiting;                        /* [L] requests that never ran: bounded by max_waiting */
+    int pins_pending;                   /* [L] */
+    struct want *wanted[SCHED_BUCKETS]; /* [L] */
+    int held, loading;                  /* [L] distinct adapters: reserved; without an answer yet */
+    int base_running;                   /* [L] running sequences without an adapter */
+    int base_there;                     /* [L] requests without an adapter, running or waiting */
+    double most_demand, most_like;      /* [L] requests of a tenant by its weight, of an adapter: sched_budget.c */
+    int64_t rare_until_us;              /* [L] short steps until then: sched_budget.c */
+    double express_us;                  /* [L] what the last step took, if it was an express */
+    int put_off;                        /* [L] requests that ran before and wait */
+    int class_waiting[SCHED_CLASSES];   /* [L] */
+    uint64_t stamps;                    /* [L] */
+    int turns;                          /* [L] first admissions since one was promoted */
     struct gen_list preempted, running, failed; /* [L] by stamp, by stamp, any order */
     struct gen *cancelled;                      /* [L] */
     struct tenant *bucket[SCHED_BUCKETS];       /* [L] */

@@ -107,6 +107,7 @@ static void count_waiting(struct gen *g, int by)
 static void count(struct gen *g, enum gen_place place, int by)
 {
     if (is_waiting(place)) count_waiting(g, by);
+    if (g->npins == 0 && (is_waiting(place) || place == PLACE_RUNNING)) g->s->base_there += by;
     if (place != PLACE_RUNNING) return;
     g->tenant->running += by;
     if (g->npins == 0) g->s->base_running += by;

@@ -138,8 +138,9 @@ def lone(ctx):
     ratios = [b[0]["ttft_p99_ms"] / (2 * s[0]["ttft_ms"] + t) for s, b, t in zip(solos, besides, steps)]
     all_in_all = gathered(besides)["ttft_p99_ms"] / (2 * gathered(solos)["ttft_ms"] + median(steps))
     return {"title": "A lone request beside seven busy streams of another adapter (rank 8 beside rank 64)", "rows": rows,
-            "notes": [f"round by round: {spread(ratios)}"],
-            "goals": [("the lone request: TTFT p99 of all rounds over (2x solo TTFT p50 + one step)", all_in_all, "<=", 1.0)]}
+            "notes": [f"round by round: {spread(ratios)}; the p99 of all rounds' requests over the medians of all: {all_in_all:.2f}, which mixes the "
+                      "machine's states"],
+            "goals": [("the lone request: TTFT p99 over (2x solo TTFT p50 + one step), median of rounds", median(ratios), "<=", 1.0)]}
 
 
 # --- a long prompt ---
