@@ -12,10 +12,13 @@
  * where that ends prompts of the rare. Among equals steps stay long: many rows a step are computed quicker, by a tenth to a quarter.
  *
  * Where decoding alone takes more than half of step_ms, such a step is long whatever is left out of it. Then prompts of the rare get a step of
- * their own, an express, in which nobody decodes: no longer than another, and within the target together with decoding. The step that follows
- * is shorter by as much, and no express.
+ * their own, an express, in which nobody decodes: no longer than another, and within the target together with decoding, or as long as decoding
+ * where that takes more than half of the target. What it takes is owed, and paid off with what the steps that follow have for prompts and don't use,
+ * to which end prompts of others get less; until then only what ends a prompt and is within the same bound goes ahead. So a flood of the rare
+ * costs decoding no more than prompts in its own steps would. No express follows another at once, and there is none where the fixed part of a step, as
+ * reading the weights, is most of decoding: it would cost nearly as much as what it goes ahead of.
  *
- * Guarantees: prompts get a quarter of the target's time in nearly every step, or of decoding's where that alone takes longer than the target, and of
+ * Guarantees: prompts get a quarter (an eighth while something is owed) of the target's time in nearly every step, or of decoding's where that alone takes longer than the target, and of
  * this the oldest prompt a quarter, one row at least: so no prompt starves, and decoding is not much slower than it has to be. (A least
  * number of rows instead would break the target of those beside a prompt of 32,000 tokens: sixteen rows there look back on half a million
  * positions.) Decoding never waits; no more than step_tokens rows. Where nobody is rare, and without a target or anybody decoding, that
@@ -34,6 +37,7 @@
 #define RARE 6
 #define RARE_US 60000000
 #define LEAST 0.25 /* of the time: for prompts in each step, and of this for the oldest */
+#define OWING 0.5  /* of the least, while an express is not paid off */
 
 double budget_target_us(const struct sched *s)
 {
@@ -45,19 +49,34 @@ double budget_target_us(const struct sched *s)
     return AIM * least;
 }
 
+/* Of the adapters of a sequence that no sequence marked before. */
+static int new_ranks(struct sched *s, const struct gen *g)
+{
+    int sum = 0;
+    for (int i = 0; i < g->npins; i++) {
+        struct want *w = g->pin[i].want;
+        if (w->mark == s->marks) continue;
+        w->mark = s->marks;
+        sum += lora_rank_pad(g->pin[i].slot->max_rank);
+    }
+    return sum;
+}
+
 /* Of the adapters of all that run; each once. */
 static int ranks_of(struct sched *s)
 {
     int sum = 0;
     s->marks++;
-    for (const struct gen *g = s->running.first; g; g = g->next)
-        for (int i = 0; i < g->npins; i++) {
-            struct want *w = g->pin[i].want;
-            if (w->mark == s->marks) continue;
-            w->mark = s->marks;
-            sum += lora_rank_pad(g->pin[i].slot->max_rank);
-        }
+    for (const struct gen *g = s->running.first; g; g = g->next) sum += new_ranks(s, g);
     return sum;
+}
+
+void budget_note_ranks(struct sched *s)
+{
+    struct plan *p = &s->plan;
+    p->shape.ranks = 0;
+    s->marks++;
+    for (int i = 0; i < p->nparts; i++) p->shape.ranks += new_ranks(s, p->part[i].g);
 }
 
 void budget_note_part(struct plan *p, const struct gen *g, int rows, int drafts, bool prompt)
@@ -235,45 +254,76 @@ static struct gen *next_rare(struct sched *s)
     return g && g->class != CLASS_BATCH && is_rare(g) ? g : NULL;
 }
 
-bool budget_express(struct sched *s)
+/* What prompts may take of a step with decoding, on the mean. */
+static double share_us(double aim, double decode)
 {
-    double just_before = s->express_us;
-    s->express_us = 0;
-    if (s->o.step_ms == 0 || just_before > 0) return false;
-    s->plan.shape.ranks = ranks_of(s);
-    look_for_rare(s);
-    double decode = decoding_us(s), target = budget_target_us(s), all = longest_us(s, decode);
-    if (STRETCH * decode <= s->o.step_ms * 1000.0 || !next_rare(s)) return false;
-    if (target > 0) all = fmin(all, fmax(target - decode, decode));
-    s->left_us = all;
-    for (struct gen *g; (g = next_rare(s)) && s->plan.rows < s->o.step_tokens;) {
-        int rows = rows_in_time(s, g, least_of(g->nids - g->done, s->o.step_tokens - s->plan.rows));
-        if (rows == 0) break;
-        add_prompt(s, g, rows);
-    }
-    s->express_us = all - s->left_us;
-    s->plan.budget_rows = s->plan.rows;
-    return s->plan.rows > 0;
+    return fmax(aim - decode, LEAST * fmax(aim, decode));
 }
 
-void budget_prompts(struct sched *s, double before_us)
+/* What an express may take now; 0: there is none. */
+static double express_us(const struct sched *s)
+{
+    double decode = decoding_us(s), target = budget_target_us(s), all = longest_us(s, decode);
+    if (STRETCH * decode <= s->o.step_ms * 1000.0 || STRETCH * cost_us(&s->cost, COST_STEP) > decode) return 0;
+    if (target > 0) all = fmin(all, fmax(target - decode, decode));
+    return fmax(all - s->owed_us, 0);
+}
+
+/* Prompts of the rare while there is time; while something is owed the first one has to fit as a whole. */
+static void fill_express(struct sched *s)
+{
+    for (struct gen *g; (g = next_rare(s)) && s->plan.rows < s->o.step_tokens;) {
+        int left = g->nids - g->done, rows = rows_in_time(s, g, least_of(left, s->o.step_tokens - s->plan.rows));
+        if (rows == 0 || (s->plan.rows == 0 && s->owed_us > 0 && rows < left)) break;
+        add_prompt(s, g, rows);
+    }
+}
+
+bool budget_express(struct sched *s)
+{
+    bool just_before = s->express;
+    s->express = false;
+    if (s->o.step_ms == 0 || just_before) return false;
+    s->plan.shape.ranks = ranks_of(s);
+    look_for_rare(s);
+    double all = express_us(s);
+    s->left_us = all - cost_us(&s->cost, COST_STEP);
+    if (s->left_us > 0) fill_express(s);
+    if (s->plan.rows == 0) return false;
+    s->owed_us += all - s->left_us;
+    s->plan.budget_rows = s->plan.rows;
+    return s->express = true;
+}
+
+/* Prompts of a step in which decoding takes so long; `longest`, and the target or INFINITY; `share`: theirs on the mean. */
+static void fill_step(struct sched *s, struct gen *oldest, double decode, double longest, double target, double share)
 {
     struct plan *p = &s->plan;
-    p->shape.ranks = ranks_of(s);
-    p->budget_rows = -1;
-    struct gen *oldest = oldest_prompt(s);
-    if (!oldest) return;
-    look_for_rare(s);
-    double target = budget_target_us(s), decode = cost_of(&s->cost, &p->shape), longest = longest_us(s, decode);
-    if (target == 0) target = INFINITY;
-    double aim = fmin(target, longest) - before_us, least = isfinite(aim) ? LEAST * fmax(aim, decode) : 0;
+    double aim = fmin(target, longest) - s->owed_us;
+    double least = isfinite(aim) ? LEAST * fmax(aim, decode) * (s->owed_us > 0 ? OWING : 1) : 0;
     s->left_us = fmax(aim - decode, least);
     if (s->left_us == least && p->shape.decode_rows && s->steps % REST == 0) return;
     if (isfinite(aim)) p->budget_rows = cost_rows_within(&s->cost, s->left_us, oldest->done, s->o.step_tokens);
-    if (isfinite(longest)) serve_rare(s, fmin(target, 2 * longest) - aim);
+    if (isfinite(longest)) serve_rare(s, fmax(fmin(target, 2 * longest) - decode, share) - s->left_us);
     serve(s, oldest);
     int most = least_of(oldest->nids - oldest->done, s->o.step_tokens - p->rows);
     if (!may_prefill(s, oldest) || most <= 0) return;
     int rows = rows_in_time(s, oldest, most);
     add_prompt(s, oldest, rows ? rows : 1);
+}
+
+void budget_prompts(struct sched *s)
+{
+    struct plan *p = &s->plan;
+    p->shape.ranks = ranks_of(s);
+    p->budget_rows = -1;
+    struct gen *oldest = oldest_prompt(s);
+    if (oldest) look_for_rare(s);
+    double target = budget_target_us(s), decode = cost_of(&s->cost, &p->shape), longest = longest_us(s, decode);
+    if (target == 0) target = INFINITY;
+    if (p->shape.decode_rows == 0) s->owed_us = 0;
+    double share = share_us(fmin(target, longest), decode);
+    if (oldest) fill_step(s, oldest, decode, longest, target, share);
+    double took = cost_of(&s->cost, &p->shape) - decode;
+    s->owed_us -= fmin(s->owed_us, fmax(share - took, 0));
 }

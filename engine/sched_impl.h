@@ -232,7 +232,8 @@ struct sched {
     int base_there;                     /* [L] requests without an adapter, running or waiting */
     double most_demand, most_like;      /* [L] requests of a tenant by its weight, of an adapter: sched_budget.c */
     int64_t rare_until_us;              /* [L] short steps until then: sched_budget.c */
-    double express_us;                  /* [L] what the last step took, if it was an express */
+    bool express;                       /* [L] the last step was one: sched_budget.c */
+    double owed_us;                     /* [L] of what expresses took: not paid off yet */
     int put_off;                        /* [L] requests that ran before and wait */
     int class_waiting[SCHED_CLASSES];   /* [L] */
     uint64_t stamps;                    /* [L] */
@@ -355,8 +356,8 @@ bool room_yields(const struct gen *v, const struct gen *g); /* v, running, to g 
 
 /* --- sched_budget.c; step thread, with the lock held --- */
 bool budget_express(struct sched *s); /* puts prompts of the rare into the plan, and nothing else belongs there then */
-/* Adds parts of prompts to the plan; before_us: what an express just before it took. */
-void budget_prompts(struct sched *s, double before_us);
+void budget_prompts(struct sched *s); /* adds parts of prompts to the plan */
+void budget_note_ranks(struct sched *s); /* of the plan's parts */
 void budget_note_part(struct plan *p, const struct gen *g, int rows, int drafts, bool prompt);
 double budget_target_us(const struct sched *s); /* of the next step; 0: none */
 

@@ -128,10 +128,9 @@ static void share_rows(struct sched *s, struct plan *p)
 {
     for (struct gen *g = s->running.first; g; g = g->next)
         if (g->nids - g->done > 1) queue_charge(g, -COST_PROMPT * prefix_catch_up(s, g));
-    double before_us = s->express_us;
     if (budget_express(s)) return;
     add_decode(s, p);
-    budget_prompts(s, before_us);
+    budget_prompts(s);
 }
 
 static int by_adapters(const void *x, const void *y)
@@ -184,6 +183,7 @@ bool plan_make(struct sched *s)
         .token = p->token, .seq = p->seq, .logit_row = p->logit_row, .lora = {.seg = p->seg, .modules = LORA_MODULES}};
     share_rows(s, p);
     if (p->nparts == 0) return false;
+    budget_note_ranks(s);
     p->estimate_us = cost_of(&s->cost, &p->shape);
     qsort(p->part, (size_t)p->nparts, sizeof *p->part, by_adapters);
     fill(p);

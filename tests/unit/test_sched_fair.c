@@ -574,6 +574,71 @@ static void test_prompts_of_the_rare_do_not_wait_for_the_decoding_of_a_crowd(voi
     assert_int_equal(alone, 0);
 }
 
+/* --- a flood of the rare --- */
+
+#define FLOOD 400
+
+/* Twenty streams of one tenant beside tenants with one request each, whose prompts keep the engine busy all the time. Returns the streams' mean time per
+ * output token, ms; `decode_us`: a step that only decodes, of which fixed_us. */
+static double tpot_in_a_flood(const struct sched_options *o, enum sched_class streams, double fixed_us,
+                              double decode_us, int prompt)
+{
+    static char tag[FLOOD][8];
+    sim_open(1, 8192);
+    sim.us[COST_STEP] = fixed_us;
+    sim.us[COST_DECODE_ROW] = (decode_us - fixed_us) / 20;
+    sim.us[COST_PREFILL_ROW] = 300;
+    sim.prior = 3;
+    for (int i = 0; i < 20; i++)
+        sim_add(&(struct sim_request){
+            .tenant = "crowd", .class = streams, .prompt = 10, .output = 200, .seed = (uint64_t)i});
+    for (int i = 0; i < FLOOD * 60 / prompt; i++) {
+        snprintf(tag[i], sizeof tag[i], "t%d", i);
+        sim_add(&(struct sim_request){.at_us = 300000 + i * 500LL * prompt,
+                                      .tenant = tag[i],
+                                      .class = CLASS_NORMAL,
+                                      .prompt = prompt,
+                                      .output = 1,
+                                      .seed = (uint64_t)(100 + i)});
+    }
+    sim_run(o);
+    double sum = 0;
+    for (int i = 0; i < sim.n; i++) {
+        const struct sim_request *q = &sim.q[i];
+        assert_int_equal(q->finish, FINISH_LENGTH);
+        if (strcmp(q->tenant, "crowd") == 0) sum += (double)(q->done_us - q->first_us) / (q->tokens - 1) / 1000;
+    }
+    sim_close();
+    return sum / 20;
+}
+
+/* Where the target can't be held, as near to it as without steps for the rare. */
+static void test_a_flood_of_the_rare_does_not_break_the_target_of_those_who_decode(void **state)
+{
+    (void)state;
+    static const struct {
+        enum sched_class streams;
+        double fixed_us, decode_us;
+    } row[] = {
+        {CLASS_NORMAL, 10000, 30000}, {CLASS_NORMAL, 10000, 50000},      {CLASS_NORMAL, 10000, 80000},
+        {CLASS_NORMAL, 40000, 45000}, {CLASS_INTERACTIVE, 10000, 30000},
+    };
+    struct sched_options o = busy;
+    o.max_running = 64;
+    o.step_tokens = 512;
+    o.kv_bytes = 64 << 20;
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++)
+        for (int prompt = 60; prompt <= 2000; prompt += 1940) {
+            double target = o.target[row[i].streams].tpot_ms;
+            o.step_ms = 0;
+            double without = tpot_in_a_flood(&o, row[i].streams, row[i].fixed_us, row[i].decode_us, prompt);
+            o.step_ms = 16;
+            double ms = tpot_in_a_flood(&o, row[i].streams, row[i].fixed_us, row[i].decode_us, prompt);
+            if (ms > fmax(target, 1.1 * without))
+                fail_msg("row %zu, prompts of %d: %g ms, without step_ms %g ms", i, prompt, ms, without);
+        }
+}
+
 /* Two slots and five adapters whose streams never end: equal tenants, so nobody has to yield to anybody. */
 static void test_a_slot_is_got_within_its_wait_beside_streams_that_never_end(void **state)
 {
@@ -669,6 +734,7 @@ int main(void)
         cmocka_unit_test(test_a_lone_request_does_not_wait_for_the_prompts_of_a_crowd),
         cmocka_unit_test(test_steps_with_prompts_are_short_while_somebody_is_rare),
         cmocka_unit_test(test_prompts_of_the_rare_do_not_wait_for_the_decoding_of_a_crowd),
+        cmocka_unit_test(test_a_flood_of_the_rare_does_not_break_the_target_of_those_who_decode),
         cmocka_unit_test(test_a_slot_is_got_within_its_wait_beside_streams_that_never_end),
         cmocka_unit_test(test_more_adapters_than_slots_do_not_thrash),
         cmocka_unit_test(test_pages_in_use_are_full_but_for_the_last),

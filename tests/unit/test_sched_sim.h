@@ -40,6 +40,7 @@ static struct sim {
     _Atomic int64_t now;
     atomic_bool begun;     /* sim.t.s is known */
     double us[COST_TERMS]; /* what steps take, as the model of sched_cost.h says it */
+    double prior; /* > 0: the scheduler believes so many times that at first, else what goes with a tiny model */
     struct sim_request q[SIM_MAX];
     int n, next, left;
     int over; /* flag: all is done */
@@ -232,6 +233,15 @@ static int sim_by_time(const void *x, const void *y)
     return a->at_us < b->at_us ? -1 : a->at_us > b->at_us ? 1 : a->seed < b->seed ? -1 : a->seed > b->seed;
 }
 
+static inline void sim_believe(struct sched *s)
+{
+    double prior[COST_TERMS];
+    for (int i = 0; i < COST_TERMS; i++) prior[i] = fmax(sim.prior * sim.us[i], 1e-3);
+    pthread_mutex_lock(&s->lock);
+    cost_init(&s->cost, prior);
+    pthread_mutex_unlock(&s->lock);
+}
+
 /* Runs the table to its end. Pointers into it are void if it wasn't added in order of time. */
 static inline void sim_run(const struct sched_options *o)
 {
@@ -244,6 +254,7 @@ static inline void sim_run(const struct sched_options *o)
     if (sched_new(&s, sim.t.m, sim.t.loras, &with, sim.t.metrics, &e)) fail_msg("%s", e.msg);
     sim.t.s = s; /* the step thread sleeps meanwhile */
     usleep(1000);
+    if (sim.prior > 0) sim_believe(s);
     struct sim_request *first = &sim.q[sim.next++];
     if (SIM_START + first->at_us > sim_now(NULL)) atomic_store(&sim.now, SIM_START + first->at_us);
     atomic_store(&sim.begun, true);
