@@ -7,6 +7,9 @@
  * So a thread of its own walks ahead of the steps: the same part of every layer, then the next. While steps are being made it takes one huge page
  * and rests REST times as long as that took: faster than tokens fill pages, and not felt.
  *
+ * It takes memory that may never be used, so only what leaves as much again: a pool larger than half of what is available, in the machine or
+ * below the limit of a container (which is killed when it goes beyond), gets its pages as they are used.
+ *
  * The contents stay: MADV_POPULATE_WRITE (Linux 5.14) faults pages in without writing to them. Where the system doesn't know it, nothing is
  * touched ahead. */
 #include "engine/kv_touch.h"
@@ -33,6 +36,7 @@ struct kv_toucher {
     int layers;
     bool (*busy)(void *u);
     void *u;
+    size_t (*available)(void);
     pthread_t thread;
     atomic_bool stop;
 };
@@ -50,27 +54,37 @@ static void rest(int64_t us)
     nanosleep(&(struct timespec){.tv_nsec = us * 1000}, NULL);
 }
 
+static bool is_scarce(const struct kv_toucher *t, size_t part)
+{
+    size_t touched = part * (size_t)t->layers, left = t->bytes > touched ? t->bytes - touched : 0;
+    return t->available() / 2 < left;
+}
+
 static void *run(void *toucher)
 {
     struct kv_toucher *t = toucher;
     pthread_setname_np(pthread_self(), "kv-touch");
     int64_t began = clock_mono_us();
-    for (size_t part = 0; part < t->layer_bytes + HUGE_PAGE; part += HUGE_PAGE)
-        for (int layer = 0; layer < t->layers; layer++) {
+    const char *why = NULL;
+    for (size_t part = 0; part < t->layer_bytes + HUGE_PAGE && !why; part += HUGE_PAGE) {
+        if (is_scarce(t, part)) why = "too little memory is available";
+        for (int layer = 0; layer < t->layers && !why; layer++) {
             size_t at = (size_t)layer * t->layer_bytes + (part < t->layer_bytes ? part : t->layer_bytes - 1);
             int64_t before = clock_mono_us();
             if (atomic_load(&t->stop)) return NULL;
-            if (touch(t, at)) {
-                log_info("kv_not_touched_ahead", LS("why", strerror(errno)));
-                return NULL;
-            }
-            if (t->busy(t->u)) rest(REST * (clock_mono_us() - before));
+            if (touch(t, at)) why = strerror(errno);
+            if (!why && t->busy(t->u)) rest(REST * (clock_mono_us() - before));
         }
-    log_info("kv_touched", LI("bytes", (int64_t)t->bytes), LI("us", clock_mono_us() - began));
+    }
+    if (why)
+        log_info("kv_not_touched_ahead", LS("why", why));
+    else
+        log_info("kv_touched", LI("bytes", (int64_t)t->bytes), LI("us", clock_mono_us() - began));
     return NULL;
 }
 
-int kv_touch_begin(struct kv_toucher **out, const struct kv_pool *p, bool (*busy)(void *u), void *u, struct err *e)
+int kv_touch_begin(struct kv_toucher **out, const struct kv_pool *p, bool (*busy)(void *u), void *u,
+                   size_t (*available)(void), struct err *e)
 {
     *out = NULL;
     if (p->bytes < HUGE_FROM) return 0;
@@ -81,7 +95,8 @@ int kv_touch_begin(struct kv_toucher **out, const struct kv_pool *p, bool (*busy
                              .layer_bytes = p->bytes / (size_t)p->cache.layers,
                              .layers = p->cache.layers,
                              .busy = busy,
-                             .u = u};
+                             .u = u,
+                             .available = available};
     if (pthread_create(&t->thread, NULL, run, t)) {
         free(t);
         return err_set(e, ERR_NO_MEMORY, "no thread to touch the KV pool ahead");

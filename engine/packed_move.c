@@ -10,27 +10,15 @@
  * mremap() with MREMAP_FIXED takes the old mapping away and puts the new one there under one lock of the address space: whoever reads
  * meanwhile finds the old page or waits in the page fault for the new one, and both hold the same bytes. Pointers stay what they are.
  *
- * Chunks are moved until half of the memory that the system calls available is gone: then it stays as it is. One thread. */
+ * Chunks are moved until half of the memory that is available is gone: then it stays as it is. One thread. */
 #include "base/log.h"
+#include "base/memory.h"
 #include "engine/packed_impl.h"
-#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #define MOVE_CHUNK ((size_t)64 << 20) /* few mappings for large models; a multiple of PACKED_HUGE */
 #define COPY_SLICE ((size_t)2 << 20)
-
-/* What MemAvailable says, in bytes; 0: it doesn't. */
-static size_t memory_available(void)
-{
-    unsigned long kb = 0;
-    char line[128];
-    FILE *f = fopen("/proc/meminfo", "re");
-    while (f && fgets(line, sizeof line, f))
-        if (sscanf(line, "MemAvailable: %lu kB", &kb) == 1) break;
-    if (f) fclose(f);
-    return (size_t)kb * 1024;
-}
 
 /* Anonymous memory at a multiple of PACKED_HUGE; NULL: none. */
 static char *take_chunk(size_t bytes)

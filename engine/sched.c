@@ -6,6 +6,7 @@
  * Lock order: the scheduler's lock is a leaf but for the metrics' own. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/memory.h"
 #include "engine/meters.h"
 #include "engine/sched_impl.h"
 #include <stdlib.h>
@@ -113,7 +114,7 @@ int sched_new(struct sched **out, const struct model *m, struct lora_set *loras,
         goto fail;
     }
     s->started = true;
-    if (kv_touch_begin(&s->toucher, &s->kv, is_busy, s, e)) {
+    if (kv_touch_begin(&s->toucher, &s->kv, is_busy, s, memory_available, e)) {
         sched_free(s);
         return -1;
     }

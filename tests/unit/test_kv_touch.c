@@ -24,6 +24,13 @@ static bool is_busy(void *u)
     return atomic_load(&at_work);
 }
 
+static atomic_size_t left = (size_t)1 << 40;
+
+static size_t is_left(void)
+{
+    return atomic_load(&left);
+}
+
 static struct kv_pool pool_of_bytes(size_t bytes)
 {
     struct kv_pool p = {.bytes = bytes, .cache = {.layers = LAYERS, .base = big_alloc(bytes)}};
@@ -50,7 +57,7 @@ static void test_all_memory_comes_and_what_is_written_meanwhile_stays(void **sta
     size_t all = (p.bytes + 4095) / 4096;
     assert_true(resident(&p) < all);
     atomic_store(&at_work, false);
-    assert_int_equal(kv_touch_begin(&t, &p, is_busy, &at_work, &e), 0);
+    assert_int_equal(kv_touch_begin(&t, &p, is_busy, &at_work, is_left, &e), 0);
     assert_non_null(t);
     for (size_t at = 0; at < p.bytes; at += 1111) p.cache.base[at] = (char)(at % 101 + 1);
     for (int tries = 0; tries < 30000 && resident(&p) < all; tries++) usleep(1000);
@@ -69,7 +76,7 @@ static void test_it_ends_in_the_middle(void **state)
     struct err e = {0};
     atomic_store(&at_work, true); /* so it rests */
     atomic_store(&asked, 0);
-    assert_int_equal(kv_touch_begin(&t, &p, is_busy, &at_work, &e), 0);
+    assert_int_equal(kv_touch_begin(&t, &p, is_busy, &at_work, is_left, &e), 0);
     while (atomic_load(&asked) == 0) usleep(100);
     kv_touch_end(t);
     int then = atomic_load(&asked);
@@ -84,9 +91,28 @@ static void test_a_small_pool_needs_no_thread(void **state)
     struct kv_pool p = pool_of_bytes(HUGE_FROM - 1);
     struct kv_toucher *t = (struct kv_toucher *)&p;
     struct err e = {0};
-    assert_int_equal(kv_touch_begin(&t, &p, is_busy, &at_work, &e), 0);
+    assert_int_equal(kv_touch_begin(&t, &p, is_busy, &at_work, is_left, &e), 0);
     assert_null(t);
     kv_touch_end(t);
+    big_free(p.cache.base, p.bytes);
+}
+
+/* The pool fits, but hardly anything else would. */
+static void test_memory_that_others_may_need_is_not_taken(void **state)
+{
+    (void)state;
+    struct kv_pool p = pool_of_bytes(BYTES);
+    struct kv_toucher *t;
+    struct err e = {0};
+    atomic_store(&at_work, false);
+    atomic_store(&asked, 0);
+    atomic_store(&left, 2 * BYTES - 1);
+    assert_int_equal(kv_touch_begin(&t, &p, is_busy, &at_work, is_left, &e), 0);
+    usleep(20000); /* it would have begun */
+    kv_touch_end(t);
+    atomic_store(&left, (size_t)1 << 40);
+    assert_int_equal(atomic_load(&asked), 0);
+    assert_int_equal(resident(&p), 0);
     big_free(p.cache.base, p.bytes);
 }
 
@@ -96,6 +122,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_all_memory_comes_and_what_is_written_meanwhile_stays),
         cmocka_unit_test(test_it_ends_in_the_middle),
+        cmocka_unit_test(test_memory_that_others_may_need_is_not_taken),
         cmocka_unit_test(test_a_small_pool_needs_no_thread),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
