@@ -14,9 +14,8 @@
  * Where decoding alone takes more than half of step_ms, such a step is long whatever is left out of it. Then prompts of the rare get a step of
  * their own, an express, in which nobody decodes: no longer than another, and within the target together with decoding, or as long as decoding
  * where that takes more than half of the target. What it takes is owed, and paid off with what the steps that follow have for prompts and don't use,
- * to which end prompts of others get less; until then only what ends a prompt and is within the same bound goes ahead. So a flood of the rare
- * costs decoding no more than prompts in its own steps would. No express follows another at once, and there is none where the fixed part of a step, as
- * reading the weights, is most of decoding: it would cost nearly as much as what it goes ahead of.
+ * to which end prompts of others get less; until then, and where the fixed part of a step is most of decoding, only what ends a prompt and is within the same bound goes ahead. So a flood of the rare
+ * costs decoding no more than prompts in its own steps would. No express follows another at once.
  *
  * Guarantees: prompts get a quarter (an eighth while something is owed) of the target's time in nearly every step, or of decoding's where that alone takes longer than the target, and of
  * this the oldest prompt a quarter, one row at least: so no prompt starves, and decoding is not much slower than it has to be. (A least
@@ -260,21 +259,21 @@ static double share_us(double aim, double decode)
     return fmax(aim - decode, LEAST * fmax(aim, decode));
 }
 
-/* What an express may take now; 0: there is none. */
-static double express_us(const struct sched *s)
+/* What an express may take now beside its fixed part, given what decoding takes. */
+static double express_us(const struct sched *s, double decode)
 {
-    double decode = decoding_us(s), target = budget_target_us(s), all = longest_us(s, decode);
-    if (STRETCH * decode <= s->o.step_ms * 1000.0 || STRETCH * cost_us(&s->cost, COST_STEP) > decode) return 0;
+    double target = budget_target_us(s), all = longest_us(s, decode);
+    if (STRETCH * decode <= s->o.step_ms * 1000.0) return 0;
     if (target > 0) all = fmin(all, fmax(target - decode, decode));
-    return fmax(all - s->owed_us, 0);
+    return fmax(all - s->owed_us - cost_us(&s->cost, COST_STEP), 0);
 }
 
-/* Prompts of the rare while there is time; while something is owed the first one has to fit as a whole. */
-static void fill_express(struct sched *s)
+/* Prompts of the rare while there is time; `whole`: not only a part of the first one. */
+static void fill_express(struct sched *s, bool whole)
 {
-    for (struct gen *g; (g = next_rare(s)) && s->plan.rows < s->o.step_tokens;) {
+    for (struct gen *g; s->left_us > 0 && (g = next_rare(s)) && s->plan.rows < s->o.step_tokens;) {
         int left = g->nids - g->done, rows = rows_in_time(s, g, least_of(left, s->o.step_tokens - s->plan.rows));
-        if (rows == 0 || (s->plan.rows == 0 && s->owed_us > 0 && rows < left)) break;
+        if (rows == 0 || (s->plan.rows == 0 && whole && rows < left)) break;
         add_prompt(s, g, rows);
     }
 }
@@ -286,11 +285,11 @@ bool budget_express(struct sched *s)
     if (s->o.step_ms == 0 || just_before) return false;
     s->plan.shape.ranks = ranks_of(s);
     look_for_rare(s);
-    double all = express_us(s);
-    s->left_us = all - cost_us(&s->cost, COST_STEP);
-    if (s->left_us > 0) fill_express(s);
+    double fixed = cost_us(&s->cost, COST_STEP), decode = decoding_us(s), rows = express_us(s, decode);
+    s->left_us = rows;
+    fill_express(s, s->owed_us > 0 || STRETCH * fixed > decode);
     if (s->plan.rows == 0) return false;
-    s->owed_us += all - s->left_us;
+    s->owed_us += fixed + rows - s->left_us;
     s->plan.budget_rows = s->plan.rows;
     return s->express = true;
 }
