@@ -583,7 +583,7 @@ static void test_prompts_of_the_rare_do_not_wait_for_the_decoding_of_a_crowd(voi
 static double tpot_in_a_flood(const struct sched_options *o, enum sched_class streams, double fixed_us,
                               double decode_us, int prompt)
 {
-    static char tag[FLOOD][8];
+    static char tag[FLOOD][16];
     sim_open(1, 8192);
     sim.us[COST_STEP] = fixed_us;
     sim.us[COST_DECODE_ROW] = (decode_us - fixed_us) / 20;
