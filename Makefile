@@ -26,7 +26,7 @@ AVX512  := -O3 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -m
 LIB_base     := -lmicrohttpd -lcurl -ljansson -lnettle
 LIB_adapters := -lpcre2-8
 LIB_engine   := -lpcre2-8 -lutf8proc -lm
-LIB_gateway  := -lsqlite3
+LIB_gateway  := -lsqlite3 -lyaml
 
 src = $(filter-out $(2),$(wildcard $(1)/*.c))
 obj = $(patsubst %.c,$(B)/%.o,$(1))
@@ -47,11 +47,40 @@ UNIT_TESTS   := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/uni
 KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/test_*.c))
 BENCHES      := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/bench_*.c))
 TEXT_BENCH   := $(B)/tests/unit/bench_text
-LOAD         := $(B)/tests/load/load $(B)/tests/load/steps
+LOAD         := $(addprefix $(B)/tests/load/,load steps fake_engine exchanges)
 LOGITS       := $(B)/tests/accuracy/weft-logits
 C_TESTS      := $(UNIT_TESTS) $(KERNEL_TESTS)
 
-.PHONY: all help programs libs test c-tests check-c asan lint format accuracy load bench bench-kernels bench-speculation bench-text compile_commands.json install clean
+# CUDA (docs/CUDA.md): kernels compile for the device with nvcc, and for the host through the shim of tests/simt. What
+# talks to the CUDA runtime itself is named *_cuda.cu and has its counterpart in tests/simt.
+, := ,
+CUDA_HOME    ?= /usr/local/cuda
+NVCC         ?= $(firstword $(shell command -v nvcc) $(wildcard $(CUDA_HOME)/bin/nvcc))
+SRC_cuda     := $(wildcard kernels/cuda/*.cu)
+SRC_device   := $(filter-out %_cuda.cu,$(SRC_cuda)) $(wildcard tests/simt/*.cu)
+SRC_shim     := $(filter-out tests/simt/test_% tests/simt/race% tests/simt/outside.c tests/simt/list.c,$(wildcard tests/simt/*.c))
+S            := $(B)/simt
+OBJ_simt     := $(patsubst %.cu,$(S)/%.o,$(SRC_device))
+OBJ_race     := $(patsubst %.cu,$(S)/race/%.o,$(SRC_device))
+OBJ_shim     := $(patsubst %.c,$(S)/%.o,$(SRC_shim) $(wildcard kernels/cuda/*.c))
+# The race build supplies what -fsanitize=thread calls itself, so it goes with no other sanitizer: release only.
+SIMT_TESTS   := $(patsubst tests/simt/%.c,$(B)/tests/simt/%,$(wildcard tests/simt/test_*.c))
+RACE_TESTS   := $(if $(filter release,$(MODE)),$(patsubst $(B)/tests/simt/test_%,$(B)/tests/simt/race_%,$(SIMT_TESTS)))
+# Device code: sm_80 (runs on all of 8.x), sm_90a, and PTX of 90 for what comes after Hopper: it must be of 90, for the host
+# asks devices from 90 on for dependent launches and clusters, and code made for 80 has no griddepcontrol.wait in it.
+# Registers and spills of each kernel are in the .log beside its object.
+OBJ_cuda     := $(patsubst %.cu,build/cuda/%.o,$(SRC_cuda))
+FOR_90       := -gencode arch=compute_90,code=compute_90 -gencode arch=compute_90a,code=sm_90a
+FOR_80       := -gencode arch=compute_80,code=sm_80 $(FOR_90)
+CUDA_FOR      = $(if $(filter %_sm90.cu,$<),$(FOR_90),$(FOR_80))
+# No contraction behind the sources' back, as on the host: what is to be fused says dev_fma, and a row's bits don't depend
+# on the kernel that a function was inlined into.
+NVCC_FLAGS   := -std=c++17 -I. -O3 -fmad=false -lineinfo -Xcompiler -fPIC -Werror all-warnings -Xptxas -v
+SIMT_CXX     := -x c++ -std=c++17 -DWEFT_SIMT -D_GNU_SOURCE -I. -MMD -MP -g -fPIC -fno-exceptions -fno-rtti \
+	-fdebug-prefix-map=$(CURDIR)/= \
+	-ffp-contract=off -fno-strict-aliasing -Wall -Wextra -Wno-unused-function -Werror
+
+.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench bench-gateway bench-kernels bench-speculation bench-text compile_commands.json install clean
 .SECONDARY:
 
 all: programs ## build the three programs into build/MODE
@@ -73,7 +102,16 @@ $(B)/weft-engine: $(B)/engine/main.o $(B)/libengine.a $(B)/libadapters.a $(B)/li
 $(B)/weft-gateway: $(B)/gateway/main.o $(B)/libgateway.a $(B)/libadapters.a $(B)/libbase.a
 	$(CC) $(LDFLAGS) -o $@ $^ $(LIB_gateway) $(LIB_adapters) $(LIB_base) -lm
 $(B)/weft: $(call obj,$(SRC_cli)) $(B)/libbase.a
-	$(CC) $(LDFLAGS) -o $@ $^ $(LIB_base)
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIB_gateway) $(LIB_base) -lm
+
+# The description of the API as one stream of YAML documents, and the page that shows it, in the program.
+$(B)/openapi.yaml: schema/openapi.yaml $(wildcard schema/openapi/*.yaml)
+	@mkdir -p $(@D)
+	awk 'FNR == 1 { print "---" } 1' $^ > $@
+$(B)/gateway/embedded.o: $(B)/openapi.yaml gateway/docs.html
+	@mkdir -p $(@D)
+	printf '.section .rodata\n.global openapi_text, docs_page\nopenapi_text: .incbin "$(B)/openapi.yaml"\n.byte 0\ndocs_page: .incbin "gateway/docs.html"\n.byte 0\n.section .note.GNU-stack,"",%%progbits\n' | $(CC) -x assembler -c -o $@ -
+$(B)/libgateway.a: $(B)/gateway/embedded.o
 
 $(B)/kernels/%_avx2.o: kernels/%_avx2.c
 	@mkdir -p $(@D)
@@ -106,6 +144,53 @@ $(B)/tests/%: $(B)/tests/%.o $(LIBS)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -o $@ $< -Wl,--start-group $(LIBS) -Wl,--end-group $(LIB_gateway) $(LIB_engine) $(LIB_adapters) $(LIB_base) -lcmocka -lm
 
+$(S)/race/%.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) $(SIMT_CXX) -O1 -fsanitize=thread -c -o $@ $<
+$(S)/%.o: %.cu
+	@mkdir -p $(@D)
+	$(CXX) $(SIMT_CXX) $(OPT_$(MODE)) -fPIC -c -o $@ $<
+$(S)/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -DWEFT_SIMT -fPIC -c -o $@ $<
+# The shim's own machinery is called at every barrier and every mma: half the time of a test is in it.
+$(addprefix $(S)/tests/simt/,sync.o places.o copy.o math.o): OPT_asan := -O2 -fno-omit-frame-pointer -fsanitize=address
+$(S)/simt.a: $(OBJ_simt) $(OBJ_shim)
+	rm -f $@ && ar rcs $@ $^
+$(S)/race.a: $(OBJ_race) $(OBJ_shim)
+	rm -f $@ && ar rcs $@ $^
+SIMT_LINK = $(CXX) $(LDFLAGS) -o $@ $(filter %.o,$^) -Wl,--start-group $(filter %.a,$^) -Wl,--end-group -lm
+$(B)/tests/simt/test_%: $(B)/tests/simt/test_%.o $(S)/tests/simt/race_off.o $(S)/simt.a $(B)/libkernels.a $(B)/libbase.a
+	$(SIMT_LINK) $(LIB_base)
+$(B)/tests/simt/test_choose $(B)/tests/simt/race_choose: $(B)/libengine.a
+$(B)/tests/simt/race_%: $(B)/tests/simt/test_%.o $(S)/tests/simt/race.o $(S)/race.a $(B)/libkernels.a $(B)/libbase.a
+	$(SIMT_LINK) $(LIB_base)
+
+# All kernels there are, by name, for tests/simt/coverage.
+$(S)/list: $(S)/tests/simt/list.o $(filter $(S)/kernels/%,$(OBJ_simt)) $(S)/tests/simt/race_off.o $(S)/simt.a $(B)/libkernels.a $(B)/libbase.a
+	$(SIMT_LINK) $(LIB_base)
+
+# The backend of devices, opened by the engine (kernels/device.c): $(B)/weft-cuda.so, and the same with its kernels on
+# the CPU for tests. Host code of kernels/ that reads packed weights is in it once more.
+SO_host      := base/err.c $(addprefix kernels/,weight.c tensor.c pack.c pack_dense.c pack_quant.c quantize.c memory.c lora.c kv.c act.c)
+SO_shim      := $(addprefix tests/simt/,sched.c sync.c copy.c math.c memory.c kernels.c places.c race_off.c rt_simt.c fault.c outside.c)
+SIMT_SO      := $(patsubst %.cu,$(S)/%.o,$(filter kernels/%,$(SRC_device))) \
+	$(patsubst %.c,$(S)/%.o,$(SO_host) $(SO_shim) $(wildcard kernels/cuda/*.c))
+$(B)/cuda/%.o: %.c
+	@mkdir -p $(@D)
+	$(CC) $(CFLAGS) -fPIC -c -o $@ $<
+# cuBLASLt is looked for where this was linked, too: CUDA's folder is seldom among the loader's. NCCL is opened by --tp.
+CUDA_LIB     = $(firstword $(wildcard $(abspath $(dir $(NVCC))../lib64) $(CUDA_HOME)/lib64))
+CUDA_RPATH   = $(if $(CUDA_LIB),-Xlinker -rpath -Xlinker $(CUDA_LIB))
+$(B)/weft-cuda.so: $(OBJ_cuda) $(patsubst %.c,$(B)/cuda/%.o,$(SO_host) $(wildcard kernels/cuda/*.c))
+	$(NVCC) -shared -Xlinker -Bsymbolic -Xlinker -z,defs $(CUDA_RPATH) -o $@ $^ -lcublasLt -ldl -lm
+
+cuda: $(if $(NVCC),$(B)/weft-cuda.so) ## the backend for NVIDIA devices, beside the programs; needs nvcc and cuBLASLt
+	@$(if $(NVCC),echo "cuda: $(B)/weft-cuda.so is built: weft-engine beside it takes it",echo "cuda: no nvcc here (CUDA_HOME or NVCC would say where)"; exit 1)
+
+$(S)/weft-cuda.so: $(SIMT_SO)
+	$(CXX) $(filter-out -pie,$(LDFLAGS)) -shared -Wl,-Bsymbolic$(if $(filter release,$(MODE)),$(,)-z$(,)defs) -o $@ $^ -lm -ldl
+
 test: ## everything that needs no GPU (what ops/test runs)
 	ops/test
 
@@ -114,6 +199,22 @@ c-tests: $(C_TESTS)
 check-c: c-tests ## C tests of this MODE (unit and kernels); each prints its own count
 	@fail=0; for t in $(C_TESTS); do echo "== $$t"; $$t || fail=1; done; exit $$fail
 
+build/cuda/%.o: %.cu
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCC_FLAGS) $(CUDA_FOR) -MD -MP -MF $(@:.o=.d) -c -o $@ $< >$(@:.o=.log) 2>&1 || { grep -v '^ptxas info' $(@:.o=.log); exit 1; }
+# Blocks on an SM are what KERNEL() says, for the compiler keeps registers to that: by spilling, where they are too many.
+nvcc-check: $(if $(NVCC),$(OBJ_cuda)) ## every kernel for sm_80, sm_90a and PTX, warnings as errors; no kernel may spill registers
+	@$(if $(NVCC),awk '/Compiling entry/ { k = $$7 " " $$9 } / bytes stack frame/ && $$1 + $$5 > 0 { bad = 1; print "nvcc-check: " $$1 " bytes of stack$(,) spills " $$5 ": " k } \
+		END { exit bad }' $(OBJ_cuda:.o=.log))
+	@echo "nvcc-check: $(if $(NVCC),$(words $(OBJ_cuda)) files compiled for sm_80 (but *_sm90.cu)$(,) sm_90a and PTX,skipped: no nvcc here (CUDA_HOME or NVCC would say where))"
+
+simt-tests: $(SIMT_TESTS) $(RACE_TESTS) $(S)/list
+
+simt: simt-tests ## CUDA kernels on the CPU, in random thread orders, and the search for races; SIMT_SEEDS=N
+	@rm -rf $(S)/ran && mkdir -p $(S)/ran
+	@fail=0; for t in $(SIMT_TESTS) $(RACE_TESTS); do echo "== $$t"; SIMT_RAN=$(S)/ran $$t || fail=1; done; \
+	$(if $(filter release,$(MODE)),tests/simt/coverage $(B) $(S)/ran || fail=1;) exit $$fail
+
 asan: ## C tests under ASan and UBSan
 	$(MAKE) MODE=asan check-c
 
@@ -121,7 +222,7 @@ lint: ## include direction, banned calls, file sizes
 	tests/lint/run
 
 format: ## clang-format over the tree
-	clang-format -i $$(git ls-files '*.c' '*.h')
+	clang-format -i $$(git ls-files '*.c' '*.h' '*.cu')
 
 accuracy: $(B)/weft-engine $(LOGITS) ## families x formats x adapters against transformers and PEFT (tests/README.md); minutes, needs the oracle
 	$(if $(WEFT_ORACLE_PYTHON),$(WEFT_ORACLE_PYTHON),python3) tests/accuracy/run
@@ -137,6 +238,9 @@ load: $(LOAD) ## the load generator and the bench of passes
 bench: programs $(BENCHES) $(LOAD) ## all of it in 20 minutes: ARGS=--quick a few; --only NAME, --peer llama-cpp-python, ... (tests/load/bench --help)
 	@bash -c '. ops/setup.sh && fetch_base && exec tests/load/bench $(ARGS)'
 
+bench-gateway: programs $(LOAD) $(B)/tests/kernels/bench_kernels ## what the gateway adds to a request and carries on one core, by a fake engine: ARGS="--peer litellm", --quick, --only NAME
+	@tests/load/bench_gateway $(ARGS)
+
 bench-speculation: programs ## what guessing ahead brings at one stream; needs the packages of tests/e2e/requirements.txt
 	$(if $(WEFT_E2E_PYTHON),$(WEFT_E2E_PYTHON),$${XDG_CACHE_HOME:-$$HOME/.cache}/weft/venv-e2e/bin/python) tests/load/speculation
 
@@ -145,11 +249,27 @@ compile_commands.json: ## for editors and clang-tidy
 	  printf '%s{"directory":"%s","file":"%s","command":"$(CC) $(CFLAGS) %s -c %s"}' "$$sep" "$(CURDIR)" "$$f" \
 	  "$$(case $$f in *_avx2.c) echo "$(AVX2)";; *_avxvnni.c) echo "$(AVXVNNI)";; *_avx512.c) echo "$(AVX512)";; esac)" "$$f"; sep=','; echo; done; echo ']'; } > $@
 
-install: programs ## into DESTDIR/PREFIX
-	install -d $(DESTDIR)$(PREFIX)/bin
-	install -m 0755 $(BINS) $(DESTDIR)$(PREFIX)/bin
+# Where systemd, bash, zsh and fish look below /usr and /usr/local. The units name the programs where they are put.
+INTO      = $(DESTDIR)$(PREFIX)
+UNIT_DIR := lib/systemd/system
+SAY_bash := share/bash-completion/completions/weft
+SAY_zsh  := share/zsh/site-functions/_weft
+SAY_fish := share/fish/vendor_completions.d/weft.fish
+install: programs ## programs, systemd units and completion into DESTDIR/PREFIX; ops/systemd/weft-gateway.service says what comes next
+	install -d $(INTO)/bin $(addprefix $(INTO)/,$(UNIT_DIR) lib/sysusers.d $(dir $(SAY_bash) $(SAY_zsh) $(SAY_fish)))
+	install -m 0755 $(BINS) $(INTO)/bin
+	$(if $(wildcard $(B)/weft-cuda.so),install -m 0755 $(B)/weft-cuda.so $(INTO)/bin)
+	install -m 0644 $(wildcard ops/systemd/*.socket ops/systemd/*.service ops/vllm/*.service) $(INTO)/$(UNIT_DIR)
+	sed -i 's|^ExecStart=/usr/bin/weft|ExecStart=$(PREFIX)/bin/weft|' $(INTO)/$(UNIT_DIR)/weft-gateway.service
+	install -m 0644 ops/systemd/weft.sysusers $(INTO)/lib/sysusers.d/weft.conf
+	$(foreach s,bash zsh fish,$(B)/weft completion $(s) >$(INTO)/$(SAY_$(s)) && chmod 0644 $(INTO)/$(SAY_$(s)) &&) true
 
 clean: ## remove build/
 	rm -rf build compile_commands.json
 
--include $(shell find build/$(MODE) -name '*.d' 2>/dev/null)
+include tests/gpu/rules.mk
+
+# Tests of the engine on a device open it.
+$(addprefix $(B)/tests/unit/,test_device test_device_follow test_device_group test_families test_adapters_golden): | $(S)/weft-cuda.so
+
+-include $(shell find build/$(MODE) build/cuda -name '*.d' 2>/dev/null)

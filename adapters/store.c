@@ -153,17 +153,23 @@ void store_discard(const char *temp_dir)
     rmdir(temp_dir);
 }
 
-int store_clean(const char *tmp, struct err *e)
+int store_clean_but(const char *tmp, bool (*keep)(void *u, const char *name), void *u, struct err *e)
 {
-    int fd = open(tmp, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd < 0) return errno == ENOENT ? 0 : err_errno(e, "can't open the folder for uploads");
-    remove_below(fd, 0);
     DIR *d = opendir(tmp);
-    if (!d) return err_errno(e, "can't open the folder for uploads");
+    if (!d) return errno == ENOENT ? 0 : err_errno(e, "can't open the folder for uploads");
     bool left = false;
-    for (struct dirent *x; (x = readdir(d));) left |= strcmp(x->d_name, ".") && strcmp(x->d_name, "..");
+    for (struct dirent *x; (x = readdir(d));) {
+        if (!strcmp(x->d_name, ".") || !strcmp(x->d_name, "..") || (keep && keep(u, x->d_name))) continue;
+        remove_entry(dirfd(d), x->d_name, 0);
+        left |= !faccessat(dirfd(d), x->d_name, F_OK, AT_SYMLINK_NOFOLLOW);
+    }
     closedir(d);
     return left ? err_set(e, ERR_IO, "can't empty the folder for uploads") : 0;
+}
+
+int store_clean(const char *tmp, struct err *e)
+{
+    return store_clean_but(tmp, NULL, NULL, e);
 }
 
 /* --- adding --- */

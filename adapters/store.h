@@ -27,3 +27,5 @@ void store_discard(const char *temp_dir);
 
 /* At start: remove everything under TMP. */
 int store_clean(const char *tmp, struct err *e);
+/* The same, but for the entries that keep() wants. */
+int store_clean_but(const char *tmp, bool (*keep)(void *u, const char *name), void *u, struct err *e);

@@ -20,6 +20,9 @@ struct client_reply {
     int status;               /* HTTP status, 0: none arrived */
     const char *content_type; /* or NULL */
     const char *retry_after;  /* or NULL */
+    const char *location;     /* of a redirect, or NULL */
+    const char *request_id;   /* x-request-id, or NULL */
+    const char *etag;         /* or NULL */
 };
 
 struct client_request {
@@ -53,8 +56,8 @@ int client_start(struct client *c, const struct client_request *req, struct clie
 /* Any thread, before on_done has returned: the connection is closed soon, done follows. */
 void client_cancel(struct client_call *call);
 
-/* For command lines and start-up: one exchange on the calling thread; of the callbacks only progress and on_address are
- * used. *body is malloc'ed, at most max_body bytes. `c`
+/* For command lines and start-up: one exchange on the calling thread; of the callbacks only progress, on_address and,
+ * where the body shall go to on_data, on_head are used. Else *body is malloc'ed, at most max_body bytes. `c`
  * is not needed. */
 int client_fetch(const struct client_request *req, size_t max_body, int *status, char **body, size_t *body_len,
                  struct err *e);

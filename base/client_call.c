@@ -27,14 +27,29 @@ static void keep_header(const char *line, size_t n, const char *name, char *out,
     snprintf(out, cap, "%.*s", (int)(end - v), v);
 }
 
+/* Whole or not at all: a URL that is cut is another one. */
+static void keep_location(struct client_call *k, const char *line, size_t n)
+{
+    static const char name[] = "location:";
+    size_t len = sizeof name - 1;
+    if (n <= len || strncasecmp(line, name, len) != 0) return;
+    while (len < n && (line[len] == ' ' || line[len] == '\t')) len++;
+    while (n > len && (unsigned char)line[n - 1] <= ' ') n--;
+    free(k->location);
+    k->location = strndup(line + len, n - len);
+}
+
 static size_t on_header(char *line, size_t size, size_t n, void *user)
 {
     struct client_call *k = user;
     n *= size;
     k->last_us = clock_mono_us();
-    if (n > 5 && memcmp(line, "HTTP/", 5) == 0) k->content_type[0] = k->retry_after[0] = 0;
+    if (n > 5 && memcmp(line, "HTTP/", 5) == 0) k->content_type[0] = k->retry_after[0] = k->request_id[0] = k->etag[0] = 0;
     keep_header(line, n, "content-type", k->content_type, sizeof k->content_type);
     keep_header(line, n, "retry-after", k->retry_after, sizeof k->retry_after);
+    keep_location(k, line, n);
+    keep_header(line, n, "x-request-id", k->request_id, sizeof k->request_id);
+    keep_header(line, n, "etag", k->etag, sizeof k->etag);
     if (k->status || n > 2 || line[0] == ' ') return n; /* not the empty line, or trailers */
     long status = 0;
     curl_easy_getinfo(k->easy, CURLINFO_RESPONSE_CODE, &status);
@@ -230,6 +245,7 @@ void client_call_free(struct client_call *k)
     if (k->easy) curl_easy_cleanup(k->easy);
     if (k->file) fclose(k->file);
     curl_slist_free_all(k->headers);
+    free(k->location);
     free(k->body);
     free(k);
 }
@@ -240,7 +256,10 @@ struct client_reply client_call_reply(const struct client_call *k)
 {
     return (struct client_reply){.status = k->status,
                                  .content_type = k->content_type[0] ? k->content_type : NULL,
-                                 .retry_after = k->retry_after[0] ? k->retry_after : NULL};
+                                 .retry_after = k->retry_after[0] ? k->retry_after : NULL,
+                                 .request_id = k->request_id[0] ? k->request_id : NULL,
+                                 .etag = k->etag[0] ? k->etag : NULL,
+                                 .location = k->location};
 }
 
 int64_t client_call_deadline(const struct client_call *k)
@@ -310,8 +329,7 @@ int client_fetch(const struct client_request *req, size_t max_body, int *status,
     struct buf b;
     if (client_call_new(&k, req, e)) return -1;
     buf_init(&b, max_body);
-    k->into = &b;
-    k->req.on_head = NULL;
+    k->into = req->on_data ? NULL : &b;
     curl_easy_setopt(k->easy, CURLOPT_XFERINFOFUNCTION, fetch_tick);
     curl_easy_setopt(k->easy, CURLOPT_XFERINFODATA, k);
     curl_easy_setopt(k->easy, CURLOPT_NOPROGRESS, 0L);

@@ -19,6 +19,7 @@ struct table {
     const struct conf_row *rows;
     size_t n;
     void *settings;
+    enum conf_source from, *source; /* source[n], or NULL: nobody asks */
 };
 
 /* --- values --- */
@@ -86,6 +87,7 @@ static int set_value(const struct table *t, const struct conf_row *row, const ch
                      struct err *e)
 {
     void *to = (char *)t->settings + row->offset;
+    if (t->source) t->source[row - t->rows] = t->from;
     switch (row->type) {
     case CONF_STR:
         return set_str(row, to, value, where, e);
@@ -165,9 +167,10 @@ static int slurp(const char *path, char text[FILE_MAX + 1], struct err *e)
     FILE *f = fopen(path, "re");
     if (!f) return err_errno(e, "cannot open the settings file %s", path);
     size_t n = fread(text, 1, FILE_MAX + 1, f);
-    int failed = ferror(f);
+    int error = ferror(f) ? errno : 0;
     fclose(f);
-    if (failed) return err_set(e, ERR_IO, "cannot read the settings file %s", path);
+    errno = error;
+    if (error) return err_errno(e, "cannot read the settings file %s", path);
     if (n > FILE_MAX) return err_set(e, ERR_USAGE, "%s: longer than %d bytes", path, FILE_MAX);
     text[n] = 0;
     if (memchr(text, 0, n)) return err_set(e, ERR_USAGE, "%s: contains a NUL byte", path);
@@ -262,7 +265,7 @@ static int read_args(const struct table *t, int argc, char **argv, const char **
 }
 
 /* The last --config on the command line, before anything else is read: the file comes below the environment. */
-static const char *config_path(int argc, char **argv)
+const char *conf_path(int argc, char **argv)
 {
     struct args a = {.argc = argc, .at = 1, .argv = argv};
     const char *path = NULL;
@@ -327,22 +330,80 @@ static int read_env(const struct table *t, struct err *e)
     return 0;
 }
 
+static int read_all(struct table *t, int argc, char **argv, const char **positional, int max_positional, int *npositional, struct err *e)
+{
+    const char *path = conf_path(argc, argv);
+    struct err inner = {0};
+    t->from = CONF_DEFAULT;
+    int rc = read_defaults(t, &inner);
+    t->from = CONF_FILE;
+    if (!rc && path) rc = read_file(t, path, &inner);
+    t->from = CONF_ENV;
+    if (!rc) rc = read_env(t, &inner);
+    t->from = CONF_ARGUMENT;
+    if (!rc) rc = read_args(t, argc, argv, positional, max_positional, npositional, &inner);
+    return rc ? err_set(e, ERR_USAGE, "%s", inner.msg) : 0;
+}
+
 int conf_load(const struct conf_row *rows, size_t nrows, void *settings, int argc, char **argv, const char **positional,
               int max_positional, int *npositional, struct err *e)
 {
-    struct table t = {rows, nrows, settings};
+    struct table t = {.rows = rows, .n = nrows, .settings = settings};
     if (has_flag(argc, argv, "--help")) return print_help(&t, argv[0], positional != NULL);
     if (has_flag(argc, argv, "--print-config")) {
         conf_print(rows, nrows, stdout);
         return 1;
     }
-    const char *path = config_path(argc, argv);
-    struct err inner = {0};
-    int rc = read_defaults(&t, &inner);
-    if (!rc && path) rc = read_file(&t, path, &inner);
-    if (!rc) rc = read_env(&t, &inner);
-    if (!rc) rc = read_args(&t, argc, argv, positional, max_positional, npositional, &inner);
-    return rc ? err_set(e, ERR_USAGE, "%s", inner.msg) : 0;
+    return read_all(&t, argc, argv, positional, max_positional, npositional, e);
+}
+
+int conf_read(const struct conf_row *rows, size_t nrows, void *settings, enum conf_source *source, int argc, char **argv, struct err *e)
+{
+    struct table t = {.rows = rows, .n = nrows, .settings = settings, .source = source};
+    return read_all(&t, argc, argv, NULL, 0, NULL, e);
+}
+
+static const void *value_of(const struct conf_row *row, const void *settings)
+{
+    return (const char *)settings + row->offset;
+}
+
+void conf_free(const struct conf_row *rows, size_t nrows, void *settings)
+{
+    for (size_t i = 0; i < nrows; i++)
+        if (rows[i].type == CONF_STR) free((void *)*(const char *const *)value_of(&rows[i], settings));
+}
+
+bool conf_equal(const struct conf_row *row, const void *a, const void *b)
+{
+    const void *x = value_of(row, a), *y = value_of(row, b);
+    switch (row->type) {
+    case CONF_STR:
+        return strcmp(*(const char *const *)x, *(const char *const *)y) == 0;
+    case CONF_BOOL:
+        return *(const bool *)x == *(const bool *)y;
+    case CONF_INT:
+    case CONF_SIZE:
+        break;
+    }
+    return *(const int64_t *)x == *(const int64_t *)y;
+}
+
+int conf_copy(const struct conf_row *row, void *to, const void *from, struct err *e)
+{
+    void *x = (char *)to + row->offset;
+    const void *y = value_of(row, from);
+    if (row->type == CONF_BOOL) {
+        memcpy(x, y, sizeof(bool));
+    } else if (row->type == CONF_STR) {
+        char *copy = strdup(*(const char *const *)y);
+        if (!copy) return err_set(e, ERR_NO_MEMORY, "no memory for settings");
+        free((void *)*(const char **)x);
+        *(const char **)x = copy;
+    } else {
+        memcpy(x, y, sizeof(int64_t));
+    }
+    return 0;
 }
 
 void conf_print(const struct conf_row *rows, size_t nrows, FILE *f)

@@ -57,5 +57,19 @@ struct conf_row {
 int conf_load(const struct conf_row *rows, size_t nrows, void *settings, int argc, char **argv, const char **positional,
               int max_positional, int *npositional, struct err *e);
 
+/* Where a value came from. */
+enum conf_source { CONF_DEFAULT, CONF_FILE, CONF_ENV, CONF_ARGUMENT };
+
+/* The same once more, while the program runs: reads defaults, file, environment and command line into `settings`, which must come zeroed,
+ * and tells for each row where its value came from. Positional arguments are an error. On failure too, conf_free() is owed. */
+int conf_read(const struct conf_row *rows, size_t nrows, void *settings, enum conf_source *source /* [nrows] */, int argc, char **argv,
+              struct err *e);
+void conf_free(const struct conf_row *rows, size_t nrows, void *settings); /* the strings */
+const char *conf_path(int argc, char **argv); /* the settings file, NULL: none */
+
+bool conf_equal(const struct conf_row *row, const void *a, const void *b);
+/* Row's value of `from` into `to`, whose string is freed. */
+int conf_copy(const struct conf_row *row, void *to, const void *from, struct err *e);
+
 /* The documented default file. */
 void conf_print(const struct conf_row *rows, size_t nrows, FILE *f);

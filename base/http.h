@@ -43,6 +43,7 @@ struct http_request {
     int64_t t_start_us;     /* monotonic, when the headers were complete */
     struct arena *arena;    /* the request's memory */
     void *user;             /* the handler's own */
+    void *layer;            /* of what stands between the server and the handler */
     void *server_user;      /* http_options.user */
 };
 
@@ -89,6 +90,7 @@ void http_server_quiesce(struct http_server *s);
 void http_server_stop(struct http_server *s, int grace_ms);
 
 int http_server_in_flight(const struct http_server *s);
+int http_server_connections(const struct http_server *s); /* open ones, idle or not */
 
 /* --- what a handler asks --- */
 

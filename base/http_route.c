@@ -2,7 +2,8 @@
  *
  * Patterns are compared segment by segment, in the order of the table: the first row that fits path and method wins, so
  * a literal segment stands above a {parameter} in its place. A HEAD request takes the GET row. When the path fits a row
- * but no method does, the answer is 405 with Allow. On a worker; parameters are copied into the request's arena. */
+ * but no method does, the answer is 405 with Allow: the methods of the first pattern that fits. On a worker; parameters are
+ * copied into the request's arena. */
 #include "base/http_internal.h"
 #include <string.h>
 
@@ -72,11 +73,14 @@ static int take_params(struct http_exchange *x, const struct http_route *route, 
 int http_route_find(struct http_exchange *x, struct err *e)
 {
     char allow[64] = "";
+    const char *first = NULL;
     const char *method = x->head_only ? "GET" : x->r.method;
     for (const struct http_route *route = x->server->opt.routes; route->method; route++) {
         struct span got[HTTP_PARAMS] = {{0}};
         if (!matches(route->pattern, x->r.path, got)) continue;
         if (strcmp(route->method, method) == 0) return take_params(x, route, got, e);
+        if (!first) first = route->pattern;
+        if (strcmp(route->pattern, first) != 0) continue;
         add_method(allow, sizeof allow, route->method);
         if (strcmp(route->method, "GET") == 0) add_method(allow, sizeof allow, "HEAD");
     }

@@ -126,6 +126,11 @@ int http_server_in_flight(const struct http_server *s)
     return atomic_load(&s->in_flight);
 }
 
+int http_server_connections(const struct http_server *s)
+{
+    return atomic_load(&s->nconns);
+}
+
 /* Waits until nothing is in flight; false: time is up. */
 static bool wait_idle(const struct http_server *s, int ms)
 {

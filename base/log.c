@@ -20,7 +20,7 @@
 
 static const char *const words[] = {"debug", "info", "warn", "error"};
 static char program_name[32];
-static enum log_level least_level = LOG_INFO;
+static _Atomic int least_level = LOG_INFO;
 
 struct line {
     char text[LINE_MAX_BYTES];
@@ -31,6 +31,11 @@ struct line {
 void log_init(const char *program, enum log_level least)
 {
     snprintf(program_name, sizeof program_name, "%s", program);
+    least_level = least;
+}
+
+void log_set_level(enum log_level least)
+{
     least_level = least;
 }
 
@@ -138,7 +143,7 @@ static void put_head(struct line *l, enum log_level level, const char *event)
 
 void log_event(enum log_level level, const char *event, const struct log_field *fields)
 {
-    if (level < least_level) return;
+    if ((int)level < least_level) return;
     int saved = errno;
     struct line l;
     l.len = 0;

@@ -30,6 +30,8 @@ struct log_field {
 /* Once at start, before other threads: the least level written, and a name put on every line as `program=`. */
 void log_init(const char *program, enum log_level least);
 
+void log_set_level(enum log_level least); /* any thread, any time */
+
 /* "debug", "info", "warn", "error" -> level, or -1. */
 int log_level_parse(const char *word);
 

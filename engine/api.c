@@ -46,6 +46,7 @@ static const struct http_route routes[] = {
     /* max_body 0: the setting */
     GET("/health", admit_health, api_health),
     GET("/ready", admit, api_ready),
+    GET("/weft/v1/hello", admit_health, api_hello),
     GET("/metrics", admit_ready, api_metrics),
     GET("/v1/models", admit_ready, api_models),
     GET("/v1/models/{model}", admit_ready, api_model),
@@ -151,16 +152,30 @@ void api_reply_json(struct http_request *r, json_t *v)
     api_reply_buf(r, &b);
 }
 
+/* What computes; NULL while the model is being loaded. */
+static json_t *device_json(const struct api_engine *g)
+{
+    struct device_about about = {.backend = "cpu"};
+    if (!g) return NULL;
+    if (!g->device) return json_pack("{s:s}", "backend", about.backend);
+    device_about(g->device, &about);
+    return json_pack("{s:s, s:s, s:i, s:I}", "backend", about.backend, "name", about.name, "ranks", about.ranks,
+                     "memory", (json_int_t)about.memory);
+}
+
 void api_health(struct http_request *r)
 {
     struct api *a = r->server_user;
     const struct api_engine *g = api_hold(a, NULL);
     bool alive = !g || sched_alive(g->sched);
+    json_t *device = device_json(g);
     if (g) api_release(a);
-    if (alive)
-        http_reply(r, 200, NULL, "{\"status\":\"ok\"}", 15);
-    else
+    if (alive) {
+        api_reply_json(r, json_pack("{s:s, s:o*}", "status", "ok", "device", device));
+    } else {
+        json_decref(device);
         turn_away(r, ERR_UNAVAILABLE, "a step hangs");
+    }
 }
 
 void api_ready(struct http_request *r)
@@ -180,10 +195,24 @@ void api_ready(struct http_request *r)
         turn_away(r, ERR_UNAVAILABLE, "a step hangs");
 }
 
+static void count_device(struct api *a)
+{
+    struct device_counts c;
+    const struct api_engine *g = api_hold(a, NULL);
+    if (!g) return;
+    if (g->device) {
+        device_counts(g->device, &c);
+        metric_set(a->metrics, M_DEVICE_STEPS, (const char *[]){"walked"}, (double)c.graphs);
+        metric_set(a->metrics, M_DEVICE_STEPS, (const char *[]){"replayed"}, (double)c.replays);
+    }
+    api_release(a);
+}
+
 void api_metrics(struct http_request *r)
 {
     struct api *a = r->server_user;
     struct buf b;
+    count_device(a);
     buf_init(&b, METRICS_MAX);
     if (metrics_print(a->metrics, &b))
         turn_away(r, ERR_NO_MEMORY, "no memory for the metrics");

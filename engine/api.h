@@ -21,9 +21,11 @@ struct api_engine {
     const struct model *model;
     struct lora_set *loras;
     struct sched *sched;
-    struct trace *trace;         /* or NULL */
-    const char *kernels;         /* name of the table in use */
-    struct constrain *constrain; /* masks over the model's vocabulary */
+    struct trace *trace;            /* or NULL */
+    const char *kernels;            /* name of the table in use */
+    struct device *device;          /* NULL: this processor */
+    const struct device_plan *plan; /* of the device */
+    struct constrain *constrain;    /* masks over the model's vocabulary */
     int max_slots, max_known;
     /* set by api_publish() */
     int max_context;                 /* the model's, or less where the KV pool is smaller */

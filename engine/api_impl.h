@@ -69,6 +69,7 @@ void api_count(struct http_request *r, const struct api_engine *g);
 
 /* Handlers, one per route. */
 void api_text(struct http_request *r); /* chat, completions, tokenize: at once, or through api->preparing */
+void api_hello(struct http_request *r);
 void api_models(struct http_request *r);
 void api_model(struct http_request *r);
 void api_lora_load(struct http_request *r);

@@ -94,6 +94,23 @@ static json_t *memory_json(const struct api_engine *g, json_int_t resident)
                      "max", (json_int_t)lora_max_bytes(g->loras), "resident", resident);
 }
 
+/* What computes. A graph is made for the first step of a kind and replayed for those like it. */
+static json_t *device_json(const struct api_engine *g)
+{
+    struct device_about about;
+    struct device_counts c;
+    if (!g->device) return json_pack("{s:s}", "backend", "cpu");
+    device_about(g->device, &about);
+    device_counts(g->device, &c);
+    const struct device_plan *p = g->plan;
+    return json_pack("{s:s, s:s, s:i, s:I, s:I, s:I, s:{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:i}}", "backend",
+                     about.backend, "name", about.name, "ranks", about.ranks, "memory", (json_int_t)about.memory,
+                     "graphs", (json_int_t)c.graphs, "replays", (json_int_t)c.replays, "plan", "weights",
+                     (json_int_t)p->weights, "constants", (json_int_t)p->constants, "kv", (json_int_t)p->kv, "adapters",
+                     (json_int_t)p->adapters, "workspace", (json_int_t)p->workspace, "staging", (json_int_t)p->staging,
+                     "total", (json_int_t)p->total, "kv_pages", p->kv_pages);
+}
+
 void api_state(struct http_request *r)
 {
     struct api *a = r->server_user;
@@ -113,6 +130,7 @@ void api_state(struct http_request *r)
         "uptime_us", (json_int_t)(clock_mono_us() - a->started_us), "slots", slots_json(g));
     json_int_t resident = json_integer_value(json_object_get(json_object_get(v, "slots"), "bytes"));
     json_object_set_new(v, "memory", memory_json(g, resident));
+    json_object_set_new(v, "device", device_json(g));
     json_object_update_new(v, load_json(&s));
     api_release(a);
     api_reply_json(r, v);

@@ -69,6 +69,7 @@ static size_t lay_out(struct forward *f, float *block)
 static int take_memory(struct forward *f, struct err *e)
 {
     const struct model *m = f->m;
+    if (f->k->device) return forward_device_rooms(f, e);
     f->partial_floats = attn_partial_floats(m->heads, m->head_dim, max_of(m->max_context, 1));
     f->block_bytes = lay_out(f, NULL);
     f->block = big_alloc(f->block_bytes);
@@ -103,8 +104,10 @@ void forward_free(struct forward *f)
 {
     if (!f) return;
     if (f->block) big_free(f->block, f->block_bytes);
-    act_close(&f->h);
-    act_close(&f->a);
+    if (!f->k->device) { /* else they are handles */
+        act_close(&f->h);
+        act_close(&f->a);
+    }
     forward_moe_free(f->moe);
     free(f->head_seg);
     free(f);
@@ -261,7 +264,7 @@ static void head(struct forward *f, struct kthread *t)
     pool_barrier(t);
 }
 
-static void pass(struct kthread *t, void *arg)
+void forward_pass(struct kthread *t, void *arg)
 {
     struct forward *f = arg;
     const struct forward_batch *b = f->b;
@@ -278,7 +281,13 @@ static void pass(struct kthread *t, void *arg)
         mlp_half(f, t, layer);
     }
     if (b->nlogits) head(f, t);
-    if (b->after) b->after(t, b->u, f->logits);
+}
+
+static void pass_and_after(struct kthread *t, void *arg)
+{
+    struct forward *f = arg;
+    forward_pass(t, f);
+    if (f->b->after) f->b->after(t, f->b->u, f->logits);
 }
 
 /* Activations have a bf16 form where something reads it. (Experts' rows are copied in all forms: there it stays.) */
@@ -289,16 +298,44 @@ static void choose_forms(struct forward *f)
     f->a.bf16 = unread ? NULL : f->a_bf16;
 }
 
-const float *forward_run(struct forward *f, const struct forward_batch *b)
+int forward_begin(struct forward *f, const struct forward_batch *b)
 {
     assert(b->rows >= 1 && b->rows <= f->max_rows && b->nlogits <= f->max_logits && b->max_rank <= f->max_rank);
-    f->b = b;
+    assert(!f->begun[f->k->device ? FORWARD_BEGUN - 1 : 0]);
+    f->begun[f->begun[0] ? 1 : 0] = f->b = b;
     f->lora = b->lora;
     f->head_lora = f->lora;
     f->head_lora.seg = f->head_seg;
     f->head_lora.nseg = forward_segments(&b->lora, b->logit_row, b->nlogits, f->head_seg);
-    choose_forms(f);
-    pool_run(f->pool, pass, f);
-    f->b = NULL;
-    return f->logits;
+    return f->k->device ? forward_device_begin(f) : 0;
+}
+
+const float *forward_end(struct forward *f)
+{
+    const struct forward_batch *b = f->begun[0];
+    const float *logits = f->logits;
+    if (f->k->device) {
+        logits = forward_device_end(f, b) ? NULL : f->chosen.logits;
+    } else {
+        choose_forms(f);
+        pool_run(f->pool, pass_and_after, f);
+    }
+    f->begun[0] = f->begun[1];
+    f->begun[1] = NULL;
+    return logits;
+}
+
+const float *forward_run(struct forward *f, const struct forward_batch *b)
+{
+    return forward_begin(f, b) ? NULL : forward_end(f);
+}
+
+const struct err *forward_error(const struct forward *f)
+{
+    return &f->error;
+}
+
+const struct device_result *forward_chosen(const struct forward *f)
+{
+    return f->k->device ? &f->chosen : NULL;
 }

@@ -4,6 +4,8 @@
 
 struct moe_space; /* forward_moe.c */
 
+#define FORWARD_BEGUN 2 /* one behind the one that runs */
+
 struct forward {
     const struct model *m;
     const struct kernels *k;
@@ -26,10 +28,17 @@ struct forward {
     struct moe_space *moe;     /* NULL: no layer has experts */
     struct lora_seg *head_seg; /* [max_logits] */
 
-    const struct forward_batch *b; /* of the pass that runs, as are the two below */
-    struct lora_batch lora;        /* b's */
-    struct lora_batch head_lora;   /* its segments in the order of the wanted logits */
+    struct device_result chosen; /* by the device */
+    struct err error;            /* of the device */
+
+    const struct forward_batch *begun[FORWARD_BEGUN]; /* without an end, oldest first */
+    const struct forward_batch *b;                    /* whose operations are walked, as are the two below */
+    struct lora_batch lora;                           /* b's */
+    struct lora_batch head_lora;                      /* its segments in the order of the wanted logits */
 };
+
+/* The operations of a pass, in order; on every thread of the pool. */
+void forward_pass(struct kthread *t, void *forward);
 
 /* A product over `rows` rows of `in` with the adapters of `lora`, without outputs yet. */
 struct mm forward_product(const struct forward *f, const struct act *in, int rows, const struct lora_batch *lora,
@@ -47,3 +56,10 @@ size_t forward_moe_bytes(const struct moe_space *s);
 
 /* The experts' half of a layer on the normed rows in f->h: to[row] = (add ? to[row] : 0) + their weighted sum. */
 void forward_moe(struct forward *f, struct kthread *t, int layer, float *to, bool add);
+
+/* --- forward_device.c --- */
+
+/* The workspace is the device's; f->b is begun, with its segments ready; b, begun first, is over. -1: as forward_run(). */
+int forward_device_rooms(struct forward *f, struct err *e);
+int forward_device_begin(struct forward *f);
+int forward_device_end(struct forward *f, const struct forward_batch *b);

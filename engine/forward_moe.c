@@ -194,9 +194,34 @@ static void route(struct forward *f, struct kthread *t, int layer)
     pool_barrier(t);
 }
 
+/* The whole half as one operation of the table's. */
+static void at_once(struct forward *f, struct kthread *t, int layer, float *to, bool add)
+{
+    const struct model *m = f->m;
+    const struct model_layer *l = &m->layer[layer];
+    const struct moe_half half = {.rows = f->b->rows,
+                                  .layer = layer,
+                                  .experts = m->experts,
+                                  .used = m->experts_used,
+                                  .norm_topk = m->norm_topk,
+                                  .router = &l->router,
+                                  .expert = l->expert[0].part,
+                                  .gate = m->act,
+                                  .in = &f->h,
+                                  .lora = f->lora.nseg ? &f->lora : NULL,
+                                  .to = to,
+                                  .add = add};
+    f->k->moe_half(t, &half);
+    pool_barrier(t);
+}
+
 void forward_moe(struct forward *f, struct kthread *t, int layer, float *to, bool add)
 {
     const struct model *m = f->m;
+    if (f->k->moe_half) {
+        at_once(f, t, layer, to, add);
+        return;
+    }
     struct moe_space *s = f->moe;
     route(f, t, layer);
     f->k->moe_gather(t, &s->moe, &f->h, m->hidden, &s->g);

@@ -40,6 +40,29 @@ static int64_t automatic_bytes(const struct model *m, size_t page_bytes, int max
     return pages * (int64_t)page_bytes;
 }
 
+/* The lists of pages, once their memory is there (or not). */
+static int take_lists(struct kv_pool *p, const struct model *m, struct err *e)
+{
+    static const char *const name[] = {[KV_BF16] = "bf16", [KV_F32] = "float32", [KV_INT8] = "int8"};
+    struct kv_cache *c = &p->cache;
+    p->free_page = malloc((size_t)c->pages * sizeof *p->free_page);
+    p->refs = calloc((size_t)c->pages, sizeof *p->refs);
+    if (!c->base || !p->free_page || !p->refs) {
+        kv_pool_close(p);
+        return err_set(e, ERR_NO_MEMORY, "no memory for a KV pool of %zu bytes", p->bytes);
+    }
+    if (kv_prefix_init(p, e)) {
+        kv_pool_close(p);
+        return -1;
+    }
+    for (int i = 0; i < c->pages; i++) p->free_page[i] = c->pages - 1 - i;
+    p->nfree = c->pages;
+    log_info("kv_pool", LS("type", name[c->type]), LI("pages", c->pages), LI("tokens", (int64_t)c->pages * KV_PAGE),
+             LI("page_bytes", (int64_t)(c->page_bytes * (size_t)c->layers)), LI("bytes", (int64_t)p->bytes),
+             LI("max_context", m->max_context));
+    return 0;
+}
+
 int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int max_running, struct err *e)
 {
     return kv_pool_init_as(p, m, kv_type_of(m->prec), bytes, max_running, e);
@@ -48,7 +71,6 @@ int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int ma
 int kv_pool_init_as(struct kv_pool *p, const struct model *m, enum kv_type type, int64_t bytes, int max_running,
                     struct err *e)
 {
-    static const char *const name[] = {[KV_BF16] = "bf16", [KV_F32] = "float32", [KV_INT8] = "int8"};
     assert((type == KV_F32) == (m->prec == PREC_EXACT));
     memset(p, 0, sizeof *p);
     struct kv_cache *c = &p->cache;
@@ -63,26 +85,28 @@ int kv_pool_init_as(struct kv_pool *p, const struct model *m, enum kv_type type,
     c->pages = pages < PAGES_MAX ? (int)pages : PAGES_MAX;
     p->bytes = (size_t)c->pages * all_layers;
     c->base = big_alloc(p->bytes);
-    p->free_page = malloc((size_t)c->pages * sizeof *p->free_page);
-    p->refs = calloc((size_t)c->pages, sizeof *p->refs);
-    if (!c->base || !p->free_page || !p->refs) {
-        kv_pool_close(p);
-        return err_set(e, ERR_NO_MEMORY, "no memory for a KV pool of %lld bytes", (long long)bytes);
-    }
-    if (kv_prefix_init(p, e)) {
-        kv_pool_close(p);
-        return -1;
-    }
-    for (int i = 0; i < c->pages; i++) p->free_page[i] = c->pages - 1 - i;
-    p->nfree = c->pages;
-    log_info("kv_pool", LS("type", name[type]), LI("pages", c->pages), LI("tokens", (int64_t)c->pages * KV_PAGE),
-             LI("page_bytes", (int64_t)all_layers), LI("bytes", (int64_t)p->bytes), LI("max_context", m->max_context));
-    return 0;
+    return take_lists(p, m, e);
+}
+
+int kv_pool_init_on(struct kv_pool *p, const struct model *m, enum kv_type type, const struct device_plan *plan,
+                    char *base, struct err *e)
+{
+    memset(p, 0, sizeof *p);
+    p->elsewhere = true;
+    p->bytes = plan->kv;
+    p->cache = (struct kv_cache){.type = type,
+                                 .layers = m->layers,
+                                 .kv_heads = m->kv_heads,
+                                 .head_dim = m->head_dim,
+                                 .pages = plan->kv_pages,
+                                 .page_bytes = plan->kv_page_bytes,
+                                 .base = base};
+    return take_lists(p, m, e);
 }
 
 void kv_pool_close(struct kv_pool *p)
 {
-    if (p->cache.base) big_free(p->cache.base, p->bytes);
+    if (p->cache.base && !p->elsewhere) big_free(p->cache.base, p->bytes);
     free(p->free_page);
     free(p->refs);
     kv_prefix_close(p);

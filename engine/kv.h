@@ -7,6 +7,7 @@
 #pragma once
 #include "base/sha256.h"
 #include "engine/model.h"
+#include "kernels/device.h"
 
 /* What a page's keys and values depend on: root, adapters and all tokens up to the page's last, as a chain of SHA-256.
  * Keys that are equal mean contents that are equal, bit for bit. */
@@ -25,6 +26,7 @@ struct kv_slot {
 struct kv_pool {
     struct kv_cache cache; /* what the kernels see */
     size_t bytes;
+    bool elsewhere; /* pages are a device's: cache.base is a handle */
     int nfree;
     int *free_page;                   /* stack of nfree page numbers */
     int *refs;                        /* [cache.pages] */
@@ -47,6 +49,9 @@ int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int ma
 /* With pages of a type: of a model in EXACT float32, else bf16 or int8. */
 int kv_pool_init_as(struct kv_pool *p, const struct model *m, enum kv_type type, int64_t bytes, int max_running,
                     struct err *e);
+/* The pages that a device's plan has, at `base`. */
+int kv_pool_init_on(struct kv_pool *p, const struct model *m, enum kv_type type, const struct device_plan *plan,
+                    char *base, struct err *e);
 void kv_pool_close(struct kv_pool *p);
 
 /* Pages that `tokens` positions take. */

@@ -240,6 +240,7 @@ void lora_free_spares(struct lora_spare *first)
 static void empty_slot(struct lora_set *s, struct slot *slot)
 {
     assert(slot->pins == 0);
+    if (s->o.device) device_adapter_drop(s->o.device, slot->pub.id);
     keep_spare(s, slot);
     lora_pack_free(slot);
     int id = slot->pub.id;

@@ -9,6 +9,7 @@
 #pragma once
 #include "base/metrics.h"
 #include "engine/model.h"
+#include "kernels/device.h"
 
 struct lora_set;
 struct lora_entry;
@@ -47,6 +48,7 @@ struct lora_options {
     int wait_ms;       /* longest wait for a slot: then ERR_NO_SLOT */
     int max_rank;
     struct metrics *metrics; /* rows of meters.h; NULL: none */
+    struct device *device;   /* what is resident is there as well; NULL: this processor */
 };
 
 int lora_set_new(struct lora_set **out, const struct model *m, const struct lora_options *o, struct err *e);

@@ -174,7 +174,10 @@ static struct slot *wait_for_slot(struct lora_set *s, struct lora_entry *e, int6
     int64_t half_us = (int64_t)s->o.wait_ms * 1000 / 2;
     while (!s->stop && !(slot = free_slot(s, bytes))) {
         int64_t now = clock_mono_us(), next = expire(s, e, now, &fire);
-        fire_unlocked(s, &fire, true);
+        if (fire.first) { /* look again: what was waited for may have come meanwhile */
+            fire_unlocked(s, &fire, true);
+            if (next >= 0) continue;
+        }
         if (next < 0) {
             if (lora_has_waiters(e, WAIT_PIN) || lora_has_waiters(e, WAIT_LOAD)) continue; /* came in the meantime */
             break;
@@ -256,6 +259,28 @@ static void free_spares(struct lora_set *s)
     pthread_mutex_lock(&s->lock);
 }
 
+/* Drop one that nobody uses. */
+static bool drop_oldest(struct lora_set *s)
+{
+    pthread_mutex_lock(&s->lock);
+    struct slot *oldest = oldest_slot(s);
+    if (oldest) lora_evict(s, oldest);
+    pthread_mutex_unlock(&s->lock);
+    return oldest != NULL;
+}
+
+/* To the device. Its pool may be in pieces: then others go until it fits. */
+static int bring(struct lora_set *s, struct slot *slot, struct err *err)
+{
+    struct err why = {0};
+    slot->pub.table.slot = slot->pub.id;
+    while (device_adapter_put(s->o.device, slot->pub.id, &slot->pub.table, &why)) {
+        if (why.code != ERR_NO_SLOT || !drop_oldest(s)) return err_set(err, why.code, "%s", why.msg);
+        why = (struct err){0};
+    }
+    return 0;
+}
+
 /* Between slot and publication the adapter's memory is filled without the lock: nobody else takes slots. */
 static int fill(struct lora_set *s, struct lora_entry *e, const struct adapter *a, int64_t bytes,
                 struct lora_pace *pace, struct slot **out, struct err *err)
@@ -268,6 +293,7 @@ static int fill(struct lora_set *s, struct lora_entry *e, const struct adapter *
     free_spares(s);
     pthread_mutex_unlock(&s->lock);
     int rc = lora_pack(s->m, a, slot, pace, err);
+    if (rc == 0 && s->o.device && (rc = bring(s, slot, err))) lora_pack_free(slot);
     pthread_mutex_lock(&s->lock);
     *out = slot;
     return rc;

@@ -5,18 +5,24 @@
  * and that somebody still talks to this engine (orphan_s).
  *
  *     bind -> loading -> serving -> drain -> withdraw -> free scheduler, adapters, server, model -> exit 0
- *                |           |
- *                |           +-- a step hangs: exit 4
- *                +-- model refused: exit 3; device or memory refused: exit 4
+ *                |           |        |
+ *                |           |        +-- stopping does not end: exit 4
+ *                |           +-- a step hangs, or the device fails or hangs: exit 4
+ *                +-- model refused: exit 3; device or memory refused, or the device hangs: exit 4
+ *
+ * What hangs in a driver cannot be joined or cancelled, so such an end is an _exit: connections break off, and who
+ * started this engine starts another.
  *
  * Exit codes: 0 asked to stop, 2 bad arguments, 3 model refused, 4 device failed. */
 #include "base/clock.h"
 #include "base/conf.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/version.h"
 #include "engine/api.h"
 #include "engine/cache.h"
 #include "engine/meters.h"
+#include "engine/model_device.h"
 #include "engine/trace.h"
 #include "engine/verbs.h"
 #include <errno.h>
@@ -28,8 +34,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define ENGINE_VERSION "0.1.0"
 #define TICK_MS 100
+#define OPEN_PATIENCE 5      /* times hang_s: a driver that starts, and kernels that it translates for a newer device */
+#define FAILED_GRACE_MS 1000 /* after a device failed: so that what is in flight hears of it */
 #define GRAMMAR_CACHE_BYTES ((size_t)64 << 20)
 #define TOKEN_MAX 4096
 #define USAGE_HINT                                                                                                     \
@@ -57,6 +64,8 @@ struct engine {
     struct api *api;
     struct metrics *metrics;
     struct cache *cache;         /* NULL: none */
+    struct device *device;       /* NULL: this processor */
+    struct device_plan plan;     /* of it */
     struct model *model, *draft; /* draft NULL: none */
     struct lora_set *loras;
     struct constrain *constrain;
@@ -94,14 +103,20 @@ static int check_settings(const struct settings *s, struct err *e)
     if (!s->model[0]) return err_set(e, ERR_USAGE, "--model is missing");
     if (!s->socket[0] == !s->listen[0]) return err_set(e, ERR_USAGE, "give either --socket or --listen");
     if (s->listen[0] && !s->token_file[0]) return err_set(e, ERR_USAGE, "--listen needs --token-file");
-    if (!one_of(s->device, "auto", "cpu"))
-        return err_set(e, ERR_USAGE, "no such device: '%s' (auto or cpu)", s->device);
+    if (!one_of(s->device, "auto", "cpu") && !device_is_name(s->device))
+        return err_set(e, ERR_USAGE, "no such device: '%s' (auto, cpu, cuda or cuda:N)", s->device);
     if (!one_of(s->precision, "fast", "exact"))
         return err_set(e, ERR_USAGE, "no such precision: '%s' (fast or exact)", s->precision);
     if (!one_of(s->kv_type, "auto", "bf16") && strcmp(s->kv_type, "int8") != 0)
         return err_set(e, ERR_USAGE, "no such type of keys and values: '%s' (auto, bf16 or int8)", s->kv_type);
+    if (!one_of(s->augment, "auto", "on") && strcmp(s->augment, "off") != 0)
+        return err_set(e, ERR_USAGE, "augment is '%s': auto, on or off", s->augment);
     if (!strcmp(s->precision, "exact") && strcmp(s->kv_type, "auto") != 0)
         return err_set(e, ERR_USAGE, "kv_type %s goes with precision fast: exact keeps float32", s->kv_type);
+    if (!strcmp(s->precision, "exact") && device_is_name(s->device))
+        return err_set(e, ERR_USAGE, "precision exact is the CPU's: %s has fast", s->device);
+    if (s->tp > 1 && (!strcmp(s->precision, "exact") || !strcmp(s->device, "cpu")))
+        return err_set(e, ERR_USAGE, "tp %d goes with a device, and precision fast", (int)s->tp);
     if (log_level_parse(s->log_level) < 0)
         return err_set(e, ERR_USAGE, "no such log level: '%s' (debug, info, warn or error)", s->log_level);
     return 0;
@@ -160,12 +175,98 @@ static int load_draft(struct engine *g, enum precision prec)
     return 0;
 }
 
-/* Has the loader of adapters to stand back? Not where a core is left over beside the compute threads. */
+/* Has the loader of adapters to stand back? Not where a core is left over beside the compute threads, nor where a device
+ * computes. */
 static bool busy(void *u)
 {
     const struct engine *g = u;
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
-    return sched_busy(g->sched) && (g->s->threads == 0 || g->s->threads >= cores);
+    return !g->device && sched_busy(g->sched) && (g->s->threads == 0 || g->s->threads >= cores);
+}
+
+/* A device where one was asked for, or where one answers and nobody asked for the CPU. */
+static int open_device(struct engine *g, enum precision prec)
+{
+    const struct settings *s = g->s;
+    struct device_about about;
+    struct err why = {0};
+    bool any = strcmp(s->device, "auto") == 0 && s->tp == 1;
+    if (strcmp(s->device, "cpu") == 0 || prec == PREC_EXACT) return 0;
+    if (device_open(&g->device, strcmp(s->device, "auto") ? s->device : "cuda", (int)s->tp, &why)) {
+        if (!any) return err_set(&g->error, why.code, "%s", why.msg);
+        log_info("device", LS("device", "cpu"), LS("why", why.msg));
+        return 0;
+    }
+    device_about(g->device, &about);
+    log_info("device", LS("device", about.backend), LS("name", about.name), LI("ranks", about.ranks),
+             LI("memory", (int64_t)about.memory));
+    return 0;
+}
+
+static enum device_augment augment_of(const char *word)
+{
+    return one_of(word, "on", "auto") ? (strcmp(word, "on") ? AUGMENT_AUTO : AUGMENT_ON) : AUGMENT_OFF;
+}
+
+/* What was timed at start, and what was chosen by it. */
+static void log_measured(const struct device_measured *m)
+{
+    if (m->s > 0)
+        log_info("device_measured", LI("ms", (int64_t)(m->s * 1000)), LI("shapes", m->shapes), LI("timed", m->timed),
+                 LI("gb_s", (int64_t)(m->bytes_us / 1000)), LI("gflops", (int64_t)(m->flops_us / 1000)),
+                 LI("launches_us", (int64_t)m->step_us), LS("ways", m->ways));
+    if (m->augment_ranks)
+        log_info("augment", LI("rank", m->augment_ranks), LI("columns", m->augment_columns),
+                 LI("tried", m->augment_tried), LI("taken", m->augment_taken),
+                 LI("columns_us", (int64_t)m->augment_with_us), LI("kernels_us", (int64_t)m->augment_without_us));
+}
+
+/* The model's constants and room for everything else, on the device. */
+static int start_device(struct engine *g, const struct sched_options *o, struct lora_options *lo)
+{
+    const struct settings *s = g->s;
+    const struct model_device_options mo = {.kv_type = o->kv_type,
+                                            .max_rows = sched_rows(o),
+                                            .max_seqs = o->max_running,
+                                            .max_logits = sched_logits(o),
+                                            .max_segs = sched_segments(o),
+                                            .max_rank = lora_rank_pad((int)s->max_rank),
+                                            .slots = (int)s->max_slots,
+                                            .adapter_bytes = s->adapter_mb << 20,
+                                            .kv_bytes = s->kv_mb << 20,
+                                            .augment = augment_of(s->augment),
+                                            .e4m3_rows = s->fp8_rows};
+    if (!g->device) return 0;
+    if (model_to_device(g->model, g->device, &mo, &g->plan, &g->error)) return -1;
+    const struct device_plan *p = &g->plan;
+    log_info("device_plan", LI("weights", (int64_t)p->weights), LI("constants", (int64_t)p->constants),
+             LI("kv", (int64_t)p->kv), LI("kv_pages", p->kv_pages), LI("adapters", (int64_t)p->adapters),
+             LI("workspace", (int64_t)p->workspace), LI("staging", (int64_t)p->staging), LI("total", (int64_t)p->total),
+             LI("memory", (int64_t)p->memory));
+    log_measured(&p->measured);
+    lo->device = g->device;
+    if (!lo->max_bytes) lo->max_bytes = (int64_t)p->adapters;
+    return 0;
+}
+
+/* What does not change while it runs; graphs and replays are read when somebody asks (api_metrics). */
+static void note_device(struct engine *g)
+{
+    const struct device_plan *p = &g->plan;
+    const struct {
+        const char *area;
+        size_t bytes;
+    } areas[] = {{"weights", p->weights},         {"constants", p->constants}, {"kv", p->kv},
+                 {"adapters", p->adapters},       {"workspace", p->workspace}, {"staging", p->staging},
+                 {"unused", p->memory - p->total}};
+    struct device_about about = {.backend = "cpu", .ranks = 0};
+    char ranks[12];
+    if (g->device) device_about(g->device, &about);
+    snprintf(ranks, sizeof ranks, "%d", about.ranks);
+    metric_set(g->metrics, M_DEVICE, (const char *[]){about.backend, about.name, ranks}, 1);
+    for (size_t i = 0; g->device && i < sizeof areas / sizeof *areas; i++)
+        metric_set(g->metrics, M_DEVICE_BYTES, (const char *[]){areas[i].area}, (double)areas[i].bytes);
+    if (g->device) metric_set(g->metrics, M_DEVICE_PAGES, NULL, p->kv_pages);
 }
 
 static int load_parts(struct engine *g)
@@ -178,6 +279,8 @@ static int load_parts(struct engine *g)
         err_set(e, ERR_USAGE, "kernels '%s' cannot run on this machine", s->kernels);
         return refuse(g, EXIT_DEVICE);
     }
+    if (open_device(g, prec)) return refuse(g, EXIT_DEVICE);
+    if (g->device) k = device_kernels(g->device);
     open_cache(g);
     const struct model_options mo = {.name = s->name[0] ? s->name : NULL,
                                      .prec = prec,
@@ -194,7 +297,6 @@ static int load_parts(struct engine *g)
                               .wait_ms = (int)s->adapter_wait_ms,
                               .max_rank = (int)s->max_rank,
                               .metrics = g->metrics};
-    if (lora_set_new(&g->loras, g->model, &lo, e)) return refuse(g, EXIT_DEVICE);
     if (constrain_new(&g->constrain, g->model->tok, GRAMMAR_CACHE_BYTES, e)) return refuse(g, EXIT_DEVICE);
     if (s->trace_steps && trace_new(&g->trace, (int)s->trace_steps, e)) return refuse(g, EXIT_DEVICE);
     struct sched_options so = {
@@ -211,9 +313,15 @@ static int load_parts(struct engine *g)
         .threads = (int)s->threads,
         .kernels = s->kernels,
         .prefix_cache = s->prefix_cache,
+        .follow = s->device_follow,
         .speculate = (int)s->speculate,
         .draft = g->draft,
-        .trace = g->trace};
+        .hang_s = (int)s->hang_s,
+        .trace = g->trace,
+        .device = g->device,
+        .plan = &g->plan};
+    if (start_device(g, &so, &lo)) return refuse(g, EXIT_DEVICE);
+    if (lora_set_new(&g->loras, g->model, &lo, e)) return refuse(g, EXIT_DEVICE);
     if (sched_new(&g->sched, g->model, g->loras, &so, g->metrics, e)) return refuse(g, EXIT_DEVICE);
     lora_set_pace(g->loras, busy, g);
     struct api_engine face = {.model = g->model,
@@ -222,8 +330,11 @@ static int load_parts(struct engine *g)
                               .sched = g->sched,
                               .trace = g->trace,
                               .kernels = k->name,
+                              .device = g->device,
+                              .plan = &g->plan,
                               .max_slots = (int)s->max_slots,
                               .max_known = (int)s->max_known};
+    note_device(g);
     return api_publish(g->api, &face, e) ? refuse(g, EXIT_DEVICE) : 0;
 }
 
@@ -260,9 +371,36 @@ static bool orphaned(const struct engine *g)
     return g->s->orphan_s > 0 && silent_us > g->s->orphan_s * 1000000 && api_in_flight(g->api) == 0;
 }
 
+/* A call to the device that gets nowhere, beside the steps, which the scheduler watches. */
+struct pulse {
+    struct device_pulse last;
+    int64_t since_us;
+};
+
+static bool device_hangs(const struct engine *g, struct pulse *p)
+{
+    struct device_pulse now;
+    int64_t us = clock_mono_us();
+    device_pulse(&now);
+    if (!now.call || now.call != p->last.call || now.count != p->last.count) *p = (struct pulse){now, us};
+    int patience = now.call && !strcmp(now.call, "open") ? OPEN_PATIENCE : 1;
+    if (us - p->since_us < g->s->hang_s * patience * 1000000) return false;
+    log_error("device_hangs", LS("call", now.call), LI("s", (us - p->since_us) / 1000000));
+    return true;
+}
+
+/* A device may fail outside of steps too. */
+static bool device_broke(struct engine *g)
+{
+    struct err why = {0};
+    if (g->device && device_failed(g->device, &why)) sched_fail(g->sched, why.msg);
+    return sched_failed(g->sched);
+}
+
 /* Until something ends it; returns the exit code. */
 static enum exit_code watch(struct engine *g, const sigset_t *signals)
 {
+    struct pulse pulse = {.since_us = clock_mono_us()};
     for (;;) {
         int signal = sigtimedwait(signals, NULL, &(struct timespec){.tv_nsec = TICK_MS * 1000000L});
         int state = atomic_load(&g->state);
@@ -274,10 +412,12 @@ static enum exit_code watch(struct engine *g, const sigset_t *signals)
             log_error("refused", LS("why", g->error.msg));
             return g->refused;
         }
+        if (state == SERVING && device_broke(g)) return EXIT_DEVICE;
         if (state == SERVING && !sched_alive(g->sched)) {
-            log_error("step_hangs");
+            log_error("step_hangs", LI("s", g->s->hang_s));
             return EXIT_DEVICE;
         }
+        if (device_hangs(g, &pulse)) return EXIT_DEVICE;
         if (orphaned(g)) {
             log_info("stopping", LS("why", "nobody asked for anything within orphan_s"));
             return EXIT_ASKED;
@@ -285,10 +425,38 @@ static enum exit_code watch(struct engine *g, const sigset_t *signals)
     }
 }
 
-/* In the order of who uses whom; what is in flight is finished or ended with an error. */
+static _Noreturn void leave(const struct engine *g, enum exit_code code)
+{
+    if (g->s->socket[0]) unlink(g->s->socket);
+    _exit(code);
+}
+
+/* Ends the process where stopping does not end, because a step or an adapter's copy never comes back. */
+static void *guard(void *u)
+{
+    const struct engine *g = u;
+    int64_t end = clock_mono_us() + g->s->drain_ms * 1000 + g->s->hang_s * 1000000;
+    while (clock_mono_us() < end) nanosleep(&(struct timespec){.tv_nsec = TICK_MS * 1000000L}, NULL);
+    log_error("stop_hangs", LI("s", g->s->hang_s), LI("drain_ms", g->s->drain_ms));
+    leave(g, EXIT_DEVICE);
+}
+
+static void guard_stop(struct engine *g)
+{
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, guard, g))
+        log_warn("no_guard");
+    else
+        pthread_detach(thread);
+}
+
+/* In the order of who uses whom; what is in flight is finished or ended with an error. A device that failed meanwhile is
+ * not asked to close. */
 static void stop(struct engine *g)
 {
+    guard_stop(g);
     api_drain(g->api, (int)g->s->drain_ms);
+    if (g->sched && device_broke(g)) leave(g, EXIT_DEVICE);
     api_withdraw(g->api);
     if (g->loras) lora_set_pace(g->loras, NULL, NULL); /* it asks the scheduler */
     if (g->sched) sched_free(g->sched);
@@ -296,6 +464,7 @@ static void stop(struct engine *g)
     api_stop(g->api);
     trace_free(g->trace);
     if (g->constrain) constrain_free(g->constrain);
+    device_close(g->device);
     if (g->draft) model_free(g->draft);
     if (g->model) model_free(g->model);
     cache_close(g->cache);
@@ -311,12 +480,10 @@ static enum exit_code serve(struct engine *g, const sigset_t *signals)
     enum exit_code code = watch(g, signals);
     /* A load cannot be interrupted, and a step that hangs cannot be joined: then the process ends without cleaning up.
      */
+    if (atomic_load(&g->state) == SERVING && sched_failed(g->sched)) api_drain(g->api, FAILED_GRACE_MS);
     bool loading = atomic_load(&g->state) == LOADING, hung = code == EXIT_DEVICE && !loading && g->sched;
     if (!loading) pthread_join(g->loader, NULL);
-    if (loading || hung) {
-        if (g->s->socket[0]) unlink(g->s->socket);
-        _exit(code);
-    }
+    if (loading || hung) leave(g, code);
     stop(g);
     return code;
 }
@@ -351,7 +518,7 @@ int main(int argc, char **argv)
     sigset_t signals;
 
     if (argc > 1 && !strcmp(argv[1], "--version")) {
-        puts("weft-engine " ENGINE_VERSION);
+        puts("weft-engine " WEFT_VERSION);
         return 0;
     }
     for (size_t i = 0; argc > 1 && i < sizeof verbs / sizeof *verbs; i++)

@@ -46,6 +46,7 @@ struct bin {
 struct sampler {
     const struct logits_ops *ops;
     int vocab;
+    int row;           /* of logits: the vocabulary, and what pads the embedding behind it */
     float *w;          /* [vocab] weights; before, logits with the banned ones masked */
     float *sum;        /* [vocab / LOGITS_BLOCK + 1] */
     uint32_t *seen;    /* [vocab] zeros, for adjust_row() */
@@ -59,7 +60,7 @@ struct sampler *sampler_new(int vocab)
 {
     struct sampler *s = calloc(1, sizeof *s);
     if (!s) return NULL;
-    s->vocab = vocab;
+    s->vocab = s->row = vocab;
     s->ops = logits_pick();
     s->w = malloc((size_t)vocab * sizeof *s->w);
     s->sum = malloc(((size_t)vocab / LOGITS_BLOCK + 1) * sizeof *s->sum);
@@ -69,6 +70,11 @@ struct sampler *sampler_new(int vocab)
     if (s->w && s->sum && s->seen && s->cand && s->head) return s;
     sampler_free(s);
     return NULL;
+}
+
+void sampler_set_row(struct sampler *s, int row)
+{
+    s->row = row;
 }
 
 void sampler_free(struct sampler *s)
@@ -309,11 +315,11 @@ static void note_top(struct sample *out, int want, int32_t id, float logit)
 
 static void logprobs(const struct sampler *s, const float *x, float max, int want, struct sample *out)
 {
-    float norm = max + (float)log(s->ops->weigh(x, s->vocab, max, 1, NULL, NULL));
+    float norm = max + (float)log(s->ops->weigh(x, s->row, max, 1, NULL, NULL));
     out->logprob = x[out->id] - norm;
     out->ntop = 0;
     if (want > TOP_LOGPROBS_MAX) want = TOP_LOGPROBS_MAX;
-    for (int i = 0; want > 0 && i < s->vocab; i++)
+    for (int i = 0; want > 0 && i < s->row; i++)
         if (out->ntop < want || x[i] > out->top[want - 1].logprob) note_top(out, want, i, x[i]);
     for (int i = 0; i < out->ntop; i++) out->top[i].logprob -= norm;
 }
@@ -337,10 +343,11 @@ static const float *adjusted(struct sampler *s, const float *logits, const struc
 int sample_token(struct sampler *s, const float *logits, const struct sample_input *in, struct sample *out)
 {
     bool finite, ignored;
-    float max = s->ops->most(logits, s->vocab, &finite);
+    float max = s->ops->most(logits, s->row, &finite);
     if (!finite) return -1;
     const float *x = adjusted(s, logits, in);
-    out->id = choose(s, x, x == logits ? max : s->ops->most(x, s->vocab, &ignored), in->p, in->index);
+    bool whole = x == logits && s->row == s->vocab;
+    out->id = choose(s, x, whole ? max : s->ops->most(x, s->vocab, &ignored), in->p, in->index);
     out->ntop = 0;
     out->logprob = 0;
     if (in->p->logprobs >= 0) logprobs(s, logits, max, in->p->logprobs, out);
@@ -350,7 +357,7 @@ int sample_token(struct sampler *s, const float *logits, const struct sample_inp
 int sample_given(struct sampler *s, const float *logits, const struct sample_params *p, int32_t id, struct sample *out)
 {
     bool finite;
-    float max = s->ops->most(logits, s->vocab, &finite);
+    float max = s->ops->most(logits, s->row, &finite);
     if (!finite) return -1;
     out->id = id;
     out->ntop = 0;

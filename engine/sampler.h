@@ -53,6 +53,9 @@ struct sample {
 /* What a thread of sampling needs; make one per thread. */
 struct sampler;
 struct sampler *sampler_new(int vocab);
+/* Rows of logits are this long, where an embedding is padded: what is behind the vocabulary is never chosen, and counts in
+ * log-probabilities, as everywhere. */
+void sampler_set_row(struct sampler *s, int row);
 void sampler_free(struct sampler *s);
 
 /* Returns 0, or -1 when the logits hold a value that is not finite (the caller ends the request with ERR_ADAPTER_FAULT). Where mask and

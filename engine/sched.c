@@ -11,8 +11,10 @@
 #include "engine/sched_impl.h"
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#define HUNG_US (60 * 1000000LL)
+#define DEVICE_THREADS 8 /* beside a device, where nobody says how many */
+#define HANG_S 60
 
 /* --- start and stop --- */
 
@@ -33,29 +35,46 @@ static void find_ends(struct sched *s)
         if (tokenizer_is_end(s->m->tok, id)) s->ends[s->nends++] = id;
 }
 
+/* Each device of a group has a thread that serves it; the others have but the rows to sample that no device chooses, and are
+ * woken in each step. */
+static int threads_of(const struct sched_options *o)
+{
+    struct device_about about;
+    if (!o->device) return o->threads;
+    device_about(o->device, &about);
+    int cores = (int)sysconf(_SC_NPROCESSORS_ONLN), threads = o->threads;
+    if (!threads) threads = cores < DEVICE_THREADS ? cores : DEVICE_THREADS;
+    return threads < about.ranks ? about.ranks : threads;
+}
+
 static int init_compute(struct sched *s, struct err *e)
 {
     const struct sched_options *o = &s->o;
-    s->kernels = kernels_pick(o->kernels, s->m->prec);
+    s->kernels = o->device ? device_kernels(o->device) : kernels_pick(o->kernels, s->m->prec);
     if (!s->kernels) return err_set(e, ERR_USAGE, "the kernels \"%s\" can't run on this processor", o->kernels);
-    if (pool_new(&s->pool, o->threads, e)) return -1;
+    if (pool_new(&s->pool, threads_of(o), e)) return -1;
+    int tokens = s->m->tokens > 0 ? s->m->tokens : s->m->vocab; /* what pads the embedding is never sampled */
     for (int i = 0; i < pool_threads(s->pool); i++) {
-        s->sampler[i] = sampler_new(s->m->vocab);
+        s->sampler[i] = sampler_new(tokens);
         s->mask[i] = malloc((size_t)grammar_mask_words(s->m->vocab) * sizeof *s->mask[i]);
         if (!s->sampler[i] || !s->mask[i]) return err_set(e, ERR_NO_MEMORY, "no memory for sampling");
+        sampler_set_row(s->sampler[i], s->m->vocab);
     }
     enum kv_type type = s->m->prec == PREC_FAST ? o->kv_type : KV_F32;
-    if (kv_pool_init_as(&s->kv, s->m, type, o->kv_bytes, o->max_running, e)) return -1;
-    int rank = s->loras ? lora_rank_pad(lora_max_rank(s->loras)) : 1, logits = o->max_running + SCHED_EXTRA;
+    if (o->device ? kv_pool_init_on(&s->kv, s->m, type, o->plan, device_room(o->device, ROOM_KV), e)
+                  : kv_pool_init_as(&s->kv, s->m, type, o->kv_bytes, o->max_running, e))
+        return -1;
+    int rank = s->loras ? lora_rank_pad(lora_max_rank(s->loras)) : 1, logits = sched_logits(o);
     if (forward_new(&s->forward, s->m, s->kernels, s->pool, &s->kv.cache, o->step_tokens, logits, rank, e)) return -1;
     if (o->speculate && pasts_new(&s->pasts, e)) return -1;
     if (o->draft && o->speculate && draft_new(&s->draft, s, e)) return -1;
-    return plan_init(&s->plan, o, e);
+    s->plan = &s->turn[0];
+    return plan_init(&s->turn[0], o, e) || plan_init(&s->turn[1], o, e) ? -1 : 0;
 }
 
 static void free_all(struct sched *s)
 {
-    plan_close(&s->plan);
+    for (int i = 0; i < 2; i++) plan_close(&s->turn[i]);
     draft_free(s->draft);
     pasts_free(s->pasts);
     forward_free(s->forward);
@@ -86,6 +105,14 @@ static int check_options(const struct sched_options *o, struct err *e)
     return 0;
 }
 
+/* A device was timed when it started. */
+static struct cost_speed speed_of(const struct sched_options *o)
+{
+    if (!o->device || !o->plan) return (struct cost_speed){0};
+    const struct device_measured *m = &o->plan->measured;
+    return (struct cost_speed){m->bytes_us, m->flops_us, m->step_us};
+}
+
 static bool is_busy(void *sched)
 {
     return sched_busy(sched);
@@ -103,10 +130,11 @@ int sched_new(struct sched **out, const struct model *m, struct lora_set *loras,
     s->metrics = metrics;
     s->next_deadline_us = INT64_MAX;
     double prior[COST_TERMS];
-    cost_prior(m, prior);
+    struct cost_speed speed = speed_of(o);
+    cost_prior(m, &speed, prior);
     cost_init(&s->cost, prior);
-    if (s->o.step_tokens < s->o.max_running)
-        s->o.step_tokens = s->o.max_running; /* every sequence decodes in every step */
+    s->o.step_tokens = sched_rows(o);
+    if (!s->o.hang_s) s->o.hang_s = HANG_S;
     find_ends(s);
     if (init_sync(s, e) || init_compute(s, e)) goto fail;
     if (pthread_create(&s->thread, NULL, sched_thread, s)) {
@@ -114,14 +142,14 @@ int sched_new(struct sched **out, const struct model *m, struct lora_set *loras,
         goto fail;
     }
     s->started = true;
-    if (kv_touch_begin(&s->toucher, &s->kv, is_busy, s, memory_available, e)) {
+    if (!o->device && kv_touch_begin(&s->toucher, &s->kv, is_busy, s, memory_available, e)) {
         sched_free(s);
         return -1;
     }
     log_info("scheduler_started", LS("kernels", s->kernels->name), LI("threads", pool_threads(s->pool)),
              LI("max_running", s->o.max_running), LI("max_waiting", s->o.max_waiting),
              LI("step_tokens", s->o.step_tokens), LI("prefix_cache", s->o.prefix_cache),
-             LI("speculate", s->o.speculate), LI("workspace_bytes", (int64_t)forward_bytes(s->forward)));
+             LI("speculate", s->o.speculate), LI("workspace_bytes", (int64_t)workspace_of(s)));
     *out = s;
     return 0;
 fail:
@@ -141,15 +169,52 @@ void sched_free(struct sched *s)
     free_all(s);
 }
 
+size_t workspace_of(const struct sched *s)
+{
+    return s->o.device ? s->o.plan->workspace : forward_bytes(s->forward);
+}
+
 bool sched_busy(const struct sched *s)
 {
     return atomic_load(&s->busy_since_us) != 0;
 }
 
+void sched_fail(struct sched *s, const char *why)
+{
+    if (atomic_exchange(&s->device_failed, true)) return;
+    log_error("device_failed", LS("why", why));
+    pthread_mutex_lock(&s->lock);
+    s->stop = true; /* nothing will be computed any more */
+    pthread_cond_broadcast(&s->wake);
+    pthread_mutex_unlock(&s->lock);
+}
+
+bool sched_failed(const struct sched *s)
+{
+    return atomic_load(&s->device_failed);
+}
+
 bool sched_alive(struct sched *s)
 {
+    if (sched_failed(s)) return false;
     int64_t since = atomic_load(&s->busy_since_us);
-    return since == 0 || clock_mono_us() - since < HUNG_US; /* real time, also where a test simulates it */
+    return since == 0 ||
+           clock_mono_us() - since < s->o.hang_s * 1000000LL; /* real time, also where a test simulates it */
+}
+
+int sched_rows(const struct sched_options *o)
+{
+    return o->step_tokens < o->max_running ? o->max_running : o->step_tokens; /* every sequence decodes in every step */
+}
+
+int sched_logits(const struct sched_options *o)
+{
+    return o->max_running + SCHED_EXTRA;
+}
+
+int sched_segments(const struct sched_options *o)
+{
+    return o->max_running * GEN_ADAPTERS;
 }
 
 /* --- submit --- */

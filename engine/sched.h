@@ -133,9 +133,14 @@ struct sched_options {
     int64_t kv_bytes;     /* KV pool; 0: chosen from max_running and the context */
     enum kv_type kv_type; /* of a model in FAST; EXACT has float32 */
     int threads;
-    const char *kernels; /* "auto", or a table's name (kernels/ops.h) */
-    bool prefix_cache;   /* pages of prompts and answers are kept and found again */
-    int speculate;       /* tokens drafted ahead at most, up to SPECULATE_MAX; 0: none */
+    const char *kernels;   /* "auto", or a table's name (kernels/ops.h) */
+    int hang_s;            /* a step that takes longer hangs; 0: a minute */
+    bool follow;           /* on a device the next step is begun while one runs, where all but its tokens is known */
+    struct device *device; /* where the model's constants lie already; NULL: this processor. Outlives the scheduler */
+    const struct device_plan
+        *plan; /* with a device: its pages (kv_bytes is not looked at), times and workspace. Outlives the scheduler */
+    bool prefix_cache; /* pages of prompts and answers are kept and found again */
+    int speculate;     /* tokens drafted ahead at most, up to SPECULATE_MAX; 0: none */
     const struct model *
         draft; /* drafts where the sequence's own past has nothing to copy; NULL: nobody. Same vocabulary and precision, which
                                 * the caller checks; outlives the scheduler */
@@ -146,6 +151,11 @@ struct sched_options {
 /* Answers do not depend on the cache or on speculation, bit for bit.
  *
  * loras NULL: the base only. metrics NULL: none. step_tokens below max_running is raised to it. */
+/* What its largest step has: rows, logits, segments of adapters. */
+int sched_rows(const struct sched_options *o);
+int sched_logits(const struct sched_options *o);
+int sched_segments(const struct sched_options *o);
+
 int sched_new(struct sched **out, const struct model *m, struct lora_set *loras, const struct sched_options *o,
               struct metrics *metrics, struct err *e);
 
@@ -193,4 +203,7 @@ void sched_get_memory(const struct sched *s, struct sched_memory *out);
 
 void sched_get_state(struct sched *s, struct sched_state *out);
 bool sched_busy(const struct sched *s); /* steps are being made */
-bool sched_alive(struct sched *s);      /* the step thread makes progress: false when a step has hung for 60 s */
+bool sched_alive(struct sched *s); /* the step thread makes progress: false when a step has hung for hang_s, or below */
+/* The device is of no use any more: logged once, and every request ends with ERR_UNAVAILABLE. */
+void sched_fail(struct sched *s, const char *why);
+bool sched_failed(const struct sched *s); /* the device did; it is logged, and every request got ERR_UNAVAILABLE */

@@ -70,23 +70,22 @@ static int ranks_of(struct sched *s)
     return sum;
 }
 
-void budget_note_ranks(struct sched *s)
+void budget_note_ranks(struct sched *s, struct plan *p)
 {
-    struct plan *p = &s->plan;
     p->shape.ranks = 0;
     s->marks++;
     for (int i = 0; i < p->nparts; i++) p->shape.ranks += new_ranks(s, p->part[i].g);
 }
 
-void budget_note_part(struct plan *p, const struct gen *g, int rows, int drafts, bool prompt)
+void budget_note_part(struct plan *p, const struct part *a, bool prompt)
 {
     struct step_shape *w = &p->shape;
     if (prompt) {
-        w->prefill_rows += rows;
-        w->prefill_context += cost_context(g->done, rows);
+        w->prefill_rows += a->rows;
+        w->prefill_context += cost_context(a->pos0, a->rows);
     } else {
-        w->decode_rows += rows + drafts;
-        w->decode_context += cost_context(g->done, rows + drafts);
+        w->decode_rows += a->rows + a->drafts;
+        w->decode_context += cost_context(a->pos0, a->rows + a->drafts);
     }
 }
 
@@ -215,7 +214,7 @@ static void serve_rare(struct sched *s, double spare_us)
     s->left_us += spare_us;
     for (struct gen *g; (g = next_prompt(s)) && is_rare(g);) {
         int left = g->nids - g->done;
-        if (left > s->o.step_tokens - s->plan.rows || cost_of_rows(s, g, left) > s->left_us) break;
+        if (left > s->o.step_tokens - s->plan->rows || cost_of_rows(s, g, left) > s->left_us) break;
         add_prompt(s, g, left);
     }
     s->left_us = fmax(s->left_us - spare_us, 0);
@@ -224,7 +223,7 @@ static void serve_rare(struct sched *s, double spare_us)
 /* What the oldest is sure of is set aside while others are served. */
 static void serve(struct sched *s, struct gen *oldest)
 {
-    struct plan *p = &s->plan;
+    struct plan *p = s->plan;
     double aside = isfinite(s->left_us) ? LEAST * s->left_us : 0;
     s->left_us -= aside;
     for (struct gen *g; (g = next_prompt(s)) && p->rows < s->o.step_tokens;) {
@@ -238,7 +237,7 @@ static void serve(struct sched *s, struct gen *oldest)
 
 static double decoding_us(const struct sched *s)
 {
-    struct step_shape w = {.ranks = s->plan.shape.ranks};
+    struct step_shape w = {.ranks = s->plan->shape.ranks};
     for (const struct gen *g = s->running.first; g; g = g->next) {
         if (g->nids - g->done != 1) continue;
         w.decode_rows++;
@@ -271,9 +270,9 @@ static double express_us(const struct sched *s, double decode)
 /* Prompts of the rare while there is time; `whole`: not only a part of the first one. */
 static void fill_express(struct sched *s, bool whole)
 {
-    for (struct gen *g; s->left_us > 0 && (g = next_rare(s)) && s->plan.rows < s->o.step_tokens;) {
-        int left = g->nids - g->done, rows = rows_in_time(s, g, least_of(left, s->o.step_tokens - s->plan.rows));
-        if (rows == 0 || (s->plan.rows == 0 && whole && rows < left)) break;
+    for (struct gen *g; s->left_us > 0 && (g = next_rare(s)) && s->plan->rows < s->o.step_tokens;) {
+        int left = g->nids - g->done, rows = rows_in_time(s, g, least_of(left, s->o.step_tokens - s->plan->rows));
+        if (rows == 0 || (s->plan->rows == 0 && whole && rows < left)) break;
         add_prompt(s, g, rows);
     }
 }
@@ -283,21 +282,21 @@ bool budget_express(struct sched *s)
     bool just_before = s->express;
     s->express = false;
     if (s->o.step_ms == 0 || just_before) return false;
-    s->plan.shape.ranks = ranks_of(s);
+    s->plan->shape.ranks = ranks_of(s);
     look_for_rare(s);
     double fixed = cost_us(&s->cost, COST_STEP), decode = decoding_us(s), rows = express_us(s, decode);
     s->left_us = rows;
     fill_express(s, s->owed_us > 0 || STRETCH * fixed > decode);
-    if (s->plan.rows == 0) return false;
+    if (s->plan->rows == 0) return false;
     s->owed_us += fixed + rows - s->left_us;
-    s->plan.budget_rows = s->plan.rows;
+    s->plan->budget_rows = s->plan->rows;
     return s->express = true;
 }
 
 /* Prompts of a step in which decoding takes so long; `longest`, and the target or INFINITY; `share`: theirs on the mean. */
 static void fill_step(struct sched *s, struct gen *oldest, double decode, double longest, double target, double share)
 {
-    struct plan *p = &s->plan;
+    struct plan *p = s->plan;
     double aim = fmin(target, longest) - s->owed_us;
     double least = isfinite(aim) ? LEAST * fmax(aim, decode) * (s->owed_us > 0 ? OWING : 1) : 0;
     s->left_us = fmax(aim - decode, least);
@@ -311,9 +310,15 @@ static void fill_step(struct sched *s, struct gen *oldest, double decode, double
     add_prompt(s, oldest, rows ? rows : 1);
 }
 
+/* What prompts had for them and did not use. */
+static void pay_off(struct sched *s, double us)
+{
+    s->owed_us -= fmin(s->owed_us, fmax(us, 0));
+}
+
 void budget_prompts(struct sched *s)
 {
-    struct plan *p = &s->plan;
+    struct plan *p = s->plan;
     p->shape.ranks = ranks_of(s);
     p->budget_rows = -1;
     struct gen *oldest = oldest_prompt(s);
@@ -323,6 +328,13 @@ void budget_prompts(struct sched *s)
     if (p->shape.decode_rows == 0) s->owed_us = 0;
     double share = share_us(fmin(target, longest), decode);
     if (oldest) fill_step(s, oldest, decode, longest, target, share);
-    double took = cost_of(&s->cost, &p->shape) - decode;
-    s->owed_us -= fmin(s->owed_us, fmax(share - took, 0));
+    pay_off(s, share - (cost_of(&s->cost, &p->shape) - decode));
+}
+
+void budget_follow(struct sched *s, struct plan *p)
+{
+    double target = budget_target_us(s), decode = cost_of(&s->cost, &p->shape), longest = longest_us(s, decode);
+    s->express = false;
+    p->budget_rows = -1;
+    pay_off(s, share_us(fmin(target == 0 ? INFINITY : target, longest), decode));
 }

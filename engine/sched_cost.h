@@ -30,8 +30,12 @@ struct cost_model {
 
 /* `prior`: what to believe before anything was seen, us, all above 0; a wrong order of magnitude costs a few bad estimates. */
 void cost_init(struct cost_model *c, const double prior[COST_TERMS]);
-/* The prior of this model on an unknown machine. */
-void cost_prior(const struct model *m, double prior[COST_TERMS]);
+/* What a machine reads and multiplies a microsecond, and what a step costs beside. Zeros: not known, as of a slow processor. */
+struct cost_speed {
+    double bytes_us, flops_us, step_us;
+};
+/* The prior of this model on such a machine. */
+void cost_prior(const struct model *m, const struct cost_speed *speed, double prior[COST_TERMS]);
 
 double cost_us(const struct cost_model *c, enum cost_term t); /* a coefficient */
 double cost_of(const struct cost_model *c, const struct step_shape *w);

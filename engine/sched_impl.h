@@ -7,6 +7,7 @@
  *   sched_room.c    places and pages, preemption
  *   sched_budget.c  how many rows of prompts; sched_cost.c: what steps cost
  *   sched_plan.c    the rows of a step
+ *   sched_follow.c  the step behind the one that a device runs
  *   sched_rows.c    which rows of a step use which adapters
  *   sched_prefix.c  pages of others that have the same beginning
  *   sched_spec.c    tokens guessed ahead; sched_past.c: from answers before; sched_draft.c: by a second model
@@ -175,8 +176,9 @@ struct gen {
 /* A sequence's share of a step: rows of its tokens, then rows of guessed ones; and its jobs: `given` for prompt tokens that are told, then one
  * that chooses when the rows reach its last token. */
 struct part {
-    struct gen *g;
-    int rows, drafts, given, job0;
+    struct gen *g; /* NULL: it ended in the step before, nobody wants what comes of its rows */
+    int pos0, rows, drafts, given, job0;
+    int32_t token; /* of a plan that follows: where it was chosen (kernels/device.h) */
     bool chooses;
 };
 
@@ -184,7 +186,7 @@ enum sample_rc { SAMPLE_OK, SAMPLE_NOT_FINITE, SAMPLE_NOTHING, SAMPLE_NO_MEMORY 
 
 /* Consecutive logits of one sequence that one thread turns into tokens. */
 struct job {
-    struct gen *g;
+    struct gen *g;     /* NULL: as in its part */
     int logit, n;      /* n > 1: guesses to verify */
     int given;         /* > 0: the prompt position whose token is told; 0: tokens are chosen */
     int chosen;        /* result: how many of the n */
@@ -195,18 +197,21 @@ struct job {
 /* The arrays of a step, for the largest one. */
 struct plan {
     int nparts, rows, njobs, nlogits, adapters, prefill_rows, draft_rows;
+    bool follows;         /* made while the step before ran */
     int extra;            /* logits besides one per sequence */
     int chosen, accepted; /* results: tokens, and guesses among them */
+    int discarded;        /* rows that nobody wants any more */
     struct step_shape shape;
     double estimate_us;
-    int budget_rows;       /* prompt rows that the targets allow; -1: any */
-    struct part *part;     /* [max_running] */
-    int32_t *token;        /* [step_tokens] */
-    struct attn_seq *seq;  /* [max_running] */
-    struct lora_seg *seg;  /* [max_running * GEN_ADAPTERS] */
-    int *logit_row;        /* [max_running + SCHED_EXTRA] */
-    struct job *job;       /* the same */
-    struct sample *sample; /* the same */
+    int budget_rows;              /* prompt rows that the targets allow; -1: any */
+    struct part *part;            /* [max_running] */
+    int32_t *token;               /* [step_tokens] */
+    struct attn_seq *seq;         /* [max_running] */
+    struct lora_seg *seg;         /* [max_running * GEN_ADAPTERS] */
+    int *logit_row;               /* [max_running + SCHED_EXTRA] */
+    struct device_choice *choice; /* the same; where a device chooses */
+    struct job *job;              /* the same */
+    struct sample *sample;        /* the same */
     struct forward_batch batch;
 };
 
@@ -270,10 +275,12 @@ struct sched {
     struct draft *draft;              /* or NULL */
     struct pasts *pasts;              /* or NULL: nobody guesses */
     uint64_t evictions_noted;
-    struct plan plan;
-    uint64_t marks;                       /* plans */
-    double left_us;                       /* of the step that is planned */
-    uint64_t masked;                      /* stamp of the last one that got time for a mask */
+    struct plan turn[2];
+    struct plan *plan;         /* of these the one that is made, computed, taken; the other one may follow it */
+    atomic_bool device_failed; /* the device did, and says so in the log: no step will be computed any more */
+    uint64_t marks;            /* plans */
+    double left_us;            /* of the step that is planned */
+    uint64_t masked;           /* stamp of the last one that got time for a mask */
     struct lora_slot *unpin[SLOTS_UNPIN]; /* to be given back without the lock */
     int nunpin;
     int64_t begun_us, planned_us, computed_us; /* of the step: planning began, was over; products were done */
@@ -342,6 +349,7 @@ void slots_release(struct gen_pin *p);       /* its slot is given back, or was n
 int64_t slots_deadline(const struct gen *g); /* until when it waits for a slot; INT64_MAX: it does not */
 /* Takes slots back for the one that lacks one and is next; the caller gives s->unpin back and then asks for the result's pins, if any. */
 struct gen *slots_drain(struct sched *s);
+bool slots_wanted(struct sched *s); /* would one of the two above find somebody? */
 
 /* --- sched_pin.c --- */
 void pins_ask(struct gen *g); /* without the lock; reserved. It may be gone afterwards */
@@ -353,12 +361,14 @@ void room_grow(struct sched *s);                   /* the running have pages for
 void room_admit(struct sched *s);                  /* who may run from this step on */
 void room_preempt(struct gen *g, const char *why); /* why NULL: for want of pages */
 bool room_yields(const struct gen *v, const struct gen *g); /* v, running, to g */
+bool room_wanted(struct sched *s);                          /* somebody waits that room_admit() might let in */
 
 /* --- sched_budget.c; step thread, with the lock held --- */
 bool budget_express(struct sched *s); /* puts prompts of the rare into the plan, and nothing else belongs there then */
 void budget_prompts(struct sched *s); /* adds parts of prompts to the plan */
-void budget_note_ranks(struct sched *s); /* of the plan's parts */
-void budget_note_part(struct plan *p, const struct gen *g, int rows, int drafts, bool prompt);
+void budget_follow(struct sched *s, struct plan *p);     /* a step that follows has no prompts */
+void budget_note_ranks(struct sched *s, struct plan *p); /* of the plan's parts */
+void budget_note_part(struct plan *p, const struct part *a, bool prompt);
 double budget_target_us(const struct sched *s); /* of the next step; 0: none */
 
 /* --- sched_plan.c --- */
@@ -366,12 +376,21 @@ int plan_init(struct plan *p, const struct sched_options *o, struct err *e);
 void plan_close(struct plan *p);
 bool plan_make(struct sched *s); /* with the lock held; false: nothing to compute */
 void plan_add_prompt(struct sched *s, struct gen *g, int rows);
+void plan_clear(struct plan *p, bool follows);
+void plan_add_next(struct plan *p, struct gen *g,
+                   int logit);                     /* the token that comes of this logit of the step before */
+void plan_settle(struct sched *s, struct plan *p); /* its parts are there */
+
+/* --- sched_follow.c: step thread --- */
+/* With the lock held: the step behind s->plan, which runs, in the other plan; NULL: the planner decides when its tokens are there. */
+struct plan *follow_make(struct sched *s);
+void follow_forget(struct plan *next, const struct gen *g); /* it is over */
 
 /* --- sched_rows.c --- */
 int rows_compare(const struct gen *a, const struct gen *b); /* equal adapters stand together, none first */
 void rows_place_adapters(struct gen *g);                    /* sets pin[].from */
-/* `rows` rows of g from `row` of the step on, the first at g->done. */
-void rows_add_segments(struct plan *p, const struct gen *g, int row, int rows);
+/* The part's rows from `row` of the step on. */
+void rows_add_segments(struct plan *p, const struct part *a, int row);
 
 /* --- sched_prefix.c: step thread --- */
 void prefix_take(struct sched *s, struct gen *g); /* at admission: pages of the cache, as g's first ones */
@@ -384,7 +403,8 @@ void prefix_publish(struct sched *s, struct gen *g);
 void prefix_forget(struct sched *s, struct gen *g); /* what it published can't be trusted */
 
 /* --- sched_spec.c: step thread, without the lock --- */
-void spec_guess(struct sched *s); /* sets spec.n of running sequences */
+void spec_guess(struct sched *s);           /* sets spec.n of running sequences */
+bool spec_may_guess(const struct sched *s); /* behind the step that runs */
 void spec_learn(struct gen *g, int guessed, int right);
 
 /* --- sched_past.c: step thread --- */
@@ -402,12 +422,15 @@ void draft_guess(struct draft *d, struct gen *const *g, const int *want, int n);
 void draft_release(struct draft *d, struct gen *g); /* its pages */
 
 /* --- sched_sample.c --- */
+void sample_leave(struct plan *p);                    /* what a device may choose by itself, before the pass */
+bool sample_is_plain(const struct gen *g, int index); /* it may choose the index-th token */
 void sample_jobs(struct kthread *t, void *sched, const float *logits); /* on every thread of the pool */
 
 /* --- sched_step.c --- */
 void *sched_thread(void *sched);
 
 /* --- sched_state.c --- */
+size_t workspace_of(const struct sched *s); /* bytes, a device's too; sched.c */
 void note_add(struct sched *s, size_t row, const char *label, double v);
 void note_time(struct sched *s, size_t row, int64_t us);
 void note_step(struct sched *s, int64_t took_us);     /* with the lock held: what is planned was computed */

@@ -27,9 +27,10 @@ int plan_init(struct plan *p, const struct sched_options *o, struct err *e)
                        .seq = calloc(n, sizeof *p->seq),
                        .seg = calloc(n * GEN_ADAPTERS, sizeof *p->seg),
                        .logit_row = calloc(logits, sizeof *p->logit_row),
+                       .choice = calloc(logits, sizeof *p->choice),
                        .job = calloc(logits, sizeof *p->job),
                        .sample = calloc(logits, sizeof *p->sample)};
-    if (p->part && p->token && p->seq && p->seg && p->logit_row && p->job && p->sample) return 0;
+    if (p->part && p->token && p->seq && p->seg && p->logit_row && p->choice && p->job && p->sample) return 0;
     plan_close(p);
     return err_set(e, ERR_NO_MEMORY, "no memory to plan steps of %d sequences", o->max_running);
 }
@@ -41,6 +42,7 @@ void plan_close(struct plan *p)
     free(p->seq);
     free(p->seg);
     free(p->logit_row);
+    free(p->choice);
     free(p->job);
     free(p->sample);
     *p = (struct plan){0};
@@ -50,13 +52,22 @@ void plan_close(struct plan *p)
 
 static void add_part(struct plan *p, struct gen *g, int rows, int drafts, int given)
 {
-    p->part[p->nparts++] = (struct part){.g = g, .rows = rows, .drafts = drafts, .given = given};
+    struct part *a = &p->part[p->nparts++];
+    *a = (struct part){.g = g, .pos0 = g->done, .rows = rows, .drafts = drafts, .given = given};
     p->rows += rows + drafts;
     p->draft_rows += drafts;
     p->extra += drafts + given;
     bool prompt = g->nout == 0 || rows > 1;
     if (prompt) p->prefill_rows += rows;
-    budget_note_part(p, g, rows, drafts, prompt);
+    budget_note_part(p, a, prompt);
+}
+
+void plan_add_next(struct plan *p, struct gen *g, int logit)
+{
+    struct part *a = &p->part[p->nparts++];
+    *a = (struct part){.g = g, .pos0 = g->nids, .rows = 1, .chooses = true, .token = TOKEN_CHOSEN(logit)};
+    p->rows++;
+    budget_note_part(p, a, false);
 }
 
 static int min_of(int a, int b)
@@ -67,7 +78,7 @@ static int min_of(int a, int b)
 /* `left`: rows of the step that nobody needs. */
 static int drafts_of(struct sched *s, struct gen *g, int left)
 {
-    int n = min_of(min_of(g->spec.n, left), SCHED_EXTRA - s->plan.extra);
+    int n = min_of(min_of(g->spec.n, left), SCHED_EXTRA - s->plan->extra);
     g->spec.n = 0;
     return n > 0 && kv_seq_reserve(&s->kv, &g->kv, g->nids + n) ? n : 0;
 }
@@ -120,8 +131,8 @@ static void add_decode(struct sched *s, struct plan *p)
 
 void plan_add_prompt(struct sched *s, struct gen *g, int rows)
 {
-    int given = given_of(&s->plan, g, &rows);
-    if (rows) add_part(&s->plan, g, rows, 0, given);
+    int given = given_of(s->plan, g, &rows);
+    if (rows) add_part(s->plan, g, rows, 0, given);
 }
 
 static void share_rows(struct sched *s, struct plan *p)
@@ -151,8 +162,8 @@ static void add_jobs(struct plan *p, struct part *a, int row)
 {
     struct gen *g = a->g;
     a->job0 = p->njobs;
-    for (int i = 0; i < a->given; i++) add_job(p, g, row + g->told - 1 - g->done + i, 1, g->told + i);
-    a->chooses = g->done + a->rows == g->nids;
+    for (int i = 0; i < a->given; i++) add_job(p, g, row + g->told - 1 - a->pos0 + i, 1, g->told + i);
+    a->chooses = a->pos0 + a->rows >= g->nids;
     if (a->chooses) add_job(p, g, row + a->rows - 1, 1 + a->drafts, 0);
 }
 
@@ -163,27 +174,27 @@ static void fill(struct plan *p)
         struct part *a = &p->part[i];
         struct gen *g = a->g;
         int rows = a->rows + a->drafts;
-        for (int j = 0; j < rows; j++) p->token[row + j] = g->ids[g->done + j];
-        p->seq[i] = (struct attn_seq){.row0 = row, .rows = rows, .pos0 = g->done, .page = g->kv.page};
-        rows_add_segments(p, g, row, rows);
+        for (int j = 0; j < rows; j++) p->token[row + j] = p->follows ? a->token : g->ids[a->pos0 + j];
+        p->seq[i] = (struct attn_seq){.row0 = row, .rows = rows, .pos0 = a->pos0, .page = g->kv.page};
+        rows_add_segments(p, a, row);
         add_jobs(p, a, row);
         row += rows;
     }
 }
 
-bool plan_make(struct sched *s)
+void plan_clear(struct plan *p, bool follows)
 {
-    struct plan *p = &s->plan;
-    room_grow(s);
-    room_admit(s);
+    p->follows = follows;
     p->nparts = p->rows = p->njobs = p->nlogits = p->prefill_rows = p->draft_rows = 0;
-    p->extra = p->chosen = p->accepted = 0;
+    p->extra = p->chosen = p->accepted = p->discarded = 0;
     p->shape = (struct step_shape){0};
     p->batch = (struct forward_batch){
         .token = p->token, .seq = p->seq, .logit_row = p->logit_row, .lora = {.seg = p->seg, .modules = LORA_MODULES}};
-    share_rows(s, p);
-    if (p->nparts == 0) return false;
-    budget_note_ranks(s);
+}
+
+void plan_settle(struct sched *s, struct plan *p)
+{
+    budget_note_ranks(s, p);
     p->estimate_us = cost_of(&s->cost, &p->shape);
     qsort(p->part, (size_t)p->nparts, sizeof *p->part, by_adapters);
     fill(p);
@@ -191,5 +202,16 @@ bool plan_make(struct sched *s)
     p->batch.rows = p->rows;
     p->batch.nseq = p->nparts;
     p->batch.nlogits = p->nlogits;
+}
+
+bool plan_make(struct sched *s)
+{
+    struct plan *p = s->plan;
+    room_grow(s);
+    room_admit(s);
+    plan_clear(p, false);
+    share_rows(s, p);
+    if (p->nparts == 0) return false;
+    plan_settle(s, p);
     return true;
 }

@@ -117,8 +117,8 @@ bool prefix_awaits(struct sched *s, struct gen *g)
     int page = g->done / KV_PAGE;
     if (!reads(s, g) || g->done % KV_PAGE || page >= takeable(g)) return false;
     know_keys(g, page + 1);
-    for (int i = 0; i < s->plan.nparts; i++) {
-        struct gen *o = s->plan.part[i].g;
+    for (int i = 0; i < s->plan->nparts; i++) {
+        struct gen *o = s->plan->part[i].g;
         if (o->done / KV_PAGE > page || o->nids / KV_PAGE <= page) continue;
         know_keys(o, page + 1);
         if (memcmp(&o->key[page], &g->key[page], sizeof g->key[page]) == 0) return true;

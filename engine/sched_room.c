@@ -152,6 +152,24 @@ static struct gen *next_preempted(struct sched *s)
     return best;
 }
 
+/* There is a place, and pages beside those that it would share. */
+static bool could_start(struct sched *s, struct gen *g)
+{
+    if (s->running.n >= s->o.max_running) return false;
+    prefix_take(s, g);
+    bool there = kv_available(&s->kv) >= pages_wanted(s, g);
+    kv_seq_release(&s->kv, &g->kv);
+    return there;
+}
+
+bool room_wanted(struct sched *s)
+{
+    struct gen *g[] = {next_preempted(s), queue_next(s)};
+    for (int i = 0; i < 2; i++)
+        if (g[i] && (could_start(s, g[i]) || can_make_room(s, g[i]))) return true;
+    return false;
+}
+
 void room_admit(struct sched *s)
 {
     for (;;) {

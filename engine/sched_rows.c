@@ -75,10 +75,11 @@ static void append(struct plan *p, const struct lora_seg *seg)
         p->seg[l->nseg++] = *seg;
 }
 
-void rows_add_segments(struct plan *p, const struct gen *g, int row, int rows)
+void rows_add_segments(struct plan *p, const struct part *a, int row)
 {
-    for (int at = g->done, end = g->done + rows, until; g->npins && at < end; at = until) {
-        struct lora_seg seg = {.row0 = row + at - g->done};
+    const struct gen *g = a->g;
+    for (int at = a->pos0, end = at + a->rows + a->drafts, until; g->npins && at < end; at = until) {
+        struct lora_seg seg = {.row0 = row + at - a->pos0};
         int rank = use_at(g, at, end, &seg, &until);
         seg.rows = until - at;
         if (seg.nuse == 0) continue;

@@ -4,11 +4,61 @@
  * from the row exactly as if no guess had been made, and only when it is the guessed one does the next row mean anything. So what is chosen never
  * depends on guesses, neither greedy nor sampled. A prompt's token that is told is a job of its own.
  *
+ * On a device most rows are chosen from where they are, by the same rule and draw; the logits of the others came back, and are sampled here:
+ * penalties, biases, grammars, log-probabilities, the typical set.
+ *
  * A thread that has a job owns its sequence for the time: it reads its tokens and moves the state of its grammar. The step thread takes
  * over when the pool is done. */
 #include "base/clock.h"
 #include "engine/sched_impl.h"
 #include <string.h>
+
+/* --- what a device chooses --- */
+
+/* Nothing but the logits, temperature, top_k, top_p, min_p and the draw decides. */
+bool sample_is_plain(const struct gen *g, int index)
+{
+    const struct sample_params *p = &g->p.sample;
+    return !g->grammar && g->p.nbias == 0 && (index >= g->p.min_tokens || g->nbanned == 0) && p->logprobs < 0 &&
+           (p->repetition_penalty == 1 || p->repetition_penalty == 0) && p->presence_penalty == 0 &&
+           p->frequency_penalty == 0 && !(p->typical_p > 0 && p->typical_p < 1);
+}
+
+static struct device_choice choice_of(const struct gen *g, int index)
+{
+    const struct sample_params *p = &g->p.sample;
+    return (struct device_choice){.here = sample_is_plain(g, index),
+                                  .temperature = p->temperature,
+                                  .top_p = p->top_p,
+                                  .min_p = p->min_p,
+                                  .top_k = p->top_k,
+                                  .seed = p->seed,
+                                  .index = (uint64_t)index};
+}
+
+void sample_leave(struct plan *p)
+{
+    int ahead = p->follows; /* tokens that are on their way */
+    for (int i = 0; i < p->njobs; i++) {
+        const struct job *j = &p->job[i];
+        for (int k = 0; k < j->n; k++)
+            p->choice[j->logit + k] =
+                j->given ? (struct device_choice){.here = false} : choice_of(j->g, j->g->nout + ahead + k);
+    }
+    p->batch.choice = p->choice;
+}
+
+/* The device's choice of a row; false: it made none. */
+static bool chosen_there(const struct sched *s, int at, struct sample *out, enum sample_rc *rc)
+{
+    const struct device_result *r = forward_chosen(s->forward);
+    if (!r || !s->plan->choice[at].here) return false;
+    *out = (struct sample){.id = r->id[at]};
+    *rc = r->finite[at] ? SAMPLE_OK : SAMPLE_NOT_FINITE;
+    return true;
+}
+
+/* --- what is chosen here --- */
 
 /* The tokens that the grammar allows next, in the thread's own words. */
 static enum sample_rc allow(struct sched *s, int thread, struct gen *g, struct sample_input *in)
@@ -48,8 +98,9 @@ static void choose_all(struct sched *s, int thread, struct job *j, const float *
     struct gen *g = j->g;
     for (bool goes_on = true; goes_on && j->chosen < j->n;) {
         int at = j->logit + j->chosen;
-        struct sample *out = &s->plan.sample[at];
-        j->rc = choose(s, thread, j, logits + (size_t)at * (size_t)s->m->vocab, out);
+        struct sample *out = &s->plan->sample[at];
+        if (!chosen_there(s, at, out, &j->rc))
+            j->rc = choose(s, thread, j, logits + (size_t)at * (size_t)s->m->vocab, out);
         if (j->rc) return;
         bool end = gen_is_stop_id(g, out->id), guessed = j->chosen + 1 < j->n && out->id == g->ids[g->nids + j->chosen];
         if (g->grammar) j->over = !grammar_accept(g->grammar, out->id) || grammar_is_over(g->grammar);
@@ -61,11 +112,12 @@ static void choose_all(struct sched *s, int thread, struct job *j, const float *
 void sample_jobs(struct kthread *t, void *sched, const float *logits)
 {
     struct sched *s = sched;
-    struct plan *p = &s->plan;
+    struct plan *p = s->plan;
     if (t->id == 0) s->computed_us = sched_now(s);
     pool_claim_begin(t);
     for (int i; (i = pool_claim(t, p->njobs, 1)) >= 0;) {
         struct job *j = &p->job[i];
+        if (!j->g) continue; /* it is over */
         if (!j->given) {
             choose_all(s, t->id, j, logits);
             continue;

@@ -300,6 +300,16 @@ static void give_back(struct gen *g, const void *victim)
     queue_move(g, PLACE_WAITING);
 }
 
+bool slots_wanted(struct sched *s)
+{
+    for (const struct tenant *t = s->loras ? s->active.first : NULL; t; t = t->next)
+        for (int c = 0; c < SCHED_CLASSES; c++)
+            if (first_that_fits(s, &t->wanting[c])) return true;
+    int64_t now = sched_now(s);
+    struct gen *b = s->loras ? first_blocked(s, now) : NULL;
+    return b && choose_victim(s, b, now);
+}
+
 struct gen *slots_drain(struct sched *s)
 {
     int64_t now = sched_now(s);

@@ -80,6 +80,14 @@ static int wanted(const struct sched *s, const struct gen *g)
     return min_of(min_of(g->spec.len, s->o.speculate), min_of(share, g->p.max_tokens - g->nout - 1));
 }
 
+bool spec_may_guess(const struct sched *s)
+{
+    if (s->o.speculate == 0 || s->running.n > SPEC_SEQUENCES) return false;
+    for (const struct gen *g = s->running.first; g; g = g->next)
+        if (g->nout + 1 >= g->spec.again) return true;
+    return false;
+}
+
 void spec_guess(struct sched *s)
 {
     struct gen *ask[SPEC_SEQUENCES];

@@ -43,7 +43,7 @@ void note_wait(struct sched *s, const struct gen *g)
 /* What the model believed of this step and what it says now. */
 static void note_cost(struct sched *s, int64_t took_us)
 {
-    const struct plan *p = &s->plan;
+    const struct plan *p = s->plan;
     cost_learn(&s->cost, &p->shape, (double)took_us);
     s->last_budget = p->budget_rows;
     if (!s->metrics) return;
@@ -66,7 +66,7 @@ static void note_waste(struct sched *s)
 
 void note_step(struct sched *s, int64_t took_us)
 {
-    const struct plan *p = &s->plan;
+    const struct plan *p = s->plan;
     char adapters[16];
     note_cost(s, took_us);
     note_waste(s);
@@ -76,9 +76,11 @@ void note_step(struct sched *s, int64_t took_us)
     s->last_rows = p->rows;
     s->last_adapters = p->adapters;
     note_add(s, M_STEPS, NULL, 1);
+    note_add(s, M_STEPS_FOLLOWED, NULL, p->follows);
+    note_add(s, M_ROWS_DISCARDED, NULL, p->discarded);
     note_time(s, M_STEP_SECONDS, took_us);
     note_add(s, M_STEP_ROWS, "prefill", p->prefill_rows);
-    note_add(s, M_STEP_ROWS, "decode", p->rows - p->prefill_rows - p->draft_rows);
+    note_add(s, M_STEP_ROWS, "decode", p->rows - p->prefill_rows - p->draft_rows - p->discarded);
     note_add(s, M_STEP_ROWS, "draft", p->draft_rows);
     note_add(s, M_STEP_ADAPTERS, adapters, 1);
     note_add(s, M_PROMPT_TOKENS, NULL, p->prefill_rows);
@@ -196,7 +198,7 @@ void note_adapters(struct sched *s, bool now)
 void sched_get_memory(const struct sched *s, struct sched_memory *out)
 {
     *out = (struct sched_memory){
-        .kv = s->kv.bytes, .workspace = forward_bytes(s->forward), .logits = forward_logits_bytes(s->forward)};
+        .kv = s->kv.bytes, .workspace = workspace_of(s), .logits = forward_logits_bytes(s->forward)};
 }
 
 static void add_tenant(struct sched_state *out, const struct tenant *t)

@@ -5,12 +5,20 @@
  *     guess   (sched_spec.c), plan (sched_plan.c)                             |
  *     step    forward pass, sampling on all threads, tokens told, ends told --+
  *
+ * On a device the pass that follows is begun before the tokens of the one that runs are there, where all else of it is
+ * known (sched_follow.c): then one step passes into the next without the upper part of the circle.
+ *
+ * Steps follow each other without a gap: one takes from its planning, or from the end of the step that it followed, until
+ * its tokens and ends are told. So the times of steps add up to the time that was worked, and what the model of costs
+ * (sched_cost.c) learns is how long those who run wait for their next token.
+ *
  * With nothing to compute it sleeps until it is woken or the next deadline. The lock is held while it plans, never
  * while it computes or calls back. A row of logits that isn't finite ends its own request only: the rows of a step
  * share no arithmetic.
  *
  * When it is told to stop, every request is ended with ERR_UNAVAILABLE and the answers to pins that are on their way
- * are awaited, for they refer to the scheduler. */
+ * are awaited, for they refer to the scheduler. The same when a device failed: then sched_alive() is false, and the
+ * process ends. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/meters.h"
@@ -92,9 +100,10 @@ static void take_chosen(struct plan *p, const struct part *a, const struct job *
 
 static void take_part(struct sched *s, const struct part *a)
 {
-    struct plan *p = &s->plan;
+    struct plan *p = s->plan;
     struct gen *g = a->g;
     const struct job *j = &p->job[a->job0];
+    if (!g) return;
     g->done += a->rows;
     for (int i = 0; i < a->given && !g->finish; i++) end_early(g, j[i].rc);
     if (a->given && !g->finish) gen_tell_prompt(g, &p->sample[j->logit], a->given);
@@ -111,34 +120,58 @@ static void charge(struct plan *p)
 {
     for (int i = 0; i < p->nparts; i++) {
         const struct part *a = &p->part[i];
-        if (!a->chooses) continue;
+        if (!a->g || !a->chooses) continue;
         queue_charge(a->g, COST_OUTPUT * p->job[a->job0 + a->given].chosen);
         a->g->decodes = true;
     }
 }
 
-static void compute(struct sched *s)
+static int failed(struct sched *s)
 {
-    struct plan *p = &s->plan;
-    const struct sched_clock *c = s->o.clock;
+    sched_fail(s, forward_error(s->forward)->msg);
+    return -1;
+}
+
+static int begin(struct sched *s, struct plan *p)
+{
     p->batch.after = sample_jobs;
     p->batch.u = s;
-    forward_run(s->forward, &p->batch);
-    if (c && c->computed) c->computed(c->u, &p->shape);
+    if (s->kernels->device) sample_leave(p);
+    return forward_begin(s->forward, &p->batch) ? failed(s) : 0;
+}
+
+/* The step behind s->plan, begun; *next NULL: there is none. */
+static int follow(struct sched *s, struct plan **next)
+{
+    pthread_mutex_lock(&s->lock);
+    *next = follow_make(s);
+    if (*next) note_gauges(s);
+    pthread_mutex_unlock(&s->lock);
+    return *next ? begin(s, *next) : 0;
+}
+
+/* The results of s->plan. */
+static int finish(struct sched *s)
+{
+    const struct sched_clock *c = s->o.clock;
+    if (!forward_end(s->forward)) return failed(s);
+    if (c && c->computed) c->computed(c->u, &s->plan->shape);
+    return 0;
 }
 
 static void trace_step(struct sched *s, int64_t computed_us, int64_t now_us)
 {
-    const struct plan *p = &s->plan;
+    const struct plan *p = s->plan;
     struct trace_step t = {.start_us = s->begun_us,
                            .plan_us = s->planned_us - s->begun_us,
                            .forward_us = s->computed_us - s->planned_us,
                            .sample_us = computed_us - s->computed_us,
                            .emit_us = now_us - computed_us,
-                           .decode_rows = p->rows - p->prefill_rows - p->draft_rows,
+                           .decode_rows = p->rows - p->prefill_rows - p->draft_rows - p->discarded,
                            .prefill_rows = p->prefill_rows,
                            .draft_rows = p->draft_rows,
-                           .sequences = p->nparts,
+                           .discarded_rows = p->discarded,
+                           .sequences = p->nparts - p->discarded,
                            .adapters = p->adapters,
                            .pages = s->pages_used,
                            .running = s->running.n,
@@ -148,11 +181,10 @@ static void trace_step(struct sched *s, int64_t computed_us, int64_t now_us)
     trace_add_step(s->o.trace, &t);
 }
 
-static void step(struct sched *s)
+/* Tokens and ends are told; `next` runs already, or is NULL. */
+static void take(struct sched *s, struct plan *next)
 {
-    struct plan *p = &s->plan;
-    s->planned_us = sched_now(s);
-    compute(s);
+    struct plan *p = s->plan;
     int64_t computed = sched_now(s);
     for (int i = 0; i < p->nparts; i++) take_part(s, &p->part[i]);
     int64_t now = sched_now(s);
@@ -163,9 +195,25 @@ static void step(struct sched *s)
     pthread_mutex_unlock(&s->lock);
     for (int i = 0; i < p->nparts; i++) {
         struct gen *g = p->part[i].g;
-        if (g->finish) gen_end(g, g->finish, &g->err);
+        if (!g || !g->finish) continue;
+        if (next) follow_forget(next, g);
+        gen_end(g, g->finish, &g->err);
     }
     note_adapters(s, false);
+    s->begun_us = s->planned_us = now;
+}
+
+/* The step that is planned, and those that follow it. -1: the device failed; what was planned was not computed. */
+static int step(struct sched *s)
+{
+    s->planned_us = sched_now(s);
+    if (begin(s, s->plan)) return -1;
+    for (struct plan *next;; s->plan = next) {
+        atomic_store(&s->busy_since_us, clock_mono_us());
+        if (follow(s, &next) || finish(s)) return -1;
+        take(s, next);
+        if (!next) return 0;
+    }
 }
 
 /* Slots that others need more are given back, then pins are asked for, each without the lock. */
@@ -186,6 +234,12 @@ static void move_slots(struct sched *s)
     if (s->o.clock && s->o.clock->asked) s->o.clock->asked(s->o.clock->u);
 }
 
+/* The lock was given back since the last look, and who set these has called out already. */
+static bool called_out(const struct sched *s)
+{
+    return s->stop || s->cancelled || s->failed.first;
+}
+
 /* A test's clock may have something to do instead; whatever came meanwhile must not be slept over. Called and returns with the lock held. */
 static bool has_pastime(struct sched *s)
 {
@@ -195,11 +249,12 @@ static bool has_pastime(struct sched *s)
     pthread_mutex_unlock(&s->lock);
     bool again = c->idle(c->u);
     pthread_mutex_lock(&s->lock);
-    return again || s->stop || s->cancelled || s->submitted != submitted || s->lora_changes != changes;
+    return again || called_out(s) || s->submitted != submitted || s->lora_changes != changes;
 }
 
 static void sleep_until_woken(struct sched *s)
 {
+    if (called_out(s)) return;
     atomic_store(&s->busy_since_us, 0);
     if (has_pastime(s)) return;
     if (s->next_deadline_us == INT64_MAX) {
@@ -228,8 +283,9 @@ void *sched_thread(void *sched)
         note_gauges(s);
         if (work) {
             pthread_mutex_unlock(&s->lock);
-            step(s);
+            int rc = step(s);
             pthread_mutex_lock(&s->lock);
+            if (rc) s->stop = true; /* nothing will be computed any more */
             continue;
         }
         if (s->lora_noted != s->lora_changes) { /* before sleeping the label is brought up to date; then look again */

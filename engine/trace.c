@@ -101,13 +101,13 @@ void trace_cancel(struct trace *t, uint64_t handle)
 
 static json_t *step_json(const struct trace_step *s)
 {
-    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I}", "start_us",
+    return json_pack("{s:I, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I}", "start_us",
                      (json_int_t)s->start_us, "plan_us", (json_int_t)s->plan_us, "forward_us",
                      (json_int_t)s->forward_us, "sample_us", (json_int_t)s->sample_us, "emit_us",
                      (json_int_t)s->emit_us, "decode_rows", s->decode_rows, "prefill_rows", s->prefill_rows,
-                     "draft_rows", s->draft_rows, "sequences", s->sequences, "adapters", s->adapters, "pages", s->pages,
-                     "running", s->running, "waiting", s->waiting, "budget_rows", s->budget_rows, "estimate_us",
-                     (json_int_t)s->estimate_us);
+                     "draft_rows", s->draft_rows, "discarded_rows", s->discarded_rows, "sequences", s->sequences,
+                     "adapters", s->adapters, "pages", s->pages, "running", s->running, "waiting", s->waiting,
+                     "budget_rows", s->budget_rows, "estimate_us", (json_int_t)s->estimate_us);
 }
 
 static json_t *span_json(const struct span *s)

@@ -7,15 +7,16 @@
 
 #define TRACE_ID 72            /* a digest, or a request's id and number */
 #define TRACE_SPANS_PER_STEP 2 /* places in the ring of spans */
-#define TRACE_STEPS_MAX 2048 /* what one JSON object may hold (base/json.h) */
+#define TRACE_STEPS_MAX 2048   /* what one JSON object may hold (base/json.h) */
 
 struct trace;
 
-/* The phases of a step follow each other: plan, forward, sample, emit. */
+/* The phases of a step follow each other: plan, forward, sample, emit. One that was begun while the step before it ran
+ * starts where that one ends, and has no time for its plan: that went by beside the other. */
 struct trace_step {
     int64_t start_us; /* monotonic */
     int64_t plan_us, forward_us, sample_us, emit_us;
-    int decode_rows, prefill_rows, draft_rows, sequences, adapters, pages, running, waiting;
+    int decode_rows, prefill_rows, draft_rows, discarded_rows, sequences, adapters, pages, running, waiting;
     int budget_rows;     /* prompt rows that were allowed; -1: as many as fit */
     int64_t estimate_us; /* of the whole */
 };

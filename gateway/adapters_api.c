@@ -1,34 +1,53 @@
-/* /v1/adapters: a tenant's adapters and their versions. Uploads are upload.c's; here are the routes, lists and
- * removals.
- *
- * Removing drains: the registry's row goes first (new requests get 404), then the engine is told to unload, which waits
- * for what runs on it, then the bytes go, when no version of any tenant refers to them.
+/* /v1/adapters: a tenant's adapters and their versions. Uploads are upload.c's and uploads_api.c's; here are lists, what
+ * is done with a version, and removals; and the operator's list of all.
  *
  * Uploading runs on the worker, whose socket it reads; what waits for the database runs on one of its reader threads.
- */
+ * Where a route names no version, it is the newest that the action fits: ready, for restore archived or quarantined. */
 #include "base/json.h"
+#include "gateway/admin_api.h"
 #include "gateway/chat_api.h"
-#include "gateway/db_audit.h"
-#include "gateway/upload.h"
+#include "gateway/page.h"
+#include "gateway/revision.h"
+#include "gateway/upload_impl.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define UPLOAD_OVERHEAD (1 << 20)    /* of parts and headers beside the weights */
 #define UPLOAD_CAP ((size_t)1 << 50) /* the setting max_adapter_bytes is the limit */
-#define LIST_LIMIT 20
-#define LIST_LIMIT_MAX 100
 
 static const char upload_kind[] = "upload", validate_kind[] = "validate";
+
+static const char *tenant(const struct http_request *r)
+{
+    return admin_who(r)->tenant;
+}
+
+/* ?wait=ready and nothing else. */
+static int read_wait(const struct http_request *r, bool *wait, struct err *e)
+{
+    static const char *const names[] = {"wait", NULL};
+    const char *text = http_query(r, "wait");
+    if (admin_query_known(r, names, e)) return -1;
+    if (text && strcmp(text, "ready") != 0) return err_field(e, ERR_INVALID, "wait", "wait can only be 'ready'");
+    *wait = text != NULL;
+    return 0;
+}
+
+static int no_query(const struct http_request *r, struct err *e)
+{
+    static const char *const none[] = {NULL};
+    return admin_query_known(r, none, e);
+}
 
 /* --- uploading --- */
 
 static int check_upload(struct http_request *r, struct err *e)
 {
     struct gateway *g = r->server_user;
-    const char *wait = http_query(r, "wait");
     int64_t most = g->set->max_adapter_bytes + UPLOAD_OVERHEAD;
-    if (wait && strcmp(wait, "ready") != 0) return err_field(e, ERR_INVALID, "wait", "wait can only be 'ready'");
+    bool wait;
+    if (api_route(r)->what == validate_kind ? no_query(r, e) : read_wait(r, &wait, e)) return -1;
     if (r->content_length > most)
         return err_set(e, ERR_TOO_LARGE,
                        "the body has %lld bytes; at most %lld are taken, by the setting max_adapter_bytes",
@@ -61,106 +80,222 @@ static void upload_handle(struct http_request *r)
 
 /* --- reading --- */
 
-static const char *tenant(const struct http_request *r)
+static void list(struct http_request *r)
 {
-    return ((struct principal *)r->user)->tenant;
-}
-
-static int read_number(const char *text, const char *name, int min, int max, int *out, struct err *e)
-{
-    char *end;
-    long v = strtol(text, &end, 10);
-    if (*text < '0' || *text > '9' || *end || v < min || v > max)
-        return err_field(e, ERR_INVALID, name, "%s must be a number from %d to %d", name, min, max);
-    *out = (int)v;
-    return 0;
-}
-
-static json_t *name_of(const json_t *list, size_t i)
-{
-    json_t *name = json_object_get(json_array_get(list, i), "name");
-    return name ? json_incref(name) : json_null();
-}
-
-/* The rest of a handler that waits for the database, off the event threads. */
-static void later(struct http_request *r, void (*fn)(void *r))
-{
-    struct gateway *g = r->server_user;
     struct err e = {0};
-    if (db_defer(g->db, fn, r, &e)) api_refuse(r, &e);
-}
-
-static void list_now(void *u)
-{
-    struct http_request *r = u;
-    struct gateway *g = r->server_user;
-    const char *after = http_query(r, "after"), *text = http_query(r, "limit");
-    int limit = LIST_LIMIT;
+    struct page p;
     bool more = false;
-    struct err e = {0};
     json_t *data = json_array();
-
-    if ((text && read_number(text, "limit", 1, LIST_LIMIT_MAX, &limit, &e)) ||
-        registry_list(g->registry, tenant(r), after ? after : "", limit, data, &more, &e)) {
+    if (page_read(r, NULL, &p, &e) || registry_list(admin_gateway(r)->registry, tenant(r), &p, data, &more, &e)) {
         json_decref(data);
         api_refuse(r, &e);
         return;
     }
-    size_t n = json_array_size(data);
-    json_t *first = name_of(data, 0), *last = name_of(data, n ? n - 1 : 0);
-    api_reply(r, 200,
-              json_pack("{s:s, s:o, s:o, s:o, s:b}", "object", "list", "data", data, "first_id", first, "last_id", last,
-                        "has_more", more));
+    admin_reply_list(r, data, "id", more);
 }
 
-static void get_now(void *u)
+/* The operator's: all tenants'. */
+static void list_all(struct http_request *r)
 {
-    struct http_request *r = u;
-    struct gateway *g = r->server_user;
+    static const char *const also[] = {"tenant", "state", NULL};
+    const char *of = http_query(r, "tenant"), *state = http_query(r, "state");
     struct err e = {0};
-    json_t *v = NULL;
-    if (registry_get(g->registry, tenant(r), api_param(r, 0), &v, &e))
+    struct page p;
+    bool more = false, known = !state;
+    json_t *data = json_array();
+    for (int i = 0; state && i < VERSION_STATES; i++) known |= strcmp(version_state_name[i], state) == 0;
+    int rc = page_read(r, also, &p, &e);
+    if (rc == 0 && !known) rc = err_field(&e, ERR_INVALID, "state", "There is no state '%.40s'.", state);
+    if (rc || registry_list_all(admin_gateway(r)->registry, of, state, &p, data, &more, &e)) {
+        json_decref(data);
         api_refuse(r, &e);
-    else
-        api_reply(r, 200, v);
+        return;
+    }
+    admin_reply_list(r, data, "id", more);
+}
+
+static void get(struct http_request *r)
+{
+    struct err e = {0};
+    json_t *v = NULL, *one;
+    size_t i;
+    if (no_query(r, &e) || registry_get(admin_gateway(r)->registry, tenant(r), api_param(r, 0), &v, &e)) {
+        api_refuse(r, &e);
+        return;
+    }
+    json_array_foreach(json_object_get(v, "versions"), i, one) version_add_residency(admin_gateway(r), one);
+    revision_show(r, json_integer_value(json_object_get(v, "revision")));
+    api_reply(r, 200, v);
 }
 
 static int read_version(const struct http_request *r, int *version, struct err *e)
 {
-    return read_number(api_param(r, 1), "version", 1, INT32_MAX, version, e);
+    const char *text = api_param(r, 1);
+    char *end;
+    long v = strtol(text, &end, 10);
+    if (*text < '1' || *text > '9' || *end || v > INT32_MAX)
+        return err_field(e, ERR_INVALID, "version", "version must be a number from 1 to %d", INT32_MAX);
+    *version = (int)v;
+    return 0;
 }
 
-static void get_version_now(void *u)
+static void get_version(struct http_request *r)
 {
-    struct http_request *r = u;
-    struct gateway *g = r->server_user;
     struct err e = {0};
     json_t *v = NULL;
     int version;
-    if (read_version(r, &version, &e) || registry_get_version(g->registry, tenant(r), api_param(r, 0), version, &v, &e))
-        api_refuse(r, &e);
-    else
-        api_reply(r, 200, v);
-}
-
-/* --- removing --- */
-
-static void drop(struct http_request *r, int version)
-{
-    struct gateway *g = r->server_user;
-    const char *name = api_param(r, 0);
-    struct actor by = {((struct principal *)r->user)->key, r->peer, r->id};
-    char(*orphans)[SHA256_HEX] = NULL;
-    char id[NAME_MAX_LEN + 16];
-    int n = 0;
-    struct err e = {0};
-
-    if (registry_remove(g->registry, &by, tenant(r), name, version, &orphans, &n, &e)) {
+    if (no_query(r, &e) || read_version(r, &version, &e) ||
+        registry_get_version(admin_gateway(r)->registry, tenant(r), api_param(r, 0), version, &v, &e)) {
         api_refuse(r, &e);
         return;
     }
-    uploads_drop(g->uploads, orphans, n);
-    free(orphans);
+    version_add_residency(admin_gateway(r), v);
+    api_reply(r, 200, v);
+}
+
+/* --- what is done with a version --- */
+
+enum action { PIN, UNPIN, WARM, ARCHIVE, RESTORE };
+
+static const struct version_change archive_change = {
+    .from = 1u << VERSION_READY, .to = VERSION_ARCHIVED, .max_error = -1};
+
+/* The states of the versions that an action without a version is about. */
+static const unsigned fits[] = {
+    [PIN] = 1u << VERSION_READY,
+    [UNPIN] = 1u << VERSION_READY,
+    [WARM] = 1u << VERSION_READY,
+    [ARCHIVE] = 1u << VERSION_READY,
+    [RESTORE] = 1u << VERSION_ARCHIVED | 1u << VERSION_QUARANTINED,
+};
+
+static int which_version(const struct http_request *r, bool named, enum action a, struct version_name *v, struct err *e)
+{
+    struct registry *reg = admin_gateway(r)->registry;
+    enum version_state s;
+    snprintf(v->tenant, sizeof v->tenant, "%s", tenant(r));
+    snprintf(v->name, sizeof v->name, "%.64s", api_param(r, 0));
+    v->version = 0;
+    if (named && read_version(r, &v->version, e)) return -1;
+    if (named && !registry_state(reg, v->tenant, api_param(r, 0), v->version, &s, NULL))
+        return err_set(e, ERR_NOT_FOUND, "There is no adapter '%.64s' with a version %d.", v->name, v->version);
+    if (!named) v->version = registry_newest(reg, v->tenant, api_param(r, 0), fits[a]);
+    if (v->version) return 0;
+    return err_set(e, ERR_NOT_FOUND, "There is no adapter '%.64s' with such a version.", v->name);
+}
+
+static void warmed(void *u, bool cold, const struct err *e)
+{
+    struct http_request *r = u;
+    struct err why = {0};
+    if (e) {
+        err_set(&why, e->code == ERR_NOT_FOUND || e->code == ERR_INTERNAL ? ERR_ENGINE : e->code, "%s", e->msg);
+        api_refuse(r, &why);
+        return;
+    }
+    api_reply(r, 200, json_pack("{ss sb sb}", "object", "adapter.residency", "resident", 1, "was_cold", cold));
+}
+
+static void forget_result(void *u, bool cold, const struct err *e)
+{
+    (void)u, (void)cold, (void)e; /* the keeper asks again */
+}
+
+static void warm(struct http_request *r, const struct version_name *v)
+{
+    struct gateway *g = admin_gateway(r);
+    enum version_state s;
+    char digest[SHA256_HEX];
+    struct err e = {0};
+    if (!registry_state(g->registry, v->tenant, v->name, v->version, &s, digest) || s != VERSION_READY) {
+        err_set(&e, ERR_CONFLICT, "%.64s@%d is not ready.", v->name, v->version);
+        api_refuse(r, &e);
+        return;
+    }
+    residency_warm(g, v->tenant, digest, warmed, r);
+}
+
+static int archive(struct gateway *g, const struct actor *by, const struct version_name *v, struct err *e)
+{
+    char digest[SHA256_HEX];
+    enum version_state s;
+    if (registry_change_state(g->registry, by, v->tenant, v->name, v->version, &archive_change, e)) return -1;
+    if (registry_state(g->registry, v->tenant, v->name, v->version, &s, digest)) residency_unload(g, digest);
+    return 0;
+}
+
+static int pin(struct gateway *g, const struct actor *by, const struct version_name *v, bool pinned, struct err *e)
+{
+    struct quota q;
+    char digest[SHA256_HEX];
+    enum version_state s;
+    quota_of(g, v->tenant, &q);
+    if (registry_pin(g->registry, by, v->tenant, v->name, v->version, pinned, q.pinned, e)) return -1;
+    if (pinned && registry_state(g->registry, v->tenant, v->name, v->version, &s, digest))
+        residency_warm(g, v->tenant, digest, forget_result, NULL);
+    return 0;
+}
+
+static void act(struct http_request *r, bool named, enum action a)
+{
+    struct gateway *g = admin_gateway(r);
+    struct actor by = admin_actor(r);
+    struct version_name v;
+    struct err e = {0};
+    bool wait = false;
+    int rc = a == RESTORE ? read_wait(r, &wait, &e) : no_query(r, &e);
+    if (rc == 0) rc = which_version(r, named, a, &v, &e);
+    if (rc == 0 && a == WARM) {
+        warm(r, &v);
+        return;
+    }
+    if (rc == 0) {
+        if (a == ARCHIVE)
+            rc = archive(g, &by, &v, &e);
+        else if (a == RESTORE)
+            rc = uploads_restore(g->uploads, &by, v.tenant, v.name, v.version, &e);
+        else
+            rc = pin(g, &by, &v, a == PIN, &e);
+    }
+    if (rc)
+        api_refuse(r, &e);
+    else if (wait)
+        version_wait(g->uploads, r, &v, 200);
+    else
+        version_answer(g, r, &v, 200);
+}
+
+#define ACTION(verb, ACT)                                                                                              \
+    static void verb##_newest(struct http_request *r)                                                                  \
+    {                                                                                                                  \
+        act(r, false, ACT);                                                                                            \
+    }                                                                                                                  \
+    static void verb##_version(struct http_request *r)                                                                 \
+    {                                                                                                                  \
+        act(r, true, ACT);                                                                                             \
+    }
+ACTION(pin, PIN)
+ACTION(unpin, UNPIN)
+ACTION(warm, WARM)
+ACTION(archive, ARCHIVE)
+ACTION(restore, RESTORE)
+#undef ACTION
+
+/* --- removing --- */
+
+static void drop(struct http_request *r, int version, struct err *e)
+{
+    const char *name = api_param(r, 0);
+    struct actor by = admin_actor(r);
+    char id[NAME_MAX_LEN + 16];
+    int64_t want;
+    int draining = 0;
+
+    if (no_query(r, e) || revision_wanted(r, &want, e) ||
+        uploads_remove(admin_gateway(r)->uploads, &by, tenant(r), name, version, want, &draining, e)) {
+        api_refuse(r, e);
+        return;
+    }
     if (version)
         snprintf(id, sizeof id, "%.64s@%d", name, version);
     else
@@ -169,44 +304,38 @@ static void drop(struct http_request *r, int version)
               json_pack("{s:s, s:s, s:b}", "id", id, "object", version ? "adapter.version" : "adapter", "deleted", 1));
 }
 
-static void drop_all_now(void *u)
+static void drop_all(struct http_request *r)
 {
-    drop(u, 0);
+    struct err e = {0};
+    drop(r, 0, &e);
 }
 
-static void drop_version_now(void *u)
+static void drop_version(struct http_request *r)
 {
-    struct http_request *r = u;
     struct err e = {0};
     int version;
     if (read_version(r, &version, &e))
         api_refuse(r, &e);
     else
-        drop(r, version);
+        drop(r, version, &e);
 }
 
-static void list(struct http_request *r)
+/* --- routes: the event thread passes the request on to the row's work --- */
+
+struct work {
+    void (*fn)(struct http_request *r);
+};
+
+static void later(struct http_request *r)
 {
-    later(r, list_now);
-}
-static void get(struct http_request *r)
-{
-    later(r, get_now);
-}
-static void get_version(struct http_request *r)
-{
-    later(r, get_version_now);
-}
-static void drop_all(struct http_request *r)
-{
-    later(r, drop_all_now);
-}
-static void drop_version(struct http_request *r)
-{
-    later(r, drop_version_now);
+    admin_defer(r, ((const struct work *)api_route(r)->what)->fn);
 }
 
-static const struct api_route own = {SCOPE_WRITE, false, NULL}, path = {SCOPE_WRITE, true, NULL};
+static void later_admin(struct http_request *r)
+{
+    admin_defer(r, ((const struct work *)r->route->data)->fn);
+}
+
 static const struct api_route upload_own = {SCOPE_WRITE, false, upload_kind},
                               upload_path = {SCOPE_WRITE, true, upload_kind};
 static const struct api_route validate_own = {SCOPE_WRITE, false, validate_kind},
@@ -216,25 +345,44 @@ static const struct api_route validate_own = {SCOPE_WRITE, false, validate_kind}
     {                                                                                                                  \
         "POST", where, HTTP_BODY_SINK, UPLOAD_CAP, upload_head, upload_sink, upload_handle, d                          \
     }
-#define CALL(method, where, fn, d)                                                                                     \
+#define ROW(method, where, call, path)                                                                                 \
     {                                                                                                                  \
-        method, where, HTTP_BODY_NONE, 0, api_who, NULL, fn, d                                                         \
+        method, where, HTTP_BODY_NONE, 0, api_who, NULL, later, &(const struct api_route)                              \
+        {                                                                                                              \
+            SCOPE_WRITE, path, &(const struct work)                                                                    \
+            {                                                                                                          \
+                call                                                                                                   \
+            }                                                                                                          \
+        }                                                                                                              \
     }
+#define BOTH(method, where, call)                                                                                      \
+    ROW(method, "/v1/adapters" where, call, false), ROW(method, "/t/{tenant}/v1/adapters" where, call, true)
+#define VERSIONS "/{name}/versions/{version}"
 
 const struct http_route routes_adapters[] = {
     UPLOAD("/v1/adapters", &upload_own),
     UPLOAD("/t/{tenant}/v1/adapters", &upload_path),
     UPLOAD("/v1/adapters:validate", &validate_own),
     UPLOAD("/t/{tenant}/v1/adapters:validate", &validate_path),
-    CALL("GET", "/v1/adapters", list, &own),
-    CALL("GET", "/t/{tenant}/v1/adapters", list, &path),
-    CALL("GET", "/v1/adapters/{name}", get, &own),
-    CALL("GET", "/t/{tenant}/v1/adapters/{name}", get, &path),
-    CALL("GET", "/v1/adapters/{name}/versions/{version}", get_version, &own),
-    CALL("GET", "/t/{tenant}/v1/adapters/{name}/versions/{version}", get_version, &path),
-    CALL("DELETE", "/v1/adapters/{name}", drop_all, &own),
-    CALL("DELETE", "/t/{tenant}/v1/adapters/{name}", drop_all, &path),
-    CALL("DELETE", "/v1/adapters/{name}/versions/{version}", drop_version, &own),
-    CALL("DELETE", "/t/{tenant}/v1/adapters/{name}/versions/{version}", drop_version, &path),
+    BOTH("GET", "", list),
+    BOTH("GET", "/{name}", get),
+    BOTH("DELETE", "/{name}", drop_all),
+    BOTH("GET", VERSIONS, get_version),
+    BOTH("DELETE", VERSIONS, drop_version),
+    BOTH("POST", "/{name}/pin", pin_newest),
+    BOTH("POST", "/{name}/unpin", unpin_newest),
+    BOTH("POST", "/{name}/warm", warm_newest),
+    BOTH("POST", "/{name}/archive", archive_newest),
+    BOTH("POST", "/{name}/restore", restore_newest),
+    BOTH("POST", VERSIONS "/pin", pin_version),
+    BOTH("POST", VERSIONS "/unpin", unpin_version),
+    BOTH("POST", VERSIONS "/warm", warm_version),
+    BOTH("POST", VERSIONS "/archive", archive_version),
+    BOTH("POST", VERSIONS "/restore", restore_version),
+    {0},
+};
+
+const struct http_route routes_adapters_admin[] = {
+    {"GET", "/admin/v1/adapters", HTTP_BODY_NONE, 0, admin_head, NULL, later_admin, &(const struct work){list_all}},
     {0},
 };

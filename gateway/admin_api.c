@@ -7,7 +7,9 @@
  * a misspelt one would else be a silent no. Changes carry an actor (key, address, request id) to their audit row. */
 #include "gateway/admin_api.h"
 #include "gateway/auth_store.h"
+#include "gateway/idempotency.h"
 #include "gateway/ledger_query.h"
+#include "gateway/page.h"
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -41,8 +43,10 @@ void admin_reply(struct http_request *r, int status, json_t *v)
 {
     struct buf b;
     buf_init(&b, ANSWER_MAX);
-    if (v && json_dump(v, false, &b) == 0) http_reply(r, status, NULL, b.data, b.len);
-    else http_reply_error(r, &(struct err){.code = ERR_NO_MEMORY, .msg = "no memory for the answer"});
+    if (v && json_dump(v, false, &b) == 0)
+        http_reply(r, status, NULL, b.data, b.len);
+    else
+        http_reply_error(r, &(struct err){.code = ERR_NO_MEMORY, .msg = "no memory for the answer"});
     buf_close(&b);
     json_decref(v);
 }
@@ -50,8 +54,11 @@ void admin_reply(struct http_request *r, int status, json_t *v)
 void admin_reply_list(struct http_request *r, json_t *data, const char *id, bool more)
 {
     size_t n = json_array_size(data);
-    json_t *first = json_object_get(json_array_get(data, 0), id), *last = n ? json_object_get(json_array_get(data, n - 1), id) : NULL;
-    admin_reply(r, 200, json_pack("{ss so sO? sO? sb}", "object", "list", "data", data, "first_id", first, "last_id", last, "has_more", more));
+    json_t *first = json_object_get(json_array_get(data, 0), id),
+           *last = n ? json_object_get(json_array_get(data, n - 1), id) : NULL;
+    admin_reply(r, 200,
+                json_pack("{ss so sO? sO? sb}", "object", "list", "data", data, "first_id", first, "last_id", last,
+                          "has_more", more));
 }
 
 struct deferred {
@@ -59,10 +66,55 @@ struct deferred {
     void (*work)(struct http_request *r);
 };
 
+static void hash_text(struct sha256 *h, const char *text)
+{
+    sha256_add(h, text, strlen(text) + 1);
+}
+
+static void hash_arg(void *u, const char *name, const char *value)
+{
+    hash_text(u, name);
+    hash_text(u, value);
+}
+
+/* 0: go on; with an Idempotency-Key, r->layer is the request's once. -1: it has replied. */
+static int look_up(struct http_request *r)
+{
+    const char *key = strcmp(r->method, "POST") == 0 ? http_header(r, "idempotency-key") : NULL;
+    struct err e = {0};
+    struct sha256 h;
+    uint8_t body[SHA256_BYTES];
+    struct once_answer stored;
+    struct once *once = NULL;
+    if (!key) return 0;
+    sha256_init(&h);
+    hash_text(&h, r->path);
+    http_query_each(r, hash_arg, &h);
+    sha256_add(&h, "", 1);
+    sha256_add(&h, r->body, r->body_len);
+    sha256_end(&h, body);
+    if (once_begin(admin_gateway(r)->once, admin_who(r)->key, key, body, &once, &stored, &e)) {
+        http_reply_error(r, &e);
+        return -1;
+    }
+    r->layer = once;
+    if (!stored.body) return 0;
+    http_set_header(r, "Idempotent-Replayed", "true");
+    http_set_header(r, "Cache-Control", "no-store");
+    http_reply(r, stored.status, NULL, stored.body, strlen(stored.body));
+    explicit_bzero(stored.body, strlen(stored.body));
+    free(stored.body);
+    return -1;
+}
+
+/* When work returns, the request may be gone. */
 static void run_deferred(void *u)
 {
     struct deferred *d = u;
+    if (look_up(d->r)) return;
+    struct once *once = d->r->layer;
     d->work(d->r);
+    once_end(once);
 }
 
 void admin_defer(struct http_request *r, void (*work)(struct http_request *r))
@@ -90,9 +142,12 @@ static void look_at(void *u, const char *name, const char *value)
     if (!*p) err_field(k->e, ERR_INVALID, name, "There is no query parameter '%.60s' here.", name);
     bool repeatable = strncmp(name, "group_by", 8) == 0;
     for (int i = 0; i < k->n && !repeatable; i++)
-        if (strcmp(k->seen[i], name) == 0) err_field(k->e, ERR_INVALID, name, "The query parameter '%.60s' comes twice.", name);
-    if (k->n < QUERY_ARGS_MAX) k->seen[k->n++] = name;
-    else err_set(k->e, ERR_INVALID, "more than %d query parameters", QUERY_ARGS_MAX);
+        if (strcmp(k->seen[i], name) == 0)
+            err_field(k->e, ERR_INVALID, name, "The query parameter '%.60s' comes twice.", name);
+    if (k->n < QUERY_ARGS_MAX)
+        k->seen[k->n++] = name;
+    else
+        err_set(k->e, ERR_INVALID, "more than %d query parameters", QUERY_ARGS_MAX);
 }
 
 int admin_query_known(const struct http_request *r, const char *const *names, struct err *e)
@@ -104,15 +159,16 @@ int admin_query_known(const struct http_request *r, const char *const *names, st
     return err_field(e, found.code, found.param, "%s", found.msg);
 }
 
-int admin_query_int(const struct http_request *r, const char *name, int64_t min, int64_t max, int64_t *out, struct err *e)
+int admin_query_int(const struct http_request *r, const char *name, int64_t min, int64_t max, int64_t *out,
+                    struct err *e)
 {
     const char *text = http_query(r, name);
     if (!text) return 0;
     size_t digits = strspn(text, "0123456789");
     int64_t v = digits >= 1 && digits <= 18 && !text[digits] ? strtoll(text, NULL, 10) : -1;
     if (v < min || v > max)
-        return err_field(e, ERR_INVALID, name, "'%s' must be a whole number from %lld to %lld, not '%.40s'.", name, (long long)min, (long long)max,
-                         text);
+        return err_field(e, ERR_INVALID, name, "'%s' must be a whole number from %lld to %lld, not '%.40s'.", name,
+                         (long long)min, (long long)max, text);
     *out = v;
     return 0;
 }
@@ -133,7 +189,8 @@ int admin_body(const struct http_request *r, const char *const *names, json_t **
     const char *field;
     if (!r->body) return err_set(e, ERR_INVALID_JSON, "The body must be a JSON object; it is empty.");
     if (json_parse(r->body, r->body_len, &o, e)) return -1;
-    json_object_foreach(o, field, v) {
+    json_object_foreach(o, field, v)
+    {
         const char *const *p = names;
         while (*p && strcmp(*p, field) != 0) p++;
         if (*p) continue;
@@ -147,20 +204,18 @@ int admin_body(const struct http_request *r, const char *const *names, json_t **
 
 struct actor admin_actor(const struct http_request *r)
 {
-    return (struct actor){admin_who(r)->key, r->peer, r->id};
+    return (struct actor){admin_who(r)->key, r->peer, r->id, r->layer};
 }
 
 /* --- audit, usage, ledger --- */
 
 static void audit_get(struct http_request *r)
 {
-    static const char *const names[] = {"after", "limit", NULL};
     struct err e = {0};
-    int64_t after = 0, limit = API_PAGE_DEFAULT;
+    struct page p;
     bool more;
     json_t *list = json_array();
-    if (admin_query_known(r, names, &e) || admin_query_int(r, "limit", 1, API_PAGE_MAX, &limit, &e) ||
-        admin_query_int(r, "after", 1, INT64_MAX / 10, &after, &e) || audit_list(admin_gateway(r)->db, after, (int)limit, list, &more, &e)) {
+    if (page_read(r, NULL, &p, &e) || audit_page(admin_gateway(r)->db, &p, list, &more, &e)) {
         json_decref(list);
         http_reply_error(r, &e);
         return;
@@ -168,9 +223,29 @@ static void audit_get(struct http_request *r)
     admin_reply_list(r, list, "seq", more);
 }
 
-static void usage_get(struct http_request *r) { usage_answer(r, NULL); }
+static void audit_verify_get(struct http_request *r)
+{
+    static const char *const names[] = {NULL};
+    struct err e = {0};
+    struct audit_walk w;
+    if (admin_query_known(r, names, &e) || audit_walk(admin_gateway(r)->db, &w, &e)) {
+        http_reply_error(r, &e);
+        return;
+    }
+    admin_reply(r, 200,
+                json_pack("{ss sb sI so ss}", "object", "audit.verification", "valid", w.bad == 0, "rows", (json_int_t)w.rows, "first_bad",
+                          w.bad ? json_integer(w.bad) : json_null(), "hash", w.hash));
+}
 
-static void requests_get(struct http_request *r) { usage_answer_requests(r, NULL); }
+static void usage_get(struct http_request *r)
+{
+    usage_answer(r, NULL);
+}
+
+static void requests_get(struct http_request *r)
+{
+    usage_answer_requests(r, NULL);
+}
 
 static void ledger_get(struct http_request *r)
 {
@@ -182,8 +257,9 @@ static void ledger_get(struct http_request *r)
         http_reply_error(r, &e);
         return;
     }
-    json_t *o = json_pack("{ss sI si sI sI sb}", "object", "ledger", "open_admissions", (json_int_t)ledger_open_admissions(g->ledger), "queue",
-                          db_queue_len(g->db), "settled", (json_int_t)ledger_settled(g->ledger), "retried", (json_int_t)ledger_retried(g->ledger),
+    json_t *o = json_pack("{ss sI si sI sI sb}", "object", "ledger", "open_admissions",
+                          (json_int_t)ledger_open_admissions(g->ledger), "queue", db_queue_len(g->db), "settled",
+                          (json_int_t)ledger_settled(g->ledger), "retried", (json_int_t)ledger_retried(g->ledger),
                           "writable", db_writable(g->db));
     if (o && verify) {
         if (ledger_verify(g->ledger, &rows, &bad, &e) || audit_verify(g->db, &entries, &broken, &e)) {
@@ -191,36 +267,42 @@ static void ledger_get(struct http_request *r)
             http_reply_error(r, &e);
             return;
         }
-        json_object_set_new(o, "verify", json_pack("{sI sI}", "rows", (json_int_t)rows, "bad_buckets", (json_int_t)bad));
-        json_object_set_new(o, "audit", json_pack("{sI sI}", "rows", (json_int_t)entries, "first_bad", (json_int_t)broken));
+        json_object_set_new(o, "verify",
+                            json_pack("{sI sI}", "rows", (json_int_t)rows, "bad_buckets", (json_int_t)bad));
+        json_object_set_new(o, "audit",
+                            json_pack("{sI sI}", "rows", (json_int_t)entries, "first_bad", (json_int_t)broken));
     }
     admin_reply(r, 200, o);
 }
 
 /* --- routes: the event thread only passes the request on to the row's handler --- */
 
-struct handler {
-    void (*work)(struct http_request *r);
-};
-
-static void pass_on(struct http_request *r) { admin_defer(r, ((const struct handler *)r->route->data)->work); }
-
-#define READ(pattern, fn) {"GET", pattern, HTTP_BODY_NONE, 0, admin_head, NULL, pass_on, &(const struct handler){fn}}
-#define CHANGE(method, pattern, fn) {method, pattern, HTTP_BODY_BUFFER, API_BODY_MAX, admin_head, NULL, pass_on, &(const struct handler){fn}}
+void admin_pass_on(struct http_request *r)
+{
+    admin_defer(r, ((const struct admin_handler *)r->route->data)->work);
+}
 
 const struct http_route routes_admin[] = {
-    CHANGE("POST", "/admin/v1/tenants", admin_tenants_post),
-    READ("/admin/v1/tenants", admin_tenants_get),
-    READ("/admin/v1/tenants/{name}", admin_tenant_get),
-    CHANGE("PATCH", "/admin/v1/tenants/{name}", admin_tenant_patch),
-    CHANGE("POST", "/admin/v1/tenants/{name}/keys", admin_keys_post),
-    READ("/admin/v1/tenants/{name}/keys", admin_keys_get),
-    CHANGE("DELETE", "/admin/v1/keys/{id}", admin_key_delete),
-    CHANGE("POST", "/admin/v1/admin-keys", admin_admin_keys_post),
-    READ("/admin/v1/admin-keys", admin_admin_keys_get),
-    READ("/admin/v1/audit", audit_get),
-    READ("/admin/v1/usage", usage_get),
-    READ("/admin/v1/usage/requests", requests_get),
-    READ("/admin/v1/ledger", ledger_get),
+    ADMIN_CHANGE("POST", "/admin/v1/tenants", admin_tenants_post),
+    ADMIN_READ("/admin/v1/tenants", admin_tenants_get),
+    ADMIN_READ("/admin/v1/tenants/{name}", admin_tenant_get),
+    ADMIN_CHANGE("PATCH", "/admin/v1/tenants/{name}", admin_tenant_patch),
+    ADMIN_CHANGE("POST", "/admin/v1/tenants/{name}/keys", admin_keys_post),
+    ADMIN_READ("/admin/v1/tenants/{name}/keys", admin_keys_get),
+    ADMIN_READ("/admin/v1/keys/{id}", admin_key_get),
+    ADMIN_CHANGE("PATCH", "/admin/v1/keys/{id}", admin_key_patch),
+    ADMIN_CHANGE("DELETE", "/admin/v1/keys/{id}", admin_key_delete),
+    ADMIN_CHANGE("POST", "/admin/v1/keys/{id}/rotate", admin_key_rotate),
+    ADMIN_CHANGE("POST", "/admin/v1/admin-keys", admin_admin_keys_post),
+    ADMIN_READ("/admin/v1/admin-keys", admin_admin_keys_get),
+    ADMIN_READ("/admin/v1/admin-keys/{id}", admin_admin_key_get),
+    ADMIN_CHANGE("DELETE", "/admin/v1/admin-keys/{id}", admin_admin_key_delete),
+    ADMIN_READ("/admin/v1/settings", admin_settings_get),
+    ADMIN_CHANGE("POST", "/admin/v1/reload", admin_reload_post),
+    ADMIN_READ("/admin/v1/audit", audit_get),
+    ADMIN_READ("/admin/v1/audit/verify", audit_verify_get),
+    ADMIN_READ("/admin/v1/usage", usage_get),
+    ADMIN_READ("/admin/v1/usage/requests", requests_get),
+    ADMIN_READ("/admin/v1/ledger", ledger_get),
     {0},
 };

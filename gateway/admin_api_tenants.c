@@ -1,46 +1,53 @@
-/* admin_api_tenants: tenants and keys over HTTP. Each handler takes the JSON apart, leaves the rules to auth_store, and prints what comes
- * back. A key's text leaves in the answer to its creation and nowhere else. On database threads. */
-#include "gateway/admin_api.h"
-#include "gateway/auth_store.h"
+/* admin_api_tenants: the operator's routes of tenants, their keys and admin keys. Each handler takes the JSON apart, leaves the rules to
+ * auth_tenants and auth_keys, and prints what comes back. On database threads. */
+#include "gateway/keys_api.h"
 #include <string.h>
 
-#define KEY_NAME_MAX 100
 #define EXPIRES_MAX 253402300799 /* 9999-12-31 */
 
-static void answer(struct http_request *r, int rc, int status, json_t *v, const struct err *e)
+static const struct key_reach of_tenants = {.admin = false}, of_admins = {.admin = true};
+
+/* --- tenants --- */
+
+/* null: no deadline. */
+static int read_deadline(const json_t *body, struct tenant_change *t, struct err *e)
 {
-    if (rc) http_reply_error(r, e);
-    else admin_reply(r, status, v);
+    const json_t *v = json_object_get(body, "deadline_ms");
+    t->set_deadline = v != NULL;
+    return json_get_int(body, "deadline_ms", 1, DEADLINE_MAX_MS, &t->deadline_ms, NULL, e);
 }
 
-static int no_query(const struct http_request *r, struct err *e)
+static int read_change(const json_t *body, struct tenant_change *t, struct err *e)
 {
-    static const char *const none[] = {NULL};
-    return admin_query_known(r, none, e);
+    return json_get_bool(body, "disabled", &t->disabled, &t->set_disabled, e) ||
+                   json_get_bool(body, "private", &t->private, &t->set_private, e) ||
+                   json_get_num(body, "weight", WEIGHT_MIN, WEIGHT_MAX, &t->weight, &t->set_weight, e) ||
+                   json_get_str(body, "class", 256, &t->class, NULL, e) || read_deadline(body, t, e)
+               ? -1
+               : 0;
 }
 
 void admin_tenants_post(struct http_request *r)
 {
-    static const char *const fields[] = {"name", "weight", NULL};
+    static const char *const fields[] = {"name", "weight", "private", "class", "deadline_ms", NULL};
     struct err e = {0};
     struct actor by = admin_actor(r);
+    struct tenant_change first = {0};
     json_t *body = NULL, *out = NULL;
     const char *name = NULL;
-    double weight = 1;
-    int rc = no_query(r, &e) || admin_body(r, fields, &body, &e) || json_need_str(body, "name", 256, &name, &e) ||
-             json_get_num(body, "weight", WEIGHT_MIN, WEIGHT_MAX, &weight, NULL, &e) ||
-             tenant_create(admin_gateway(r)->auth, &by, name, weight, &out, &e);
+    int rc = keys_no_query(r, &e) || admin_body(r, fields, &body, &e) || json_need_str(body, "name", 256, &name, &e) ||
+             read_change(body, &first, &e) || tenant_add(admin_gateway(r)->auth, &by, name, &first, &out, &e);
     json_decref(body);
-    answer(r, rc, 201, out, &e);
+    keys_answer(r, rc, 201, out, &e);
 }
 
 void admin_tenants_get(struct http_request *r)
 {
     struct err e = {0};
-    struct admin_page p;
+    struct page p;
     bool more;
     json_t *list = json_array();
-    if (admin_page(r, &p, &e) || tenant_list(admin_gateway(r)->auth, p.after, p.limit, list, &more, &e)) {
+    if (page_read(r, NULL, &p, &e) || tenant_list(admin_gateway(r)->auth, &p, list, &more, &e)) {
         json_decref(list);
         http_reply_error(r, &e);
         return;
@@ -52,88 +59,101 @@ void admin_tenant_get(struct http_request *r)
 {
     struct err e = {0};
     json_t *out = NULL;
-    int rc = no_query(r, &e) || tenant_get(admin_gateway(r)->auth, r->param[0], &out, &e);
-    answer(r, rc, 200, out, &e);
+    int rc = keys_no_query(r, &e) || tenant_get(admin_gateway(r)->auth, r->param[0], &out, &e);
+    keys_answer(r, rc, 200, out, &e);
+}
+
+static int check_something(const struct tenant_change *t, struct err *e)
+{
+    if (t->set_disabled || t->set_weight || t->set_private || t->class || t->set_deadline) return 0;
+    return err_set(e, ERR_MISSING,
+                   "Nothing to change: give 'disabled', 'weight', 'private', 'class' or 'deadline_ms'.");
 }
 
 void admin_tenant_patch(struct http_request *r)
 {
-    static const char *const fields[] = {"disabled", "weight", NULL};
+    static const char *const fields[] = {"disabled", "weight", "private", "class", "deadline_ms", NULL};
     struct err e = {0};
     struct actor by = admin_actor(r);
     struct tenant_change change = {0};
     json_t *body = NULL, *out = NULL;
-    int rc = no_query(r, &e) || admin_body(r, fields, &body, &e) || json_get_bool(body, "disabled", &change.disabled, &change.set_disabled, &e) ||
-             json_get_num(body, "weight", WEIGHT_MIN, WEIGHT_MAX, &change.weight, &change.set_weight, &e);
-    if (!rc && !change.set_disabled && !change.set_weight)
-        rc = err_set(&e, ERR_MISSING, "Nothing to change: give 'disabled' or 'weight'.");
-    if (!rc) rc = tenant_update(admin_gateway(r)->auth, &by, r->param[0], &change, &out, &e);
+    int rc = keys_no_query(r, &e) || admin_body(r, fields, &body, &e) || read_change(body, &change, &e) ||
+             check_something(&change, &e) || keys_if_match(r, &change.revision, &e) ||
+             tenant_update(admin_gateway(r)->auth, &by, r->param[0], &change, &out, &e);
     json_decref(body);
-    answer(r, rc, 200, out, &e);
+    keys_answer(r, rc, 200, out, &e);
 }
 
-static int read_roles(const json_t *body, struct key_wish *w, struct err *e)
+/* --- keys --- */
+
+void admin_keys_post(struct http_request *r)
 {
-    const json_t *roles = json_object_get(body, "roles"), *role;
-    size_t i;
-    if (!roles) return err_field(e, ERR_MISSING, "roles", "'roles' is missing.");
-    if (!json_is_array(roles) || json_array_size(roles) > KEY_ROLES_MAX)
-        return err_field(e, ERR_INVALID, "roles", "'roles' must be a list of 1 to %d words.", KEY_ROLES_MAX);
-    json_array_foreach(roles, i, role) {
-        if (!json_is_string(role)) return err_field(e, ERR_INVALID, "roles", "'roles' must be a list of words.");
-        w->role[w->nroles++] = json_string_value(role);
-    }
-    return 0;
+    keys_make(r, r->param[0], NULL);
 }
 
-static int read_wish(const json_t *body, struct key_wish *w, struct err *e)
+void admin_keys_get(struct http_request *r)
 {
-    w->name = "";
-    if (json_get_str(body, "name", KEY_NAME_MAX, &w->name, NULL, e) || read_roles(body, w, e)) return -1;
-    return json_get_int(body, "expires_at", 1, EXPIRES_MAX, &w->expires, NULL, e);
+    keys_answer_list(r, r->param[0]);
 }
 
-static void make_key(struct http_request *r, const char *tenant)
+void admin_key_get(struct http_request *r)
 {
-    static const char *const fields[] = {"name", "roles", "expires_at", NULL};
-    struct err e = {0};
-    struct actor by = admin_actor(r);
-    struct key_wish w = {.tenant = tenant};
-    json_t *body = NULL, *out = NULL;
-    int rc = no_query(r, &e) || admin_body(r, fields, &body, &e) || read_wish(body, &w, &e) ||
-             key_create(admin_gateway(r)->auth, &by, &w, &out, &e);
-    json_decref(body);
-    if (!rc) http_set_header(r, "Cache-Control", "no-store");
-    answer(r, rc, 201, out, &e);
+    keys_show(r, &of_tenants, r->param[0]);
 }
-
-static void list_keys(struct http_request *r, const char *tenant)
-{
-    struct err e = {0};
-    struct admin_page p;
-    bool more;
-    json_t *list = json_array();
-    if (admin_page(r, &p, &e) || key_list(admin_gateway(r)->auth, tenant, p.after, p.limit, list, &more, &e)) {
-        json_decref(list);
-        http_reply_error(r, &e);
-        return;
-    }
-    admin_reply_list(r, list, "id", more);
-}
-
-void admin_keys_post(struct http_request *r) { make_key(r, r->param[0]); }
-
-void admin_keys_get(struct http_request *r) { list_keys(r, r->param[0]); }
-
-void admin_admin_keys_post(struct http_request *r) { make_key(r, NULL); }
-
-void admin_admin_keys_get(struct http_request *r) { list_keys(r, NULL); }
 
 void admin_key_delete(struct http_request *r)
 {
+    keys_revoke(r, &of_tenants, r->param[0]);
+}
+
+void admin_key_rotate(struct http_request *r)
+{
+    keys_rotate(r, &of_tenants, r->param[0]);
+}
+
+static int read_key_change(const json_t *body, struct key_wish *rights, struct key_change *k, struct err *e)
+{
+    k->set_expires = json_object_get(body, "expires_at") != NULL; /* null: never */
+    if (keys_read_name(body, &k->name, e) || keys_read_rights(body, rights, e) ||
+        json_get_int(body, "expires_at", 1, EXPIRES_MAX, &k->expires, NULL, e))
+        return -1;
+    if (json_is_array(json_object_get(body, "roles")) || json_is_array(json_object_get(body, "scopes")))
+        k->rights = rights;
+    if (k->rights || k->name || k->set_expires) return 0;
+    return err_set(e, ERR_MISSING, "Nothing to change: give 'name', 'roles', 'scopes' or 'expires_at'.");
+}
+
+void admin_key_patch(struct http_request *r)
+{
+    static const char *const fields[] = {"name", "roles", "scopes", "expires_at", NULL};
     struct err e = {0};
     struct actor by = admin_actor(r);
-    json_t *out = NULL;
-    int rc = no_query(r, &e) || key_revoke(admin_gateway(r)->auth, &by, r->param[0], &out, &e);
-    answer(r, rc, 200, out, &e);
+    struct key_wish rights = {0};
+    struct key_change change = {0};
+    json_t *body = NULL, *out = NULL;
+    int rc = keys_no_query(r, &e) || admin_body(r, fields, &body, &e) || read_key_change(body, &rights, &change, &e) ||
+             keys_if_match(r, &change.revision, &e) ||
+             key_update(admin_gateway(r)->auth, &by, &of_tenants, r->param[0], &change, &out, &e);
+    json_decref(body);
+    keys_answer(r, rc, 200, out, &e);
+}
+
+void admin_admin_keys_post(struct http_request *r)
+{
+    keys_make(r, NULL, NULL);
+}
+
+void admin_admin_keys_get(struct http_request *r)
+{
+    keys_answer_list(r, NULL);
+}
+
+void admin_admin_key_get(struct http_request *r)
+{
+    keys_show(r, &of_admins, r->param[0]);
+}
+
+void admin_admin_key_delete(struct http_request *r)
+{
+    keys_revoke(r, &of_admins, r->param[0]);
 }

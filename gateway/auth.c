@@ -7,7 +7,8 @@
  * One answer for every cause: unknown id, wrong secret, typo, revoked, expired, disabled tenant, another tenant's path. The HMAC is
  * computed and compared in constant time for unknown ids too, so time doesn't tell either. The counters by cause are for the operator.
  *
- * Last use is noted coarsely: at most one small write per key and LAST_USED_S. Any thread. */
+ * Last use is noted coarsely: a check leaves the time in memory, at most once a minute, and auth_note_uses() hands what has
+ * gathered to the writer as one job a minute. A crash loses that minute, which nobody is billed by. Any thread. */
 #include "gateway/auth.h"
 #include "base/clock.h"
 #include <pthread.h>
@@ -16,11 +17,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LAST_USED_S 300
+#define NOTE_US (AUTH_NOTE_S * 1000000ll)
+#define NOTES_MAX 4096 /* uses in one job; the rest comes a minute later, beginning where this one ended */
 #define KEYS_MAX 1000000
 #define LOAD_MS 30000
 
-const char *const auth_cause_name[AUTH_CAUSES] = {"no_key", "malformed", "unknown", "wrong_secret", "expired", "other_tenant", "scope"};
+const char *const auth_cause_name[AUTH_CAUSES] = {"no_key",  "malformed",    "unknown", "wrong_secret",
+                                                  "expired", "other_tenant", "scope"};
 
 struct key {
     struct principal who;
@@ -28,6 +31,7 @@ struct key {
     bool admin;
     int64_t expires; /* wall us, 0: never */
     _Atomic int64_t last_used;
+    int64_t noted; /* what the database has, or was sent; under auth.reloading */
 };
 
 struct snapshot {
@@ -40,9 +44,13 @@ struct snapshot {
 
 struct auth {
     struct db *db;
-    pthread_mutex_t lock;      /* covers `now` and every refs */
-    pthread_mutex_t reloading; /* one reload at a time, so an older state never replaces a newer one; taken before `lock` */
+    pthread_mutex_t lock; /* covers `now` and every refs */
+    pthread_mutex_t
+        reloading; /* one reload at a time, so an older state never replaces a newer one; taken before `lock`. It also
+                                * covers notes_at and noted_us */
     struct snapshot *now;
+    uint32_t notes_at;
+    int64_t noted_us; /* monotonic */
     _Atomic int64_t refused[AUTH_CAUSES];
 };
 
@@ -96,7 +104,8 @@ static struct key *snapshot_find(const struct snapshot *s, const char *id)
 
 static int snapshot_index(struct snapshot *s, struct err *e)
 {
-    for (s->nslots = 16; s->nslots < 2 * s->nkeys; s->nslots *= 2) {}
+    for (s->nslots = 16; s->nslots < 2 * s->nkeys; s->nslots *= 2) {
+    }
     s->slot = calloc(s->nslots, sizeof *s->slot);
     if (!s->slot) return err_set(e, ERR_NO_MEMORY, "no memory for %u keys", s->nkeys);
     for (uint32_t k = 0; k < s->nkeys; k++) {
@@ -127,16 +136,6 @@ static struct key *snapshot_more(struct snapshot *s, struct err *e)
     return &s->key[s->nkeys++];
 }
 
-static unsigned scopes_of(const char *roles, bool admin)
-{
-    unsigned all = 0, one;
-    char words[128], *rest = words, *word;
-    snprintf(words, sizeof words, "%s", roles);
-    while ((word = strsep(&rest, ",")))
-        if (auth_role(word, admin, &one)) all |= one;
-    return all;
-}
-
 static void tag_of(const uint8_t *pepper, const char *tenant, char out[33])
 {
     uint8_t h[SHA256_BYTES];
@@ -147,28 +146,34 @@ static void tag_of(const uint8_t *pepper, const char *tenant, char out[33])
     out[32] = 0;
 }
 
-/* Columns: id, hash, roles, expires, last_used, tenant, name, weight */
+/* Columns: id, hash, roles, expires, last_used, tenant, name, weight, private, class, deadline_ms, scopes */
 static void fill_key(struct key *k, sqlite3_stmt *st, const uint8_t *pepper)
 {
     struct principal *p = &k->who;
     k->admin = sqlite3_column_type(st, 5) == SQLITE_NULL;
     snprintf(p->key, sizeof p->key, "%s", db_text(st, 0));
     memcpy(k->hash, sqlite3_column_blob(st, 1), sizeof k->hash);
-    p->scopes = scopes_of(db_text(st, 2), k->admin);
+    p->scopes = auth_scopes_of(db_text(st, 2), db_text(st, 11), k->admin);
     k->expires = sqlite3_column_int64(st, 3);
-    k->last_used = sqlite3_column_int64(st, 4);
+    k->last_used = k->noted = sqlite3_column_int64(st, 4);
     p->weight = 1;
+    snprintf(p->class, sizeof p->class, "normal");
     if (k->admin) return;
     snprintf(p->tenant, sizeof p->tenant, "%s", db_text(st, 5));
     snprintf(p->tenant_name, sizeof p->tenant_name, "%s", db_text(st, 6));
     p->weight = sqlite3_column_double(st, 7);
+    p->private = sqlite3_column_int(st, 8);
+    snprintf(p->class, sizeof p->class, "%s", db_text(st, 9));
+    p->deadline_ms = sqlite3_column_int64(st, 10);
     tag_of(pepper, p->tenant, p->tag);
 }
 
 static int load(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
-    static const char sql[] = "SELECT k.id, k.hash, k.roles, k.expires, k.last_used, k.tenant, t.name, t.weight FROM api_key k"
-                              " LEFT JOIN tenant t ON t.id = k.tenant WHERE k.revoked IS NULL AND coalesce(t.disabled, 0) = 0";
+    static const char sql[] =
+        "SELECT k.id, k.hash, k.roles, k.expires, k.last_used, k.tenant, t.name, t.weight, t.private, t.class, "
+        "t.deadline_ms, k.scopes"
+        " FROM api_key k LEFT JOIN tenant t ON t.id = k.tenant WHERE k.revoked IS NULL AND coalesce(t.disabled, 0) = 0";
     struct snapshot *s = u;
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     if (!st) return -1;
@@ -181,6 +186,16 @@ static int load(struct db *d, sqlite3 *c, void *u, struct err *e)
     return rc < 0 ? -1 : snapshot_index(s, e);
 }
 
+/* Uses that were not written yet go on into the new snapshot. One that is noted in the old one after this is lost; the next is not. */
+static void carry_uses(struct snapshot *fresh, struct snapshot *old)
+{
+    for (uint32_t i = 0; old && i < old->nkeys; i++) {
+        int64_t used = old->key[i].last_used;
+        struct key *k = used > old->key[i].noted ? snapshot_find(fresh, old->key[i].who.key) : NULL;
+        if (k && used > k->last_used) k->last_used = used;
+    }
+}
+
 int auth_reload(struct auth *a, struct err *e)
 {
     struct snapshot *fresh = calloc(1, sizeof *fresh), *old = NULL;
@@ -189,14 +204,17 @@ int auth_reload(struct auth *a, struct err *e)
     pthread_mutex_lock(&a->reloading);
     int rc = db_read(a->db, load, fresh, LOAD_MS, e);
     if (rc == 0) {
+        carry_uses(fresh, a->now); /* only a reload replaces it */
         pthread_mutex_lock(&a->lock);
         old = a->now;
         a->now = fresh;
         pthread_mutex_unlock(&a->lock);
     }
     pthread_mutex_unlock(&a->reloading);
-    if (rc) snapshot_free(fresh);
-    else snapshot_unref(a, old);
+    if (rc)
+        snapshot_free(fresh);
+    else
+        snapshot_unref(a, old);
     return rc;
 }
 
@@ -207,6 +225,7 @@ int auth_open(struct auth **out, struct db *d, struct err *e)
     a->db = d;
     pthread_mutex_init(&a->lock, NULL);
     pthread_mutex_init(&a->reloading, NULL);
+    a->noted_us = clock_mono_us();
     if (auth_reload(a, e)) {
         auth_close(a);
         return -1;
@@ -215,26 +234,23 @@ int auth_open(struct auth **out, struct db *d, struct err *e)
     return 0;
 }
 
-void auth_close(struct auth *a)
-{
-    if (!a) return;
-    snapshot_free(a->now);
-    pthread_mutex_destroy(&a->lock);
-    pthread_mutex_destroy(&a->reloading);
-    free(a);
-}
-
 struct used {
-    char id[KEY_ID_LEN];
-    int64_t at;
+    int n;
+    struct {
+        char id[KEY_ID_LEN];
+        int64_t at;
+    } key[];
 };
 
 static int write_used(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
     static const char sql[] = "UPDATE api_key SET last_used = max(coalesce(last_used, 0), ?2) WHERE id = ?1";
     const struct used *w = u;
-    sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    return st && db_bind(st, e, "si", w->id, w->at) == 0 ? db_done(st, e) : -1;
+    for (int i = 0; i < w->n; i++) {
+        sqlite3_stmt *st = db_stmt(d, c, sql, e);
+        if (!st || db_bind(st, e, "si", w->key[i].id, w->key[i].at) || db_done(st, e)) return -1;
+    }
+    return 0;
 }
 
 static void free_used(void *u, const struct err *e)
@@ -243,25 +259,67 @@ static void free_used(void *u, const struct err *e)
     free(u);
 }
 
-static void note_use(struct auth *a, struct key *k, int64_t now)
+/* The uses that the database doesn't know, taken as known; NULL: there are none. Holds `reloading`. */
+static struct used *gather(struct auth *a)
+{
+    struct snapshot *s = a->now;
+    struct used *w = NULL;
+    uint32_t begin = a->notes_at;
+    for (uint32_t i = 0; i < s->nkeys; i++) {
+        struct key *k = &s->key[(begin + i) % s->nkeys];
+        int64_t at = k->last_used;
+        if (at <= k->noted) continue;
+        if (!w && !(w = calloc(1, sizeof *w + NOTES_MAX * sizeof w->key[0]))) return NULL;
+        memcpy(w->key[w->n].id, k->who.key, KEY_ID_LEN);
+        w->key[w->n++].at = k->noted = at;
+        a->notes_at = (begin + i + 1) % s->nkeys;
+        if (w->n == NOTES_MAX) break;
+    }
+    return w;
+}
+
+static void write_uses(struct auth *a)
+{
+    struct used *w = gather(a);
+    if (w && db_write(a->db, &(struct db_job){.run = write_used, .done = free_used, .user = w}, NULL)) free(w);
+}
+
+void auth_note_uses(struct auth *a)
+{
+    int64_t now = clock_mono_us();
+    pthread_mutex_lock(&a->reloading);
+    if (now - a->noted_us >= NOTE_US) {
+        a->noted_us = now;
+        write_uses(a);
+    }
+    pthread_mutex_unlock(&a->reloading);
+}
+
+void auth_close(struct auth *a)
+{
+    if (!a) return;
+    if (a->now) write_uses(a);
+    snapshot_free(a->now);
+    pthread_mutex_destroy(&a->lock);
+    pthread_mutex_destroy(&a->reloading);
+    free(a);
+}
+
+static void note_use(struct key *k, int64_t now)
 {
     int64_t last = k->last_used;
-    if (now - last < LAST_USED_S * 1000000ll || !atomic_compare_exchange_strong(&k->last_used, &last, now)) return;
-    struct used *w = calloc(1, sizeof *w);
-    if (!w) return;
-    memcpy(w->id, k->who.key, sizeof w->id);
-    w->at = now;
-    if (db_write(a->db, &(struct db_job){.run = write_used, .done = free_used, .user = w}, NULL)) free(w);
+    if (now - last >= NOTE_US) atomic_compare_exchange_strong(&k->last_used, &last, now);
 }
 
 static int refuse(struct auth *a, enum auth_cause cause, struct err *e)
 {
     a->refused[cause]++;
     if (cause == AUTH_SCOPE) return err_set(e, ERR_FORBIDDEN, "The role of this API key does not allow this.");
-    return err_set(e, ERR_UNAUTHORIZED, "Incorrect API key provided, or none. Send a valid key as 'Authorization: Bearer KEY'.");
+    return err_set(e, ERR_UNAUTHORIZED, AUTH_REFUSED);
 }
 
-static enum auth_cause judge(const struct key *k, const uint8_t hash[32], bool admin, const char *tenant, unsigned scope, int64_t now)
+static enum auth_cause judge(const struct key *k, const uint8_t hash[32], bool admin, const char *tenant,
+                             unsigned scope, int64_t now)
 {
     static const uint8_t nothing[SHA256_BYTES];
     bool equal = bytes_equal_ct(hash, k ? k->hash : nothing, SHA256_BYTES);
@@ -272,8 +330,8 @@ static enum auth_cause judge(const struct key *k, const uint8_t hash[32], bool a
     return (k->who.scopes & scope) == scope ? AUTH_CAUSES : AUTH_SCOPE;
 }
 
-static int check(struct auth *a, const char *bearer, bool admin, const char *tenant, unsigned scope, struct principal *out,
-                 struct err *e)
+static int check(struct auth *a, const char *bearer, bool admin, const char *tenant, unsigned scope,
+                 struct principal *out, struct err *e)
 {
     char id[KEY_ID_LEN], secret[44];
     uint8_t hash[SHA256_BYTES];
@@ -288,13 +346,14 @@ static int check(struct auth *a, const char *bearer, bool admin, const char *ten
     enum auth_cause cause = judge(k, hash, admin, tenant, scope, now);
     if (cause == AUTH_CAUSES) {
         *out = k->who;
-        note_use(a, k, now);
+        note_use(k, now);
     }
     snapshot_unref(a, s);
     return cause == AUTH_CAUSES ? 0 : refuse(a, cause, e);
 }
 
-int auth_check(struct auth *a, const char *bearer, const char *tenant_in_path, unsigned scope, struct principal *out, struct err *e)
+int auth_check(struct auth *a, const char *bearer, const char *tenant_in_path, unsigned scope, struct principal *out,
+               struct err *e)
 {
     return check(a, bearer, false, tenant_in_path, scope, out, e);
 }
@@ -304,6 +363,21 @@ int auth_check_admin(struct auth *a, const char *bearer, unsigned scope, struct 
     return check(a, bearer, true, NULL, scope, out, e);
 }
 
-int64_t auth_refused(const struct auth *a, enum auth_cause cause) { return a->refused[cause]; }
+bool auth_is_private(struct auth *a, const char *key)
+{
+    struct snapshot *s = snapshot_ref(a);
+    const struct key *k = snapshot_find(s, key);
+    bool private = k && k->who.private;
+    snapshot_unref(a, s);
+    return private;
+}
 
-struct db *auth_db(struct auth *a) { return a->db; }
+int64_t auth_refused(const struct auth *a, enum auth_cause cause)
+{
+    return a->refused[cause];
+}
+
+struct db *auth_db(struct auth *a)
+{
+    return a->db;
+}

@@ -36,14 +36,59 @@ static const struct role {
     {"viewer", true, SCOPE_ADMIN_READ},
 };
 
-bool auth_role(const char *word, bool admin, unsigned *scopes)
+/* What a key may do, one by one; the order in which lists show them. */
+static const struct word {
+    const char *word;
+    bool admin;
+    unsigned scope;
+} scopes[] = {
+    {"inference", false, SCOPE_INFER}, {"adapters", false, SCOPE_WRITE}, {"usage", false, SCOPE_USAGE},
+    {"keys", false, SCOPE_KEYS},       {"read", true, SCOPE_ADMIN_READ}, {"write", true, SCOPE_ADMIN},
+};
+#define NSCOPES (sizeof scopes / sizeof *scopes)
+
+bool auth_role(const char *word, bool admin, unsigned *out)
 {
     for (size_t i = 0; i < sizeof roles / sizeof *roles; i++) {
         if (roles[i].admin != admin || strcmp(roles[i].word, word) != 0) continue;
-        *scopes = roles[i].scopes;
+        *out = roles[i].scopes;
         return true;
     }
     return false;
+}
+
+bool auth_scope(const char *word, bool admin, unsigned *out)
+{
+    for (size_t i = 0; i < NSCOPES; i++) {
+        if (scopes[i].admin != admin || strcmp(scopes[i].word, word) != 0) continue;
+        *out = scopes[i].scope;
+        return true;
+    }
+    return false;
+}
+
+const char *auth_scope_word(unsigned have, int *at)
+{
+    while (*at < (int)NSCOPES) {
+        const struct word *w = &scopes[(*at)++];
+        if (have & w->scope) return w->word;
+    }
+    return NULL;
+}
+
+static unsigned sum_words(const char *list, bool (*of)(const char *word, bool admin, unsigned *out), bool admin)
+{
+    unsigned all = 0, one;
+    char words[KEY_WORDS_LEN], *rest = words, *word;
+    snprintf(words, sizeof words, "%s", list);
+    while ((word = strsep(&rest, ",")))
+        if (of(word, admin, &one)) all |= one;
+    return all;
+}
+
+unsigned auth_scopes_of(const char *role_words, const char *scope_words, bool admin)
+{
+    return sum_words(role_words, auth_role, admin) | sum_words(scope_words, auth_scope, admin);
 }
 
 /* The big-endian number in `n` bytes, which is destroyed, as `chars` digits. */

@@ -1,13 +1,17 @@
 /* weft adapter ...: a tenant's adapters.
  *
- * push builds the multipart body (RFC 7578) in an unlinked temporary file and lets the HTTP client send that, so the
- * weights are never in memory, whatever their size. The copy is made by the kernel (sendfile) in TMPDIR or /var/tmp,
- * which, unlike /tmp, is a disk on every system.
+ *     push      the multipart body (RFC 7578), or with --resume parts (cli_resume.c); then, unless --no-wait, ready or failed
+ *     import    the gateway fetches; --wait as above
+ *     validate  the multipart body, to the route that keeps nothing
+ *     pin, ...  the row's request; --wait as above
  *
- * The server's answer is about the version: ready, or failed with the reason, which is exit status 1. One thread. */
+ * The multipart body is built in an unlinked temporary file and sent from there, so the weights are never in memory,
+ * whatever their size. The copy is made by the kernel (sendfile) in TMPDIR or /var/tmp, which, unlike /tmp, is a disk on
+ * every system. One thread. */
 #include "base/err.h"
 #include "base/sha256.h"
-#include "gateway/cli.h"
+#include "gateway/cli_command.h"
+#include "gateway/cli_verbs.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -17,59 +21,18 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define COUNT(a) (int)(sizeof(a) / sizeof *(a))
 #define CONFIG_FILE "adapter_config.json"
 #define WEIGHTS_FILE "adapter_model.safetensors"
 #define COPY_STEP (16u << 20)
 #define PATH_BYTES 4096
+#define READY_MS 600000 /* an upload is checked before it is answered */
 
-static const struct cli_column list_columns[] = {
-    {"NAME", "name", CLI_TEXT},
-    {"VERSION", "version|latest_version", CLI_COUNT},
-    {"STATE", "state", CLI_TEXT},
-    {"KIND", "kind", CLI_TEXT},
-    {"RANK", "rank", CLI_COUNT},
-    {"SIZE", "bytes", CLI_BYTES},
-    {"REQUESTS", "requests", CLI_COUNT},
-    {"LAST USED", "last_used_at|last_used", CLI_TIME},
-    {"DIGEST", "digest", CLI_SHORT},
-};
-
-static const struct cli_column show_columns[] = {
-    {"name", "name", CLI_TEXT},
-    {"description", "description", CLI_TEXT},
-    {"version", "version|latest_version", CLI_COUNT},
-    {"state", "state", CLI_TEXT},
-    {"reason", "reason", CLI_TEXT},
-    {"base", "base|parent", CLI_TEXT},
-    {"kind", "kind", CLI_TEXT},
-    {"rank", "rank", CLI_COUNT},
-    {"modules", "modules", CLI_LIST},
-    {"scale", "scale", CLI_TEXT},
-    {"size", "bytes", CLI_BYTES},
-    {"digest", "digest", CLI_TEXT},
-    {"created", "created_at|created", CLI_TIME},
-    {"requests", "requests", CLI_COUNT},
-    {"last used", "last_used_at|last_used", CLI_TIME},
-};
-
-static const struct cli_column version_columns[] = {
-    {"VERSION", "version", CLI_COUNT},
-    {"STATE", "state", CLI_TEXT},
-    {"KIND", "kind", CLI_TEXT},
-    {"RANK", "rank", CLI_COUNT},
-    {"SIZE", "bytes", CLI_BYTES},
-    {"CREATED", "created_at|created", CLI_TIME},
-    {"DIGEST", "digest", CLI_SHORT},
-    {"REASON", "reason", CLI_TEXT},
-};
-
-/* --- push: the body --- */
+/* --- the multipart body --- */
 
 static int temp_file(void)
 {
     const char *dirs[] = {getenv("TMPDIR"), "/var/tmp", "/tmp"};
-    for (int i = 0; i < COUNT(dirs); i++) {
+    for (int i = 0; i < CLI_COUNT(dirs); i++) {
         int fd = dirs[i] ? open(dirs[i], O_TMPFILE | O_RDWR | O_CLOEXEC, 0600) : -1;
         if (fd >= 0) return fd;
         char path[PATH_BYTES]; /* a file system without O_TMPFILE */
@@ -125,32 +88,36 @@ static int put_file(int to, const char *dir, const char *name)
     else if (!S_ISREG(st.st_mode))
         rc = cli_error(CLI_USAGE, "%s is not a plain file", path);
     else if (copy_all(to, from, st.st_size))
-        rc = cli_error(CLI_REFUSED, "%s: %s", path, strerror(errno));
+        rc = cli_error(CLI_FAILED, "%s: %s", path, strerror(errno));
     if (from >= 0) close(from);
     return rc;
+}
+
+static int no_room(void)
+{
+    return cli_error(CLI_FAILED, "can't write the temporary file: %s", strerror(errno));
 }
 
 static int put_part_text(int fd, const char *boundary, const char *head, const char *text)
 {
     if (!put_head(fd, boundary, head) && !put(fd, text, strlen(text)) && !put(fd, "\r\n", 2)) return CLI_OK;
-    return cli_error(CLI_REFUSED, "can't write the temporary file: %s", strerror(errno));
+    return no_room();
 }
 
 static int put_part_file(int fd, const char *boundary, const char *head, const char *dir, const char *name)
 {
-    int rc = put_head(fd, boundary, head)
-                 ? cli_error(CLI_REFUSED, "can't write the temporary file: %s", strerror(errno))
-                 : put_file(fd, dir, name);
-    if (!rc && put(fd, "\r\n", 2)) rc = cli_error(CLI_REFUSED, "can't write the temporary file: %s", strerror(errno));
+    int rc = put_head(fd, boundary, head) ? no_room() : put_file(fd, dir, name);
+    if (!rc && put(fd, "\r\n", 2)) rc = no_room();
     return rc;
 }
 
-static int put_body(int fd, const struct cli *c, const char *boundary)
+/* name NULL: without. */
+static int put_body(int fd, const struct cli *c, const char *boundary, const char *name, const char *dir)
 {
-    const char *name = c->arg[0], *dir = c->arg[1];
+    const char *description = cli_str(c, CLI_DESCRIPTION_FLAG);
     char end[80];
     snprintf(end, sizeof end, "--%s--\r\n", boundary);
-    int rc = put_part_text(fd, boundary, "name=\"name\"", name);
+    int rc = name ? put_part_text(fd, boundary, "name=\"name\"", name) : CLI_OK;
     if (!rc)
         rc = put_part_file(fd, boundary,
                            "name=\"config\"; filename=\"" CONFIG_FILE "\"\r\nContent-Type: application/json", dir,
@@ -159,8 +126,8 @@ static int put_body(int fd, const struct cli *c, const char *boundary)
         rc = put_part_file(fd, boundary,
                            "name=\"weights\"; filename=\"" WEIGHTS_FILE "\"\r\nContent-Type: application/octet-stream",
                            dir, WEIGHTS_FILE);
-    if (!rc && c->description) rc = put_part_text(fd, boundary, "name=\"description\"", c->description);
-    if (!rc && put(fd, end, strlen(end))) rc = cli_error(CLI_REFUSED, "can't write the temporary file");
+    if (!rc && description) rc = put_part_text(fd, boundary, "name=\"description\"", description);
+    if (!rc && put(fd, end, strlen(end))) rc = no_room();
     return rc;
 }
 
@@ -173,82 +140,173 @@ static int boundary_make(char out[48])
     return 0;
 }
 
-/* --- push: the answer --- */
-
-static int push_verdict(const json_t *o)
+/* POST of the two files in one body. *out is the answer's object. */
+static int send_files(const struct cli *c, const char *path, const char *name, const char *dir, json_t **out)
 {
-    const char *state = json_string_value(json_object_get(o, "state"));
-    bool failed = state && !strcmp(state, "failed");
-    cli_fields(show_columns, COUNT(show_columns), o);
-    return failed ? cli_error(CLI_REFUSED, "the adapter can't be served") : CLI_OK;
-}
-
-int cli_adapter_push(const struct cli *c)
-{
-    char boundary[48], file[64];
-    json_t *o = NULL;
+    char boundary[48], file[64], type[160];
+    struct cli_answer a = {0};
     struct cli_target unused;
-    int rc = cli_target(c, CLI_TENANT, "", &unused); /* before a large copy is made for nothing */
-    if (rc) return rc;
-    if (boundary_make(boundary)) return cli_error(CLI_REFUSED, "the system gives no random bytes");
+    int rc = c->key ? cli_target(c, CLI_TENANT_SIDE, "", &unused) : cli_ask(c, &(struct cli_ask){.path = ""}, &a);
+    if (rc) return rc; /* before a large copy is made for nothing */
+    if (boundary_make(boundary)) return cli_error(CLI_FAILED, "the system gives no random bytes");
     int fd = temp_file();
-    if (fd < 0) return cli_error(CLI_REFUSED, "no temporary file: %s", strerror(errno));
-    rc = put_body(fd, c, boundary);
+    if (fd < 0) return cli_error(CLI_FAILED, "no temporary file: %s", strerror(errno));
+    rc = put_body(fd, c, boundary, name, dir);
     snprintf(file, sizeof file, "/proc/self/fd/%d", fd);
-    if (!rc) rc = cli_upload(c, "/v1/adapters?wait=ready", file, boundary, &o);
-    if (!rc && o) rc = push_verdict(o);
-    json_decref(o);
+    snprintf(type, sizeof type, "Content-Type: multipart/form-data; boundary=%s", boundary);
+    struct cli_ask ask = {.side = CLI_TENANT_SIDE,
+                          .method = "POST",
+                          .path = path,
+                          .file = file,
+                          .header = {type},
+                          .first_byte_ms = READY_MS};
+    if (!rc) rc = cli_ask(c, &ask, &a);
+    if (!rc) *out = a.json ? json_incref(a.json) : json_object();
+    cli_answer_close(&a);
     close(fd);
     return rc;
 }
 
-/* --- list, show, rm --- */
+/* --- verdicts --- */
 
-static void add_row(void *rows, json_t *item)
+int cli_adapter_verdict(const struct cli *c, const json_t *o)
 {
-    json_array_append(rows, item);
+    const char *state = json_string_value(json_object_get(o, "state"));
+    bool bad = state && (!strcmp(state, "failed") || !strcmp(state, "quarantined"));
+    if (c->json)
+        cli_json(o);
+    else
+        cli_fields(&cli_view_adapter, o);
+    return bad ? cli_error(CLI_FAILED, "the adapter can't be served") : CLI_OK;
 }
 
-int cli_adapter_list(const struct cli *c)
+/* NAME@VERSION taken apart; version 0: none. */
+static int split_version(const char *arg, char name[256], int64_t *version)
 {
-    json_t *rows = json_array();
-    int rc = cli_pages(c, CLI_TENANT, "/v1/adapters", add_row, rows);
-    if (!rc && !c->json) cli_table(list_columns, COUNT(list_columns), rows);
-    json_decref(rows);
+    const char *at = strrchr(arg, '@');
+    size_t digits = at ? strspn(at + 1, "0123456789") : 0;
+    *version = 0;
+    if (strlen(arg) >= 256) return cli_error(CLI_USAGE, "the name is too long");
+    if (at && (!digits || digits > 9 || at[1 + digits])) return cli_error(CLI_USAGE, "%s: a version is a number", arg);
+    snprintf(name, 256, "%.*s", at ? (int)(at - arg) : 255, arg);
+    if (at) *version = strtol(at + 1, NULL, 10);
+    return CLI_OK;
+}
+
+static int wait_and_judge(const struct cli *c, const char *name, int64_t version, bool must)
+{
+    json_t *o = NULL;
+    int rc = cli_wait_ready(c, name, version, must, &o);
+    if (!rc) rc = cli_adapter_verdict(c, o);
+    json_decref(o);
     return rc;
 }
+
+int cli_adapter_push(const struct cli *c)
+{
+    const char *name = c->arg[0], *dir = c->arg[1];
+    bool wait = !cli_has(c, CLI_NO_WAIT_FLAG);
+    json_t *o = NULL;
+    int rc = cli_has(c, CLI_RESUME_FLAG)
+                 ? cli_upload_parts(c, name, dir, &o)
+                 : send_files(c, wait ? "/v1/adapters?wait=ready" : "/v1/adapters", name, dir, &o);
+    const char *state = json_string_value(json_object_get(o, "state"));
+    int64_t version = json_integer_value(json_object_get(o, "version"));
+    bool under_way = state && (!strcmp(state, "validating") || !strcmp(state, "uploading"));
+    if (!rc) rc = wait && under_way ? wait_and_judge(c, name, version, true) : cli_adapter_verdict(c, o);
+    json_decref(o);
+    return rc;
+}
+
+int cli_adapter_validate(const struct cli *c)
+{
+    json_t *o = NULL;
+    int rc = send_files(c, "/v1/adapters:validate", NULL, c->arg[0], &o);
+    if (!rc && c->json)
+        rc = cli_json(o);
+    else if (!rc)
+        cli_fields(&cli_view_validation, o);
+    if (!rc && !json_is_true(json_object_get(o, "valid"))) rc = cli_error(CLI_FAILED, "the adapter can't be served");
+    json_decref(o);
+    return rc;
+}
+
+int cli_adapter_import(const struct cli *c)
+{
+    char path[CLI_URL_MAX];
+    json_t *body = NULL, *o = NULL;
+    bool two = cli_has(c, CLI_CONFIG_URL_FLAG) && cli_has(c, CLI_WEIGHTS_URL_FLAG);
+    if ((c->nargs < 2) != two)
+        return cli_error(CLI_USAGE, "give the URL of a folder, or --config-url and --weights-url");
+    int rc = cli_fill(c, c->command->path, path);
+    if (!rc) rc = cli_body(c, &body);
+    if (!rc && c->nargs > 1) json_object_set_new(body, "url", json_string(c->arg[1]));
+    if (!rc) rc = cli_call(c, CLI_TENANT_SIDE, "POST", path, body, &o);
+    bool wait = cli_has(c, CLI_WAIT_FLAG);
+    if (!rc && wait)
+        rc = wait_and_judge(c, c->arg[0], json_integer_value(json_object_get(o, "version")), false);
+    else if (!rc && c->json)
+        rc = cli_json(o);
+    else if (!rc)
+        cli_fields(&cli_view_upload, o);
+    json_decref(body);
+    json_decref(o);
+    return rc;
+}
+
+int cli_adapter_wait(const struct cli *c)
+{
+    char name[256];
+    int64_t version;
+    int rc = split_version(c->arg[0], name, &version);
+    return rc ? rc : wait_and_judge(c, name, version, true);
+}
+
+int cli_adapter_act(const struct cli *c)
+{
+    char name[256];
+    int64_t version;
+    int rc = split_version(c->arg[0], name, &version);
+    if (!cli_has(c, CLI_WAIT_FLAG)) return rc ? rc : cli_plain(c);
+    char path[CLI_URL_MAX];
+    if (!rc) rc = cli_fill(c, c->command->path, path);
+    if (!rc) rc = cli_call(c, CLI_TENANT_SIDE, c->command->method, path, NULL, NULL);
+    return rc ? rc : wait_and_judge(c, name, version, true);
+}
+
+/* --- show --- */
 
 int cli_adapter_show(const struct cli *c)
 {
     char path[CLI_URL_MAX];
     json_t *o = NULL;
-    cli_path(path, "/v1/adapters/%s", c->arg[0], NULL);
-    int rc = cli_call(c, CLI_TENANT, "GET", path, NULL, &o);
-    if (o) {
-        const json_t *versions = json_object_get(o, "versions");
-        cli_fields(show_columns, COUNT(show_columns), o);
-        if (json_array_size(versions)) {
-            putchar('\n');
-            cli_table(version_columns, COUNT(version_columns), versions);
-        }
+    int rc = cli_fill(c, c->command->path, path);
+    if (!rc) rc = cli_call(c, CLI_TENANT_SIDE, "GET", path, NULL, &o);
+    const json_t *versions = json_object_get(o, "versions");
+    if (!rc && c->json) rc = cli_json(o);
+    if (!rc && !c->json) cli_fields(&cli_view_adapter, o);
+    if (!rc && !c->json && json_array_size(versions)) {
+        putchar('\n');
+        cli_table(&cli_view_version, versions);
     }
     json_decref(o);
     return rc;
 }
 
-int cli_adapter_rm(const struct cli *c)
+int cli_adapter_versions(const struct cli *c)
 {
-    char path[CLI_URL_MAX], name[256];
-    const char *at = strrchr(c->arg[0], '@');
-    if (strlen(c->arg[0]) >= sizeof name) return cli_error(CLI_USAGE, "the name is too long");
-    if (at && (!at[1] || strspn(at + 1, "0123456789") != strlen(at + 1)))
-        return cli_error(CLI_USAGE, "%s: a version is a number", c->arg[0]);
-    snprintf(name, sizeof name, "%.*s", at ? (int)(at - c->arg[0]) : (int)sizeof name - 1, c->arg[0]);
-    if (at)
-        cli_path(path, "/v1/adapters/%s/versions/%s", name, at + 1, NULL);
-    else
-        cli_path(path, "/v1/adapters/%s", name, NULL);
-    int rc = cli_call(c, CLI_TENANT, "DELETE", path, NULL, NULL);
-    if (!rc && !c->json) fprintf(stderr, "%s is removed\n", c->arg[0]);
+    char path[CLI_URL_MAX];
+    json_t *o = NULL;
+    int rc = cli_fill(c, c->command->path, path);
+    if (!rc) rc = cli_call(c, CLI_TENANT_SIDE, "GET", path, NULL, &o);
+    json_t *versions = json_object_get(o, "versions");
+    if (!rc && !json_is_array(versions)) rc = cli_error(CLI_FAILED, "the server's answer has no versions in it");
+    if (!rc && c->json) {
+        json_t *list = json_pack("{s:s, s:O, s:b}", "object", "list", "data", versions, "has_more", 0);
+        rc = cli_json(list);
+        json_decref(list);
+    } else if (!rc)
+        cli_table(&cli_view_version, versions);
+    json_decref(o);
     return rc;
 }

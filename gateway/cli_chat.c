@@ -12,7 +12,8 @@
 #include "base/client.h"
 #include "base/err.h"
 #include "base/json.h"
-#include "gateway/cli.h"
+#include "gateway/cli_print.h"
+#include "gateway/cli_verbs.h"
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,13 +31,14 @@
 struct answer {
     pthread_mutex_t lock;
     pthread_cond_t ended;
-    bool raw;        /* --json: the events as they are */
+    bool whole;      /* --json: one document, not streamed */
     bool over, done; /* on_done has come; [DONE] has */
     int status;
     struct buf line;  /* of the stream, not yet ended */
     struct buf text;  /* the answer so far */
     struct buf error; /* body of an error answer, or the error event's message */
     struct err why;   /* how the exchange failed */
+    char request_id[64];
 };
 
 /* --- the stream --- */
@@ -61,8 +63,6 @@ static void take_event(struct answer *a, const char *data, size_t n)
     if (json_parse(data, n, &o, NULL)) return; /* not for us; a broken stream shows by its missing end */
     if (json_object_get(o, "error"))
         buf_add(&a->error, data, n);
-    else if (a->raw)
-        cli_puts(data, n), putchar('\n');
     else
         take_delta(a, o);
     json_decref(o);
@@ -82,6 +82,7 @@ static void take_line(struct answer *a)
 static int take_bytes(struct answer *a, const char *bytes, size_t n)
 {
     if (a->status != 200) return buf_add(&a->error, bytes, n);
+    if (a->whole) return buf_add(&a->text, bytes, n);
     while (n) {
         const char *end = memchr(bytes, '\n', n);
         size_t k = end ? (size_t)(end - bytes) : n;
@@ -99,6 +100,7 @@ static void on_head(void *u, const struct client_reply *r)
     struct answer *a = u;
     pthread_mutex_lock(&a->lock);
     a->status = r->status;
+    snprintf(a->request_id, sizeof a->request_id, "%s", r->request_id ? r->request_id : "");
     pthread_mutex_unlock(&a->lock);
 }
 
@@ -124,9 +126,9 @@ static void on_done(void *u, const struct client_reply *r, const struct err *e)
 
 /* --- one turn --- */
 
-static void answer_init(struct answer *a, bool raw)
+static void answer_init(struct answer *a, bool whole)
 {
-    *a = (struct answer){.raw = raw};
+    *a = (struct answer){.whole = whole};
     pthread_mutex_init(&a->lock, NULL);
     pthread_cond_init(&a->ended, NULL);
     buf_init(&a->line, LINE_MAX_BYTES);
@@ -145,10 +147,12 @@ static void answer_close(struct answer *a)
 
 static json_t *body_of(const struct cli *c, json_t *messages)
 {
-    json_t *o = json_pack("{s:s, s:b, s:O}", "model", c->model, "stream", 1, "messages", messages);
+    json_t *o =
+        json_pack("{s:s, s:b, s:O}", "model", cli_str(c, CLI_MODEL_FLAG), "stream", !c->json, "messages", messages);
     int rc = o ? 0 : -1;
-    if (!rc && c->max_tokens) rc = json_object_set_new(o, "max_tokens", json_integer(c->max_tokens));
-    if (!rc && c->temperature >= 0) rc = json_object_set_new(o, "temperature", json_real(c->temperature));
+    json_t *most = c->flag[CLI_MAX_TOKENS_FLAG], *temperature = c->flag[CLI_TEMPERATURE_FLAG];
+    if (!rc && most) rc = json_object_set(o, "max_tokens", most);
+    if (!rc && temperature) rc = json_object_set(o, "temperature", temperature);
     if (!rc) return o;
     json_decref(o);
     return NULL;
@@ -156,11 +160,11 @@ static json_t *body_of(const struct cli *c, json_t *messages)
 
 static int verdict(struct answer *a)
 {
-    if (a->status && a->status != 200) return cli_refused(a->status, a->error.data, a->error.len);
-    if (a->error.len) return cli_refused(a->status, a->error.data, a->error.len);
-    if (a->line.failed || a->text.failed) return cli_error(CLI_REFUSED, "the answer is too long");
+    if (a->status && a->status != 200) return cli_refused(a->status, a->error.data, a->error.len, a->request_id);
+    if (a->error.len) return cli_refused(a->status, a->error.data, a->error.len, a->request_id);
+    if (a->line.failed || a->text.failed) return cli_error(CLI_FAILED, "the answer is too long");
     if (a->why.code) return cli_broken(&a->why);
-    return a->done ? CLI_OK : cli_error(CLI_NO_CONNECTION, "the answer was cut short");
+    return a->done || a->whole ? CLI_OK : cli_error(CLI_UNREACHABLE, "the answer was cut short");
 }
 
 static int send_and_wait(struct client *client, const struct cli_target *t, const char *text, struct answer *a)
@@ -184,7 +188,8 @@ static int send_and_wait(struct client *client, const struct cli_target *t, cons
     pthread_mutex_lock(&a->lock);
     while (!a->over) pthread_cond_wait(&a->ended, &a->lock); /* bounded by the limits in req */
     pthread_mutex_unlock(&a->lock);
-    if (a->text.len && !a->raw) putchar('\n');
+    if (a->whole && a->status == 200) cli_puts(a->text.data, a->text.len);
+    if (a->text.len && a->text.data[a->text.len - 1] != '\n') putchar('\n');
     fflush(stdout);
     return verdict(a);
 }
@@ -194,6 +199,18 @@ static int add_message(json_t *messages, const char *role, const char *text)
     json_t *m = json_pack("{s:s, s:s}", "role", role, "content", text);
     if (m && !json_array_append_new(messages, m)) return CLI_OK;
     return cli_error(CLI_USAGE, "the %s message is not valid UTF-8", role);
+}
+
+static int keep_answer(const struct cli *c, json_t *messages, const struct answer *a)
+{
+    json_t *o = NULL;
+    if (!c->json) return add_message(messages, "assistant", a->text.data);
+    if (json_parse(a->text.data, a->text.len, &o, NULL)) return cli_error(CLI_FAILED, "the server's answer is no JSON");
+    const json_t *choice = json_array_get(json_object_get(o, "choices"), 0);
+    const char *said = json_string_value(json_object_get(json_object_get(choice, "message"), "content"));
+    int rc = add_message(messages, "assistant", said ? said : "");
+    json_decref(o);
+    return rc;
 }
 
 /* Asks, and keeps question and answer in `messages`, or neither. */
@@ -208,7 +225,7 @@ static int turn(const struct cli *c, struct client *client, const struct cli_tar
     json_decref(body);
     answer_init(&a, c->json);
     int rc = text ? send_and_wait(client, t, text, &a) : cli_error(CLI_USAGE, "the model's name is not valid UTF-8");
-    if (!rc && !c->json) rc = add_message(messages, "assistant", a.text.data);
+    if (!rc) rc = keep_answer(c, messages, &a);
     while (rc && json_array_size(messages) > before) json_array_remove(messages, json_array_size(messages) - 1);
     answer_close(&a);
     free(text);
@@ -246,7 +263,7 @@ static int converse(const struct cli *c, struct client *client, const struct cli
             rc = cli_error(CLI_USAGE, "a line of more than %u bytes", TYPED_MAX);
         else if (line.len)
             rc = turn(c, client, t, messages, line.data);
-        if (rc == CLI_NO_CONNECTION && !person) break; /* a script's next line would fare no better */
+        if (rc == CLI_UNREACHABLE && !person) break; /* a script's next line would fare no better */
     }
     if (person) fputc('\n', stderr);
     buf_close(&line);
@@ -258,10 +275,13 @@ int cli_chat(const struct cli *c)
     struct cli_target t;
     struct client *client;
     struct err e = {0};
-    int rc = cli_target(c, CLI_TENANT, "/v1/chat/completions", &t);
+    const char *system = cli_str(c, CLI_SYSTEM_FLAG);
+    int rc = cli_target(c, CLI_TENANT_SIDE, "/v1/chat/completions", &t);
+    if (rc == CLI_UNAUTHORIZED)
+        return cli_error(CLI_USAGE, "no key: set WEFT_KEY (or WEFT_API_KEY), or weft config set key KEY");
     if (rc) return rc;
     json_t *messages = json_array();
-    if (c->system) rc = add_message(messages, "system", c->system);
+    if (system) rc = add_message(messages, "system", system);
     if (!rc && client_new(&client, 1, &e)) rc = cli_broken(&e);
     if (!rc) {
         rc = c->nargs ? turn(c, client, &t, messages, c->arg[0]) : converse(c, client, &t, messages);

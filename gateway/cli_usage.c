@@ -1,8 +1,10 @@
-/* weft usage: the tenant's own usage per day, in OpenAI's usage shape, as a table with a line of totals.
+/* weft usage: usage per day, in OpenAI's usage shape, as a table with a line of totals: the tenant's own, or with --all
+ * everybody's.
  *
  * Buckets come in pages (next_page); each result of a bucket is a row. A day without requests has no row. Sums are of
  * what is shown, so the last line always adds up. One thread. */
-#include "gateway/cli.h"
+#include "gateway/cli_command.h"
+#include "gateway/cli_verbs.h"
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -13,14 +15,19 @@
 #define ROWS_MAX 100000
 #define GROUPS_MAX 6
 #define GROUP_BYTES 64
-#define COUNT(a) (int)(sizeof(a) / sizeof *(a))
 
-static const char *const counts[] = {"num_model_requests", "input_tokens", "input_cached_tokens", "output_tokens"};
+static const char *const counts[] = {"num_model_requests", "input_tokens", "input_cached_tokens", "output_tokens",
+                                     "cost_nano"};
+
+#define PAGES_MAX 10000
+#define COST 4 /* of counts */
 
 struct usage {
-    const char *group;
+    const char *group, *path;
+    enum cli_side side;
+    json_t *data; /* of all pages, for --json */
     json_t *rows;
-    json_int_t total[COUNT(counts)];
+    json_int_t total[CLI_COUNT(counts)];
 };
 
 static int add_result(struct usage *u, const json_t *bucket, json_t *result)
@@ -28,9 +35,9 @@ static int add_result(struct usage *u, const json_t *bucket, json_t *result)
     time_t t = (time_t)json_integer_value(json_object_get(bucket, "start_time"));
     char day[16] = "-";
     struct tm tm;
-    if (json_array_size(u->rows) >= ROWS_MAX) return cli_error(CLI_REFUSED, "more than %d rows of usage", ROWS_MAX);
+    if (json_array_size(u->rows) >= ROWS_MAX) return cli_error(CLI_FAILED, "more than %d rows of usage", ROWS_MAX);
     if (gmtime_r(&t, &tm)) strftime(day, sizeof day, "%Y-%m-%d", &tm);
-    for (int i = 0; i < COUNT(counts); i++) u->total[i] += json_integer_value(json_object_get(result, counts[i]));
+    for (int i = 0; i < CLI_COUNT(counts); i++) u->total[i] += json_integer_value(json_object_get(result, counts[i]));
     json_object_set_new(result, "day", json_string(day));
     json_array_append(u->rows, result);
     return CLI_OK;
@@ -41,7 +48,7 @@ static int add_page(struct usage *u, const json_t *page)
     size_t i, k;
     json_t *bucket, *result;
     if (!json_is_array(json_object_get(page, "data")))
-        return cli_error(CLI_REFUSED, "the server's answer is no usage page");
+        return cli_error(CLI_FAILED, "the server's answer is no usage page");
     json_array_foreach(json_object_get(page, "data"), i, bucket)
     {
         json_array_foreach(json_object_get(bucket, "results"), k, result)
@@ -74,30 +81,31 @@ static int group_columns(const char *groups, struct group_column out[GROUPS_MAX]
 
 static void print_usage(struct usage *u)
 {
-    static const char *const titles[] = {"REQUESTS", "INPUT", "CACHED", "OUTPUT"};
+    static const char *const titles[] = {"REQUESTS", "INPUT", "CACHED", "OUTPUT", "COST"};
     struct group_column group[GROUPS_MAX];
-    struct cli_column columns[1 + GROUPS_MAX + COUNT(counts)] = {{"DAY", "day", CLI_TEXT}};
+    struct cli_column columns[1 + GROUPS_MAX + CLI_COUNT(counts)] = {{"day", "day", CLI_TEXT, CLI_IN_LIST}};
     int groups = group_columns(u->group, group), n = 1;
-    for (int i = 0; i < groups; i++) columns[n++] = (struct cli_column){group[i].title, group[i].keys, CLI_TEXT};
-    for (int i = 0; i < COUNT(counts); i++) columns[n++] = (struct cli_column){titles[i], counts[i], CLI_COUNT};
+    for (int i = 0; i < groups; i++)
+        columns[n++] = (struct cli_column){group[i].title, group[i].keys, CLI_TEXT, CLI_IN_LIST};
+    int shown = u->total[COST] ? CLI_COUNT(counts) : COST; /* no prices, no column */
+    for (int i = 0; i < shown; i++)
+        columns[n++] =
+            (struct cli_column){titles[i], counts[i], i == COST ? CLI_MONEY_CELL : CLI_COUNT_CELL, CLI_IN_LIST};
     json_t *total = json_pack("{s:s}", "day", "total");
-    for (int i = 0; i < COUNT(counts); i++) json_object_set_new(total, counts[i], json_integer(u->total[i]));
+    for (int i = 0; i < CLI_COUNT(counts); i++) json_object_set_new(total, counts[i], json_integer(u->total[i]));
     json_array_append_new(u->rows, total);
-    cli_table(columns, n, u->rows);
+    cli_table(&(struct cli_view){columns, n}, u->rows);
 }
 
 /* One page; *next the cursor of the following one, "" when there is none. */
-static int fetch_page(const struct cli *c, struct usage *u, const char *query, char next[1024])
+static int fetch_page(const struct cli *c, struct usage *u, char next[1024])
 {
-    char path[CLI_URL_MAX], cursor[CLI_URL_MAX] = "";
+    char path[CLI_URL_MAX];
     json_t *o = NULL;
-    if (*next) cli_path(cursor, "&page=%s", next, NULL);
-    if (snprintf(path, sizeof path, "/v1/usage?%s%s", query, cursor) >= (int)sizeof path)
-        return cli_error(CLI_REFUSED, "the server's cursor is too long");
-    struct cli quiet = *c;
-    quiet.json = false;
-    int rc = cli_call(&quiet, CLI_TENANT, "GET", path, NULL, &o);
-    if (!rc && c->json) rc = cli_print_raw(o);
+    snprintf(path, sizeof path, "%s", u->path);
+    if (*next && cli_query_add(path, "page", next)) return CLI_USAGE;
+    int rc = cli_call(c, u->side, "GET", path, NULL, &o);
+    if (!rc && c->json) json_array_extend(u->data, json_object_get(o, "data"));
     if (!rc && !c->json) rc = add_page(u, o);
     const char *page = json_string_value(json_object_get(o, "next_page"));
     bool more = json_is_true(json_object_get(o, "has_more")) && page && strcmp(page, next);
@@ -106,21 +114,40 @@ static int fetch_page(const struct cli *c, struct usage *u, const char *query, c
     return rc;
 }
 
+static int path_of(const struct cli *c, const char *group, bool all, char path[CLI_URL_MAX])
+{
+    const char *tenant = cli_str(c, CLI_TENANT_FLAG);
+    int64_t days = cli_int(c, CLI_DAYS_FLAG, DAYS_DEFAULT), today = (int64_t)time(NULL) / DAY * DAY;
+    snprintf(path, CLI_URL_MAX, "%s/v1/usage?start_time=%" PRId64 "&bucket_width=1d", all ? "/admin" : "",
+             today - (days - 1) * DAY);
+    int rc = cli_query_add(path, "group_by", group);
+    if (!rc && tenant) rc = cli_query_add(path, "tenant", tenant);
+    return rc;
+}
+
 int cli_usage(const struct cli *c)
 {
-    char query[CLI_URL_MAX + 128], group[CLI_URL_MAX], next[1024] = "";
-    struct usage u = {.group = c->group_by ? c->group_by : "model", .rows = json_array()};
-    int64_t days = c->days ? c->days : DAYS_DEFAULT, today = (int64_t)time(NULL) / DAY * DAY;
-    int rc = CLI_OK, pages = 0;
-    if (strlen(u.group) > GROUP_BYTES) rc = cli_error(CLI_USAGE, "--group-by %s: too long", u.group);
-    if (!rc) {
-        cli_path(group, "&group_by=%s", u.group, NULL);
-        snprintf(query, sizeof query, "start_time=%" PRId64 "&bucket_width=1d%s", today - (days - 1) * DAY, group);
-    }
+    char path[CLI_URL_MAX], next[1024] = "";
+    const char *group = cli_str(c, CLI_GROUP_BY_FLAG);
+    bool all = cli_has(c, CLI_ALL_FLAG) || cli_has(c, CLI_TENANT_FLAG);
+    if (!group) group = cli_has(c, CLI_ALL_FLAG) && !cli_has(c, CLI_TENANT_FLAG) ? "tenant,model" : "model";
+    if (strlen(group) > GROUP_BYTES) return cli_error(CLI_USAGE, "--group-by %s: too long", group);
+    struct usage u = {.group = group,
+                      .path = path,
+                      .side = all ? CLI_ADMIN_SIDE : CLI_TENANT_SIDE,
+                      .rows = json_array(),
+                      .data = json_array()};
+    int rc = path_of(c, group, all, path), pages = 0;
     do {
-        if (!rc) rc = fetch_page(c, &u, query, next);
-    } while (!rc && *next && ++pages < CLI_PAGES_MAX);
-    if (!rc && !c->json) print_usage(&u);
+        if (!rc) rc = fetch_page(c, &u, next);
+    } while (!rc && *next && ++pages < PAGES_MAX);
+    if (!rc && c->json) {
+        json_t *o = json_pack("{s:s, s:O, s:b}", "object", "page", "data", u.data, "has_more", 0);
+        rc = cli_json(o);
+        json_decref(o);
+    } else if (!rc)
+        print_usage(&u);
     json_decref(u.rows);
+    json_decref(u.data);
     return rc;
 }

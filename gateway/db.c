@@ -20,7 +20,7 @@
 #define BUSY_MS 5000          /* nobody else writes, so a busy is a bug; wait rather than fail */
 #define PROGRESS_OPS 2000     /* virtual machine steps between looks at the deadline */
 
-static const char setup_writer[] = "PRAGMA page_size=8192; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
+static const char setup_writer[] = "PRAGMA page_size=4096; PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL;"
                                    "PRAGMA wal_autocheckpoint=0; PRAGMA journal_size_limit=67108864; PRAGMA cache_size=-32768;";
 static const char setup_reader[] = "PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-8192; PRAGMA query_only=ON;";
 static const char setup_all[] = "PRAGMA foreign_keys=ON; PRAGMA trusted_schema=OFF; PRAGMA cell_size_check=ON; PRAGMA mmap_size=0;"

@@ -5,6 +5,8 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/sha256.h"
+#include "gateway/page.h"
+#include <stdio.h>
 #include <string.h>
 
 #define OBJECT_BYTES 65536 /* of before or after, as JSON */
@@ -102,46 +104,48 @@ static json_t *row_json(sqlite3_stmt *st)
     json_t *before = *r.text[5] ? json_loads(r.text[5], 0, NULL) : json_null();
     json_t *after = *r.text[6] ? json_loads(r.text[6], 0, NULL) : json_null();
     return json_pack("{ss sI sI ss ss ss ss ss so so ss}", "object", "audit", "seq", (json_int_t)r.seq, "created_at",
-                     (json_int_t)(r.t / 1000000), "actor", r.text[0], "ip", r.text[1], "request_id", r.text[2], "action", r.text[3], "target",
-                     r.text[4], "before", before ? before : json_null(), "after", after ? after : json_null(), "hash", hash);
+                     (json_int_t)(r.t / 1000000), "actor", r.text[0], "ip", r.text[1], "request_id", r.text[2],
+                     "action", r.text[3], "target", r.text[4], "before", before ? before : json_null(), "after",
+                     after ? after : json_null(), "hash", hash);
 }
 
-struct page {
-    int64_t before;
-    int limit;
+struct listing {
+    const struct page *page;
+    int64_t cursor;
     json_t *list;
     bool more;
 };
 
 static int read_page(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
-    static const char sql[] = "SELECT " COLUMNS " FROM audit WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2";
-    struct page *p = u;
-    sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    if (!st || db_bind(st, e, "ii", p->before ? p->before : INT64_MAX, (int64_t)p->limit + 1)) return -1;
-    int rc, n = 0;
-    while ((rc = db_row(st, e)) == 1 && n++ < p->limit)
-        if (json_array_append_new(p->list, row_json(st))) return err_set(e, ERR_NO_MEMORY, "no memory for the audit list");
-    p->more = rc == 1;
-    return rc < 0 ? -1 : 0;
+    static const char older[] = "SELECT " COLUMNS " FROM audit WHERE seq < ?1 ORDER BY seq DESC LIMIT ?2",
+                      newer[] = "SELECT " COLUMNS " FROM audit WHERE seq > ?1 ORDER BY seq LIMIT ?2";
+    struct listing *l = u;
+    sqlite3_stmt *st = db_stmt(d, c, page_back(l->page) ? newer : older, e);
+    int64_t from = l->cursor || page_back(l->page) ? l->cursor : INT64_MAX;
+    if (!st || db_bind(st, e, "ii", from, page_ask(l->page))) return -1;
+    return page_rows(st, l->page, row_json, l->list, &l->more, e);
+}
+
+int audit_page(struct db *d, const struct page *p, struct json_t *list, bool *more, struct err *e)
+{
+    struct listing l = {p, 0, list, false};
+    if (page_number(p, &l.cursor, e) || db_read(d, read_page, &l, READ_MS, e)) return -1;
+    *more = l.more;
+    return 0;
 }
 
 int audit_list(struct db *d, int64_t before, int limit, struct json_t *list, bool *more, struct err *e)
 {
-    struct page p = {before, limit, list, false};
-    if (db_read(d, read_page, &p, READ_MS, e)) return -1;
-    *more = p.more;
-    return 0;
+    char after[24] = "";
+    if (before) snprintf(after, sizeof after, "%lld", (long long)before);
+    return audit_page(d, &(struct page){after, "", limit}, list, more, e);
 }
-
-struct walk {
-    int64_t rows, bad;
-};
 
 static int read_chain(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
     static const char sql[] = "SELECT " COLUMNS " FROM audit ORDER BY seq";
-    struct walk *w = u;
+    struct audit_walk *w = u;
     uint8_t last[32] = {0}, hash[32];
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     if (!st) return -1;
@@ -149,16 +153,27 @@ static int read_chain(struct db *d, sqlite3 *c, void *u, struct err *e)
     while (!w->bad && (rc = db_row(st, e)) != 0) {
         struct row r = row_of(st);
         if (rc < 0 || hash_row(last, &r, hash, e)) return -1;
-        if (r.seq != ++w->rows || memcmp(hash, sqlite3_column_blob(st, 9), 32) != 0) w->bad = r.seq;
-        memcpy(last, hash, 32);
+        if (r.seq != ++w->rows || memcmp(hash, sqlite3_column_blob(st, 9), 32) != 0)
+            w->bad = r.seq;
+        else
+            memcpy(last, hash, 32);
     }
+    sha256_hex(last, w->hash);
+    return 0;
+}
+
+int audit_walk(struct db *d, struct audit_walk *out, struct err *e)
+{
+    struct audit_walk w = {0};
+    if (db_read(d, read_chain, &w, VERIFY_MS, e)) return -1;
+    *out = w;
     return 0;
 }
 
 int audit_verify(struct db *d, int64_t *rows, int64_t *bad, struct err *e)
 {
-    struct walk w = {0};
-    if (db_read(d, read_chain, &w, VERIFY_MS, e)) return -1;
+    struct audit_walk w;
+    if (audit_walk(d, &w, e)) return -1;
     *rows = w.rows;
     *bad = w.bad;
     return 0;

@@ -3,14 +3,17 @@
  * hash = SHA-256(hash of the row before || canonical JSON [seq, t, actor, ip, request, action, object, before, after]); the first row follows 32
  * zero bytes. So a row that is changed, dropped or slipped in later shows at every row after it. */
 #pragma once
+#include "base/sha256.h"
 #include "gateway/db.h"
 
 struct json_t;
+struct once; /* gateway/idempotency.h */
 
 struct actor {
     const char *key;     /* public id of the key, "local" for the command line, "system" */
     const char *ip;      /* address, or "" */
     const char *request; /* request id, or "" */
+    struct once *once;   /* its Idempotency-Key: a POST's job hands its answer to once_keep(); NULL: it has none */
 };
 
 struct audit {
@@ -24,8 +27,16 @@ struct audit {
 /* Inside a job of the writer. */
 int audit_add(struct db *d, sqlite3 *c, const struct audit *a, struct err *e);
 
-/* Newest first, with seq below `before` (0: from the newest), as JSON objects appended to list. */
+/* Newest first, by seq, as JSON objects appended to list. ERR_INVALID for a cursor that is no number. */
+struct page;
+int audit_page(struct db *d, const struct page *p, struct json_t *list, bool *more, struct err *e);
+/* The same with seq below `before` (0: from the newest). */
 int audit_list(struct db *d, int64_t before, int limit, struct json_t *list, bool *more, struct err *e);
 
-/* Walks the chain: *bad gets the seq of the first row whose hash is wrong, 0 when all are right. */
-int audit_verify(struct db *d, int64_t *rows, int64_t *bad, struct err *e);
+/* Walks the chain: what it found up to the first row whose hash is wrong. */
+struct audit_walk {
+    int64_t rows, bad;     /* rows that were looked at; seq of the wrong one, 0: all are right */
+    char hash[SHA256_HEX]; /* of the last good row */
+};
+int audit_walk(struct db *d, struct audit_walk *out, struct err *e);
+int audit_verify(struct db *d, int64_t *rows, int64_t *bad, struct err *e); /* the same, without the hash */

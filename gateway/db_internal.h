@@ -1,4 +1,5 @@
-/* What the parts of gateway/db share: db.c (open, statements), db_files.c, db_migrate.c, db_writer.c, db_reader.c. Nobody else includes it. */
+/* What the parts of gateway/db share: db.c (open, statements), db_files.c, db_migrate.c, db_writer.c, db_sync.c,
+ * db_reader.c. Nobody else includes it. */
 #pragma once
 #include "gateway/db.h"
 #include <pthread.h>
@@ -47,7 +48,7 @@ struct db {
     bool ack_durable;
     _Atomic int health; /* enum db_health */
 
-    /* Writer. `lock` covers the ring, stop and wake; the rest is the writer thread's own. */
+    /* Writer. `lock` covers the ring, stop, wake and what is db_sync.c's; the rest is the writer thread's own. */
     pthread_mutex_t lock;
     pthread_cond_t wake;
     struct db_queued *ring; /* [DB_QUEUE_MAX] */
@@ -60,7 +61,14 @@ struct db {
     struct err result[DB_GROUP_MAX];
     int64_t sync_due_us;  /* monotonic; 0: nothing waits for an fsync */
     int64_t retry_us;     /* broken: not before */
+    int64_t group_us;     /* monotonic; end of the last group */
     int wal_pages, checkpoint_at;
+
+    pthread_t sync_thread;
+    pthread_cond_t sync_wake, sync_idle;
+    sqlite3_file *syncing; /* the file in hand, NULL: none */
+    int sync_rc;           /* of one that failed, until db_sync_result() */
+    bool sync_runs, sync_stop;
 
     /* Readers. `pool` covers taken flags and the deferred ring. */
     pthread_mutex_t pool;
@@ -96,6 +104,13 @@ extern const int db_nmigrations;
 /* db_writer.c */
 int db_writer_start(struct db *d, struct err *e);
 void db_writer_stop(struct db *d);
+
+/* db_sync.c: the fsync beside the writer. */
+int db_sync_start(struct db *d, struct err *e);
+void db_sync_stop(struct db *d);
+bool db_sync_begin(struct db *d, sqlite3_file *wal); /* false: one is in hand; d->wake is signalled when it is over */
+void db_sync_wait(struct db *d);                     /* until none is in hand */
+int db_sync_result(struct db *d);                    /* SQLite's code of one that failed since the last call, or SQLITE_OK */
 
 /* db_reader.c */
 int db_readers_start(struct db *d, struct err *e);

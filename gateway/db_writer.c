@@ -3,18 +3,20 @@
  * Group commit: everything that is queued goes into one transaction, so the group grows by itself with the load and an idle writer never
  * waits for company. Each job has a savepoint; one that fails is undone alone.
  *
- *     db_write() -> ring -> [BEGIN, (SAVEPOINT, run, RELEASE) per job, COMMIT] -> done() per job -> fsync when due -> checkpoint
+ *     db_write() -> ring -> [BEGIN, (SAVEPOINT, run, RELEASE) per job, COMMIT] -> done() per job -> checkpoint
+ *                                                                                     `-> fsync when due, on its own thread (db_sync.c)
  *
  * Durability: commits run with synchronous=NORMAL, which in WAL mode writes and does not sync: a commit outlives the process, and
  * admissions need no more. A durable job sets a date, sync_ms away, by which the WAL is synced through SQLite's own file object; that is
  * what synchronous=FULL does after a commit, moved to where a whole burst shares it. Jobs that wait for the disk (db_write_wait,
- * ledger.ack=durable) get it at once, and their done() after it.
+ * ledger.ack=durable) get it at once, on the writer, and their done() after it.
  *
  *     HEALTHY --full, I/O error, no memory, failed sync--> BROKEN --recover(): reopen, checkpoint, write, sync--> HEALTHY
  *        `----- malformed file -----> CORRUPT (stays; nothing is written or repaired any more)
  *
  * While BROKEN only urgent jobs are accepted (settlements; the ledger hands a failed one in again), a try is made every RETRY_MS, and
- * what is queued at a failed try fails with ERR_LEDGER. Checkpoints are PASSIVE, between groups, on this same connection. */
+ * what is queued at a failed try fails with ERR_LEDGER. Checkpoints are PASSIVE, between groups, on this same connection, and keep it
+ * for some milliseconds: so they wait for a moment without work until the WAL is CHECKPOINT_BUSY_PAGES longer than it need be. */
 #include "gateway/db_internal.h"
 #include "base/clock.h"
 #include "base/log.h"
@@ -23,7 +25,9 @@
 #include <time.h>
 
 #define RETRY_MS 100
-#define CHECKPOINT_PAGES 1000 /* of the WAL, 8 MB */
+#define CHECKPOINT_PAGES 1500      /* of the WAL, 6 MB: when nothing was to do for CHECKPOINT_IDLE_MS */
+#define CHECKPOINT_BUSY_PAGES 6000 /* more than these: in any case. All stays below journal_size_limit */
+#define CHECKPOINT_IDLE_MS 20
 
 static const char sql_begin[] = "BEGIN IMMEDIATE", sql_commit[] = "COMMIT", sql_rollback[] = "ROLLBACK", sql_save[] = "SAVEPOINT job",
                   sql_release[] = "RELEASE job", sql_undo[] = "ROLLBACK TO job";
@@ -69,19 +73,41 @@ static void mark_broken(struct db *d, int rc, const struct err *e)
     d->retry_us = clock_mono_us() + RETRY_MS * 1000;
 }
 
-/* The WAL's own sync, by the file object that SQLite writes it with, so an error of any earlier write-back is seen here. */
-static int sync_wal(struct db *d, struct err *e)
+/* The file object that SQLite writes the WAL with, so an error of any earlier write-back is seen by its sync. */
+static sqlite3_file *wal_file(struct db *d)
 {
     sqlite3_file *wal = NULL;
     sqlite3_file_control(d->writer.c, "main", SQLITE_FCNTL_JOURNAL_POINTER, &wal);
-    d->sync_due_us = 0;
-    if (!wal || !wal->pMethods) return 0;
-    int rc = wal->pMethods->xSync(wal, SQLITE_SYNC_NORMAL);
-    if (rc == SQLITE_OK) return 0;
+    return wal && wal->pMethods ? wal : NULL;
+}
+
+static int judge_sync(struct db *d, int rc, struct err *e)
+{
     struct err why = {0};
+    if (rc == SQLITE_OK) return 0;
     err_set(&why, ERR_LEDGER, "the disk does not take the ledger (fsync: %s)", sqlite3_errstr(rc));
     mark_broken(d, SQLITE_IOERR, &why);
     return err_set(e, ERR_LEDGER, "%s", why.msg);
+}
+
+/* Now, on this thread. The kernel tells a file's lost write-back to one fsync only: if that was the one beside us, ours is no proof. */
+static int sync_wal(struct db *d, struct err *e)
+{
+    sqlite3_file *wal = wal_file(d);
+    d->sync_due_us = 0;
+    db_sync_wait(d);
+    int rc = db_sync_result(d);
+    if (rc == SQLITE_OK && wal) rc = wal->pMethods->xSync(wal, SQLITE_SYNC_NORMAL);
+    return judge_sync(d, rc, e);
+}
+
+/* Where the date has come: beside the writer; while one is in hand the date stays, and its end wakes the writer. */
+static void sync_when_due(struct db *d)
+{
+    judge_sync(d, db_sync_result(d), NULL);
+    if (d->health != DB_HEALTHY || !d->sync_due_us || clock_mono_us() < d->sync_due_us) return;
+    sqlite3_file *wal = wal_file(d);
+    if (!wal || db_sync_begin(d, wal)) d->sync_due_us = 0;
 }
 
 /* 0 or -1; *spoilt gets SQLite's code when the whole group is lost with it. */
@@ -142,7 +168,7 @@ static void report(struct db *d, int n)
     }
     if (durable && !d->sync_due_us) d->sync_due_us = clock_mono_us() + (int64_t)d->sync_ms * 1000;
     struct err e = {0};
-    if (wait || (d->sync_due_us && clock_mono_us() >= d->sync_due_us)) sync_wal(d, &e);
+    if (wait) sync_wal(d, &e);
     for (int i = 0; i < n; i++)
         if (waits_for_disk(d, &d->group[i])) finish(&d->group[i], e.code && !d->result[i].code ? &e : &d->result[i]);
 }
@@ -163,9 +189,15 @@ static void run_group(struct db *d, int n)
     fail_group(d, n, &e);
 }
 
+static int64_t idle_from(const struct db *d)
+{
+    return d->group_us + CHECKPOINT_IDLE_MS * 1000;
+}
+
 static void checkpoint(struct db *d)
 {
     if (d->wal_pages < d->checkpoint_at || d->health != DB_HEALTHY) return;
+    if (d->wal_pages < d->checkpoint_at + CHECKPOINT_BUSY_PAGES && clock_mono_us() < idle_from(d)) return;
     int in_wal = 0, moved = 0;
     int rc = sqlite3_wal_checkpoint_v2(d->writer.c, "main", SQLITE_CHECKPOINT_PASSIVE, &in_wal, &moved);
     struct err e = {0};
@@ -188,14 +220,17 @@ static int probe(struct db *d, struct err *e)
 }
 
 /* After an I/O error nothing that the old connection remembers of the file is trusted. What a failed fsync may have dropped from the
- * WAL's pages is copied into the main file and synced there by the checkpoint. */
+ * WAL's pages is copied into the main file and synced there by the checkpoint: all of it, so older readers are waited for. */
 static bool recover(struct db *d)
 {
     struct err e = {0};
+    int in_wal = 0, moved = 0;
+    db_sync_wait(d); /* it has the old connection's file; what it found is no news */
+    db_sync_result(d);
     db_conn_close(&d->writer);
     if (db_conn_open(&d->writer, d->path, true, &e) == 0 && prepare(d, &e) == 0) {
-        int rc = sqlite3_wal_checkpoint_v2(d->writer.c, "main", SQLITE_CHECKPOINT_PASSIVE, NULL, NULL);
-        if ((rc == SQLITE_OK || rc == SQLITE_BUSY) && probe(d, &e) == 0) {
+        int rc = sqlite3_wal_checkpoint_v2(d->writer.c, "main", SQLITE_CHECKPOINT_PASSIVE, &in_wal, &moved);
+        if (rc == SQLITE_OK && moved == in_wal && probe(d, &e) == 0) {
             d->health = DB_HEALTHY;
             log_info("database_recovered");
             return true;
@@ -213,14 +248,26 @@ static void wait_until(struct db *d, int64_t mono_us)
     else pthread_cond_wait(&d->wake, &d->lock);
 }
 
-/* Waits for work; moves up to DB_GROUP_MAX jobs into d->group. 0: woken for the sync or a retry. -1: stopped, and nothing is left. */
+/* When there is something to do without a job: the sync's date, a checkpoint's. 0: never. Under the lock. */
+static int64_t next_date(const struct db *d)
+{
+    int64_t sync = d->syncing ? 0 : d->sync_due_us, idle = d->wal_pages >= d->checkpoint_at ? idle_from(d) : 0;
+    return !sync || (idle && idle < sync) ? idle : sync;
+}
+
+static bool has_come(int64_t date)
+{
+    return date && clock_mono_us() >= date;
+}
+
+/* Waits for work; moves up to DB_GROUP_MAX jobs into d->group. 0: woken for a date or a retry. -1: stopped, and nothing is left. */
 static int take(struct db *d)
 {
     int n = 0;
     pthread_mutex_lock(&d->lock);
     while (d->health == DB_BROKEN && !d->stop && clock_mono_us() < d->retry_us) wait_until(d, d->retry_us);
-    while (!d->len && !d->stop && d->health != DB_BROKEN && !(d->sync_due_us && clock_mono_us() >= d->sync_due_us))
-        wait_until(d, d->sync_due_us);
+    while (!d->len && !d->stop && d->health == DB_HEALTHY && !d->sync_rc && !has_come(next_date(d))) wait_until(d, next_date(d));
+    while (!d->len && !d->stop && d->health == DB_CORRUPT) wait_until(d, 0);
     for (; d->len && n < DB_GROUP_MAX; n++, d->len--) {
         d->group[n] = d->ring[d->head];
         d->head = (d->head + 1) % DB_QUEUE_MAX;
@@ -239,10 +286,15 @@ static void *writer_main(void *u)
             fail_group(d, n, &down);
             continue;
         }
-        if (n) run_group(d, n);
-        if (d->health == DB_HEALTHY && d->sync_due_us && clock_mono_us() >= d->sync_due_us) sync_wal(d, NULL);
+        if (n) {
+            run_group(d, n);
+            d->group_us = clock_mono_us();
+        }
+        sync_when_due(d);
         checkpoint(d);
     }
+    db_sync_wait(d);
+    judge_sync(d, db_sync_result(d), NULL);
     if (d->sync_due_us && d->health == DB_HEALTHY) sync_wal(d, NULL);
     return NULL;
 }
@@ -253,12 +305,12 @@ static int push(struct db *d, const struct db_queued *q, struct err *e)
     bool broken = d->health == DB_CORRUPT || (d->health != DB_HEALTHY && !q->job.urgent);
     pthread_mutex_lock(&d->lock);
     bool fits = d->len < room && !d->stop && !broken;
-    if (fits) {
-        d->ring[(d->head + d->len++) % DB_QUEUE_MAX] = *q;
-        pthread_cond_signal(&d->wake);
-    }
+    if (fits) d->ring[(d->head + d->len++) % DB_QUEUE_MAX] = *q;
     pthread_mutex_unlock(&d->lock);
-    if (fits) return 0;
+    if (fits) {
+        pthread_cond_signal(&d->wake); /* not under the lock: on the same core the writer would wake only to wait for it */
+        return 0;
+    }
     return err_set(e, ERR_LEDGER, broken ? "usage cannot be recorded now" : "too many changes of the database wait; try again");
 }
 
@@ -317,19 +369,24 @@ int db_writer_start(struct db *d, struct err *e)
 {
     d->ring = calloc(DB_QUEUE_MAX, sizeof *d->ring);
     if (!d->ring) return err_set(e, ERR_NO_MEMORY, "no memory for the writer's queue");
-    if (prepare(d, e)) return -1;
+    if (prepare(d, e) || db_sync_start(d, e)) return -1;
     if (pthread_create(&d->writer_thread, NULL, writer_main, d)) return err_set(e, ERR_NO_MEMORY, "no thread for the writer");
     d->writer_runs = true;
     return 0;
 }
 
-void db_writer_stop(struct db *d)
+static void stop_thread(struct db *d)
 {
-    if (!d->writer_runs) return;
     pthread_mutex_lock(&d->lock);
     d->stop = true;
     pthread_cond_signal(&d->wake);
     pthread_mutex_unlock(&d->lock);
     pthread_join(d->writer_thread, NULL);
     d->writer_runs = false;
+}
+
+void db_writer_stop(struct db *d)
+{
+    if (d->writer_runs) stop_thread(d);
+    db_sync_stop(d);
 }

@@ -1,11 +1,12 @@
-/* The watcher of the engine: one thread, one state.
+/* The watcher of one engine: one thread, one state.
  *
- *              spawn, or adopt              GET /ready is 200 and /weft/v1/state was read
+ *              spawn, or adopt              it was greeted, and a look found what it serves
  *     DOWN ------------------------> STARTING -------------------------------> READY
  *      ^                                |                                        |
  *      +--- process ended, after 250 ms doubling to 10 s (30 s for exit code 3) --+
  *
- * A request that met a dead connection makes the engine suspect: not ready until the next look succeeds.
+ * A request that met a dead connection makes the engine suspect: not ready until the next look succeeds. Where a secret
+ * goes over the network each of these looks begins with the greeting, for somebody else may have taken the address.
  *
  * The end of the process wakes the watcher at once (its pidfd is polled); otherwise it looks every second. What the
  * engine holds in memory ends with it, so the digests known to be loaded are forgotten.
@@ -14,8 +15,9 @@
  * fingerprint (another model, other settings, a new program) is asked to stop. Whatever else answers on the socket is
  * nobody to kill: the watcher waits until it is gone.
  *
- * With `url` there is no process: only looks. */
+ * With `url` there is no process: only looks, and DOWN lasts no longer than it takes to say so. */
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "gateway/engine_impl.h"
 #include <errno.h>
@@ -28,6 +30,7 @@
 
 #define STARTING_TICK_MS 50
 #define READY_TICK_MS 1000
+#define ASKED_SELDOM_MS 15000 /* an upstream that is not there, in the end */
 #define BACKOFF_FIRST_MS 250
 #define BACKOFF_MAX_MS 10000
 #define BACKOFF_RESET_US (60 * 1000000LL)
@@ -36,19 +39,57 @@
 #define HEALTH_FAILURES_MAX 15         /* in a row, of a process that lives: it hangs */
 #define URL_FAILURES_MAX 3
 #define END_GRACE_MS 10000
+#define COMPLAIN_US (60 * 1000000LL) /* the same complaint is logged so often */
+#define EXIT_BAD_ARGUMENTS 2
 #define EXIT_MODEL 3
+#define EXIT_DEVICE 4
+
+const char *const engine_state_name[] = {"down", "starting", "ready"};
 
 static void set_state(struct engine *g, enum engine_state state)
 {
     pthread_mutex_lock(&g->lock);
     if (g->state == ENGINE_READY && state != ENGINE_READY) loads_forget_all(g);
+    if (state == ENGINE_READY && g->state != ENGINE_READY) g->lives++;
     g->state = state;
     g->suspect = false;
+    if (state != ENGINE_READY) {
+        g->running = g->waiting = 0;
+        g->kv_used = 0;
+    }
     pthread_cond_broadcast(&g->changed);
     pthread_mutex_unlock(&g->lock);
 }
 
 /* --- DOWN --- */
+
+/* The engine's exit codes (schema/ENGINE_API.md); its own words stand in the log before. */
+static const char *why_of(int exit_code)
+{
+    switch (exit_code) {
+    case EXIT_BAD_ARGUMENTS:
+        return "its arguments were refused";
+    case EXIT_MODEL:
+        return "the model was refused";
+    case EXIT_DEVICE:
+        return "its device was refused, failed, or did not come back";
+    default:
+        return "";
+    }
+}
+
+static bool lives(struct engine *g)
+{
+    struct engine_link l;
+    int status = 0;
+    char *body = NULL;
+    size_t len;
+    if (!g->o.kind->alive) return true;
+    engine_get_link(g, &l);
+    if (kind_get(&l, g->o.kind->alive, !g->o.kind->alive_open, &status, &body, &len, NULL)) return false;
+    free(body);
+    return status == 200;
+}
 
 static void went_down(struct engine *g, int exit_code)
 {
@@ -60,8 +101,8 @@ static void went_down(struct engine *g, int exit_code)
     if (g->backoff_ms > BACKOFF_MAX_MS) g->backoff_ms = BACKOFF_MAX_MS;
     int wait_ms = refused ? REFUSED_RETRY_MS : g->backoff_ms;
     g->retry_us = now + wait_ms * 1000LL;
-    log_error("engine_down", LI("exit", exit_code), LI("retry_ms", wait_ms),
-              LS("why", refused ? "the model was refused" : ""));
+    log_error("engine_down", LI("exit", exit_code), LS("engine", g->o.name), LI("retry_ms", wait_ms),
+              LS("why", why_of(exit_code)));
     process_forget(g, &g->proc);
     pthread_mutex_lock(&g->lock);
     g->refused = refused;
@@ -77,13 +118,14 @@ static int adopt(struct engine *g)
     if (process_find(g, &p, fingerprint) == 0) {
         if (strcmp(fingerprint, g->fingerprint) == 0) {
             g->proc = p;
-            log_info("engine_adopted", LI("pid", p.pid));
+            log_info("engine_adopted", LS("engine", g->o.name), LI("pid", p.pid));
             return 1;
         }
-        log_info("engine_replaced", LI("pid", p.pid), LS("why", "it was started with other settings"));
+        log_info("engine_replaced", LS("engine", g->o.name), LI("pid", p.pid),
+                 LS("why", "it was started with other settings"));
         process_end(g, &p, END_GRACE_MS);
     }
-    if (!ask_ok(g, "/health")) return 0;
+    if (!lives(g)) return 0;
     log_warn("engine_foreign", LS("socket", g->o.socket),
              LS("why", "a program that this gateway did not start answers there"));
     return -1;
@@ -94,14 +136,14 @@ static int step_down(struct engine *g)
     struct err e = {0};
     int64_t now = clock_mono_us();
     if (now < g->retry_us) return (int)((g->retry_us - now) / 1000) + 1;
-    if (!g->o.url[0]) {
+    if (g->spawned) {
         int rc = adopt(g);
         if (rc < 0) {
             g->retry_us = now + BACKOFF_MAX_MS * 100LL;
             return 0;
         }
         if (rc == 0 && process_spawn(g, &g->proc, &e)) {
-            log_error("engine_spawn", LS("error", e.msg));
+            log_error("engine_spawn", LS("engine", g->o.name), LS("error", e.msg));
             g->since_us = now;
             went_down(g, -1);
             return 0;
@@ -115,67 +157,151 @@ static int step_down(struct engine *g)
 
 /* --- STARTING --- */
 
+/* What keeps it from serving: for who asks, and in the log once a while. */
+static void complain(struct engine *g, const struct err *e)
+{
+    int64_t now = clock_mono_us();
+    pthread_mutex_lock(&g->lock);
+    bool fresh = strcmp(g->why, e->msg) != 0;
+    snprintf(g->why, sizeof g->why, "%.255s", e->msg);
+    pthread_mutex_unlock(&g->lock);
+    if (g->spawned && g->state == ENGINE_STARTING) return; /* it loads its model, most likely */
+    if (!fresh && now - g->complained_us < COMPLAIN_US) return;
+    g->complained_us = now;
+    log_warn("engine_look", LS("engine", g->o.name), LS("error", e->msg));
+}
+
+static void note_view(struct engine *g, const struct engine_view *v)
+{
+    pthread_mutex_lock(&g->lock);
+    g->view = *v;
+    g->known = true;
+    g->refused = false;
+    g->why[0] = 0;
+    pthread_mutex_unlock(&g->lock);
+}
+
+/* 0: it proved itself, if it must, and said what it serves. */
+static int look(struct engine *g, struct engine_view *v, struct err *e)
+{
+    struct engine_link l;
+    engine_get_link(g, &l);
+    if (g->o.kind->greet && l.secret[0] && !l.unix_socket && g->o.kind->greet(&l, e)) return -1;
+    if (g->o.kind->look(&l, v, e)) return -1;
+    if (g->proc.pid && v->pid && v->pid != g->proc.pid)
+        return err_set(e, ERR_ENGINE, "process %d answers, not the one that was started", (int)v->pid);
+    return 0;
+}
+
 static bool learn(struct engine *g)
 {
-    struct base_desc base;
+    struct engine_view v = {0};
+    struct engine_link l;
     struct err e = {0};
-    int max_context;
-    pid_t pid;
-    if (ask_state(g, &base, &max_context, &pid, &e)) {
-        log_warn("engine_state", LS("error", e.msg));
+    if (look(g, &v, &e)) {
+        complain(g, &e);
         return false;
     }
-    if (g->proc.pid && pid != g->proc.pid) {
-        log_warn("engine_foreign", LI("pid", pid), LS("why", "not the one that was started"));
-        return false;
-    }
-    pthread_mutex_lock(&g->lock);
-    g->base = base;
-    g->max_context = max_context;
-    g->base_known = true;
-    g->refused = false;
-    pthread_mutex_unlock(&g->lock);
-    log_info("engine_ready", LS("base", base.name), LI("context", max_context), LI("pid", pid),
+    note_view(g, &v);
+    engine_get_link(g, &l);
+    if (g->o.kind->residents && g->o.kind->residents(&l, loads_note, g, NULL))
+        log_debug("engine_residents", LS("engine", g->o.name)); /* a load of what is there is harmless */
+    log_info("engine_ready", LS("engine", g->o.name), LS("kind", g->o.kind->name),
+             LS("base", g->o.base[0] ? g->o.base : v.model), LI("context", v.max_context), LI("pid", v.pid),
+             LS("device", v.device.backend), LS("device_name", v.device.name), LI("ranks", v.device.ranks),
              LI("ms", (clock_mono_us() - g->since_us) / 1000));
     return true;
 }
 
+/* One that is not asked every second whether it lives is somebody else's, and may count what it is asked. */
+static int starting_tick(struct engine *g)
+{
+    int ms = g->spawned ? STARTING_TICK_MS : STARTING_TICK_MS * 5;
+    if (g->o.kind->alive) return ms;
+    for (int i = 0; i < g->failures && ms < ASKED_SELDOM_MS; i++) ms *= 2;
+    g->failures++;
+    return ms < ASKED_SELDOM_MS ? ms : ASKED_SELDOM_MS;
+}
+
 static int step_starting(struct engine *g)
 {
-    if (ask_ok(g, "/ready") && learn(g)) {
+    if (learn(g)) {
         g->failures = 0;
         set_state(g, ENGINE_READY);
         return READY_TICK_MS;
     }
     if (g->proc.pid && clock_mono_us() - g->since_us > START_MAX_US) {
-        log_error("engine_start", LS("why", "the model was not loaded in time"));
+        log_error("engine_start", LS("engine", g->o.name), LS("why", "the model was not loaded in time"));
         process_end(g, &g->proc, END_GRACE_MS);
         went_down(g, -1);
     }
-    return g->o.url[0] ? STARTING_TICK_MS * 5 : STARTING_TICK_MS;
+    return starting_tick(g);
 }
 
 /* --- READY --- */
 
+static void look_at_queue(struct engine *g)
+{
+    struct engine_link l;
+    struct engine_queue q = {0};
+    if (!g->o.kind->queue) return;
+    engine_get_link(g, &l);
+    if (g->o.kind->queue(&l, &q, NULL)) return; /* the last one counts a little longer */
+    g->running = q.running;
+    g->waiting = q.waiting;
+    g->kv_used = q.kv_used;
+}
+
+/* Another process than the one that was looked at before, or another base. Only the watcher writes the view. */
+static bool is_another(const struct engine *g, const struct engine_view *v)
+{
+    const struct engine_view *was = &g->view;
+    return v->pid != was->pid || v->max_context != was->max_context || strcmp(v->model, was->model) != 0 ||
+           strcmp(v->base.digest, was->base.digest) != 0;
+}
+
+/* At an address anything may answer that was started there meanwhile, so it is looked at as if it were new; one of kind
+ * openai is not asked at all until it is suspected. A process of ours shows its end by itself. */
+static bool still_there(struct engine *g, bool suspect)
+{
+    struct engine_view v = {0};
+    struct err e = {0};
+    bool again = suspect || (!g->spawned && g->o.kind->alive);
+    if (!suspect && !lives(g)) return false;
+    if (!again) return true;
+    if (look(g, &v, &e)) {
+        complain(g, &e);
+        if (e.code == ERR_UNAUTHORIZED) g->failures = URL_FAILURES_MAX; /* the next request would give it the token */
+        return false;
+    }
+    if (is_another(g, &v)) {
+        log_warn("engine_replaced", LS("engine", g->o.name), LS("why", "another one answers there"));
+        g->failures = URL_FAILURES_MAX;
+        return false;
+    }
+    note_view(g, &v);
+    return true;
+}
+
 static int step_ready(struct engine *g)
 {
-    pthread_mutex_lock(&g->lock);
     bool suspect = g->suspect;
-    pthread_mutex_unlock(&g->lock);
-
-    if (ask_ok(g, suspect ? "/ready" : "/health")) {
+    if (still_there(g, suspect)) {
         g->failures = 0;
         if (suspect) set_state(g, ENGINE_READY);
+        look_at_queue(g);
         return READY_TICK_MS;
     }
     g->failures++;
-    if (g->o.url[0]) {
+    if (!g->spawned) {
         if (g->failures < URL_FAILURES_MAX && !suspect) return READY_TICK_MS;
-        log_error("engine_lost", LS("url", g->o.url));
+        log_error("engine_lost", LS("engine", g->o.name), LS("url", g->o.url));
+        suspect = true;
         g->since_us = clock_mono_us();
+        g->failures = 0;
         set_state(g, ENGINE_STARTING);
     } else if (g->failures >= HEALTH_FAILURES_MAX) {
-        log_error("engine_hangs", LI("pid", g->proc.pid));
+        log_error("engine_hangs", LS("engine", g->o.name), LI("pid", g->proc.pid));
         process_end(g, &g->proc, END_GRACE_MS);
         went_down(g, -1);
     }
@@ -233,17 +359,17 @@ static void wake(struct engine *g)
 
 /* --- life --- */
 
-static const char *own(const char *s)
-{
-    return strdup(s ? s : "");
-}
-
 static void engine_free(struct engine *g)
 {
-    const char *strings[] = {g->o.program, g->o.model, g->o.base_name,     g->o.precision,   g->o.kernels, g->o.socket,
-                             g->o.store,   g->o.url,   g->o.chat_template, g->o.draft_model, g->o.token,
-                             g->o.cache,   g->o.kv_type};
+    const char *strings[] = {g->o.name,          g->o.base,       g->o.url,       g->o.secret,    g->o.upstream_model,
+                             g->o.program,       g->o.model,      g->o.base_name, g->o.precision, g->o.kernels,
+                             g->o.socket,        g->o.store,      g->o.cache,     g->o.kv_type,   g->o.device,
+                             g->o.chat_template, g->o.draft_model};
+    if (g->o.secret) explicit_bzero((char *)g->o.secret, strlen(g->o.secret));
+    if (g->auth) explicit_bzero(g->auth, strlen(g->auth));
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) free((char *)strings[i]);
+    for (int i = 0; g->extra[i]; i++) free((char *)g->extra[i]);
+    json_decref((json_t *)g->o.settings);
     free(g->auth);
     free(g->base_url);
     free(g->pid_file);
@@ -253,19 +379,38 @@ static void engine_free(struct engine *g)
     free(g);
 }
 
+static bool own(const char **s)
+{
+    *s = strdup(*s ? *s : "");
+    return *s != NULL;
+}
+
+static bool copy_extra(struct engine *g, const char *const *extra)
+{
+    for (int i = 0; extra && extra[i] && i < ENGINE_EXTRA_MAX; i++)
+        if (!(g->extra[i] = strdup(extra[i]))) return false;
+    g->o.extra = g->extra;
+    return true;
+}
+
 static int copy_options(struct engine *g, const struct engine_options *o, struct err *e)
 {
     g->o = *o;
-    const char **strings[] = {&g->o.program,       &g->o.model,       &g->o.base_name, &g->o.precision,
-                              &g->o.kernels,       &g->o.socket,      &g->o.store,     &g->o.url,
-                              &g->o.chat_template, &g->o.draft_model, &g->o.token,     &g->o.cache,
-                              &g->o.kv_type};
+    g->o.settings = o->settings ? json_incref((json_t *)o->settings) : NULL;
+    const char **strings[] = {
+        &g->o.name,  &g->o.base,      &g->o.url,       &g->o.secret,        &g->o.upstream_model, &g->o.program,
+        &g->o.model, &g->o.base_name, &g->o.precision, &g->o.kernels,       &g->o.socket,         &g->o.store,
+        &g->o.cache, &g->o.kv_type,   &g->o.device,    &g->o.chat_template, &g->o.draft_model};
     bool ok = true;
-    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) ok &= (*strings[i] = own(*strings[i])) != NULL;
+    for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) ok &= own(strings[i]);
+    ok &= copy_extra(g, o->extra);
+    g->spawned = ok && !g->o.url[0];
+    bool local = ok && (g->spawned || strncmp(g->o.url, "unix:", 5) == 0);
     if (!ok || asprintf(&g->pid_file, "%s.pid", g->o.socket) < 0 ||
-        asprintf(&g->base_url, "%s", g->o.url[0] ? g->o.url : "http://engine") < 0 ||
-        (g->o.token[0] && asprintf(&g->auth, "Authorization: Bearer %s", g->o.token) < 0))
+        asprintf(&g->base_url, "%s", local ? "http://engine" : g->o.url) < 0 ||
+        (g->o.secret[0] && asprintf(&g->auth, "Authorization: Bearer %s", g->o.secret) < 0))
         return err_set(e, ERR_NO_MEMORY, "no memory for the engine's description");
+    if (local) g->unix_socket = g->spawned ? g->o.socket : g->o.url + 5;
     size_t n = strlen(g->base_url);
     if (n && g->base_url[n - 1] == '/') g->base_url[n - 1] = 0;
     return 0;
@@ -285,7 +430,7 @@ int engine_open(struct engine **out, const struct engine_options *o, struct clie
     pthread_condattr_destroy(&attr);
     g->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (copy_options(g, o, e)) goto out;
-    process_fingerprint(&g->o, g->fingerprint);
+    if (g->spawned) process_fingerprint(&g->o, g->fingerprint);
     if (g->wake < 0) {
         err_errno(e, "eventfd");
         goto out;
@@ -301,14 +446,19 @@ out:
     return -1;
 }
 
-void engine_close(struct engine *g, bool keep, int grace_ms)
+void engine_stop(struct engine *g)
 {
-    if (!g) return;
     pthread_mutex_lock(&g->lock);
     g->stop = true;
     pthread_cond_broadcast(&g->changed);
     pthread_mutex_unlock(&g->lock);
     wake(g);
+}
+
+void engine_close(struct engine *g, bool keep, int grace_ms)
+{
+    if (!g) return;
+    engine_stop(g);
     pthread_join(g->watcher, NULL);
     loads_close(g);
     if (g->proc.pid && !keep) process_end(g, &g->proc, grace_ms);
@@ -318,12 +468,24 @@ void engine_close(struct engine *g, bool keep, int grace_ms)
 
 /* --- what is asked --- */
 
+enum engine_state engine_state_of(struct engine *g)
+{
+    return (enum engine_state)g->state;
+}
+
 bool engine_ready(struct engine *g)
 {
-    pthread_mutex_lock(&g->lock);
-    bool ready = g->state == ENGINE_READY && !g->suspect;
-    pthread_mutex_unlock(&g->lock);
-    return ready;
+    return g->state == ENGINE_READY && !g->suspect;
+}
+
+uint64_t engine_lives(struct engine *g)
+{
+    return g->lives;
+}
+
+void engine_get_queue(struct engine *g, struct engine_queue *out)
+{
+    *out = (struct engine_queue){.running = g->running, .waiting = g->waiting, .kv_used = g->kv_used};
 }
 
 int engine_wait(struct engine *g, int wait_ms, struct err *e)
@@ -345,30 +507,38 @@ int engine_wait(struct engine *g, int wait_ms, struct err *e)
     return err_set(e, ERR_UNAVAILABLE, "the engine is not ready");
 }
 
-int engine_base(struct engine *g, struct base_desc *out, struct err *e)
+int engine_get_view(struct engine *g, struct engine_view *out, struct err *e)
 {
     pthread_mutex_lock(&g->lock);
-    bool known = g->base_known, refused = g->refused;
-    if (known) *out = g->base;
+    bool known = g->known, refused = g->refused;
+    if (known) *out = g->view;
     pthread_mutex_unlock(&g->lock);
     if (known) return 0;
     return err_set(e, ERR_UNAVAILABLE,
                    refused ? "the engine refused the base model" : "the engine is still starting; try again");
 }
 
-int engine_max_context(struct engine *g)
+void engine_why(struct engine *g, char *out, size_t n)
 {
     pthread_mutex_lock(&g->lock);
-    int n = g->max_context;
+    snprintf(out, n, "%s", g->refused ? "the engine refused the base model" : g->why);
     pthread_mutex_unlock(&g->lock);
-    return n;
 }
 
-void engine_address(struct engine *g, const char **base_url, const char **unix_socket, const char **auth_header)
+void engine_get_link(struct engine *g, struct engine_link *out)
 {
-    *base_url = g->base_url;
-    *unix_socket = g->o.url[0] ? NULL : g->o.socket;
-    *auth_header = g->auth;
+    *out = (struct engine_link){.name = g->o.name,
+                                .base_url = g->base_url,
+                                .unix_socket = g->unix_socket,
+                                .auth = g->auth,
+                                .secret = g->o.secret,
+                                .base = g->o.base,
+                                .store = g->o.store,
+                                .settings = g->o.settings,
+                                .local = g->o.local};
+    pthread_mutex_lock(&g->lock);
+    snprintf(out->model, sizeof out->model, "%s", g->o.upstream_model[0] ? g->o.upstream_model : g->view.model);
+    pthread_mutex_unlock(&g->lock);
 }
 
 void engine_suspect(struct engine *g)
@@ -379,7 +549,10 @@ void engine_suspect(struct engine *g)
     wake(g);
 }
 
-const char *engine_name(struct engine *g)
+int engine_receipt(struct engine *g, const char *id, struct relay_counts *out)
 {
-    return g->o.url[0] ? "remote" : "local";
+    struct engine_link l;
+    if (!g->o.kind->receipt) return -1;
+    engine_get_link(g, &l);
+    return g->o.kind->receipt(&l, id, out);
 }

@@ -3,14 +3,11 @@
 #include "gateway/engine.h"
 #include <pthread.h>
 #include <stdatomic.h>
-#include <sys/types.h>
 
 #define ENGINE_LOAD_BUCKETS 1024
 #define ENGINE_LOADS_MAX 65536  /* digests remembered as loaded */
 #define ENGINE_UNLOADS_MAX 1024 /* unload calls that wait for a repetition */
 #define ENGINE_FINGERPRINT 65
-
-enum engine_state { ENGINE_DOWN, ENGINE_STARTING, ENGINE_READY };
 
 /* The process on the socket, as the pid file names it. */
 struct engine_process {
@@ -24,10 +21,13 @@ struct engine_load;
 struct engine_unload_job;
 
 struct engine {
-    struct engine_options o; /* strings are owned */
+    struct engine_options o;                 /* strings are owned */
+    const char *extra[ENGINE_EXTRA_MAX + 1]; /* o.extra's */
     struct client *client;
+    bool spawned;
     char *auth; /* "Authorization: Bearer ...", or NULL */
     char *base_url;
+    const char *unix_socket; /* in o.socket or o.url, or NULL */
     char *pid_file;
     char fingerprint[ENGINE_FINGERPRINT]; /* of what the engine was started with */
     int wake;                             /* eventfd */
@@ -35,16 +35,21 @@ struct engine {
 
     /* The watcher's own. */
     struct engine_process proc;
-    int64_t since_us, retry_us, next_check_us;
+    int64_t since_us, retry_us, complained_us;
     int backoff_ms, failures;
+
+    _Atomic int state;   /* enum engine_state; written by the watcher under the lock */
+    atomic_bool suspect; /* written under the lock */
+    _Atomic uint64_t lives;
+    _Atomic int running, waiting; /* of the last look at its queue */
+    _Atomic double kv_used;
 
     pthread_mutex_t lock; /* covers the rest; nothing is called under it but client_start and client_cancel */
     pthread_cond_t changed;
-    enum engine_state state;
-    bool suspect, refused, stop, base_known;
-    struct base_desc base;
-    int max_context;
-    uint64_t generation; /* counts the lives of the engine */
+    bool refused, stop, known;
+    struct engine_view view;
+    char why[256];
+    uint64_t generation; /* counts the lives of what it holds */
     struct engine_load *load[ENGINE_LOAD_BUCKETS];
     int nloads;
     int calls;                         /* load and unload calls under way */
@@ -61,11 +66,8 @@ void process_end(struct engine *g, struct engine_process *p, int grace_ms); /* S
 void process_forget(struct engine *g, struct engine_process *p);
 void process_fingerprint(const struct engine_options *o, char out[ENGINE_FINGERPRINT]);
 
-/* engine_ask.c: short questions, blocking, on the watcher's thread. */
-bool ask_ok(struct engine *g, const char *path);
-int ask_state(struct engine *g, struct base_desc *base, int *max_context, pid_t *pid, struct err *e);
-
 /* engine_load.c */
-void loads_forget_all(struct engine *g); /* under the lock */
+void loads_forget_all(struct engine *g);           /* under the lock */
+void loads_note(void *engine, const char *digest); /* it holds this one */
 void loads_close(struct engine *g);
 void unloads_repeat(struct engine *g);

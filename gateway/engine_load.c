@@ -9,9 +9,7 @@
  * repetition each.
  *
  * Callbacks come on the client's thread, or at once where nothing has to be asked. */
-#include "adapters/store.h"
 #include "base/buf.h"
-#include "base/json.h"
 #include "base/log.h"
 #include "gateway/engine_impl.h"
 #include <stdio.h>
@@ -21,6 +19,7 @@
 #define LOAD_MS 120000 /* longest load or unload call */
 #define CONNECT_MS 2000
 #define REPLY_MAX (64u << 10)
+#define CALL_MAX 8192 /* bytes of a call */
 #define UNLOAD_TRIES 5
 
 struct waiter {
@@ -69,6 +68,7 @@ static void remove_at(struct engine *g, struct engine_load **p)
     free(l);
 }
 
+/* Digests that wait for their load are left alone: their calls say how it went. */
 void loads_forget_all(struct engine *g)
 {
     g->generation++;
@@ -104,12 +104,37 @@ bool engine_has(struct engine *g, const char *digest)
     return has;
 }
 
-void engine_forget(struct engine *g, const char *digest)
+bool engine_forget(struct engine *g, const char *digest)
 {
     pthread_mutex_lock(&g->lock);
     struct engine_load **p = find(g, digest);
-    if (*p && (*p)->loaded) remove_at(g, p);
+    bool known = *p;
+    if (known && (*p)->loaded) remove_at(g, p);
     pthread_mutex_unlock(&g->lock);
+    return known;
+}
+
+void loads_note(void *engine, const char *digest)
+{
+    struct engine *g = engine;
+    if (!sha256_is_hex(digest)) return;
+    pthread_mutex_lock(&g->lock);
+    struct engine_load *l = *find(g, digest);
+    if (!l && g->nloads < ENGINE_LOADS_MAX && (l = add(g, digest))) l->loaded = true;
+    pthread_mutex_unlock(&g->lock);
+}
+
+int engine_digests(struct engine *g, int max, void (*fn)(void *u, const char *digest), void *u)
+{
+    int n = 0;
+    pthread_mutex_lock(&g->lock);
+    for (int i = 0; i < ENGINE_LOAD_BUCKETS; i++)
+        for (struct engine_load *l = g->load[i]; l; l = l->next) {
+            if (!l->loaded) continue;
+            if (n++ < max) fn(u, l->digest);
+        }
+    pthread_mutex_unlock(&g->lock);
+    return n;
 }
 
 /* --- the calls --- */
@@ -122,21 +147,20 @@ static void call_over(struct engine *g)
     pthread_mutex_unlock(&g->lock);
 }
 
-/* POST path with body; *call is set under the lock, so that the callbacks find it. */
-static int post(struct engine *g, const char *path, const struct buf *body, struct client_request *r,
-                struct client_call **call, struct err *e)
+/* POST; *call is set under the lock, so that the callbacks find it. */
+static int post(struct engine *g, const struct kind_call *what, struct client_request *r, struct client_call **call,
+                struct err *e)
 {
-    const char *base, *unix_socket, *auth, *headers[3] = {"Content-Type: application/json", NULL, NULL};
+    const char *headers[3] = {"Content-Type: application/json", g->auth, NULL};
     char url[1024];
-    engine_address(g, &base, &unix_socket, &auth);
-    headers[1] = auth;
-    snprintf(url, sizeof url, "%s%s", base, path);
+    if (what->body.failed) return err_set(e, ERR_NO_MEMORY, "no memory for a call of an engine");
+    snprintf(url, sizeof url, "%s%s", g->base_url, what->path);
     r->method = "POST";
     r->url = url;
-    r->unix_socket = unix_socket;
+    r->unix_socket = g->unix_socket;
     r->headers = headers;
-    r->body = body->data;
-    r->body_len = body->len;
+    r->body = what->body.data;
+    r->body_len = what->body.len;
     r->connect_ms = CONNECT_MS;
     r->first_byte_ms = r->idle_ms = r->total_ms = LOAD_MS;
     pthread_mutex_lock(&g->lock);
@@ -165,23 +189,6 @@ static void load_over(struct engine_load *l, const struct err *e)
     }
 }
 
-/* The engine's refusal as an error of ours. */
-static void read_refusal(const struct engine_load *l, int status, struct err *e)
-{
-    json_t *root = NULL;
-    enum err_code code = ERR_NONE;
-    const char *word = NULL, *msg = NULL;
-    if (json_parse(l->reply.data, l->reply.len, &root, NULL) == 0) {
-        json_t *o = json_object_get(root, "error");
-        word = json_string_value(json_object_get(o, "code"));
-        msg = json_string_value(json_object_get(o, "message"));
-    }
-    if (word) code = err_by_word(word);
-    if (code == ERR_NONE) code = status == 404 ? ERR_NOT_FOUND : status == 503 ? ERR_UNAVAILABLE : ERR_INTERNAL;
-    err_set(e, code, "%s", msg ? msg : "the engine refused to load the adapter");
-    json_decref(root);
-}
-
 static int load_data(void *u, const char *bytes, size_t n)
 {
     struct engine_load *l = u;
@@ -197,7 +204,7 @@ static void load_done(void *u, const struct client_reply *r, const struct err *e
     if (lost)
         err_set(&refusal, e && e->code ? e->code : ERR_ENGINE, "the engine was lost while it loaded an adapter");
     else if (r->status != 200)
-        read_refusal(l, r->status, &refusal);
+        g->o.kind->load_refused(r->status, l->reply.data, l->reply.len, &refusal);
     load_over(l, refusal.code ? &refusal : NULL);
     call_over(g);
 }
@@ -206,21 +213,18 @@ static void start_load(struct engine_load *l)
 {
     struct engine *g = l->g;
     struct err e = {0};
-    struct buf body;
-    char path[STORE_PATH_MAX];
+    struct engine_link link;
+    struct kind_call call = {0};
 
-    buf_init(&body, 8192);
-    if (store_path(g->o.store, l->digest, path, &e) == 0) {
-        buf_addf(&body, "{\"lora_name\":\"%s\",\"lora_path\":", l->digest);
-        buf_add_json(&body, path, strlen(path));
-        buf_adds(&body, "}");
+    buf_init(&call.body, CALL_MAX);
+    engine_get_link(g, &link);
+    if (!g->o.kind->load) {
+        err_set(&e, ERR_UNAVAILABLE, "the engine %s serves no adapters", g->o.name);
+    } else if (g->o.kind->load(&link, l->digest, &call, &e) == 0) {
         struct client_request r = {.on_data = load_data, .on_done = load_done, .user = l};
-        if (body.failed)
-            err_set(&e, ERR_NO_MEMORY, "no memory for the load call");
-        else
-            post(g, "/v1/load_lora_adapter", &body, &r, &l->call, &e);
+        post(g, &call, &r, &l->call, &e);
     }
-    buf_close(&body);
+    buf_close(&call.body);
     if (e.code) load_over(l, &e);
 }
 
@@ -285,16 +289,17 @@ static void unload_done(void *u, const struct client_reply *r, const struct err 
 static int start_unload(struct engine_unload_job *job)
 {
     struct engine *g = job->g;
-    struct buf body;
+    struct engine_link link;
+    struct kind_call call = {0};
     struct err e = {0};
-    buf_init(&body, 256);
-    buf_addf(&body, "{\"lora_name\":\"%s\"}", job->digest);
+    buf_init(&call.body, CALL_MAX);
+    engine_get_link(g, &link);
     job->tries++;
     struct client_request r = {.on_done = unload_done, .user = job};
-    int rc = post(g, "/v1/unload_lora_adapter", &body, &r, &job->call, &e);
-    buf_close(&body);
+    int rc = g->o.kind->unload(&link, job->digest, &call, &e) || post(g, &call, &r, &job->call, &e) ? -1 : 0;
+    buf_close(&call.body);
     if (rc == 0) return 0;
-    log_warn("engine_unload", LS("digest", job->digest), LS("error", e.msg));
+    log_warn("engine_unload", LS("engine", g->o.name), LS("digest", job->digest), LS("error", e.msg));
     pthread_mutex_lock(&g->lock);
     job->busy = false;
     if (job->tries >= UNLOAD_TRIES) unload_drop(job);
@@ -302,10 +307,11 @@ static int start_unload(struct engine_unload_job *job)
     return -1;
 }
 
+/* An engine elsewhere hears only of what it was given: a digest is its tenant's, too. */
 void engine_unload(struct engine *g, const char *digest)
 {
+    if (!g->o.kind->unload || (!engine_forget(g, digest) && !g->o.local)) return;
     struct engine_unload_job *job = calloc(1, sizeof *job);
-    engine_forget(g, digest);
     if (!job) return; /* the engine drops it by itself when it needs the room */
     job->g = g;
     snprintf(job->digest, sizeof job->digest, "%s", digest);

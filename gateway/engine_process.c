@@ -24,7 +24,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define ARGS_MAX 64
+#define ARGS_MAX (64 + ENGINE_EXTRA_MAX)
 #define NUMBER 16
 #define NUMBERS_MAX 16
 #define KILL_WAIT_MS 5000 /* for a process to end after SIGKILL */
@@ -67,7 +67,7 @@ void process_fingerprint(const struct engine_options *o, char out[ENGINE_FINGERP
 {
     uint8_t digest[SHA256_BYTES];
     char text[128];
-    const char *words[] = {o->base_name, o->precision, o->kernels, o->store, o->kv_type};
+    const char *words[] = {o->base_name, o->precision, o->kernels, o->store, o->kv_type, o->device};
     struct sha256 h;
 
     sha256_init(&h);
@@ -76,9 +76,10 @@ void process_fingerprint(const struct engine_options *o, char out[ENGINE_FINGERP
     add_file(&h, o->chat_template);
     add_file(&h, o->draft_model);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) sha256_add(&h, words[i], strlen(words[i]) + 1);
-    int n = snprintf(text, sizeof text, "%d %d %d %d %d %d %d %d", o->adapter_mb, o->max_context, o->max_slots, o->kv_mb, o->threads, o->max_running,
-                     o->speculate, o->prefix_cache);
+    int n = snprintf(text, sizeof text, "%d %d %d %d %d %d %d %d %d", o->adapter_mb, o->max_context, o->max_slots,
+                     o->kv_mb, o->threads, o->max_running, o->speculate, o->prefix_cache, o->tp);
     sha256_add(&h, text, (size_t)n);
+    for (int i = 0; o->extra && o->extra[i]; i++) sha256_add(&h, o->extra[i], strlen(o->extra[i]) + 1);
     sha256_end(&h, digest);
     sha256_hex(digest, out);
 }
@@ -121,11 +122,19 @@ struct command {
     int n;
     char number[NUMBERS_MAX][NUMBER];
     int numbers;
+    const char *const *extra;
 };
+
+static bool is_extra(const struct command *c, const char *name)
+{
+    for (int i = 0; c->extra && c->extra[i]; i += 2)
+        if (strcmp(c->extra[i], name) == 0) return true;
+    return false;
+}
 
 static void add_text(struct command *c, const char *name, const char *value)
 {
-    if (!value[0] || c->n + 2 > ARGS_MAX) return;
+    if (!value[0] || c->n + 2 > ARGS_MAX || is_extra(c, name)) return;
     c->arg[c->n++] = name;
     c->arg[c->n++] = value;
 }
@@ -141,6 +150,8 @@ static void make_command(const struct engine_options *o, struct command *c)
     memset(c, 0, sizeof *c);
     c->arg[c->n++] = o->program;
     c->arg[c->n++] = "serve";
+    for (int i = 0; o->extra && o->extra[i]; i++) c->arg[c->n++] = o->extra[i]; /* at most ENGINE_EXTRA_MAX */
+    c->extra = o->extra;
     add_text(c, "--model", o->model);
     add_text(c, "--name", o->base_name);
     add_text(c, "--socket", o->socket);
@@ -149,6 +160,8 @@ static void make_command(const struct engine_options *o, struct command *c)
     add_number(c, "--cache-mb", o->cache_mb);
     add_number(c, "--adapter-mb", o->adapter_mb);
     add_text(c, "--precision", o->precision);
+    add_text(c, "--device", o->device);
+    add_number(c, "--tp", o->tp);
     add_text(c, "--kernels", o->kernels);
     add_text(c, "--kv-type", o->kv_type);
     add_text(c, "--chat-template", o->chat_template);
@@ -192,7 +205,8 @@ int process_spawn(struct engine *g, struct engine_process *out, struct err *e)
     if (p.pid < 0) return err_errno(e, "cannot start the engine");
     p.pidfd = pidfd_open(p.pid, 0); /* a child stays until it was waited for: no race */
     p.start = start_time(p.pid);
-    log_info("engine_spawned", LI("pid", p.pid), LS("program", g->o.program), LS("model", g->o.model));
+    log_info("engine_spawned", LS("engine", g->o.name), LI("pid", p.pid), LS("program", g->o.program),
+             LS("model", g->o.model));
     if (p.pidfd < 0 || write_pid_file(g, &p, e)) {
         err_errno(e, "pidfd_open");
         kill(p.pid, SIGKILL);
@@ -240,7 +254,7 @@ void process_end(struct engine *g, struct engine_process *p, int grace_ms)
     if (!p->pid) return;
     pidfd_send_signal(p->pidfd, SIGTERM, NULL, 0);
     if (!ended(p, grace_ms)) {
-        log_warn("engine_killed", LI("pid", p->pid), LI("after_ms", grace_ms));
+        log_warn("engine_killed", LS("engine", g->o.name), LI("pid", p->pid), LI("after_ms", grace_ms));
         pidfd_send_signal(p->pidfd, SIGKILL, NULL, 0);
         ended(p, KILL_WAIT_MS);
     }

@@ -1,9 +1,9 @@
 /* health: is the process alive (/health, both listeners), can it serve (/ready), and what has it done (/metrics), the last two on the admin
  * listener, which only the operator's network reaches; none needs a key, and none says whom it serves beyond the bounded labels.
  *
- * Ready means: the engine answers and the database takes writes. Gauges that others know are read when somebody looks. Event threads; nothing blocks. */
-#include "gateway/meters.h"
+ * Ready means: an engine answers and the database takes writes. Gauges that others know are read when somebody looks. Event threads; nothing blocks. */
 #include "gateway/admin_api.h"
+#include "gateway/meters.h"
 #include <string.h>
 
 #define METRICS_MAX (16u << 20)
@@ -17,10 +17,11 @@ static void get_health(struct http_request *r)
 static void get_ready(struct http_request *r)
 {
     struct gateway *g = admin_gateway(r);
-    bool engine = engine_ready(g->engine), database = db_writable(g->db);
+    bool engine = pool_ready(g->pool), database = db_writable(g->db);
     bool ready = engine && database;
     admin_reply(r, ready ? 200 : 503,
-              json_pack("{ss sb sb}", "status", ready ? "ready" : "not_ready", "engine", engine, "database", database));
+                json_pack("{ss sb sb so*}", "status", ready ? "ready" : "not_ready", "engine", engine, "database",
+                          database, "device", engine ? pool_device(g->pool) : NULL));
 }
 
 static void look_around(struct gateway *g)
@@ -29,9 +30,10 @@ static void look_around(struct gateway *g)
     metric_set(g->metrics, GM_QUEUE, NULL, db_queue_len(g->db));
     metric_set(g->metrics, GM_RETRIES, NULL, (double)ledger_retried(g->ledger));
     metric_set(g->metrics, GM_WRITABLE, NULL, db_writable(g->db));
-    metric_set(g->metrics, GM_ENGINE_READY, (const char *[]){engine_name(g->engine)}, engine_ready(g->engine));
+    pool_meter(g->pool, g->metrics);
     for (int i = 0; i < AUTH_CAUSES; i++)
-        metric_set(g->metrics, GM_AUTH_REFUSED, (const char *[]){auth_cause_name[i]}, (double)auth_refused(g->auth, (enum auth_cause)i));
+        metric_set(g->metrics, GM_AUTH_REFUSED, (const char *[]){auth_cause_name[i]},
+                   (double)auth_refused(g->auth, (enum auth_cause)i));
 }
 
 static void get_metrics(struct http_request *r)
@@ -40,8 +42,10 @@ static void get_metrics(struct http_request *r)
     struct buf b;
     buf_init(&b, METRICS_MAX);
     look_around(g);
-    if (metrics_print(g->metrics, &b) == 0) http_reply(r, 200, "text/plain; version=0.0.4", b.data, b.len);
-    else http_reply_error(r, &(struct err){.code = ERR_NO_MEMORY, .msg = "no memory for the metrics"});
+    if (metrics_print(g->metrics, &b) == 0)
+        http_reply(r, 200, "text/plain; version=0.0.4", b.data, b.len);
+    else
+        http_reply_error(r, &(struct err){.code = ERR_NO_MEMORY, .msg = "no memory for the metrics"});
     buf_close(&b);
 }
 

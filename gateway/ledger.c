@@ -66,12 +66,12 @@ static void release(struct entry *x)
 
 static int run_admit(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
-    static const char sql[] = "INSERT INTO admission(id, tenant, key, base, adapter, version, model, endpoint, stream, reserved, t_start)"
-                              " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    static const char sql[] = "INSERT INTO admission(id, tenant, key, base, adapter, version, model, endpoint, stream, reserved, t_start,"
+                              " reserved_cost) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
     const struct admission *a = &((struct entry *)u)->a;
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    if (!st || db_bind(st, e, "sssssissiii", a->id, a->who.tenant, a->who.key, a->what.base, a->what.adapter, (int64_t)a->what.version,
-                       a->model, a->endpoint, (int64_t)a->stream, a->reserved_tokens, a->t_start))
+    if (!st || db_bind(st, e, "sssssissiiii", a->id, a->who.tenant, a->who.key, a->what.base, a->what.adapter, (int64_t)a->what.version,
+                       a->model, a->endpoint, (int64_t)a->stream, a->reserved_tokens, a->t_start, a->reserved_cost))
         return -1;
     return db_done(st, e);
 }
@@ -163,7 +163,10 @@ void ledger_progress(struct ledger *l, const char *id, int64_t prompt, int64_t c
 static int run_settle(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
     struct entry *x = u;
-    return ledger_settle_run(d, c, x->month, &x->a, &x->s, &x->counted, e);
+    bool fresh = false;
+    int rc = ledger_settle_run(d, c, x->month, &x->a, &x->s, &fresh, e);
+    x->counted |= fresh; /* a repeat after a commit whose sync failed finds the row, and it is still this one's */
+    return rc;
 }
 
 static void settle_done(void *u, const struct err *e);
@@ -187,11 +190,20 @@ static void meter(struct metrics *m, const struct entry *x)
     metric_observe(m, GM_DURATION, NULL, (double)(s->t_end - x->a.t_start) / 1e6);
 }
 
+/* What was held becomes used. A row that was there before has been counted; one that could not be written will be, at the next start. */
+static void settle_held(struct entry *x, bool committed)
+{
+    bool again = committed && !x->counted;
+    if (!x->ledger->limits) return;
+    limit_settle(x->ledger->limits, &x->a.held, again ? 0 : settled_tokens(&x->s), again ? 0 : settled_cost(&x->a, &x->s));
+}
+
 static void settle_over(struct entry *x, bool committed)
 {
     struct ledger *l = x->ledger;
     void (*done)(void *) = x->settle_done;
     void *user = x->settle_user;
+    settle_held(x, committed);
     if (committed) {
         x->month->made = true;
         l->settled++;
@@ -237,11 +249,14 @@ void ledger_settle(struct ledger *l, const struct admission *a, const struct set
     struct entry *x = take_out(l, a->id);
     if (!x) x = entry_new(l, a, &e);
     if (!x) {
+        struct limit_ticket held = a->held;
         log_error("settlement_lost", LS("request", a->id), LS("reason", e.msg));
+        if (l->limits) limit_settle(l->limits, &held, settled_tokens(s), settled_cost(a, s));
         if (done) done(u);
         return;
     }
     x->s = tidy(s, x->a.t_start);
+    x->a.held = a->held;
     x->settle_done = done;
     x->settle_user = u;
     l->queued++;
@@ -304,6 +319,12 @@ void ledger_close(struct ledger *l)
 }
 
 void ledger_set_metrics(struct ledger *l, struct metrics *m) { l->metrics = m; }
+
+void ledger_set_limits(struct ledger *l, struct limits *limits, struct prices *prices)
+{
+    l->limits = limits;
+    l->prices = prices;
+}
 
 int64_t ledger_open_admissions(struct ledger *l) { return l->open; }
 

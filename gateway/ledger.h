@@ -6,6 +6,8 @@
 #pragma once
 #include "gateway/auth.h"
 #include "gateway/db.h"
+#include "gateway/limit.h"
+#include "gateway/price.h"
 #include "gateway/registry.h"
 
 enum usage_state { USAGE_COMPLETED, USAGE_CLIENT_ABORT, USAGE_UPSTREAM_ERROR, USAGE_TIMEOUT, USAGE_REJECTED, USAGE_GATEWAY_CRASH, USAGE_STATES };
@@ -21,7 +23,10 @@ struct admission {
     char model[256];          /* as the client wrote it */
     const char *endpoint;     /* "/v1/chat/completions", a constant */
     bool stream;
-    int64_t reserved_tokens;  /* prompt estimate + max_tokens */
+    int64_t reserved_tokens;  /* all that the prompts and the longest allowed answers can have */
+    int64_t reserved_cost;    /* of these */
+    struct price price;       /* that was valid at the start */
+    struct limit_ticket held; /* of the limits; given back when the usage row is committed */
     int64_t t_start;          /* wall us */
 };
 
@@ -47,6 +52,20 @@ void ledger_close(struct ledger *l);
 struct metrics;
 void ledger_set_metrics(struct ledger *l, struct metrics *m);
 
+/* Before traffic: from now on what an admission holds of the limits is settled with it, and ledger_recover() knows what
+ * things cost. Either may be NULL. */
+void ledger_set_limits(struct ledger *l, struct limits *limits, struct prices *prices);
+
+/* What a settlement counts against budgets: tokens of the prompt and those delivered, and their price. */
+static inline int64_t settled_tokens(const struct settlement *s)
+{
+    return s->prompt + s->delivered;
+}
+static inline int64_t settled_cost(const struct admission *a, const struct settlement *s)
+{
+    return price_cost(&a->price, s->prompt, s->cached, s->delivered);
+}
+
 /* Writes the admission; done(u, NULL) once committed, then the request may go on. ERR_LEDGER when it can't be recorded: answer 503. Reserves the
  * place of the settlement, which therefore can't be refused. */
 int ledger_admit(struct ledger *l, const struct admission *a, void (*done)(void *u, const struct err *e), void *u, struct err *e);
@@ -54,7 +73,7 @@ int ledger_admit(struct ledger *l, const struct admission *a, void (*done)(void 
 /* Counts so far of an admitted request, never more than delivered; joins the next group. Call at most once a second or every 256 tokens. */
 void ledger_progress(struct ledger *l, const char *id, int64_t prompt, int64_t cached, int64_t delivered);
 
-/* Ends it, exactly once for each admission. done (may be NULL) comes once committed. */
+/* Ends it, exactly once for each admission, and takes over what a->held holds. done (may be NULL) comes once committed. */
 void ledger_settle(struct ledger *l, const struct admission *a, const struct settlement *s, void (*done)(void *u), void *u);
 
 /* At start, before traffic: closes what a crash left open. receipt(): the engine's counts of a request id, 0 or -1 where it knows none; it may only

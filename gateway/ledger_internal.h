@@ -15,7 +15,7 @@
 struct month {
     int yyyymm;
     _Atomic bool made; /* its table is committed */
-    char create[1400], insert[600], of_tenant[600], of_all[600];
+    char create[1400], insert[600], of_tenant[600], of_all[600], of_tenant_before[600], of_all_before[600];
     char verify_minute[1200], verify_hour[1200], verify_day[1600], verify_adapter[1600], verify_latency[1600];
     struct month *next;
 };
@@ -46,6 +46,8 @@ struct ledger {
     _Atomic bool closing;
     _Atomic int64_t trimmed_hour;
     struct metrics *metrics;
+    struct limits *limits;
+    struct prices *prices;
 };
 
 /* The table of the month of a wall-clock time; NULL with an error. Any thread. */

@@ -23,12 +23,14 @@ static const char create_sql[] =
 static const char insert_sql[] =
     "INSERT OR IGNORE INTO usage_%1$06d(id, tenant, key, base, adapter, version, model, endpoint, stream, state, http, finish, t_start,"
     " t_first, t_end, prompt, cached, output, produced, source, price, cost, attempt, cold, engine)"
-    " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, 0, 0, ?21, ?22, ?23)";
+    " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22, ?23, ?24, ?25)";
 
 #define ROW "SELECT id, tenant, key, model, adapter, version, endpoint, stream, state, http, finish, t_start, t_first, t_end, prompt," \
             " cached, output, produced, source, attempt, cold, engine, base, cost FROM usage_%1$06d "
 static const char of_tenant_sql[] = ROW "WHERE tenant = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3";
 static const char of_all_sql[] = ROW "WHERE id < ?2 AND ?1 IS NULL ORDER BY id DESC LIMIT ?3";
+static const char of_tenant_before_sql[] = ROW "WHERE tenant = ?1 AND id > ?2 ORDER BY id LIMIT ?3";
+static const char of_all_before_sql[] = ROW "WHERE id > ?2 AND ?1 IS NULL ORDER BY id LIMIT ?3";
 
 /* Raw rows count +, the rollup's -: what is left over differs. ?1 and ?2: the month in Unix seconds. */
 #define LEFT_OVER "HAVING sum(n) <> 0 OR sum(p) <> 0 OR sum(h) <> 0 OR sum(o) <> 0 OR sum(q) <> 0 OR sum(z) <> 0)"
@@ -62,8 +64,8 @@ static const struct {
     size_t at, size;
 } texts[] = {
 #define TEXT(field) {field##_sql, offsetof(struct month, field), sizeof ((struct month *)0)->field}
-    TEXT(create), TEXT(insert), TEXT(of_tenant), TEXT(of_all), TEXT(verify_minute),
-    TEXT(verify_hour), TEXT(verify_day), TEXT(verify_adapter), TEXT(verify_latency),
+    TEXT(create), TEXT(insert), TEXT(of_tenant), TEXT(of_all), TEXT(of_tenant_before), TEXT(of_all_before),
+    TEXT(verify_minute), TEXT(verify_hour), TEXT(verify_day), TEXT(verify_adapter), TEXT(verify_latency),
 #undef TEXT
 };
 

@@ -9,6 +9,7 @@
 #include "gateway/ledger_query.h"
 #include "base/json.h"
 #include "gateway/ledger_internal.h"
+#include "gateway/page.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -114,9 +115,10 @@ struct request_row {
 
 struct request_read {
     struct ledger *l;
-    const char *tenant, *after;
-    int limit, n;
-    struct request_row *row; /* [2 * (limit + 1)] */
+    const char *tenant;
+    const struct page *page;
+    int n;
+    struct request_row *row; /* [2 * (limit + 1)], those nearest to the cursor first */
 };
 
 static const char *source_word(sqlite3_stmt *st, int column)
@@ -151,8 +153,11 @@ static json_t *row_json(sqlite3_stmt *st)
 
 static int read_month(struct request_read *x, sqlite3 *c, const struct month *m, struct err *e)
 {
-    sqlite3_stmt *st = db_stmt(x->l->db, c, x->tenant ? m->of_tenant : m->of_all, e);
-    if (!st || db_bind(st, e, "ssi", x->tenant, x->after, (int64_t)x->limit + 1)) return -1;
+    const struct page *p = x->page;
+    const char *sql = page_back(p) ? x->tenant ? m->of_tenant_before : m->of_all_before : x->tenant ? m->of_tenant : m->of_all;
+    const char *cursor = *page_cursor(p) ? page_cursor(p) : "g"; /* follows every id */
+    sqlite3_stmt *st = db_stmt(x->l->db, c, sql, e);
+    if (!st || db_bind(st, e, "ssi", x->tenant, cursor, page_ask(p))) return -1;
     int rc;
     while ((rc = db_row(st, e)) == 1) {
         struct request_row *r = &x->row[x->n];
@@ -169,11 +174,13 @@ static int newest_first(const void *a, const void *b)
     return strcmp(((const struct request_row *)b)->id, ((const struct request_row *)a)->id);
 }
 
-/* Keeps the newest limit + 1. */
+static int oldest_first(const void *a, const void *b) { return newest_first(b, a); }
+
+/* Keeps the limit + 1 that are nearest to the cursor. */
 static void cut(struct request_read *x)
 {
-    qsort(x->row, (size_t)x->n, sizeof *x->row, newest_first);
-    while (x->n > x->limit + 1) json_decref(x->row[--x->n].json);
+    qsort(x->row, (size_t)x->n, sizeof *x->row, page_back(x->page) ? oldest_first : newest_first);
+    while (x->n > x->page->limit + 1) json_decref(x->row[--x->n].json);
 }
 
 static int read_requests(struct db *d, sqlite3 *c, void *u, struct err *e)
@@ -184,24 +191,24 @@ static int read_requests(struct db *d, sqlite3 *c, void *u, struct err *e)
     int n;
     if (ledger_months(x->l, c, months, &n, e)) return -1;
     for (int i = 0, full = 0; i < n && full < 2; i++) {
-        if (read_month(x, c, months[i], e)) return -1;
+        if (read_month(x, c, months[page_back(x->page) ? n - 1 - i : i], e)) return -1;
         cut(x);
-        full += x->n > x->limit;
+        full += x->n > x->page->limit;
     }
     return 0;
 }
 
-int ledger_requests(struct ledger *l, const char *tenant, const char *after, int limit, struct json_t *list, bool *more, struct err *e)
+int ledger_requests(struct ledger *l, const char *tenant, const struct page *p, struct json_t *list, bool *more, struct err *e)
 {
-    struct request_read x = {.l = l, .tenant = tenant, .after = *after ? after : "g", .limit = limit}; /* "g" follows every id */
-    x.row = calloc(2 * ((size_t)limit + 1), sizeof *x.row);
+    struct request_read x = {.l = l, .tenant = tenant, .page = p};
+    x.row = calloc(2 * (size_t)page_ask(p), sizeof *x.row);
     if (!x.row) return err_set(e, ERR_NO_MEMORY, "no memory for a usage list");
     int rc = db_read(l->db, read_requests, &x, READ_MS, e);
     for (int i = 0; i < x.n; i++) {
-        if (rc == 0 && i < limit) json_array_append(list, x.row[i].json);
+        if (rc == 0 && i < p->limit) json_array_insert(list, page_back(p) ? 0 : json_array_size(list), x.row[i].json);
         json_decref(x.row[i].json);
     }
-    if (rc == 0) *more = x.n > limit;
+    if (rc == 0) *more = x.n > p->limit;
     free(x.row);
     return rc;
 }

@@ -21,5 +21,6 @@ struct json_t;
  * last, or 0 when there is none before q->end. ERR_INVALID: more than USAGE_RESULTS_MAX results. */
 int ledger_usage(struct ledger *l, const struct usage_query *q, struct json_t *data, int64_t *next, struct err *e);
 
-/* Usage rows, newest first, with ids below `after` ("": from the newest). tenant NULL: everybody's. */
-int ledger_requests(struct ledger *l, const char *tenant, const char *after, int limit, struct json_t *list, bool *more, struct err *e);
+/* Usage rows, newest first. tenant NULL: everybody's. Cursors are ids. */
+struct page;
+int ledger_requests(struct ledger *l, const char *tenant, const struct page *p, struct json_t *list, bool *more, struct err *e);

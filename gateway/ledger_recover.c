@@ -67,6 +67,7 @@ static int read_batch(struct db *d, sqlite3 *c, void *u, struct err *e)
         struct left *x = &b->row[b->n];
         read_row(st, x);
         if (!(x->month = ledger_month(b->l, x->a.t_start, e))) return -1;
+        if (b->l->prices) x->a.price = price_of(b->l->prices, x->a.what.base, x->a.who.tenant, x->a.what.adapter, x->a.t_start);
     }
     return rc < 0 ? -1 : 0;
 }

@@ -1,7 +1,7 @@
 /* ledger_settle: the one transaction that turns an admission into a usage row (METERING.md section 1).
  *
- *     INSERT OR IGNORE usage row --new--> minute, hour, day x full key, day x adapter, latency --> DELETE admission
- *                                `-old--> (counted before: nothing) -----------------------------^
+ *     INSERT OR IGNORE usage row --new--> minute, hour, day x full key, day x adapter, latency, budgets --> DELETE admission
+ *                                `-old--> (counted before: nothing) --------------------------------------^
  *
  * The id is the guard: whoever settles second changes nothing, so a repeat after a failed commit, by recovery, or by a caller's bug is
  * harmless. All runs in one savepoint of the writer's group; there is no state of the file in which a row is counted and its rollups
@@ -34,9 +34,10 @@ static int insert_row(struct db *d, sqlite3 *c, struct month *m, const struct ad
     sqlite3_stmt *st = db_stmt(d, c, m->insert, e);
     if (!st) return -1;
     const struct target *w = &a->what;
-    if (db_bind(st, e, "sssssissiiisiiiiiiiiiis", a->id, a->who.tenant, a->who.key, w->base, w->adapter, (int64_t)w->version, a->model,
+    if (db_bind(st, e, "sssssissiiisiiiiiiiiiiiis", a->id, a->who.tenant, a->who.key, w->base, w->adapter, (int64_t)w->version, a->model,
                 a->endpoint, (int64_t)a->stream, (int64_t)s->state, (int64_t)s->http_status, s->finish, a->t_start, s->t_first, s->t_end,
-                s->prompt, s->cached, s->delivered, s->produced, (int64_t)s->source, (int64_t)s->attempt, (int64_t)s->cold, s->engine) ||
+                s->prompt, s->cached, s->delivered, s->produced, (int64_t)s->source, a->price.row, settled_cost(a, s), (int64_t)s->attempt,
+                (int64_t)s->cold, s->engine) ||
         db_done(st, e))
         return -1;
     *fresh = sqlite3_changes(c) == 1;
@@ -47,17 +48,19 @@ static int add_span(struct db *d, sqlite3 *c, const char *sql, int64_t t, const 
                     struct err *e)
 {
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    if (!st || db_bind(st, e, "siiiiii", a->who.tenant, t, (int64_t)s->state, s->prompt, s->cached, s->delivered, s->produced)) return -1;
+    if (!st || db_bind(st, e, "siiiiiii", a->who.tenant, t, (int64_t)s->state, s->prompt, s->cached, s->delivered, s->produced,
+                       settled_cost(a, s)))
+        return -1;
     return db_done(st, e);
 }
 
 static int add_day(struct db *d, sqlite3 *c, int64_t t, const struct admission *a, const struct settlement *s, struct err *e)
 {
     static const char sql[] = "INSERT INTO rollup_day(tenant, t, key, base, adapter, version, model, endpoint, state, " SUMS
-                              ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, ?10, ?11, ?12, ?13, 0) ON CONFLICT DO UPDATE SET " ADD_SUMS;
+                              ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, 1, ?10, ?11, ?12, ?13, ?14) ON CONFLICT DO UPDATE SET " ADD_SUMS;
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    if (!st || db_bind(st, e, "sisssissiiiii", a->who.tenant, t, a->who.key, a->what.base, a->what.adapter, (int64_t)a->what.version,
-                       a->model, a->endpoint, (int64_t)s->state, s->prompt, s->cached, s->delivered, s->produced))
+    if (!st || db_bind(st, e, "sisssissiiiiii", a->who.tenant, t, a->who.key, a->what.base, a->what.adapter, (int64_t)a->what.version,
+                       a->model, a->endpoint, (int64_t)s->state, s->prompt, s->cached, s->delivered, s->produced, settled_cost(a, s)))
         return -1;
     return db_done(st, e);
 }
@@ -65,11 +68,11 @@ static int add_day(struct db *d, sqlite3 *c, int64_t t, const struct admission *
 static int add_adapter(struct db *d, sqlite3 *c, int64_t t, const struct admission *a, const struct settlement *s, struct err *e)
 {
     static const char sql[] = "INSERT INTO rollup_adapter(tenant, adapter, version, t, cold, last_used, " SUMS
-                              ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, ?9, ?10, 0) ON CONFLICT DO UPDATE SET " ADD_SUMS
+                              ") VALUES(?1, ?2, ?3, ?4, ?5, ?6, 1, ?7, ?8, ?9, ?10, ?11) ON CONFLICT DO UPDATE SET " ADD_SUMS
                               ", cold = cold + excluded.cold, last_used = max(last_used, excluded.last_used)";
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    if (!st || db_bind(st, e, "ssiiiiiiii", a->who.tenant, a->what.adapter, (int64_t)a->what.version, t, (int64_t)s->cold, s->t_end,
-                       s->prompt, s->cached, s->delivered, s->produced))
+    if (!st || db_bind(st, e, "ssiiiiiiiii", a->who.tenant, a->what.adapter, (int64_t)a->what.version, t, (int64_t)s->cold, s->t_end,
+                       s->prompt, s->cached, s->delivered, s->produced, settled_cost(a, s)))
         return -1;
     return db_done(st, e);
 }
@@ -87,7 +90,7 @@ static int add_latency(struct db *d, sqlite3 *c, const struct admission *a, int 
 static int add_rollups(struct db *d, sqlite3 *c, const struct admission *a, const struct settlement *s, struct err *e)
 {
 #define SPAN(table) \
-    "INSERT INTO " table "(tenant, t, state, " SUMS ") VALUES(?1, ?2, ?3, 1, ?4, ?5, ?6, ?7, 0) ON CONFLICT DO UPDATE SET " ADD_SUMS
+    "INSERT INTO " table "(tenant, t, state, " SUMS ") VALUES(?1, ?2, ?3, 1, ?4, ?5, ?6, ?7, ?8) ON CONFLICT DO UPDATE SET " ADD_SUMS
     static const char minute[] = SPAN("rollup_minute"), hour[] = SPAN("rollup_hour");
 #undef SPAN
     if (add_span(d, c, minute, bucket_s(a->t_start, 60), a, s, e) || add_span(d, c, hour, bucket_s(a->t_start, 3600), a, s, e)) return -1;
@@ -103,7 +106,9 @@ int ledger_settle_run(struct db *d, sqlite3 *c, struct month *m, const struct ad
     static const char remove[] = "DELETE FROM admission WHERE id = ?1";
     bool fresh = false;
     if (insert_row(d, c, m, a, s, &fresh, e)) return -1;
-    if (fresh && add_rollups(d, c, a, s, e)) return -1;
+    if (fresh && (add_rollups(d, c, a, s, e) ||
+                  limit_settle_run(d, c, &a->who, a->what.adapter, a->t_start, settled_tokens(s), settled_cost(a, s), e)))
+        return -1;
     sqlite3_stmt *st = db_stmt(d, c, remove, e);
     if (!st || db_bind(st, e, "s", a->id) || db_done(st, e)) return -1;
     *counted = fresh;

@@ -1,11 +1,19 @@
 /* weft-gateway: puts the parts together, in an order that each can rely on, and takes them apart again.
  *
- *     settings -> database (lock!) -> auth, registry, ledger -> client -> engine -> what a crash left open is closed
+ *     settings -> database (lock!) -> auth, registry, ledger -> client -> engines -> what a crash left open is closed
  *       -> upstream, uploads -> admin listener -> public listener -> engine ready: ports file -> wait for SIGTERM or SIGINT
- *       -> listeners drain -> uploads, upstream -> engine -> client -> ledger -> registry, auth -> database
+ *       -> listeners drain -> uploads, upstream -> engines -> client -> ledger -> registry, auth -> database
  *
  * The listeners open before the engine has read its model: /health answers, /ready says not yet, requests wait or get 503. Ends are settled
  * while the listener drains; what a hanging one leaves open is closed by the next start.
+ *
+ * A public socket that a service manager handed over (gateway/service.h) is accepted from only once an engine is there, or ready_wait_ms are over:
+ * until then connections wait in its backlog, where the manager keeps them from one process to the next. At SIGTERM nothing more is accepted;
+ * requests in flight finish; a connection that is kept alive may send one more request within linger_ms, is answered, and told to close. So
+ * clients that never try again lose nothing in a restart.
+ *
+ * SIGHUP reads the settings again (gateway/settings.h). The main thread otherwise looks once a second: it writes down which keys were used,
+ * and tells the service manager that we live, as long as gateway/alive.h finds that we do.
  *
  * `weft-gateway admin-key [--new] --data DIR` prints the first (or a further) admin key. It takes the same lock as the gateway, so it
  * never changes the database under a running one.
@@ -15,8 +23,15 @@
 #include "base/buf.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/version.h"
+#include "gateway/alive.h"
+#include "gateway/db_audit.h"
+#include "gateway/engine.h"
 #include "gateway/gateway.h"
+#include "gateway/idempotency.h"
 #include "gateway/meters.h"
+#include "gateway/openapi.h"
+#include "gateway/service.h"
 #include "gateway/settings.h"
 #include "gateway/upload.h"
 #include "gateway/upstream.h"
@@ -32,6 +47,7 @@
 
 #define RECEIPTS_WAIT_MS 5000  /* for the engine, before open admissions are closed without its receipts */
 #define LOOK_MS 200            /* between looks at an engine that is starting */
+#define TICK_MS 1000           /* between looks at everything, once it is there */
 #define ADMIN_WORKERS 2
 #define ADMIN_CONNECTIONS 256
 #define ADMIN_DRAIN_MS 1000
@@ -39,18 +55,21 @@
 #define IDLE_TIMEOUT_S 120
 #define STREAM_BUFFER_ADMIN (1u << 20)
 #define ENGINE_GRACE_MS 5000
-#define ROUTES_MAX 128
+#define ROUTES_MAX 256
 #define TOKEN_MAX 512
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_ARGUMENTS = 2, EXIT_MODEL = 3 };
 
 struct program {
-    struct settings set;
+    struct settings set; /* as they were at the start; what can change is read from g.set */
     struct gateway g;
+    struct service service;
+    struct alive alive;
+    bool ready; /* an engine answered once, and the public listener is open */
     struct http_server *public, *admin;
     char *public_at, *admin_at; /* bound addresses */
     struct http_route public_routes[ROUTES_MAX], admin_routes[ROUTES_MAX];
-    char engine_path[1024], socket[768], cache[768], token[TOKEN_MAX];
+    char engine_path[1024], socket[768], run[768], cache[768], token[TOKEN_MAX];
 };
 
 static int exit_code(const struct err *e)
@@ -66,16 +85,23 @@ static int complain(const struct err *e)
 
 /* --- settings --- */
 
-static int read_settings(struct settings *s, int argc, char **argv, struct err *e)
+/* Below the settings that --help lists: what else the program does. */
+static void help_more(int argc, char **argv)
 {
-    int rc = conf_load(settings_rows, settings_nrows, s, argc, argv, NULL, 0, NULL, e);
+    for (int i = 1; i < argc; i++)
+        if (strcmp(argv[i], "--help") == 0)
+            puts("\n  weft-gateway admin-key --data DIR          print the first admin key, once; with --new a further one. Not while a gateway runs on DIR"
+                 "\n  weft-gateway --version");
+}
+
+static int read_settings(struct program *p, int argc, char **argv, struct err *e)
+{
+    int rc = settings_open(&p->g.settings, argc, argv, e);
+    if (rc > 0) help_more(argc, argv);
     if (rc) return rc;
-    int level = log_level_parse(s->log_level);
-    if (level < 0) return err_set(e, ERR_USAGE, "log_level '%s' is not one of debug, info, warn, error", s->log_level);
-    log_init("weft-gateway", (enum log_level)level);
-    if (!*s->data) return err_set(e, ERR_USAGE, "no data folder: set --data or WEFT_DATA");
-    if (*s->ack && strcmp(s->ack, "async") != 0 && strcmp(s->ack, "durable") != 0)
-        return err_set(e, ERR_USAGE, "ack '%s' is not one of async, durable", s->ack);
+    settings_follow(p->g.settings, &p->g.set);
+    p->set = *settings_now(p->g.settings);
+    log_init("weft-gateway", (enum log_level)log_level_parse(p->set.log_level));
     return 0;
 }
 
@@ -118,43 +144,62 @@ static int open_state(struct program *p, struct err *e)
     if (db_open(&g->db, &o, e)) return -1;
     snprintf(g->store, sizeof g->store, "%s/blobs", db_dir(g->db));
     snprintf(g->tmp, sizeof g->tmp, "%s/tmp", db_dir(g->db));
-    if (auth_open(&g->auth, g->db, e) || registry_open(&g->registry, g->db, e) || ledger_open(&g->ledger, g->db, e)) return -1;
+    if (auth_open(&g->auth, g->db, e) || registry_open(&g->registry, g->db, e) || ledger_open(&g->ledger, g->db, e) ||
+        once_open(&g->once, g->db, e))
+        return -1;
     g->metrics = metrics_new(gateway_meter_rows, GATEWAY_METERS);
     if (!g->metrics) return err_set(e, ERR_NO_MEMORY, "no memory for the metrics");
     ledger_set_metrics(g->ledger, g->metrics);
+    if (prices_open(&g->prices, g->db, e)) return -1;
+    ledger_set_limits(g->ledger, NULL, g->prices);
     return 0;
 }
 
-static int open_engine(struct program *p, struct err *e)
+/* Private tenants' requests go to engines of this machine; one at an address may be that, too. */
+static bool is_here(const char *url)
+{
+    static const char *const here[] = {"unix:", "http://127.", "http://localhost", "http://[::1]"};
+    if (!*url) return true;
+    for (size_t i = 0; i < sizeof here / sizeof *here; i++)
+        if (strncmp(url, here[i], strlen(here[i])) == 0) return true;
+    return false;
+}
+
+static int open_engines(struct program *p, struct err *e)
 {
     const struct settings *s = &p->set;
-    if (!*s->model && !*s->engine_url) return err_set(e, ERR_USAGE, "no model: set --model or WEFT_MODEL (or --engine-url)");
+    bool own = *s->model || *s->engine_url;
+    if (!own && !s->pool_only) return err_set(e, ERR_USAGE, "no model: set --model or WEFT_MODEL (or --engine-url, or --pool-only true)");
     if (find_engine(p, e) || read_token(s->engine_token_file, p->token, e)) return -1;
     snprintf(p->socket, sizeof p->socket, "%s/run/engine.sock", db_dir(p->g.db));
+    snprintf(p->run, sizeof p->run, "%s/run", db_dir(p->g.db));
     snprintf(p->cache, sizeof p->cache, "%s/cache", db_dir(p->g.db));
     struct engine_options o = {
-        .program = p->engine_path, .model = s->model, .base_name = s->base_name, .precision = s->precision, .kernels = s->kernels, .kv_type = s->kv_type,
+        .kind = &kind_weft, .name = *s->engine_url ? "remote" : "local", .local = is_here(s->engine_url), .url = s->engine_url, .secret = p->token,
+        .program = p->engine_path, .model = s->model, .base_name = s->base_name, .precision = s->precision, .device = s->device, .tp = (int)s->tp, .kernels = s->kernels, .kv_type = s->kv_type,
         .chat_template = s->chat_template, .draft_model = s->draft_model, .speculate = (int)s->speculate, .prefix_cache = s->prefix_cache,
         .socket = p->socket, .store = p->g.store, .cache = s->engine_cache_mb ? p->cache : "", .cache_mb = (int)s->engine_cache_mb, .adapter_mb = (int)s->adapter_mb,
         .max_context = (int)s->max_context, .max_slots = (int)s->max_slots, .kv_mb = (int)s->kv_mb, .threads = (int)s->threads,
-        .max_running = (int)s->max_running, .url = s->engine_url, .token = p->token,
+        .max_running = (int)s->max_running,
     };
     if (client_new(&p->g.client, (int)s->max_connections, e)) return -1;
-    return engine_open(&p->g.engine, &o, p->g.client, e);
+    struct pool_options pool = {.db = p->g.db, .client = p->g.client, .run = p->run, .spawn = &o, .own = own ? &o : NULL};
+    return pool_open(&p->g.pool, &pool, e);
 }
 
-/* An engine that outlived the last gateway still knows what it produced: it is given a moment to answer. */
+/* Engines that outlived the last gateway still know what they produced: they are given a moment to answer. */
 static int recover(struct program *p, struct err *e)
 {
     struct err waited = {0};
     int closed;
     if (ledger_open_admissions(p->g.ledger) == 0) return 0;
-    bool answers = engine_wait(p->g.engine, RECEIPTS_WAIT_MS, &waited) == 0;
+    pool_wait_all(p->g.pool, RECEIPTS_WAIT_MS);
+    pool_wait(p->g.pool, 0, &waited);
     if (waited.code == ERR_MODEL) {
         *e = waited;
         return -1;
     }
-    return ledger_recover(p->g.ledger, answers ? engine_receipt : NULL, p->g.engine, &closed, e);
+    return ledger_recover(p->g.ledger, pool_receipt, p->g.pool, &closed, e);
 }
 
 static int join(struct http_route *out, const struct http_route *const *tables, struct err *e)
@@ -188,40 +233,57 @@ static void count_admin(const struct http_request *r, int status, uint64_t bytes
     count_answer(r, "admin", status);
 }
 
+static int open_public(struct program *p, struct err *e)
+{
+    char fd[16];
+    struct http_options o = {
+        .listen = service_listen(p->service.public, p->set.listen, fd), .routes = p->public_routes, .workers = (int)p->set.http_workers,
+        .max_connections = (int)p->set.max_connections, .idle_timeout_s = IDLE_TIMEOUT_S, .stream_buffer = (size_t)p->set.stream_buffer,
+        .user = &p->g, .done = count_public,
+    };
+    if (http_server_start(&p->public, &o, &p->public_at, e)) return -1;
+    alive_open(&p->alive, &p->g, p->public_at, p->service.watchdog_us);
+    log_info("listening", LS("public", p->public_at), LS("admin", p->admin_at));
+    service_ready(&p->service);
+    return 0;
+}
+
 static int open_listeners(struct program *p, struct err *e)
 {
-    static const struct http_route *const admin[] = {routes_admin, routes_health, NULL};
-    static const struct http_route *const open[] = {routes_inference, routes_adapters, routes_usage, routes_health_public, NULL};
-    if (join(p->admin_routes, admin, e) || join(p->public_routes, open, e)) return -1;
+    const struct http_route *const served[DOCS_LISTENERS] = {[DOCS_PUBLIC] = p->public_routes, [DOCS_ADMIN] = p->admin_routes};
+    if (join(p->admin_routes, gateway_admin_routes, e) || join(p->public_routes, gateway_public_routes, e) || docs_open(&p->g.docs, served, e)) return -1;
+    char fd[16];
     struct http_options o = {
-        .listen = p->set.admin_listen, .routes = p->admin_routes, .workers = ADMIN_WORKERS, .max_connections = ADMIN_CONNECTIONS,
-        .idle_timeout_s = IDLE_TIMEOUT_S, .stream_buffer = STREAM_BUFFER_ADMIN, .user = &p->g, .done = count_admin,
+        .listen = service_listen(p->service.admin, p->set.admin_listen, fd), .routes = p->admin_routes, .workers = ADMIN_WORKERS,
+        .max_connections = ADMIN_CONNECTIONS, .idle_timeout_s = IDLE_TIMEOUT_S, .stream_buffer = STREAM_BUFFER_ADMIN, .user = &p->g, .done = count_admin,
     };
     if (http_server_start(&p->admin, &o, &p->admin_at, e)) return -1;
-    o.listen = p->set.listen;
-    o.routes = p->public_routes;
-    o.workers = (int)p->set.http_workers;
-    o.max_connections = (int)p->set.max_connections;
-    o.stream_buffer = (size_t)p->set.stream_buffer;
-    o.done = count_public;
-    return http_server_start(&p->public, &o, &p->public_at, e);
+    return p->service.public < 0 ? open_public(p, e) : 0; /* one that was handed over waits for an engine: serve() */
 }
 
 static int open_all(struct program *p, struct err *e)
 {
-    p->g.set = &p->set;
-    if (open_state(p, e) || open_engine(p, e) || recover(p, e)) return -1;
+    if (open_state(p, e) || open_engines(p, e) || recover(p, e) || limits_open(&p->g.limits, p->g.db, e)) return -1;
+    ledger_set_limits(p->g.ledger, p->g.limits, p->g.prices);
     if (upstream_open(&p->g.upstream, &p->g, e) || uploads_open(&p->g.uploads, &p->g, e)) return -1;
     return open_listeners(p, e);
+}
+
+/* Something is in flight, or an idle connection may still bring a request. */
+static bool is_busy(const struct program *p, int64_t linger_until)
+{
+    if (http_server_in_flight(p->public) > 0) return true;
+    return http_server_connections(p->public) > 0 && clock_mono_us() < linger_until;
 }
 
 /* Requests that outlast the drain end in an error of their own, not in a connection that breaks off. */
 static void drain(struct program *p)
 {
     const struct timespec tick = {.tv_nsec = 5000000};
-    int64_t until = clock_mono_us() + p->set.drain_ms * 1000;
+    const struct settings *set = p->g.set;
+    int64_t now = clock_mono_us(), until = now + set->drain_ms * 1000, linger_until = now + set->linger_ms * 1000;
     http_server_quiesce(p->public);
-    while (http_server_in_flight(p->public) > 0 && clock_mono_us() < until) nanosleep(&tick, NULL);
+    while (is_busy(p, linger_until) && clock_mono_us() < until) nanosleep(&tick, NULL);
     if (http_server_in_flight(p->public) == 0) return;
     log_warn("drain_over", LI("in_flight", http_server_in_flight(p->public)));
     upstream_stop(p->g.upstream);
@@ -236,13 +298,19 @@ static void close_all(struct program *p)
     if (p->admin) http_server_stop(p->admin, ADMIN_DRAIN_MS);
     uploads_close(g->uploads);
     upstream_close(g->upstream);
-    if (g->engine) engine_close(g->engine, p->set.engine_keep, ENGINE_GRACE_MS);
+    if (g->pool) pool_close(g->pool, settings_now(g->settings)->engine_keep, ENGINE_GRACE_MS);
     if (g->client) client_free(g->client);
+    docs_close(g->docs);
+    once_close(g->once);
     ledger_close(g->ledger);
     registry_close(g->registry);
     auth_close(g->auth);
     db_close(g->db);
+    limits_close(g->limits); /* the last settlements came with the database's end */
+    prices_close(g->prices);
     metrics_free(g->metrics);
+    settings_close(g->settings);
+    service_close(&p->service);
     free(p->public_at);
     free(p->admin_at);
 }
@@ -271,42 +339,75 @@ static int write_ports(const struct program *p, struct err *e)
     return 0;
 }
 
-static bool asked_to_stop(const sigset_t *signals, int wait_ms)
+/* The next signal, or 0 after wait_ms. */
+static int next_signal(const sigset_t *signals, int wait_ms)
 {
     struct timespec t = {.tv_sec = wait_ms / 1000, .tv_nsec = wait_ms % 1000 * 1000000l};
-    int sig = wait_ms < 0 ? sigwaitinfo(signals, NULL) : sigtimedwait(signals, NULL, &t);
-    if (sig > 0) log_info("stopping", LI("signal", sig));
-    return sig > 0;
+    int sig = sigtimedwait(signals, NULL, &t);
+    return sig > 0 ? sig : 0;
+}
+
+static void say_where(const struct program *p)
+{
+    service_status(&p->service, "Serving on %s, admin on %s", p->public_at, p->admin_at);
+}
+
+/* The manager hears of a reload only once it was told that we are ready: the end of one says so again. */
+static void read_again(struct program *p)
+{
+    static const struct actor manager = {.key = "system", .ip = "", .request = ""};
+    struct err e = {0};
+    if (p->public) service_reloading(&p->service);
+    if (settings_reload(p->g.settings, p->g.db, &manager, NULL, &e)) log_error("settings_refused", LS("error", e.msg));
+    if (p->public) service_ready(&p->service);
+    if (p->ready) say_where(p);
+}
+
+/* Opens what waits for an engine. -1 when the engine refuses the model. */
+static int look_for_engine(struct program *p, int64_t public_at_us, struct err *e)
+{
+    struct err now = {0};
+    bool there = pool_wait(p->g.pool, 0, &now) == 0;
+    if (now.code == ERR_MODEL) {
+        *e = now;
+        return -1;
+    }
+    if (!p->public && (there || clock_mono_us() >= public_at_us) && open_public(p, e)) return -1;
+    if (!there) return 0;
+    if (write_ports(p, e)) return -1;
+    p->ready = true;
+    log_info("ready", LS("public", p->public_at), LS("admin", p->admin_at));
+    say_where(p);
+    return 0;
 }
 
 /* Until asked to stop; -1 when the engine refuses the model at the start. */
 static int serve(struct program *p, const sigset_t *signals, struct err *e)
 {
-    struct err now = {0};
-    while (engine_wait(p->g.engine, 0, &now)) {
-        if (now.code == ERR_MODEL) {
-            *e = now;
-            return -1;
+    int64_t public_at_us = clock_mono_us() + p->set.ready_wait_ms * 1000;
+    service_status(&p->service, "Waiting for an engine");
+    for (;;) {
+        if (!p->ready && look_for_engine(p, public_at_us, e)) return -1;
+        auth_note_uses(p->g.auth);
+        if (alive_look(&p->alive)) service_alive(&p->service);
+        int sig = next_signal(signals, p->ready ? TICK_MS : LOOK_MS);
+        if (sig == SIGHUP) read_again(p);
+        if (sig == SIGTERM || sig == SIGINT) {
+            log_info("stopping", LI("signal", sig));
+            service_stopping(&p->service);
+            return 0;
         }
-        err_clear(&now);
-        if (asked_to_stop(signals, LOOK_MS)) return 0;
     }
-    if (write_ports(p, e)) return -1;
-    log_info("ready", LS("public", p->public_at), LS("admin", p->admin_at));
-    while (!asked_to_stop(signals, -1)) {}
-    return 0;
 }
 
 static int run(struct program *p, int argc, char **argv, const sigset_t *signals)
 {
     struct err e = {0};
-    int rc = read_settings(&p->set, argc, argv, &e);
+    int rc = read_settings(p, argc, argv, &e);
     if (rc > 0) return EXIT_OK;
+    if (rc == 0) rc = service_open(&p->service, &e);
     if (rc == 0) rc = open_all(p, &e);
-    if (rc == 0) {
-        log_info("listening", LS("public", p->public_at), LS("admin", p->admin_at));
-        rc = serve(p, signals, &e);
-    }
+    if (rc == 0) rc = serve(p, signals, &e);
     close_all(p);
     if (rc == 0) log_info("stopped");
     return rc ? complain(&e) : EXIT_OK;
@@ -315,7 +416,7 @@ static int run(struct program *p, int argc, char **argv, const sigset_t *signals
 /* argv[1] is "admin-key": the first key, or with --new a further one; printed once, on standard output. */
 static int admin_key(int argc, char **argv)
 {
-    struct settings set = {0};
+    struct settings_live *set = NULL;
     struct db *d = NULL;
     struct err e = {0};
     char text[KEY_TEXT_LEN];
@@ -326,11 +427,12 @@ static int admin_key(int argc, char **argv)
         else argv[n++] = argv[i];
     }
     argv[n] = NULL;
-    int rc = read_settings(&set, n, argv, &e);
+    int rc = settings_open(&set, n, argv, &e);
     if (rc > 0) return EXIT_OK;
-    if (rc == 0) rc = db_open(&d, &(struct db_options){.dir = set.data}, &e);
+    if (rc == 0) rc = db_open(&d, &(struct db_options){.dir = settings_now(set)->data}, &e);
     if (rc == 0) rc = more ? auth_new_admin_key(d, text, &e) : auth_first_admin_key(d, text, &e);
     db_close(d);
+    settings_close(set);
     if (rc) return complain(&e);
     if (*text) puts(text);
     else fprintf(stderr, "weft-gateway: an admin key exists already; --new makes a further one\n");
@@ -340,16 +442,18 @@ static int admin_key(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-    static struct program program;
+    static struct program program = {.service = {.notify = -1, .public = -1, .admin = -1}};
     sigset_t signals;
     umask(0077);
     signal(SIGPIPE, SIG_IGN);
     json_start();
     log_init("weft-gateway", LOG_INFO);
+    if (argc > 1 && strcmp(argv[1], "--version") == 0) return puts("weft-gateway " WEFT_VERSION) < 0 ? EXIT_FAILED : EXIT_OK;
     if (argc > 1 && strcmp(argv[1], "admin-key") == 0) return admin_key(argc, argv);
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGHUP);
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread, so only serve() gets them */
     return run(&program, argc, argv, &signals);
 }

@@ -1,13 +1,16 @@
-/* GET /v1/models and /v1/models/{model}: the base, and the tenant's own adapters: NAME, and NAME@VERSION for each
- * version that is ready.
+/* GET /v1/models and /v1/models/{model}: the base, the tenant's aliases, and its adapters: NAME, and NAME@VERSION for each
+ * version that is ready. A NAME that is an alias's is the alias, once.
  *
  * The adapter `parent` is the base's name, as vLLM prints it, so that clients can tell adapters from bases. One
  * statement reads what is listed; whether a model exists is the registry's to say, in the same words as everywhere, so
  * another tenant's adapter and an absent one answer alike. Worker threads. */
 #include "base/clock.h"
 #include "base/json.h"
+#include "gateway/alias.h"
 #include "gateway/chat_api.h"
+#include "gateway/residency.h"
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define READ_MS 2000
@@ -36,7 +39,9 @@ static int add_model(struct listing *l, const char *id, int64_t created_us, stru
 static int read_models(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
     static const char sql[] =
-        "SELECT a.name, v.version, v.created FROM adapter a JOIN version v ON v.adapter = a.row"
+        "SELECT a.name, v.version, v.created, EXISTS (SELECT 1 FROM alias l WHERE l.tenant = a.tenant AND l.name = "
+        "a.name)"
+        " FROM adapter a JOIN version v ON v.adapter = a.row"
         " WHERE a.tenant = ?1 AND (?2 = '' OR a.name = ?2) AND (?3 = 0 OR v.version = ?3) AND v.base = ?4"
         " AND v.state = 'ready' ORDER BY a.name, v.version DESC LIMIT ?5";
     struct listing *l = u;
@@ -47,11 +52,55 @@ static int read_models(struct db *d, sqlite3 *c, void *u, struct err *e)
     if (!st || db_bind(st, e, "ssisi", l->tenant, l->only, l->version, l->base, (int64_t)VERSIONS_MAX)) return -1;
     while ((rc = db_row(st, e)) == 1) {
         int64_t created = sqlite3_column_int64(st, 2);
-        bool first = strcmp(name, db_text(st, 0)) != 0;
+        bool first = strcmp(name, db_text(st, 0)) != 0 && !sqlite3_column_int(st, 3);
         snprintf(name, sizeof name, "%s", db_text(st, 0));
         snprintf(id, sizeof id, "%s@%d", name, sqlite3_column_int(st, 1));
         if ((first && !l->version && add_model(l, name, created, e)) || add_model(l, id, created, e)) return -1;
     }
+    return rc;
+}
+
+static int read_aliases(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] =
+        "SELECT name, created FROM alias WHERE tenant = ?1 AND (?2 = '' OR name = ?2) ORDER BY name LIMIT ?3";
+    struct listing *l = u;
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    int rc;
+    if (!st || db_bind(st, e, "ssi", l->tenant, l->only, (int64_t)VERSIONS_MAX)) return -1;
+    while ((rc = db_row(st, e)) == 1)
+        if (add_model(l, db_text(st, 0), sqlite3_column_int64(st, 1), e)) return -1;
+    return rc;
+}
+
+/* An alias's parent is the base of what it would choose now; none where nothing of it can serve. */
+static void name_parents(struct gateway *g, const char *tenant, json_t *aliases)
+{
+    size_t i;
+    json_t *o;
+    json_array_foreach(aliases, i, o)
+    {
+        struct choice c;
+        struct alias_ask a = {.tenant = tenant,
+                              .model = json_string_value(json_object_get(o, "id")),
+                              .request = "",
+                              .served = residency_serves,
+                              .u = g};
+        if (alias_choose(g->registry, &a, &c, NULL)) continue;
+        json_object_set_new(o, "root", json_string(c.target[0].base));
+        json_object_set_new(o, "parent", json_string(c.target[0].base));
+        choice_close(g->registry, &c);
+    }
+}
+
+/* The tenant's aliases (only: one of them). */
+static int list_aliases(struct gateway *g, const struct principal *who, const char *only, json_t *data, struct err *e)
+{
+    struct listing l = {who->tenant, who->tenant_name, NULL, only, 0, json_array()};
+    int rc = db_read(g->db, read_aliases, &l, READ_MS, e);
+    name_parents(g, who->tenant, l.data);
+    json_array_extend(data, l.data);
+    json_decref(l.data);
     return rc;
 }
 
@@ -66,21 +115,36 @@ void models_list(struct http_request *r)
 {
     struct gateway *g = r->server_user;
     const struct principal *who = r->user;
-    struct base_desc base;
+    struct base_desc *all = calloc(POOL_ENGINES, sizeof *all);
+    struct listing l = {who->tenant, who->tenant_name, "", "", 0, json_array()};
     struct err e = {0};
+    int n = all ? residency_bases(g, all, POOL_ENGINES) : 0;
+    int rc = n ? 0 : err_set(&e, ERR_UNAVAILABLE, "no engine has said yet what it serves; try again");
+    for (int i = 0; i < n; i++) json_array_append_new(l.data, model_json(all[i].name, started_us(), "weft", NULL));
+    if (rc == 0) rc = list_aliases(g, who, "", l.data, &e);
+    for (int i = 0; i < n && rc == 0; i++) {
+        l.base = all[i].name;
+        rc = db_read(g->db, read_models, &l, READ_MS, &e);
+    }
+    free(all);
+    if (rc == 0) {
+        api_reply(r, 200, json_pack("{s:s, s:o}", "object", "list", "data", l.data));
+        return;
+    }
+    json_decref(l.data);
+    api_refuse(r, &e);
+}
 
-    if (engine_base(g->engine, &base, &e)) {
-        api_refuse(r, &e);
-        return;
-    }
-    struct listing l = {who->tenant, who->tenant_name, base.name, "", 0, json_array()};
-    json_array_append_new(l.data, model_json(base.name, started_us(), "weft", NULL));
-    if (db_read(g->db, read_models, &l, READ_MS, &e)) {
-        json_decref(l.data);
-        api_refuse(r, &e);
-        return;
-    }
-    api_reply(r, 200, json_pack("{s:s, s:o}", "object", "list", "data", l.data));
+/* A base that is served, or what is made for one of those. */
+static int find(struct gateway *g, const char *tenant, const char *id, struct target *out, struct err *e)
+{
+    struct base_desc *all = calloc(POOL_ENGINES, sizeof *all);
+    int n = all ? residency_bases(g, all, POOL_ENGINES) : 0, rc = -1;
+    for (int i = 0; i < n && rc; i++) rc = registry_resolve(g->registry, tenant, id, all[i].name, out, NULL);
+    free(all);
+    if (rc == 0) return 0;
+    return err_field(e, ERR_MODEL_NOT_FOUND, "model",
+                     "The model `%.200s` does not exist or you do not have access to it.", id);
 }
 
 void models_get(struct http_request *r)
@@ -88,19 +152,25 @@ void models_get(struct http_request *r)
     struct gateway *g = r->server_user;
     const struct principal *who = r->user;
     const char *id = api_param(r, 0);
-    struct base_desc base;
     struct target t;
     struct err e = {0};
 
-    if (engine_base(g->engine, &base, &e) || registry_resolve(g->registry, who->tenant, id, base.name, &t, &e)) {
+    json_t *aliases = json_array();
+    if (name_is_valid(id) && list_aliases(g, who, id, aliases, &e) == 0 && json_array_size(aliases)) {
+        api_reply(r, 200, json_incref(json_array_get(aliases, 0)));
+        json_decref(aliases);
+        return;
+    }
+    json_decref(aliases);
+    if (e.code || find(g, who->tenant, id, &t, &e)) {
         api_refuse(r, &e);
         return;
     }
     if (t.is_base) {
-        api_reply(r, 200, model_json(base.name, started_us(), "weft", NULL));
+        api_reply(r, 200, model_json(t.base, started_us(), "weft", NULL));
         return;
     }
-    struct listing l = {who->tenant, who->tenant_name, base.name, t.adapter, t.version, json_array()};
+    struct listing l = {who->tenant, who->tenant_name, t.base, t.adapter, t.version, json_array()};
     json_t *one = NULL;
     if (db_read(g->db, read_models, &l, READ_MS, &e) == 0) {
         one = json_incref(json_array_get(l.data, 0));

@@ -15,17 +15,20 @@
 #define LOAD_MS 60000
 #define VERSION_DIGITS 9
 
-const char *const version_state_name[] = {"uploading", "validating", "ready", "failed"};
+const char *const version_state_name[VERSION_STATES] = {"uploading", "validating",  "ready",   "failed",
+                                                        "archived",  "quarantined", "deleting"};
 
 static void catalog_free(struct catalog *g)
 {
     if (!g) return;
+    for (size_t i = 0; i < g->naliases; i++) free(g->alias[i].prefix);
+    free(g->alias);
     free(g->v);
     free(g->digests);
     free(g);
 }
 
-static struct catalog *catalog_ref(struct registry *r)
+struct catalog *catalog_ref(struct registry *r)
 {
     pthread_mutex_lock(&r->lock);
     struct catalog *g = r->now;
@@ -34,7 +37,7 @@ static struct catalog *catalog_ref(struct registry *r)
     return g;
 }
 
-static void catalog_unref(struct registry *r, struct catalog *g)
+void catalog_unref(struct registry *r, struct catalog *g)
 {
     if (!g) return;
     pthread_mutex_lock(&r->lock);
@@ -72,15 +75,23 @@ static int index_digests(struct catalog *g, struct err *e)
 {
     g->digests = calloc(g->n + 1, sizeof *g->digests);
     if (!g->digests) return err_set(e, ERR_NO_MEMORY, "no memory for %zu digests", g->n);
-    for (size_t i = 0; i < g->n; i++) g->digests[i] = g->v[i].digest;
-    qsort(g->digests, g->n, sizeof *g->digests, by_text);
+    for (size_t i = 0; i < g->n; i++)
+        if (g->v[i].state != VERSION_FAILED && g->v[i].digest[0]) g->digests[g->ndigests++] = g->v[i].digest;
+    qsort(g->digests, g->ndigests, sizeof *g->digests, by_text);
     return 0;
+}
+
+static enum version_state read_state(const char *word)
+{
+    int i = VERSION_STATES - 1;
+    while (i > 0 && strcmp(version_state_name[i], word) != 0) i--;
+    return (enum version_state)i;
 }
 
 static int load(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
     static const char sql[] =
-        "SELECT a.tenant, a.name, v.digest, v.base, a.row, v.row, v.version, v.state = 'ready' FROM adapter a"
+        "SELECT a.tenant, a.name, v.digest, v.base, a.row, v.row, v.version, v.state, v.bytes, v.pinned FROM adapter a"
         " JOIN version v ON v.adapter = a.row ORDER BY a.tenant, a.name, v.version DESC";
     struct catalog *g = u;
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
@@ -96,9 +107,11 @@ static int load(struct db *d, sqlite3 *c, void *u, struct err *e)
         k->adapter_row = sqlite3_column_int64(st, 4);
         k->version_row = sqlite3_column_int64(st, 5);
         k->version = sqlite3_column_int(st, 6);
-        k->ready = sqlite3_column_int(st, 7);
+        k->state = read_state(db_text(st, 7));
+        k->bytes = sqlite3_column_int64(st, 8);
+        k->pinned = sqlite3_column_int(st, 9);
     }
-    return rc < 0 ? -1 : index_digests(g, e);
+    return rc < 0 || alias_load(d, c, g, e) ? -1 : index_digests(g, e);
 }
 
 int registry_reload(struct registry *r, struct err *e)
@@ -141,6 +154,11 @@ void registry_close(struct registry *r)
 {
     if (!r) return;
     catalog_free(r->now);
+    for (int i = 0; i < HOLD_BUCKETS; i++)
+        for (struct hold *h = r->hold[i], *next; h; h = next) {
+            next = h->next;
+            free(h);
+        }
     pthread_mutex_destroy(&r->lock);
     pthread_mutex_destroy(&r->reloading);
     free(r);
@@ -163,7 +181,7 @@ static size_t lower_bound(const struct catalog *g, const char *tenant, const cha
 }
 
 /* NAME or NAME@VERSION; *version 0: the newest. */
-static bool split(const char *model, char name[NAME_MAX_LEN + 1], int *version)
+bool model_split(const char *model, char name[NAME_MAX_LEN + 1], int *version)
 {
     const char *at = strchrnul(model, '@');
     size_t n = (size_t)(at - model);
@@ -180,24 +198,43 @@ static bool split(const char *model, char name[NAME_MAX_LEN + 1], int *version)
     return true;
 }
 
-static const struct known *find(const struct catalog *g, const char *tenant, const char *name, int version,
-                                const char *base)
+/* The end of what this name has, from its lower bound on. */
+static size_t upper_bound(const struct catalog *g, size_t i, const char *tenant, const char *name)
 {
-    for (size_t i = lower_bound(g, tenant, name); i < g->n; i++) {
+    while (i < g->n && strcmp(g->v[i].tenant, tenant) == 0 && strcmp(g->v[i].name, name) == 0) i++;
+    return i;
+}
+
+const struct known *catalog_find(const struct catalog *g, const char *tenant, const char *name, int version,
+                                 bool (*served)(void *u, const char *base), void *u)
+{
+    size_t i = lower_bound(g, tenant, name), end = upper_bound(g, i, tenant, name);
+    for (; i < end; i++) {
         const struct known *k = &g->v[i];
-        if (strcmp(k->tenant, tenant) != 0 || strcmp(k->name, name) != 0) return NULL;
-        if (k->ready && (!version || k->version == version) && strcmp(k->base, base) == 0) return k;
+        if (k->state == VERSION_READY && (!version || k->version == version) && served(u, k->base)) return k;
     }
     return NULL;
 }
 
-static struct target target_of(const struct known *k)
+const struct known *catalog_version(const struct catalog *g, const char *tenant, const char *name, int version)
+{
+    size_t i = lower_bound(g, tenant, name), end = upper_bound(g, i, tenant, name);
+    while (i < end && g->v[i].version != version) i++;
+    return i < end ? &g->v[i] : NULL;
+}
+
+struct target target_of(const struct known *k)
 {
     struct target t = {.adapter_row = k->adapter_row, .version_row = k->version_row, .version = k->version};
     memcpy(t.base, k->base, sizeof t.base);
     memcpy(t.adapter, k->name, sizeof t.adapter);
     memcpy(t.digest, k->digest, sizeof t.digest);
     return t;
+}
+
+static bool is_this(void *u, const char *base)
+{
+    return strcmp(u, base) == 0;
 }
 
 int registry_resolve(struct registry *r, const char *tenant, const char *model, const char *base, struct target *out,
@@ -211,9 +248,9 @@ int registry_resolve(struct registry *r, const char *tenant, const char *model, 
         return 0;
     }
     bool found = false;
-    if (split(model, name, &version)) {
+    if (model_split(model, name, &version)) {
         struct catalog *g = catalog_ref(r);
-        const struct known *k = find(g, tenant, name, version, base);
+        const struct known *k = catalog_find(g, tenant, name, version, is_this, (void *)base);
         if ((found = k != NULL)) *out = target_of(k);
         catalog_unref(r, g);
     }
@@ -222,19 +259,128 @@ int registry_resolve(struct registry *r, const char *tenant, const char *model, 
                      "The model `%.200s` does not exist or you do not have access to it.", model);
 }
 
+/* --- holds --- */
+
+static struct hold **find_hold(struct registry *r, const char *digest)
+{
+    unsigned h = 0;
+    for (int i = 0; i < 8 && digest[i]; i++) h = h * 31 + (unsigned char)digest[i];
+    struct hold **p = &r->hold[h % HOLD_BUCKETS];
+    while (*p && strcmp((*p)->digest, digest) != 0) p = &(*p)->next;
+    return p;
+}
+
+static int hold_one(struct registry *r, const char *digest)
+{
+    struct hold **p = find_hold(r, digest);
+    if (!*p && !(*p = calloc(1, sizeof **p))) return -1;
+    if (!(*p)->n++) memcpy((*p)->digest, digest, SHA256_HEX);
+    return 0;
+}
+
+static void drop_one(struct registry *r, const char *digest)
+{
+    struct hold **p = find_hold(r, digest), *h = *p;
+    if (!h || --h->n > 0) return;
+    *p = h->next;
+    free(h);
+}
+
+int registry_hold(struct registry *r, const struct catalog *g, const struct target *t, int n)
+{
+    int i = 0;
+    pthread_mutex_lock(&r->lock);
+    int rc = r->now == g ? 0 : 1;
+    for (; rc == 0 && i < n; i++)
+        if (!t[i].is_base && hold_one(r, t[i].digest)) {
+            rc = -1;
+            while (i-- > 0)
+                if (!t[i].is_base) drop_one(r, t[i].digest);
+        }
+    pthread_mutex_unlock(&r->lock);
+    return rc;
+}
+
+void registry_release(struct registry *r, const char *digest)
+{
+    pthread_mutex_lock(&r->lock);
+    drop_one(r, digest);
+    pthread_mutex_unlock(&r->lock);
+}
+
+int registry_held(struct registry *r, const char *digest)
+{
+    pthread_mutex_lock(&r->lock);
+    struct hold *h = *find_hold(r, digest);
+    int n = h ? h->n : 0;
+    pthread_mutex_unlock(&r->lock);
+    return n;
+}
+
+/* --- what is asked of the snapshot --- */
+
 bool registry_has_digest(struct registry *r, const char *digest)
 {
     struct catalog *g = catalog_ref(r);
-    bool found = bsearch(&digest, g->digests, g->n, sizeof *g->digests, by_text) != NULL;
+    bool found = bsearch(&digest, g->digests, g->ndigests, sizeof *g->digests, by_text) != NULL;
     catalog_unref(r, g);
     return found;
 }
 
-int registry_count(struct registry *r, const char *tenant)
+int registry_count(struct registry *r, const char *tenant, int64_t *bytes)
 {
     struct catalog *g = catalog_ref(r);
     size_t first = lower_bound(g, tenant, ""), i = first;
-    while (i < g->n && strcmp(g->v[i].tenant, tenant) == 0) i++;
+    int64_t sum = 0;
+    for (; i < g->n && strcmp(g->v[i].tenant, tenant) == 0; i++) sum += g->v[i].bytes;
     catalog_unref(r, g);
+    if (bytes) *bytes = sum;
     return (int)(i - first);
+}
+
+bool registry_base_of(struct registry *r, const char *digest, char base[128])
+{
+    struct catalog *g = catalog_ref(r);
+    size_t i = 0;
+    while (i < g->n && strcmp(g->v[i].digest, digest) != 0) i++;
+    bool found = i < g->n;
+    if (found) memcpy(base, g->v[i].base, sizeof g->v[i].base);
+    catalog_unref(r, g);
+    return found;
+}
+
+bool registry_state(struct registry *r, const char *tenant, const char *name, int version, enum version_state *state,
+                    char digest[SHA256_HEX])
+{
+    struct catalog *g = catalog_ref(r);
+    const struct known *k = catalog_version(g, tenant, name, version);
+    if (k) *state = k->state;
+    if (k && digest) memcpy(digest, k->digest, SHA256_HEX);
+    catalog_unref(r, g);
+    return k != NULL;
+}
+
+int registry_newest(struct registry *r, const char *tenant, const char *name, unsigned states)
+{
+    struct catalog *g = catalog_ref(r);
+    size_t i = lower_bound(g, tenant, name), end = upper_bound(g, i, tenant, name);
+    while (i < end && !(states >> g->v[i].state & 1)) i++;
+    int version = i < end ? g->v[i].version : 0;
+    catalog_unref(r, g);
+    return version;
+}
+
+void registry_each(struct registry *r, unsigned states, void (*fn)(void *u, const struct version_id *v), void *u)
+{
+    struct catalog *g = catalog_ref(r);
+    for (size_t i = 0; i < g->n; i++) {
+        const struct known *k = &g->v[i];
+        struct version_id v = {.version = k->version, .pinned = k->pinned};
+        if (!(states >> k->state & 1)) continue;
+        memcpy(v.tenant, k->tenant, sizeof v.tenant);
+        memcpy(v.name, k->name, sizeof v.name);
+        memcpy(v.digest, k->digest, sizeof v.digest);
+        fn(u, &v);
+    }
+    catalog_unref(r, g);
 }

@@ -1,4 +1,4 @@
-/* registry_change: versions come and go, each with its row in the audit trail.
+/* registry_change: versions come and change their state, each change with its row in the audit trail and its event.
  *
  * A change runs on the writer thread in one transaction (see gateway/db.h): the rows of `adapter` and `version` and
  * those of `audit` are there together or not at all. Every row that appears, changes or goes has an entry of its own,
@@ -7,8 +7,10 @@
  *     adapter.create  TENANT/NAME           after: description
  *     adapter.update  TENANT/NAME           before, after: description
  *     version.create  TENANT/NAME@VERSION   after: what identifies the bytes
- *     version.remove  TENANT/NAME@VERSION   before: the same
- *     adapter.remove  TENANT/NAME           before: description
+ *     version.state   TENANT/NAME@VERSION   before, after: state, and what was wrong
+ *     version.pin     TENANT/NAME@VERSION   before, after: pinned
+ *     version.remove  TENANT/NAME@VERSION   before: as version.create (registry_remove.c)
+ *     adapter.remove  TENANT/NAME           before: description (the same)
  *
  * Nothing changed, nothing noted: the same bytes under the same name again leave no entry. One entry per version, not
  * one list of them, for an entry's object is bounded and an adapter's versions are many.
@@ -16,18 +18,13 @@
  * The caller blocks until the new snapshot is in force. Any thread but the writer's and the event threads. */
 #include "base/clock.h"
 #include "base/json.h"
+#include "gateway/event.h"
 #include "gateway/registry_impl.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define OBJECT_MAX (2 * NAME_MAX_LEN + 16) /* TENANT/NAME@VERSION */
-
-/* Whose adapter of which name a change is about, and who makes it. */
-struct subject {
-    const struct actor *by;
-    const char *tenant, *name; /* the tenant's id; the adapter's name */
-};
 
 static int print_object(struct db *d, sqlite3 *c, const struct subject *s, int version, char out[OBJECT_MAX],
                         struct err *e)
@@ -44,9 +41,8 @@ static int print_object(struct db *d, sqlite3 *c, const struct subject *s, int v
     return rc < 0 ? -1 : 0;
 }
 
-/* One entry of the trail; version 0: about the adapter. Takes over before and after, of which one may be absent. */
-static int note(struct db *d, sqlite3 *c, const struct subject *s, int version, const char *action, json_t *before,
-                json_t *after, struct err *e)
+int registry_note(struct db *d, sqlite3 *c, const struct subject *s, int version, const char *action, json_t *before,
+                  json_t *after, struct err *e)
 {
     char object[OBJECT_MAX];
     int rc = before || after ? 0 : err_set(e, ERR_NO_MEMORY, "no memory for an audit entry");
@@ -57,60 +53,60 @@ static int note(struct db *d, sqlite3 *c, const struct subject *s, int version, 
     return rc;
 }
 
-static json_t *adapter_entry(const char *description)
+json_t *registry_adapter_entry(const char *description)
 {
     return json_pack("{ss}", "description", description);
 }
 
-static json_t *version_entry(const char *digest, const char *base, int64_t rank, int64_t bytes)
+json_t *registry_version_entry(const char *digest, const char *base, int64_t rank, int64_t bytes)
 {
     return json_pack("{ss ss sI sI}", "digest", digest, "base", base, "rank", (json_int_t)rank, "bytes",
                      (json_int_t)bytes);
 }
 
-/* --- adding --- */
-
-struct adding {
-    struct subject s;
-    const struct version_new *v;
-    int version;
-    bool created;
-};
-
-static int create_adapter(struct db *d, sqlite3 *c, const struct adding *a, struct err *e)
+int registry_event(struct db *d, sqlite3 *c, const struct subject *s, int version, const char *type, const char *digest,
+                   const struct version_change *why, struct err *e)
 {
-    static const char sql[] = "INSERT INTO adapter(tenant, name, description, created) VALUES(?1, ?2, ?3, ?4)";
-    const char *description = a->v->description ? a->v->description : "";
-    sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    if (!st || db_bind(st, e, "sssi", a->s.tenant, a->s.name, description, clock_wall_us()) || db_done(st, e))
-        return -1;
-    return note(d, c, &a->s, 0, "adapter.create", NULL, adapter_entry(description), e);
+    char object[NAME_MAX_LEN + 16];
+    json_t *o = json_pack("{ss si ss}", "adapter", s->name, "version", version, "digest", digest);
+    if (!o) return err_set(e, ERR_NO_MEMORY, "no memory for an event");
+    if (why && why->code)
+        json_object_update_new(o, json_pack("{ss ss ss}", "code", why->code, "tensor", why->tensor ? why->tensor : "",
+                                            "detail", why->detail ? why->detail : ""));
+    snprintf(object, sizeof object, "%.64s@%d", s->name, version);
+    int rc = event_add(d, c, s->tenant, type, object, o, e);
+    json_decref(o);
+    return rc;
 }
 
-static int describe_adapter(struct db *d, sqlite3 *c, const struct adding *a, const char *was, struct err *e)
+/* --- the adapter's row --- */
+
+static int create_adapter(struct db *d, sqlite3 *c, const struct subject *s, const char *description, struct err *e)
+{
+    static const char taken[] = "SELECT 1 FROM alias WHERE tenant = ?1 AND name = ?2";
+    static const char sql[] = "INSERT INTO adapter(tenant, name, description, created) VALUES(?1, ?2, ?3, ?4)";
+    sqlite3_stmt *st = db_stmt(d, c, taken, e);
+    int rc = st && db_bind(st, e, "ss", s->tenant, s->name) == 0 ? db_row(st, e) : -1;
+    if (st) sqlite3_reset(st);
+    if (rc > 0) return err_field(e, ERR_CONFLICT, "name", "'%.64s' is the name of an alias.", s->name);
+    if (rc < 0) return -1;
+    if (!(st = db_stmt(d, c, sql, e)) || db_bind(st, e, "sssi", s->tenant, s->name, description, clock_wall_us()) ||
+        db_done(st, e))
+        return -1;
+    return registry_note(d, c, s, 0, "adapter.create", NULL, registry_adapter_entry(description), e);
+}
+
+static int describe_adapter(struct db *d, sqlite3 *c, const struct subject *s, const char *was, const char *is,
+                            struct err *e)
 {
     static const char sql[] = "UPDATE adapter SET description = ?3 WHERE tenant = ?1 AND name = ?2";
-    json_t *before = adapter_entry(was); /* before the statement that `was` belongs to is used again */
+    json_t *before = registry_adapter_entry(was); /* before the statement that `was` belongs to is used again */
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    if (!st || db_bind(st, e, "sss", a->s.tenant, a->s.name, a->v->description) || db_done(st, e)) {
+    if (!st || db_bind(st, e, "sss", s->tenant, s->name, is) || db_done(st, e)) {
         json_decref(before);
         return -1;
     }
-    return note(d, c, &a->s, 0, "adapter.update", before, adapter_entry(a->v->description), e);
-}
-
-/* The adapter's row as it shall be. */
-static int settle_adapter(struct db *d, sqlite3 *c, const struct adding *a, struct err *e)
-{
-    static const char sql[] = "SELECT description FROM adapter WHERE tenant = ?1 AND name = ?2";
-    sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    if (!st || db_bind(st, e, "ss", a->s.tenant, a->s.name)) return -1;
-    int rc = db_row(st, e);
-    if (rc == 0) return create_adapter(d, c, a, e);
-    bool differs = rc == 1 && a->v->description && strcmp(a->v->description, db_text(st, 0)) != 0;
-    if (differs) rc = describe_adapter(d, c, a, db_text(st, 0), e);
-    sqlite3_reset(st);
-    return rc < 0 ? -1 : 0;
+    return registry_note(d, c, s, 0, "adapter.update", before, registry_adapter_entry(is), e);
 }
 
 static int find_adapter(struct db *d, sqlite3 *c, const struct subject *s, int64_t *row, int *next, struct err *e)
@@ -124,39 +120,131 @@ static int find_adapter(struct db *d, sqlite3 *c, const struct subject *s, int64
     return 0;
 }
 
+int registry_adapter_row(struct db *d, sqlite3 *c, const struct subject *s, const char *description, int64_t *row,
+                         int *next, struct err *e)
+{
+    static const char sql[] = "SELECT description FROM adapter WHERE tenant = ?1 AND name = ?2";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st || db_bind(st, e, "ss", s->tenant, s->name)) return -1;
+    int rc = db_row(st, e);
+    if (rc == 0) {
+        rc = create_adapter(d, c, s, description ? description : "", e);
+    } else if (rc == 1) {
+        bool differs = description && strcmp(description, db_text(st, 0)) != 0;
+        rc = differs ? describe_adapter(d, c, s, db_text(st, 0), description, e) : 0;
+        sqlite3_reset(st);
+    }
+    return rc < 0 ? -1 : find_adapter(d, c, s, row, next, e);
+}
+
+int registry_next(struct db *d, sqlite3 *c, int64_t adapter, int version, struct err *e)
+{
+    static const char sql[] =
+        "UPDATE adapter SET next_version = max(next_version, ?2 + 1), revision = revision + 1 WHERE row = ?1";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    return !st || db_bind(st, e, "ii", adapter, (int64_t)version) || db_done(st, e) ? -1 : 0;
+}
+
+/* --- adding --- */
+
+struct adding {
+    struct subject s;
+    const struct version_new *v;
+    int version;
+    bool created;
+};
+
+int registry_room(struct db *d, sqlite3 *c, const struct version_new *v, struct err *e)
+{
+    static const char sql[] =
+        "SELECT count(*), coalesce(sum(v.bytes), 0) FROM adapter a JOIN version v ON v.adapter = a.row"
+        " WHERE a.tenant = ?1 AND NOT (a.name = ?2 AND v.version = ?3)";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st || db_bind(st, e, "ssi", v->tenant, v->name, (int64_t)v->into) || db_row(st, e) != 1) return -1;
+    int64_t n = sqlite3_column_int64(st, 0), bytes = sqlite3_column_int64(st, 1);
+    sqlite3_reset(st);
+    if (v->bounded && n >= v->room_count)
+        return err_set(e, ERR_QUOTA, "this tenant has %lld adapter versions already; remove one first", (long long)n);
+    if (v->bounded && v->room >= 0 && (bytes > v->room || v->bytes > v->room - bytes))
+        return err_set(e, ERR_QUOTA, "this tenant's adapters have %lld bytes, and %lld more are over its limit of %lld",
+                       (long long)bytes, (long long)v->bytes, (long long)v->room);
+    return 0;
+}
+
 static int insert_version(struct db *d, sqlite3 *c, const struct adding *a, int64_t adapter, struct err *e)
 {
     static const char sql[] =
         "INSERT INTO version(adapter, version, state, digest, file_sha256, base, rank, modules, scale, bytes, created,"
-        " kind) VALUES(?1, ?2, 'ready', ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
-    static const char next[] = "UPDATE adapter SET next_version = ?2 + 1 WHERE row = ?1";
+        " kind, changed) VALUES(?1, ?2, ?12, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?10)"
+        " ON CONFLICT(adapter, version) DO UPDATE SET state = ?12, digest = ?3, file_sha256 = ?4, base = ?5, rank = ?6,"
+        " modules = ?7, scale = ?8, bytes = ?9, kind = ?11, changed = ?10, reason = '', tensor = '', max_error = NULL";
     const struct version_new *v = a->v;
-    int64_t version = a->version;
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     if (!st ||
-        db_bind(st, e, "iisssiidiis", adapter, version, v->digest, v->file_sha256, v->base, (int64_t)v->rank,
-                (int64_t)v->modules, v->scale, v->bytes, clock_wall_us(), v->kind ? v->kind : "lora") ||
-        db_done(st, e))
+        db_bind(st, e, "iisssiidiiss", adapter, (int64_t)a->version, v->digest, v->file_sha256, v->base,
+                (int64_t)v->rank, (int64_t)v->modules, v->scale, v->bytes, clock_wall_us(), v->kind ? v->kind : "lora",
+                v->validating ? "validating" : "ready") ||
+        db_done(st, e) || registry_next(d, c, adapter, a->version, e))
         return -1;
-    if (!(st = db_stmt(d, c, next, e)) || db_bind(st, e, "ii", adapter, version) || db_done(st, e)) return -1;
-    return note(d, c, &a->s, a->version, "version.create", NULL, version_entry(v->digest, v->base, v->rank, v->bytes),
-                e);
+    if (registry_note(d, c, &a->s, a->version, "version.create", NULL,
+                      registry_version_entry(v->digest, v->base, v->rank, v->bytes), e))
+        return -1;
+    return registry_event(d, c, &a->s, a->version, v->validating ? "version.validating" : "version.ready", v->digest,
+                          NULL, e);
+}
+
+/* The number that was given out before goes, where the bytes turned out to be a version that exists. */
+static int drop_given(struct db *d, sqlite3 *c, int64_t adapter, int version, struct err *e)
+{
+    static const char sql[] =
+        "DELETE FROM version WHERE adapter = ?1 AND version = ?2 AND state IN ('uploading', 'validating')";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    return !st || db_bind(st, e, "ii", adapter, (int64_t)version) || db_done(st, e) ? -1 : 0;
+}
+
+/* 1: these bytes are *version already; 2: and failed, so they are tried again; 0: they are new. */
+static int find_same(struct db *d, sqlite3 *c, const struct adding *a, int64_t adapter, int *version, struct err *e)
+{
+    static const char sql[] =
+        "SELECT version, state = 'failed' FROM version WHERE adapter = ?1 AND digest = ?2 AND version != ?3"
+        " AND state != 'deleting' ORDER BY state = 'failed', version DESC LIMIT 1";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st || db_bind(st, e, "isi", adapter, a->v->digest, (int64_t)a->v->into)) return -1;
+    int rc = db_row(st, e);
+    if (rc == 1) {
+        *version = sqlite3_column_int(st, 0);
+        rc = sqlite3_column_int(st, 1) ? 2 : 1;
+    }
+    sqlite3_reset(st);
+    return rc;
+}
+
+/* The upload's number must still be waiting for its bytes: who deleted it meanwhile does not get it. */
+static int check_given(struct db *d, sqlite3 *c, const struct adding *a, int64_t adapter, struct err *e)
+{
+    static const char sql[] =
+        "SELECT 1 FROM version WHERE adapter = ?1 AND version = ?2 AND state IN ('uploading', 'validating')";
+    sqlite3_stmt *st = a->v->into ? db_stmt(d, c, sql, e) : NULL;
+    if (!a->v->into) return 0;
+    int rc = st && db_bind(st, e, "ii", adapter, (int64_t)a->v->into) == 0 ? db_row(st, e) : -1;
+    if (st) sqlite3_reset(st);
+    return rc == 0 ? err_set(e, ERR_CONFLICT, "the version was removed meanwhile") : rc < 0 ? -1 : 0;
 }
 
 static int run_add(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
-    static const char same[] = "SELECT version FROM version WHERE adapter = ?1 AND digest = ?2";
     struct adding *a = u;
+    const struct version_new *v = a->v;
     int64_t row;
-    int next;
-    if (settle_adapter(d, c, a, e) || find_adapter(d, c, &a->s, &row, &next, e)) return -1;
-    sqlite3_stmt *st = db_stmt(d, c, same, e);
-    if (!st || db_bind(st, e, "is", row, a->v->digest)) return -1;
-    int rc = db_row(st, e);
-    a->created = rc == 0;
-    a->version = rc == 1 ? sqlite3_column_int(st, 0) : next;
-    sqlite3_reset(st);
-    return rc == 0 ? insert_version(d, c, a, row, e) : rc < 0 ? -1 : 0;
+    int next, same = 0;
+    if (registry_adapter_row(d, c, &a->s, v->description, &row, &next, e) || check_given(d, c, a, row, e)) return -1;
+    int rc = find_same(d, c, a, row, &same, e);
+    if (rc < 0) return -1;
+    a->created = rc != 1;
+    a->version = rc ? same : v->into ? v->into : next;
+    if (rc != 1 && (registry_room(d, c, v, e) || insert_version(d, c, a, row, e))) return -1;
+    if (rc && v->into && drop_given(d, c, row, v->into, e)) return -1;
+    return v->upload ? registry_upload_end(d, c, v->upload, "done", a->version, "", e) : 0;
 }
 
 int registry_add(struct registry *r, const struct actor *by, const struct version_new *v, int *version, bool *created,
@@ -176,99 +264,131 @@ int registry_add(struct registry *r, const struct actor *by, const struct versio
     return registry_reload(r, e);
 }
 
-/* --- removing --- */
+/* --- changing --- */
 
-struct removing {
+struct changing {
     struct subject s;
-    int version;                /* 0: all */
-    char (*digest)[SHA256_HEX]; /* of the removed versions, then of the orphans only */
-    int n, cap;
+    int version;
+    const struct version_change *x;
+    int64_t adapter, row;
+    char digest[SHA256_HEX], was[16];
+    bool pinned;
+    int64_t most;
 };
 
-static int keep_digest(struct removing *x, const char *digest, struct err *e)
-{
-    if (x->n == x->cap) {
-        int cap = x->cap ? 2 * x->cap : 8;
-        char(*bigger)[SHA256_HEX] = realloc(x->digest, (size_t)cap * sizeof *bigger);
-        if (!bigger) return err_set(e, ERR_NO_MEMORY, "no memory for %d digests", cap);
-        x->digest = bigger;
-        x->cap = cap;
-    }
-    snprintf(x->digest[x->n++], SHA256_HEX, "%s", digest);
-    return 0;
-}
-
-/* Each version that goes: its digest is kept, its entry written. */
-static int note_versions(struct db *d, sqlite3 *c, struct removing *x, struct err *e)
+static int find_version(struct db *d, sqlite3 *c, struct changing *x, struct err *e)
 {
     static const char sql[] =
-        "SELECT v.version, v.digest, v.base, v.rank, v.bytes FROM adapter a JOIN version v ON v.adapter = a.row"
-        " WHERE a.tenant = ?1 AND a.name = ?2 AND (?3 = 0 OR v.version = ?3) ORDER BY v.version";
+        "SELECT a.row, v.row, v.digest, v.state, v.pinned FROM adapter a JOIN version v ON v.adapter = a.row"
+        " WHERE a.tenant = ?1 AND a.name = ?2 AND v.version = ?3";
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    if (!st || db_bind(st, e, "ssi", x->s.tenant, x->s.name, (int64_t)x->version)) return -1;
-    int rc;
-    while ((rc = db_row(st, e)) == 1) {
-        json_t *was =
-            version_entry(db_text(st, 1), db_text(st, 2), sqlite3_column_int64(st, 3), sqlite3_column_int64(st, 4));
-        if (note(d, c, &x->s, sqlite3_column_int(st, 0), "version.remove", was, NULL, e) ||
-            keep_digest(x, db_text(st, 1), e))
-            return -1;
+    int rc = st && db_bind(st, e, "ssi", x->s.tenant, x->s.name, (int64_t)x->version) == 0 ? db_row(st, e) : -1;
+    if (rc == 1) {
+        x->adapter = sqlite3_column_int64(st, 0);
+        x->row = sqlite3_column_int64(st, 1);
+        snprintf(x->digest, sizeof x->digest, "%s", db_text(st, 2));
+        snprintf(x->was, sizeof x->was, "%s", db_text(st, 3));
     }
-    return rc;
+    bool was_pinned = rc == 1 && sqlite3_column_int(st, 4);
+    if (st) sqlite3_reset(st);
+    if (rc == 0)
+        return err_set(e, ERR_NOT_FOUND, "There is no adapter '%.64s' with a version %d.", x->s.name, x->version);
+    return rc < 0 ? -1 : was_pinned;
 }
 
-static int note_adapter(struct db *d, sqlite3 *c, const struct subject *s, struct err *e)
+static unsigned state_bit(const char *word)
 {
-    static const char sql[] = "SELECT description FROM adapter WHERE tenant = ?1 AND name = ?2";
-    sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    if (!st || db_bind(st, e, "ss", s->tenant, s->name)) return -1;
-    int rc = db_row(st, e);
-    if (rc == 1) rc = note(d, c, s, 0, "adapter.remove", adapter_entry(db_text(st, 0)), NULL, e);
-    sqlite3_reset(st);
-    return rc;
-}
-
-static int keep_orphans(struct db *d, sqlite3 *c, struct removing *x, struct err *e)
-{
-    static const char sql[] = "SELECT 1 FROM version WHERE digest = ?1 LIMIT 1";
-    int kept = 0;
-    for (int i = 0; i < x->n; i++) {
-        sqlite3_stmt *st = db_stmt(d, c, sql, e);
-        int rc = st && db_bind(st, e, "s", x->digest[i]) == 0 ? db_row(st, e) : -1;
-        if (rc < 0) return -1;
-        if (rc == 0) memmove(x->digest[kept++], x->digest[i], SHA256_HEX);
-        sqlite3_reset(st);
-    }
-    x->n = kept;
+    for (unsigned i = 0; i < VERSION_STATES; i++)
+        if (strcmp(version_state_name[i], word) == 0) return 1u << i;
     return 0;
 }
 
-static int run_remove(struct db *d, sqlite3 *c, void *u, struct err *e)
+static json_t *state_entry(const char *state, const struct version_change *x)
 {
-    static const char one[] = "DELETE FROM version WHERE version = ?3 AND adapter = (SELECT row FROM adapter WHERE "
-                              "tenant = ?1 AND name = ?2)";
-    static const char all[] = "DELETE FROM adapter WHERE tenant = ?1 AND name = ?2 AND ?3 = 0";
-    struct removing *x = u;
-    x->n = 0;
-    if (note_versions(d, c, x, e) || (!x->version && note_adapter(d, c, &x->s, e))) return -1;
-    sqlite3_stmt *st = db_stmt(d, c, x->version ? one : all, e);
-    if (!st || db_bind(st, e, "ssi", x->s.tenant, x->s.name, (int64_t)x->version) || db_done(st, e)) return -1;
-    if (sqlite3_changes(c) == 0)
-        return x->version
-                   ? err_set(e, ERR_NOT_FOUND, "There is no adapter '%.64s' with a version %d.", x->s.name, x->version)
-                   : err_set(e, ERR_NOT_FOUND, "There is no adapter '%.64s'.", x->s.name);
-    return keep_orphans(d, c, x, e);
+    json_t *o = json_pack("{ss}", "state", state);
+    if (o && x && x->code)
+        json_object_update_new(o, json_pack("{ss ss ss}", "code", x->code, "tensor", x->tensor ? x->tensor : "",
+                                            "detail", x->detail ? x->detail : ""));
+    return o;
 }
 
-int registry_remove(struct registry *r, const struct actor *by, const char *tenant, const char *name, int version,
-                    char (**orphans)[SHA256_HEX], int *norphans, struct err *e)
+static int write_state(struct db *d, sqlite3 *c, const struct changing *x, struct err *e)
 {
-    struct removing x = {.s = {by, tenant, name}, .version = version};
-    if (db_write_wait(r->db, run_remove, &x, e) || registry_reload(r, e)) {
-        free(x.digest);
+    static const char sql[] = "UPDATE version SET state = ?2, reason = ?3, tensor = ?4, changed = ?5,"
+                              " max_error = CASE WHEN ?6 < 0 THEN max_error ELSE ?6 END,"
+                              " pinned = CASE WHEN ?2 = 'ready' THEN pinned ELSE 0 END WHERE row = ?1";
+    const struct version_change *v = x->x;
+    char reason[640] = "";
+    if (v->code) snprintf(reason, sizeof reason, "%s: %s", v->code, v->detail ? v->detail : "");
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    return !st ||
+                   db_bind(st, e, "isssid", x->row, version_state_name[v->to], reason, v->tensor ? v->tensor : "",
+                           clock_wall_us(), v->max_error) ||
+                   db_done(st, e)
+               ? -1
+               : 0;
+}
+
+static int run_state(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    struct changing *x = u;
+    char type[32];
+    if (find_version(d, c, x, e) < 0) return -1;
+    if (!(state_bit(x->was) & x->x->from))
+        return err_set(e, ERR_CONFLICT, "%.64s@%d is %s.", x->s.name, x->version, x->was);
+    if (x->x->to == VERSION_ARCHIVED && registry_unpointed(d, c, x->s.tenant, x->s.name, x->version, e)) return -1;
+    snprintf(type, sizeof type, "version.%s", version_state_name[x->x->to]);
+    if (write_state(d, c, x, e) || registry_next(d, c, x->adapter, x->version, e) ||
+        registry_note(d, c, &x->s, x->version, "version.state", state_entry(x->was, NULL),
+                      state_entry(version_state_name[x->x->to], x->x), e) ||
+        registry_event(d, c, &x->s, x->version, type, x->digest, x->x, e))
         return -1;
-    }
-    *orphans = x.digest;
-    *norphans = x.n;
-    return 0;
+    return x->x->upload
+               ? registry_upload_end(d, c, x->x->upload, "failed", x->version, x->x->detail ? x->x->detail : "", e)
+               : 0;
+}
+
+int registry_change_state(struct registry *r, const struct actor *by, const char *tenant, const char *name, int version,
+                          const struct version_change *x, struct err *e)
+{
+    struct changing c = {.s = {by, tenant, name}, .version = version, .x = x};
+    return db_write_wait(r->db, run_state, &c, e) ? -1 : registry_reload(r, e);
+}
+
+static int check_pins(struct db *d, sqlite3 *c, const struct changing *x, struct err *e)
+{
+    static const char sql[] =
+        "SELECT count(*) FROM adapter a JOIN version v ON v.adapter = a.row WHERE a.tenant = ?1 AND v.pinned = 1";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st || db_bind(st, e, "s", x->s.tenant) || db_row(st, e) != 1) return -1;
+    int64_t n = sqlite3_column_int64(st, 0);
+    sqlite3_reset(st);
+    if (x->most < 0 || n < x->most) return 0;
+    return err_set(e, ERR_QUOTA, "this tenant has %lld pinned adapters, as many as it may", (long long)n);
+}
+
+static int run_pin(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "UPDATE version SET pinned = ?2 WHERE row = ?1";
+    struct changing *x = u;
+    int was = find_version(d, c, x, e);
+    if (was < 0) return -1;
+    if (x->pinned && strcmp(x->was, "ready") != 0)
+        return err_set(e, ERR_CONFLICT, "%.64s@%d is %s; only a ready version can be pinned.", x->s.name, x->version,
+                       x->was);
+    if (was == x->pinned) return 0;
+    if (x->pinned && check_pins(d, c, x, e)) return -1;
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st || db_bind(st, e, "ii", x->row, (int64_t)x->pinned) || db_done(st, e) ||
+        registry_next(d, c, x->adapter, x->version, e))
+        return -1;
+    return registry_note(d, c, &x->s, x->version, "version.pin", json_pack("{sb}", "pinned", was),
+                         json_pack("{sb}", "pinned", x->pinned), e);
+}
+
+int registry_pin(struct registry *r, const struct actor *by, const char *tenant, const char *name, int version,
+                 bool pinned, int64_t most, struct err *e)
+{
+    struct changing c = {.s = {by, tenant, name}, .version = version, .pinned = pinned, .most = most};
+    return db_write_wait(r->db, run_pin, &c, e) ? -1 : registry_reload(r, e);
 }

@@ -30,8 +30,11 @@ void relay_close(struct relay *r)
 
 void relay_reset(struct relay *r)
 {
+    struct relay was = *r;
     relay_close(r);
     relay_init(r);
+    r->event = was.event;
+    r->event_user = was.event_user;
 }
 
 /* The value of a string member `key` (given with quotes) into out, if it is there and is a short string. */
@@ -109,8 +112,35 @@ static void look_at_data(struct relay *r, const char *s, size_t n)
     s += strspn(s, " ");
     if (strncmp(s, "[DONE]", 6) == 0)
         r->done = true;
-    else if (strncmp(s, "{\"error\"", 8) == 0 || strncmp(s, "{ \"error\"", 9) == 0)
+    else if (strncmp(s, "{\"error\"", 8) == 0 || strncmp(s, "{ \"error\"", 9) == 0) {
         r->error = true;
+        find_word(s, strlen(s), "\"code\"", r->code);
+    }
+}
+
+static bool is_done(const char *data)
+{
+    return strncmp(data + strspn(data, " "), "[DONE]", 6) == 0;
+}
+
+/* A data line in the words of its kind: what goes on takes its place in r->line. *gone: nothing does. */
+static int rewrite(struct relay *r, bool *gone)
+{
+    struct buf said, line;
+    size_t skip = 5 + strspn(r->line.data + 5, " "), n = strcspn(r->line.data + skip, "\r\n");
+    buf_init(&said, RELAY_LINE_MAX);
+    buf_init(&line, RELAY_LINE_MAX);
+    int rc = r->event(r->event_user, r->line.data + skip, n, &r->counts, &said);
+    if (!rc && said.len) rc = buf_adds(&line, "data: ") | buf_add(&line, said.data, said.len) | buf_addc(&line, '\n');
+    *gone = !rc && !said.len;
+    buf_close(&said);
+    if (rc || *gone) {
+        buf_close(&line);
+        return rc;
+    }
+    buf_close(&r->line);
+    r->line = line;
+    return 0;
 }
 
 /* The complete line in r->line, its end included. *whole moves to the end of `out` when the line ends an event. */
@@ -134,6 +164,16 @@ static int take_line(struct relay *r, struct buf *out, size_t *whole)
         *whole = out->len;
         return 0;
     }
+    if (r->event && strncmp(s, "data:", 5) == 0) {
+        bool gone = r->error; /* whatever comes behind an error, an end mark too, is not part of an answer */
+        if (!gone && !is_done(s + 5) && rewrite(r, &gone)) return -1;
+        if (gone) {
+            r->drop_blank = !r->in_event;
+            return 0;
+        }
+        s = r->line.data;
+        n = r->line.len;
+    }
     r->in_event = true;
     r->drop_blank = false;
     if (!r->in_long && strncmp(s, "data:", 5) == 0) look_at_data(r, s, n);
@@ -144,6 +184,7 @@ static int take_line(struct relay *r, struct buf *out, size_t *whole)
 /* A line that is too long to be held goes on in pieces; it is data, never a comment of ours. */
 static int flush_long(struct relay *r, struct buf *out)
 {
+    if (r->event) return -1; /* what can't be read as a whole can't be put into our words */
     if (!r->in_long && strncmp(r->line.data, "data:", 5) == 0) look_at_data(r, r->line.data, r->line.len);
     r->in_long = r->in_event = true;
     r->drop_blank = false;

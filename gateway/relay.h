@@ -13,6 +13,7 @@
 struct relay_counts {
     int64_t prompt, cached, output;
     bool known;
+    bool estimated;  /* counted by us: the engine did not say */
     char finish[16]; /* the last finish_reason, or "" */
 };
 
@@ -21,7 +22,12 @@ struct relay {
     uint64_t mark;              /* output tokens whose events are complete in what was emitted */
     bool done;                  /* "data: [DONE]" has passed */
     bool error;                 /* the engine sent an error event of its own */
+    char code[16];              /* its code, or "" */
     bool data;                  /* a data line has passed: the first byte of the answer */
+    /* Of engines that count otherwise: set after relay_init(). Gets the data of each `data:` line but [DONE], appends what
+     * goes on in its place (nothing: the event is left out) and notes what it counts; a line must fit RELAY_LINE_MAX. */
+    int (*event)(void *u, const char *data, size_t n, struct relay_counts *c, struct buf *out);
+    void *event_user;
     /* private */
     bool in_event, drop_blank, in_long;
     struct buf line;

@@ -1,16 +1,16 @@
-/* Uploads: adapters from tenants, from the multipart body to a registered version.
+/* Uploads: adapters from tenants, from the bytes to a version that is ready, and back to nothing.
  *
- * The body is streamed into a temporary folder; a job on a bounded pool opens and checks it as the engine would, moves
- * it into the store and registers it. What does not end as a registered version leaves nothing behind: the folder is
- * discarded with its request, and what a crash left is removed at the next start (temporary folders, and blobs that no
- * version refers to). */
+ * Bytes come as one multipart body, in resumable parts (upload_parts.h), or from a URL (import.h), always into a
+ * temporary folder; a job on a bounded pool opens and checks it as the engine will, moves it into the store and
+ * registers it as validating; the engine's self-test makes it ready or failed. Bytes that no version needs are removed:
+ * at once, or at the next start after a crash at any point. */
 #pragma once
 #include "gateway/gateway.h"
 
 struct uploads;
 struct upload;
 
-/* Starts the pool of set->upload_jobs threads; removes temporary folders and orphaned blobs. */
+/* Starts the pool of set->upload_jobs threads; removes temporary folders and orphaned blobs, goes on with what was under way. */
 int uploads_open(struct uploads **out, struct gateway *g, struct err *e);
 void uploads_close(struct uploads *u); /* after the listeners have stopped: finishes the queue; NULL is fine */
 
@@ -24,6 +24,18 @@ int upload_feed(struct upload *up, const char *bytes, size_t n, struct err *e);
 /* The body is complete: queue its validation, which answers the request. */
 int upload_submit(struct upload *up, struct err *e);
 
-/* Drop the blobs of digests that registry_remove() returned, unless an upload has brought one back meanwhile; the
- * engine is told to unload them. */
+/* Removes a version (0: the adapter with all) as registry_remove() does, with the bytes that nobody needs any more: now, or
+ * by and by when the last request that uses them is over (*draining). Blocks. */
+struct actor;
+int uploads_remove(struct uploads *u, const struct actor *by, const char *tenant, const char *name, int version,
+                   int64_t want, int *draining, struct err *e);
+
+/* archived or quarantined -> validating: the self-test decides. Blocks. */
+int uploads_restore(struct uploads *u, const struct actor *by, const char *tenant, const char *name, int version,
+                    struct err *e);
+
+/* A request met values that are not finite, of this version alone. Any thread. */
+void uploads_fault(struct uploads *u, const char *tenant, const char *name, int version);
+
+/* Drop the blobs of these digests, unless a version needs them (again); the engine is told to unload them. */
 void uploads_drop(struct uploads *u, char (*digests)[SHA256_HEX], int n);

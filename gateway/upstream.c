@@ -1,10 +1,10 @@
 /* The pipeline of a request from its admission to the engine.
  *
- *   upstream_start -> [ledger: writer thread] -> admitted -> proceed --engine down--> wait (timer) -> proceed
- *                                                              |  |
+ *   upstream_start -> [ledger: writer thread] -> admitted -> proceed: pick --none now--> wait (timer) -> proceed
+ *                                                              |  |      (upstream_route.c)
  *                                          adapter not known   |  +--> exchange_send -> [client thread] -> upstream_answer.c
  *                                                              v          ^
- *                                                        [engine_load] -> loaded
+ *                                                         [pool_load] -> loaded
  *
  * Whatever happens the request gets one answer, and the answer is the last thing that a stage does with the exchange:
  * it may be freed at once after. Settlement hangs on the request's own end (http_on_free), which comes exactly once,
@@ -13,7 +13,9 @@
  * The client may leave at any time: `gone` is set, a call under way is cancelled, and each stage looks at it before it
  * goes on.
  *
- * Lock order: exchange.lock before those of client and engine; exchange.write before those of the stream; never both.
+ * An engine is held (x->pick) from the pick until its part is over: the answer, its loss, or another engine in its place.
+ *
+ * Lock order: exchange.lock before those of client, pool and engine; exchange.write before those of the stream; never both.
  */
 #include "base/clock.h"
 #include "base/log.h"
@@ -21,14 +23,30 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Bodies, and the holds of what was needed. */
+static void drop_routes(struct gateway *g, struct upstream_route route[UPSTREAM_ROUTES])
+{
+    for (int i = 0; i < UPSTREAM_ROUTES; i++) {
+        free(route[i].body);
+        route[i].body = NULL;
+        while (route[i].nneeds > 0) registry_release(g->registry, route[i].need[--route[i].nneeds].digest);
+    }
+}
+
+void upstream_drop(struct gateway *g, struct upstream_ask *ask)
+{
+    drop_routes(g, ask->route);
+}
+
 static void exchange_free(struct exchange *x)
 {
     relay_close(&x->relay);
     buf_close(&x->answer);
     buf_close(&x->tail);
+    buf_close(&x->body);
     pthread_mutex_destroy(&x->lock);
     pthread_mutex_destroy(&x->write);
-    free(x->body);
+    drop_routes(x->g, x->route);
     free(x);
 }
 
@@ -46,25 +64,21 @@ static struct exchange *exchange_new(struct upstream *u, struct http_request *r,
     x->req = r;
     x->adm = ask->adm;
     memcpy(x->adm.id, r->id, sizeof x->adm.id);
-    x->adm.t_start = clock_wall_us();
+    x->adm.t_start = x->adm.held.held ? x->adm.held.wall_us : clock_wall_us(); /* one day for the limits and for the ledger */
+    x->arrived_us = clock_mono_us();
     x->path = ask->path;
-    memcpy(x->need, ask->need, sizeof x->need);
-    x->nneeds = ask->nneeds;
     x->named_by = ask->named_by;
-    x->body = malloc(ask->body_len + 1);
-    x->body_len = ask->body_len;
-    x->durable = strcmp(u->set->ack, "durable") == 0;
+    memcpy(x->route, ask->route, sizeof x->route);
+    x->nroutes = ask->nroutes;
+    x->at = &x->route[0];
+    x->durable = strcmp(u->g->set->ack, "durable") == 0;
     atomic_init(&x->refs, 1);
     pthread_mutex_init(&x->lock, NULL);
     pthread_mutex_init(&x->write, NULL);
     relay_init(&x->relay);
     buf_init(&x->answer, EXCHANGE_ANSWER_MAX);
     buf_init(&x->tail, EXCHANGE_ANSWER_MAX);
-    if (!x->body) {
-        exchange_free(x);
-        return NULL;
-    }
-    memcpy(x->body, ask->body, ask->body_len);
+    buf_init(&x->body, EXCHANGE_BODY_MAX);
     return x;
 }
 
@@ -80,7 +94,11 @@ static void client_gone(struct http_request *r)
 static void request_over(struct http_request *r)
 {
     struct exchange *x = r->user;
-    if (x->admitted) exchange_settle(x, NULL, NULL);
+    if (x->admitted)
+        exchange_settle(x, NULL, NULL);
+    else
+        limit_release(x->g->limits, &x->adm.held); /* as if it had not asked */
+    live_end(x->up->live, &x->live);
     exchange_unref(x);
 }
 
@@ -94,20 +112,12 @@ static bool is_gone(struct exchange *x)
 
 static const struct upstream_need *failed_need(const struct exchange *x)
 {
-    return &x->need[x->next_need];
+    return &x->at->need[x->next_need];
 }
 
-/* The engine refused to load the adapter, or could not be asked. */
-static void load_failed(struct exchange *x, const struct err *cause)
+static void load_refused(struct exchange *x, const struct err *cause)
 {
     struct err e = {0};
-    bool lost = cause->code == ERR_ENGINE || cause->code == ERR_UNAVAILABLE;
-    if (lost && ++x->lost_loads < EXCHANGE_LOADS) {
-        engine_suspect(x->g->engine);
-        x->next_need = 0;
-        exchange_proceed(x);
-        return;
-    }
     switch (cause->code) {
     case ERR_NOT_FOUND: /* deleted since the registry was asked */
         err_field(&e, ERR_MODEL_NOT_FOUND, x->named_by,
@@ -124,10 +134,25 @@ static void load_failed(struct exchange *x, const struct err *cause)
         exchange_fail(x, USAGE_TIMEOUT, cause);
         return;
     default: /* a validated adapter that the engine refuses is our fault, not the client's */
-        log_error("adapter_load", LS("id", x->adm.id), LS("digest", failed_need(x)->digest), LS("error", cause->msg));
+        log_error("adapter_load", LS("id", x->adm.id), LS("engine", x->engine), LS("digest", failed_need(x)->digest),
+                  LS("error", cause->msg));
         err_set(&e, ERR_ENGINE, "the engine could not load `%s`", failed_need(x)->name);
         exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
     }
+}
+
+/* The engine refused to load the adapter, or could not be asked: another one may do it, or the chain goes on. */
+static void load_failed(struct exchange *x, const struct err *cause)
+{
+    struct err copy = *cause;
+    bool lost = cause->code == ERR_ENGINE || cause->code == ERR_UNAVAILABLE, late = cause->code == ERR_UPSTREAM_TIMEOUT;
+    if (lost && ++x->lost_loads < EXCHANGE_LOADS) {
+        if (exchange_again(x, PICK_LOST)) return;
+    } else if (exchange_elsewhere(x, late ? PICK_TIMEOUT : PICK_REFUSED)) {
+        return;
+    }
+    if (!late && exchange_next(x)) return;
+    load_refused(x, &copy);
 }
 
 static void loaded(void *u, bool cold, const struct err *e)
@@ -146,19 +171,39 @@ static void loaded(void *u, bool cold, const struct err *e)
     exchange_proceed(x);
 }
 
-/* 0: it is there; 1: waiting for it; -1: waited long enough. */
-static int need_engine(struct exchange *x)
+/* No engine now: whether to wait for one. */
+static bool may_wait(struct exchange *x)
 {
     int64_t now = clock_mono_us(), wait_us = EXCHANGE_ENGINE_WAIT_MS * 1000LL;
-    if (engine_ready(x->g->engine)) {
-        x->engine_wait_until = 0;
-        return 0;
-    }
-    if (x->up->set->first_byte_ms * 1000 < wait_us) wait_us = x->up->set->first_byte_ms * 1000;
+    if (x->g->set->first_byte_ms * 1000 < wait_us) wait_us = x->g->set->first_byte_ms * 1000;
     if (!x->engine_wait_until) x->engine_wait_until = now + wait_us;
-    if (now >= x->engine_wait_until) return -1;
-    wait_engine(x);
-    return 1;
+    return now < x->engine_wait_until;
+}
+
+/* rc of exchange_choose(), not 0. */
+static void without_engine(struct exchange *x, int rc, struct err *e)
+{
+    struct err lost = {0};
+    if (rc > 0 && may_wait(x)) {
+        wait_engine(x);
+        return;
+    }
+    if (rc < 0 && x->retries) { /* there was one, and it is what failed */
+        err_set(&lost, ERR_ENGINE, "the engine failed while it served the request");
+        e = &lost;
+    }
+    bool ours = e->code == ERR_UNAVAILABLE || e->code == ERR_ENGINE;
+    exchange_fail(x, ours ? USAGE_UPSTREAM_ERROR : USAGE_REJECTED, e);
+}
+
+static void send_now(struct exchange *x)
+{
+    struct err e = {0};
+    if (exchange_send(x, &e) == 0) return;
+    if (e.code == ERR_UNSUPPORTED && exchange_elsewhere(x, PICK_REFUSED))
+        return; /* another kind may have the words for it */
+    exchange_fail(x, err_info(e.code)->status < 500 || e.code == ERR_DEADLINE ? USAGE_REJECTED : USAGE_UPSTREAM_ERROR,
+                  &e);
 }
 
 void exchange_proceed(struct exchange *x)
@@ -166,20 +211,20 @@ void exchange_proceed(struct exchange *x)
     struct err e = {0};
 
     if (is_gone(x)) {
-        exchange_drop(x);
+        if (!receipt_ask(x)) exchange_drop(x);
         return;
     }
-    int rc = need_engine(x);
-    if (rc > 0) return;
-    while (x->next_need < x->nneeds && engine_has(x->g->engine, x->need[x->next_need].digest)) x->next_need++;
-    if (rc < 0) {
-        err_set(&e, ERR_UNAVAILABLE, "the engine is not ready; try again");
-        exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
-    } else if (x->next_need < x->nneeds) {
-        engine_load(x->g->engine, x->need[x->next_need].digest, loaded, x);
-    } else if (exchange_send(x, &e)) {
-        exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
+    int rc = x->pick.m ? 0 : exchange_choose(x, false, &e);
+    if (rc) {
+        without_engine(x, rc, &e);
+        return;
     }
+    x->engine_wait_until = 0;
+    while (x->next_need < x->at->nneeds && pool_has(&x->pick, x->at->need[x->next_need].digest)) x->next_need++;
+    if (x->next_need < x->at->nneeds)
+        pool_load(&x->pick, x->at->need[x->next_need].digest, loaded, x);
+    else
+        send_now(x);
 }
 
 static void admitted(void *u, const struct err *e)
@@ -190,6 +235,7 @@ static void admitted(void *u, const struct err *e)
         return;
     }
     x->admitted = true;
+    live_begin(x->up->live, &x->adm, &x->live);
     if (x->adm.stream) wait_keepalive(x);
     exchange_proceed(x);
 }
@@ -199,6 +245,10 @@ void upstream_start(struct upstream *u, struct http_request *r, const struct ups
     struct err e = {0};
     struct exchange *x = exchange_new(u, r, ask);
     if (!x) {
+        struct limit_ticket held = ask->adm.held;
+        limit_release(u->g->limits, &held);
+        struct upstream_ask copy = *ask;
+        upstream_drop(u->g, &copy);
         err_set(&e, ERR_NO_MEMORY, "no memory for the request");
         http_reply_error(r, &e);
         return;

@@ -24,15 +24,30 @@ struct upstream_need {
     char version[NAME_MAX_LEN + 16]; /* NAME@N */
 };
 
-struct upstream_ask {
-    struct admission adm;                         /* complete but for id and t_start */
-    const char *path;                             /* of the engine's route: "/v1/chat/completions" */
+#define UPSTREAM_ROUTES 4 /* of a chain */
+
+/* One way to answer the request. Several are tried in turn, before the first byte of an answer: the next one where no engine can serve this one. */
+struct upstream_route {
+    struct target what;
     struct upstream_need need[UPSTREAM_ADAPTERS]; /* the model's own, or those of `adapters` in its place */
     int nneeds;
-    const char *named_by; /* the field that says which: "model" or "adapters" */
-    const char *body;     /* what is sent to the engine; copied */
+    char *body; /* what is sent to the engine; malloc'ed, taken over by upstream_start() */
     size_t body_len;
 };
 
-/* Answers r, now or later. Call on the worker, at most once for a request. */
+struct upstream_ask {
+    struct admission adm; /* complete but for id and t_start; adm.what is route[0].what */
+    const char *path;     /* of the engine's route: "/v1/chat/completions" */
+    const char *named_by; /* the field that says which adapters: "model" or "adapters" */
+    struct upstream_route route[UPSTREAM_ROUTES];
+    int nroutes;
+};
+
+/* Frees the bodies and gives back what the needs hold (gateway/alias.h), of one that was not started. */
+void upstream_drop(struct gateway *g, struct upstream_ask *ask);
+
+/* Answers r, now or later. At most once for a request, by the thread that has it. Bodies and holds in *ask are the exchange's. */
 void upstream_start(struct upstream *u, struct http_request *r, const struct upstream_ask *ask);
+
+/* What is in flight, per tenant and adapter. */
+struct live *upstream_live(struct upstream *u);

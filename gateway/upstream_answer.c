@@ -2,9 +2,10 @@
  *
  *   client_start -> on_head -> on_data ... -> on_done -> a verdict:
  *       passed      the answer is complete
- *       again       lost before the first byte: once more when the engine is back;
+ *       again       lost before the first byte: on another engine, or once more when this one is back;
+ *                   turned away by one that is busy, or failed: on another engine;
  *                   or the adapter was not loaded: load, once more
- *       refused     the engine's own 4xx or 503, passed on with its body
+ *       refused     the engine's own 4xx, or a 503 where no other engine is left, passed on with its body
  *       failed      anything else: 502 or 504, or an error event in a stream that has begun, without [DONE]
  *
  * The client's stream is opened when the engine's head arrives, so that an engine's refusal is still a status; only
@@ -14,14 +15,13 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "gateway/upload.h"
 #include "gateway/upstream_impl.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define STATUS_GONE 499 /* nginx's word in logs for a client that left before a status was sent */
-#define HEADERS 8
-#define HEADER_LEN 640
 
 /* --- names for digests --- */
 
@@ -30,11 +30,11 @@ static const char *next_digest(const struct exchange *x, const char *s, const ch
                                const struct upstream_need **which)
 {
     const char *first = NULL;
-    for (int i = 0; i < x->nneeds; i++) {
-        const char *hit = memmem(s, (size_t)(end - s), x->need[i].digest, strlen(x->need[i].digest));
+    for (int i = 0; i < x->at->nneeds; i++) {
+        const char *hit = memmem(s, (size_t)(end - s), x->at->need[i].digest, strlen(x->at->need[i].digest));
         if (!hit || (first && hit >= first)) continue;
         first = hit;
-        *which = &x->need[i];
+        *which = &x->at->need[i];
     }
     return first;
 }
@@ -77,11 +77,11 @@ static void stream_closed(void *u, bool clean, uint64_t mark)
 
 static void set_headers(struct exchange *x)
 {
-    char versions[UPSTREAM_ADAPTERS * (sizeof x->need->version + 2)];
+    char versions[UPSTREAM_ADAPTERS * (sizeof x->at->need[0].version + 2)];
     size_t n = 0;
-    if (!x->nneeds) return;
-    for (int i = 0; i < x->nneeds; i++)
-        n += (size_t)snprintf(versions + n, sizeof versions - n, "%s%s", i ? ", " : "", x->need[i].version);
+    if (!x->at->nneeds) return;
+    for (int i = 0; i < x->at->nneeds; i++)
+        n += (size_t)snprintf(versions + n, sizeof versions - n, "%s%s", i ? ", " : "", x->at->need[i].version);
     http_set_header(x->req, "x-weft-adapter-version", versions);
     http_set_header(x->req, "x-weft-cold", x->cold ? "true" : "false");
 }
@@ -111,10 +111,18 @@ void exchange_keepalive(struct exchange *x)
 
 /* --- the one answer --- */
 
+/* How the engine did, by how its request ended; what it is guilty of was said where that was found out. */
+static enum pick_end end_of(enum usage_state state)
+{
+    return state == USAGE_COMPLETED ? PICK_OK : state == USAGE_TIMEOUT ? PICK_TIMEOUT : PICK_REFUSED;
+}
+
 /* From here on nobody else writes; the caller answers and then leaves x alone. */
 static void begin_answer(struct exchange *x, enum usage_state state, int status)
 {
     wait_forget(x);
+    exchange_over(x);
+    exchange_release(x, end_of(state));
     pthread_mutex_lock(&x->write);
     x->answered = true;
     x->out = (struct outcome){state, x->stream ? 200 : status};
@@ -161,6 +169,7 @@ void exchange_fail(struct exchange *x, enum usage_state state, const struct err 
 void exchange_drop(struct exchange *x)
 {
     struct err e = {0};
+    if (receipt_wait(x)) return;
     begin_answer(x, USAGE_CLIENT_ABORT, STATUS_GONE);
     err_set(&e, ERR_UNAVAILABLE, "the client is gone");
     if (x->stream)
@@ -182,6 +191,7 @@ static void finish_whole(void *u)
 
 static void pass_whole(struct exchange *x)
 {
+    exchange_note(x);
     begin_answer(x, USAGE_COMPLETED, 200);
     if (!x->stream) set_headers(x);
     if (x->durable)
@@ -216,7 +226,7 @@ static void pass_refusal(struct exchange *x)
 
 /* --- what the engine sends --- */
 
-static void on_head(void *u, const struct client_reply *r)
+void exchange_on_head(void *u, const struct client_reply *r)
 {
     struct exchange *x = u;
     x->status = r->status;
@@ -235,7 +245,7 @@ static void on_head(void *u, const struct client_reply *r)
 static int write_stream(struct exchange *x, const char *bytes, size_t n, uint64_t mark)
 {
     struct buf named;
-    if (!x->relay.error || !x->nneeds) return http_stream_write(x->stream, bytes, n, mark);
+    if (!x->relay.error || !x->at->nneeds) return http_stream_write(x->stream, bytes, n, mark);
     buf_init(&named, UPSTREAM_ADAPTERS * (n + RELAY_LINE_MAX));
     add_named(x, bytes, n, &named);
     int rc = named.failed ? -1 : http_stream_write(x->stream, named.data, named.len, mark);
@@ -247,6 +257,7 @@ static int emit(void *u, const char *bytes, size_t n, uint64_t mark)
 {
     struct exchange *x = u;
     int rc;
+    if (x->relay.done) exchange_over(x);
     if (x->durable && (x->relay.done || x->tail.len)) return buf_add(&x->tail, bytes, n);
     pthread_mutex_lock(&x->write);
     rc = write_stream(x, bytes, n, mark);
@@ -257,7 +268,7 @@ static int emit(void *u, const char *bytes, size_t n, uint64_t mark)
     return rc;
 }
 
-static int on_data(void *u, const char *bytes, size_t n)
+int exchange_on_data(void *u, const char *bytes, size_t n)
 {
     struct exchange *x = u;
     if (x->status == 200 && x->adm.stream) {
@@ -286,17 +297,22 @@ static void lost(struct exchange *x, const struct err *cause)
         exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
         return;
     }
-    log_warn("engine_lost", LS("id", x->adm.id), LI("attempt", x->attempt), LS("error", cause->msg));
-    engine_suspect(x->g->engine);
-    if (!x->first_written && !x->resent && !x->too_large) {
-        x->resent = true;
-        x->next_need = 0;
-        exchange_proceed(x);
-        return;
-    }
+    log_warn("engine_lost", LS("id", x->adm.id), LS("engine", x->engine), LI("attempt", x->attempt),
+             LS("error", cause->msg));
+    if (exchange_again(x, PICK_LOST)) return;
     err_set(&e, ERR_ENGINE,
             x->too_large ? "the engine's answer is too large" : "the engine failed while it served the request");
     exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
+}
+
+/* The engine met values that are not finite; before the answer, which gives back the version. */
+static void blame(struct exchange *x)
+{
+    for (int i = 0; i < x->at->nneeds; i++)
+        log_warn("adapter_fault", LS("id", x->adm.id), LS("digest", x->at->need[i].digest));
+    /* Of several nobody knows which, and `adapters` are not the model's own: their weights are the client's. */
+    if (x->at->nneeds == 1 && !x->at->what.is_base && strcmp(x->named_by, "model") == 0)
+        uploads_fault(x->g->uploads, x->adm.who.tenant, x->at->what.adapter, x->at->what.version);
 }
 
 static void stream_over(struct exchange *x)
@@ -305,6 +321,7 @@ static void stream_over(struct exchange *x)
     if (x->relay.done) {
         pass_whole(x);
     } else if (x->relay.error) { /* the engine's own error event went on already */
+        if (strcmp(x->relay.code, err_info(ERR_ADAPTER_FAULT)->code) == 0) blame(x);
         begin_answer(x, USAGE_UPSTREAM_ERROR, 200);
         http_stream_end(x->stream);
     } else {
@@ -313,54 +330,92 @@ static void stream_over(struct exchange *x)
     }
 }
 
-static enum err_code error_word(struct exchange *x)
-{
-    json_t *root = NULL;
-    const char *word = NULL;
-    enum err_code code = ERR_NONE;
-    if (json_parse(x->answer.data, x->answer.len, &root, NULL) == 0) {
-        word = json_string_value(json_object_get(json_object_get(root, "error"), "code"));
-        code = word ? err_by_word(word) : ERR_NONE;
-        json_decref(root);
-    }
-    return code;
-}
-
 static void adapter_fault(struct exchange *x)
 {
     struct err e = {0};
-    char names[UPSTREAM_ADAPTERS * (sizeof x->need->name + 4)] = "";
+    char names[UPSTREAM_ADAPTERS * (sizeof x->at->need[0].name + 4)] = "";
     size_t n = 0;
-    for (int i = 0; i < x->nneeds; i++) {
-        log_warn("adapter_fault", LS("id", x->adm.id), LS("digest", x->need[i].digest));
-        n += (size_t)snprintf(names + n, sizeof names - n, "%s`%s`", i ? ", " : "", x->need[i].name);
-    }
+    for (int i = 0; i < x->at->nneeds; i++)
+        n += (size_t)snprintf(names + n, sizeof names - n, "%s`%s`", i ? ", " : "", x->at->need[i].name);
+    blame(x);
     err_set(&e, ERR_ADAPTER_FAULT_UP, "the adapter %s produced values that are not finite", names);
     exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
 }
 
-static void refused(struct exchange *x)
+/* What the engine's refusal means, and its body in OpenAI's shape in place of the engine's own. */
+static enum kind_verdict read_refusal(struct exchange *x)
+{
+    struct buf said;
+    buf_init(&said, EXCHANGE_ANSWER_MAX);
+    enum kind_verdict v = pick_ops(&x->pick)->verdict(&x->ask, x->status, x->answer.data, x->answer.len, &said);
+    buf_close(&x->answer);
+    x->answer = said;
+    return v;
+}
+
+static void not_loaded(struct exchange *x)
 {
     struct err e = {0};
-    enum err_code word = error_word(x);
-
-    if (x->status == 404 && word == ERR_ADAPTER_NOT_LOADED && !x->reloaded) {
+    if (!x->reloaded) {
         x->reloaded = true;
-        for (int i = 0; i < x->nneeds; i++) engine_forget(x->g->engine, x->need[i].digest);
+        for (int i = 0; i < x->at->nneeds; i++) pool_forget(&x->pick, x->at->need[i].digest);
         x->next_need = 0;
         exchange_proceed(x);
-    } else if (x->status == 422) {
-        adapter_fault(x);
-    } else if (x->status == 400 || x->status == 413 || x->status == 429 || x->status == 503) {
-        pass_refusal(x);
-    } else {
-        log_error("engine_answer", LS("id", x->adm.id), LI("status", x->status));
+    } else if (!exchange_elsewhere(x, PICK_FAILED) && !exchange_next(x)) {
         err_set(&e, ERR_ENGINE, "the engine failed while it served the request");
         exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
     }
 }
 
-static void on_done(void *u, const struct client_reply *r, const struct err *e)
+static void refused(struct exchange *x)
+{
+    struct err e = {0};
+    switch (read_refusal(x)) {
+    case KIND_NOT_LOADED:
+        not_loaded(x);
+        return;
+    case KIND_FAULT:
+        adapter_fault(x);
+        return;
+    case KIND_BUSY:
+        if (!exchange_elsewhere(x, PICK_REFUSED)) pass_refusal(x);
+        return;
+    case KIND_REFUSED:
+        pass_refusal(x);
+        return;
+    case KIND_FAILED:
+        log_error("engine_answer", LS("id", x->adm.id), LS("engine", x->engine), LI("status", x->status));
+        if (exchange_elsewhere(x, PICK_FAILED)) return;
+        err_set(&e, ERR_ENGINE, "the engine failed while it served the request");
+        exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
+    }
+}
+
+/* An answer that is not a stream: its counts, and its words where the engine's kind has others. */
+static void whole_over(struct exchange *x)
+{
+    const struct kind *k = pick_ops(&x->pick);
+    struct buf said;
+    struct err e = {0};
+    int rc;
+    if (k->answer) {
+        buf_init(&said, EXCHANGE_ANSWER_MAX);
+        rc = k->answer(&x->ask, x->answer.data, x->answer.len, &x->relay.counts, &said);
+        buf_close(&x->answer);
+        x->answer = said;
+    } else { /* one that counts nothing is not an engine's */
+        relay_usage(x->answer.data, x->answer.len, &x->relay.counts);
+        rc = x->relay.counts.known ? 0 : -1;
+    }
+    if (rc == 0) {
+        pass_whole(x);
+    } else if (!exchange_elsewhere(x, PICK_FAILED)) {
+        err_set(&e, ERR_ENGINE, "the engine's answer is not one that can be read");
+        exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
+    }
+}
+
+void exchange_on_done(void *u, const struct client_reply *r, const struct err *e)
 {
     struct exchange *x = u;
     pthread_mutex_lock(&x->lock);
@@ -379,68 +434,8 @@ static void on_done(void *u, const struct client_reply *r, const struct err *e)
     } else if (stream) {
         stream_over(x);
     } else if (x->status == 200) {
-        relay_usage(x->answer.data, x->answer.len, &x->relay.counts);
-        pass_whole(x);
+        whole_over(x);
     } else {
         refused(x);
     }
-}
-
-/* --- the request --- */
-
-struct headers {
-    char text[HEADERS][HEADER_LEN];
-    const char *list[HEADERS + 1];
-};
-
-static void make_headers(struct exchange *x, const char *auth, struct headers *h)
-{
-    const struct principal *who = &x->adm.who;
-    int n = 0;
-    snprintf(h->text[n++], HEADER_LEN, "Content-Type: application/json");
-    snprintf(h->text[n++], HEADER_LEN, "X-Weft-Request-Id: %s", x->adm.id);
-    snprintf(h->text[n++], HEADER_LEN, "X-Weft-Tenant: %s", who->tag);
-    snprintf(h->text[n++], HEADER_LEN, "X-Weft-Weight: %.6g", who->weight);
-    if (!x->adm.what.is_base) /* the base is named in the body, and its name may be no header's */
-        snprintf(h->text[n++], HEADER_LEN, "X-Weft-Model: %s", x->adm.model);
-    for (int i = 0; i < n; i++) h->list[i] = h->text[i];
-    if (auth) h->list[n++] = auth;
-    h->list[n] = NULL;
-}
-
-int exchange_send(struct exchange *x, struct err *e)
-{
-    const struct settings *set = x->up->set;
-    const char *base, *unix_socket, *auth;
-    struct headers h;
-    char url[512];
-
-    engine_address(x->g->engine, &base, &unix_socket, &auth);
-    make_headers(x, auth, &h);
-    snprintf(url, sizeof url, "%s%s", base, x->path);
-    x->attempt++;
-    x->status = 0;
-    relay_reset(&x->relay);
-    buf_reset(&x->answer);
-    struct client_request req = {.method = "POST",
-                                 .url = url,
-                                 .unix_socket = unix_socket,
-                                 .headers = h.list,
-                                 .body = x->body,
-                                 .body_len = x->body_len,
-                                 .connect_ms = (int)set->connect_ms,
-                                 .first_byte_ms = (int)set->first_byte_ms,
-                                 .idle_ms = (int)set->idle_ms,
-                                 .total_ms = (int)set->total_ms,
-                                 .on_head = on_head,
-                                 .on_data = on_data,
-                                 .on_done = on_done,
-                                 .user = x};
-
-    /* Under the lock, so that `call` stands before on_done() takes it away. Nothing of x is touched after. */
-    pthread_mutex_lock(&x->lock);
-    int rc = client_start(x->g->client, &req, &x->call, e);
-    if (rc == 0 && x->gone) client_cancel(x->call);
-    pthread_mutex_unlock(&x->lock);
-    return rc;
 }

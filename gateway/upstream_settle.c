@@ -6,7 +6,7 @@
  *   stream, the engine broke or timed out,    upstream_error,  the final mark
  *   or our own stop cut it                    timeout
  *   no stream, answer handed to the socket    completed        usage.completion_tokens
- *   no stream, the client left before         client_abort     0: nothing of it was of use
+ *   no stream, the client left before         client_abort     0: nothing of it was of use (the prompt is billed)
  *   an error instead of an answer             rejected, ...    0
  *
  * Produced is the engine's last count in every case. With `ack = durable` the row is written before the end of the answer is sent, so the
@@ -43,20 +43,36 @@ void exchange_settle(struct exchange *x, void (*done)(void *u), void *u)
     s.prompt = c->prompt;
     s.cached = c->cached;
     s.produced = c->output;
-    s.source = !c->known ? COUNT_NONE : x->adm.stream ? COUNT_ENGINE : COUNT_USAGE;
+    s.source = !c->known                          ? COUNT_NONE
+               : x->receipt                       ? COUNT_RECEIPT
+               : c->estimated                     ? COUNT_ESTIMATE
+               : x->adm.stream && !x->relay.event ? COUNT_ENGINE
+                                                  : COUNT_USAGE;
     memcpy(s.finish, c->finish, sizeof s.finish);
     s.t_first = x->t_first;
     s.t_end = clock_wall_us();
     s.attempt = x->attempt;
     s.cold = x->cold;
-    snprintf(s.engine, sizeof s.engine, "%s", engine_name(x->g->engine));
+    memcpy(s.engine, x->engine, sizeof s.engine);
     ledger_settle(x->g->ledger, &x->adm, &s, done, u);
+}
+
+/* No more will be settled than the engine counted. */
+void exchange_over(struct exchange *x)
+{
+    const struct relay_counts *c = &x->relay.counts;
+    limit_done(x->g->limits, &x->adm.held, c->prompt + c->output, price_cost(&x->adm.price, c->prompt, c->cached, c->output));
 }
 
 /* Client thread, after a write. */
 void exchange_note(struct exchange *x)
 {
     int64_t now = clock_mono_us(), tokens = x->relay.counts.output;
+    if (tokens > x->shown_tokens) {
+        live_tokens(&x->live, tokens - x->shown_tokens);
+        x->shown_tokens = tokens;
+    }
+    if (!x->stream) return; /* nothing of it was delivered yet */
     if (!x->admitted || tokens == x->noted_tokens) return;
     if (now - x->noted_us < EXCHANGE_PROGRESS_US && tokens - x->noted_tokens < EXCHANGE_PROGRESS_TOKENS) return;
     if (x->noted_us == 0) { /* the first second counts from the first token */

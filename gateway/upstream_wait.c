@@ -39,7 +39,7 @@ void wait_keepalive(struct exchange *x)
 {
     struct upstream *u = x->up;
     pthread_mutex_lock(&u->lock);
-    x->due_us = clock_mono_us() + u->set->keepalive_ms * 1000;
+    x->due_us = clock_mono_us() + u->g->set->keepalive_ms * 1000;
     list_add(u, x);
     pthread_mutex_unlock(&u->lock);
 }
@@ -75,7 +75,7 @@ static int collect(struct upstream *u, struct due *out, int64_t now)
         next = x->next;
         bool keepalive = x->due_us && x->due_us <= now, engine = x->look_us && x->look_us <= now;
         if (!keepalive && !engine) continue;
-        if (keepalive) x->due_us = now + u->set->keepalive_ms * 1000;
+        if (keepalive) x->due_us = now + u->g->set->keepalive_ms * 1000;
         if (engine) x->look_us = 0;
         if (!x->due_us && !x->look_us) list_drop(u, x);
         atomic_fetch_add(&x->refs, 1);
@@ -103,6 +103,7 @@ static void tick(struct upstream *u)
 static void nap(struct upstream *u)
 {
     struct timespec t;
+    if (u->stop) return; /* set while tick() had given the lock back */
     if (!u->first) {
         pthread_cond_wait(&u->wake, &u->lock);
         return;
@@ -133,13 +134,18 @@ int upstream_open(struct upstream **out, struct gateway *g, struct err *e)
     struct upstream *u = calloc(1, sizeof *u);
     if (!u) return err_set(e, ERR_NO_MEMORY, "no memory for the upstream");
     u->g = g;
-    u->set = g->set;
+    u->live = live_new();
+    if (!u->live) {
+        free(u);
+        return err_set(e, ERR_NO_MEMORY, "no memory for the upstream");
+    }
     pthread_mutex_init(&u->lock, NULL);
     pthread_condattr_init(&attr);
     pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
     pthread_cond_init(&u->wake, &attr);
     pthread_condattr_destroy(&attr);
     if (pthread_create(&u->thread, NULL, run, u)) {
+        live_free(u->live);
         free(u);
         return err_set(e, ERR_NO_MEMORY, "no thread for the upstream's timer");
     }
@@ -162,5 +168,11 @@ void upstream_close(struct upstream *u)
     pthread_join(u->thread, NULL);
     pthread_cond_destroy(&u->wake);
     pthread_mutex_destroy(&u->lock);
+    live_free(u->live);
     free(u);
+}
+
+struct live *upstream_live(struct upstream *u)
+{
+    return u->live;
 }

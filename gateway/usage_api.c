@@ -11,6 +11,7 @@
 #include "gateway/admin_api.h"
 #include "gateway/auth_store.h"
 #include "gateway/ledger_query.h"
+#include "gateway/page.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -138,25 +139,22 @@ void usage_answer(struct http_request *r, const char *tenant)
     json_decref(data);
 }
 
-static int read_requests_query(struct http_request *r, bool admin, const char **tenant, struct admin_page *p, struct err *e)
+static int read_requests_query(struct http_request *r, bool admin, const char **tenant, struct page *p, struct err *e)
 {
-    static const char *const own[] = {"after", "limit", NULL}, *const all[] = {"after", "limit", "tenant", NULL};
-    int64_t limit = API_PAGE_DEFAULT;
-    const char *after = http_query(r, "after");
-    if (admin_query_known(r, admin ? all : own, e) || admin_query_int(r, "limit", 1, API_PAGE_MAX, &limit, e)) return -1;
-    if (after && !uuid_is(after)) return err_field(e, ERR_INVALID, "after", "'after' must be the id of a request.");
-    *p = (struct admin_page){after ? after : "", (int)limit};
+    static const char *const also[] = {"tenant", NULL};
+    if (page_read(r, admin ? also : NULL, p, e)) return -1;
+    if (*page_cursor(p) && !uuid_is(page_cursor(p)))
+        return err_field(e, ERR_INVALID, page_back(p) ? "before" : "after", "The cursor must be the id of a request.");
     return admin ? named_tenant(r, tenant, e) : 0;
 }
 
 void usage_answer_requests(struct http_request *r, const char *tenant)
 {
     struct err e = {0};
-    struct admin_page p = {0};
+    struct page p = {0};
     bool more, admin = !tenant;
     json_t *list = json_array();
-    if (read_requests_query(r, admin, &tenant, &p, &e) ||
-        ledger_requests(admin_gateway(r)->ledger, tenant, p.after, p.limit, list, &more, &e)) {
+    if (read_requests_query(r, admin, &tenant, &p, &e) || ledger_requests(admin_gateway(r)->ledger, tenant, &p, list, &more, &e)) {
         json_decref(list);
         http_reply_error(r, &e);
         return;

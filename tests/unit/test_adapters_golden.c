@@ -8,6 +8,7 @@
 #include "engine/forward.h"
 #include "engine/kv.h"
 #include "engine/lora.h"
+#include "tests/unit/device_ready.h"
 #include "tests/unit/pin_folder.h"
 #include "tests/unit/tables.h"
 #include <math.h>
@@ -29,7 +30,9 @@
 #define SLOTS 32
 #define RANK_MAX 64
 #define TOLERANCE 1e-4
+#define NEAR 0.05 /* of the largest logit: bf16 activations */
 #define THREADS 2
+#define COLUMNS_ROWS 48 /* of a step, where adapters are columns */
 
 struct golden_case {
     char name[64], model[64];
@@ -125,6 +128,8 @@ struct engine {
     struct pool *pool;
     struct kv_pool kv;
     struct forward *f;
+    struct device *device;
+    struct device_plan plan;
     struct {
         char dir[64], digest[SHA256_HEX];
         struct lora_slot *slot;
@@ -132,19 +137,52 @@ struct engine {
     int npinned;
 };
 
-static void engine_open(struct engine *e, const char *model, enum precision prec)
+static const char device_table[] = "device";
+static int columns_slots; /* > 0: so many, which are columns of a device's products; else SLOTS */
+static int ranks = 1;     /* devices that share the model */
+
+static const struct kernels *table_of(const struct engine *e, enum precision prec)
+{
+    return e->device ? device_kernels(e->device) : kernels_pick(current_table, prec);
+}
+
+/* The model on a device, where that is the table; keys and values are there then. */
+static int start_device(struct engine *e, struct err *err)
+{
+    const struct model_device_options o = {.kv_type = KV_BF16,
+                                           .max_rows = columns_slots ? COLUMNS_ROWS : ROWS_MAX,
+                                           .max_seqs = SEQS_MAX,
+                                           .max_logits = SEQS_MAX * 3,
+                                           .max_segs = SEQS_MAX,
+                                           .max_rank = LORA_STACK * RANK_MAX,
+                                           .slots = columns_slots ? columns_slots : SLOTS,
+                                           .adapter_bytes = 64 << 20,
+                                           .kv_bytes = 32 << 20,
+                                           .augment = columns_slots ? AUGMENT_ON : AUGMENT_OFF};
+    if (current_table != device_table) return kv_pool_init(&e->kv, e->m, 32 << 20, 1, err);
+    device_library();
+    if (device_shared(&e->device, e->m, &o, ranks, &e->plan, err)) return -1;
+    return kv_pool_init_on(&e->kv, e->m, KV_BF16, &e->plan, device_room(e->device, ROOM_KV), err);
+}
+
+/* -1: more devices than can share it. */
+static int engine_open(struct engine *e, const char *model, enum precision prec)
 {
     struct err err = {0};
     char path[200];
-    const struct lora_options o = {.max_slots = SLOTS, .max_known = SLOTS, .wait_ms = 1000, .max_rank = RANK_MAX};
+    int slots = columns_slots ? columns_slots : SLOTS;
+    struct lora_options o = {.max_slots = slots, .max_known = SLOTS, .wait_ms = 1000, .max_rank = RANK_MAX};
     memset(e, 0, sizeof *e);
     snprintf(path, sizeof path, ROOT "/%s", model);
-    if (model_load(&e->m, path, NULL, prec, 0, &err) || lora_set_new(&e->loras, e->m, &o, &err) ||
-        pool_new(&e->pool, THREADS, &err) || kv_pool_init(&e->kv, e->m, 32 << 20, 1, &err) ||
-        forward_new(&e->f, e->m, kernels_pick(current_table, prec), e->pool, &e->kv.cache, ROWS_MAX, SEQS_MAX * 3,
+    int rc = model_load(&e->m, path, NULL, prec, 0, &err) || start_device(e, &err);
+    o.device = e->device;
+    if (rc && err.code == ERR_USAGE) return -1;
+    if (rc || lora_set_new(&e->loras, e->m, &o, &err) || pool_new(&e->pool, ranks > THREADS ? ranks : THREADS, &err) ||
+        forward_new(&e->f, e->m, table_of(e, prec), e->pool, &e->kv.cache, ROWS_MAX, SEQS_MAX * 3,
                     LORA_STACK * RANK_MAX, &err))
         fail_msg("%s: %s", model, err.msg);
     assert_int_equal(e->m->vocab, golden.vocab);
+    return 0;
 }
 
 static void engine_close(struct engine *e)
@@ -154,6 +192,7 @@ static void engine_close(struct engine *e)
     kv_pool_close(&e->kv);
     pool_free(e->pool);
     lora_set_free(e->loras);
+    device_close(e->device);
     model_free(e->m);
 }
 
@@ -215,13 +254,13 @@ static void add_segment(struct engine *e, struct step *s, const struct golden_ca
 }
 
 /* False after a complaint. */
-static bool add_case(struct engine *e, struct step *s, const struct golden_case *c)
+static bool add_prompts(struct engine *e, struct step *s, const struct golden_case *c, int from, int to)
 {
     struct err err = {0};
     int use[LORA_STACK];
     for (int i = 0; i < c->nuse; i++)
         if ((use[i] = pin(e, c->dir[i])) < 0) return false;
-    for (int p = 0; p < c->nprompts; p++) {
+    for (int p = from; p < to; p++) {
         int at = s->b.nseq++, n = c->n[p];
         assert_true(at < SEQS_MAX && s->b.rows + n <= ROWS_MAX);
         assert_int_equal(kv_seq_init(&s->kv[at], n, &err), 0);
@@ -233,6 +272,11 @@ static bool add_case(struct engine *e, struct step *s, const struct golden_case 
         for (int i = golden.positions; i > 0; i--) s->logit_row[s->b.nlogits++] = s->b.rows - i;
     }
     return true;
+}
+
+static bool add_case(struct engine *e, struct step *s, const struct golden_case *c)
+{
+    return add_prompts(e, s, c, 0, c->nprompts);
 }
 
 static struct step *step_new(const struct engine *e)
@@ -251,7 +295,9 @@ static float *step_run(struct engine *e, struct step *s)
     size_t bytes = (size_t)s->b.nlogits * (size_t)golden.vocab * sizeof(float);
     float *out = malloc(bytes);
     assert_non_null(out);
-    memcpy(out, forward_run(e->f, &s->b), bytes);
+    const float *logits = forward_run(e->f, &s->b);
+    if (!logits) fail_msg("%s", forward_error(e->f)->msg);
+    memcpy(out, logits, bytes);
     for (int i = 0; i < s->b.nseq; i++) {
         kv_seq_release(&e->kv, &s->kv[i]);
         kv_seq_close(&s->kv[i]);
@@ -306,8 +352,7 @@ static void for_each_model(enum precision prec, void (*each)(struct engine *e, c
     for (int i = 0; i < golden.n; i++) {
         struct engine e;
         if (!first_of_model(i)) continue;
-        engine_open(&e, golden.c[i].model, prec);
-        each(&e, golden.c[i].model);
+        if (engine_open(&e, golden.c[i].model, prec) == 0) each(&e, golden.c[i].model);
         engine_close(&e);
     }
     assert_int_equal(failures, 0);
@@ -357,6 +402,148 @@ static void selftest(struct engine *e, const char *model)
         }
         if (!measured) complain(c->name, "the self-test measured nothing");
     }
+}
+
+/* On a device, alone and all in one step. Of the rows of a case all but one choose the same at least, and the logits are near. */
+static void judge_near(const struct golden_case *c, const float *got, const char *how)
+{
+    size_t rows = case_floats(c) / (size_t)golden.vocab, same = 0;
+    double worst = largest_difference(got, c->want, case_floats(c)), most = 0;
+    char why[120];
+    for (size_t i = 0; i < case_floats(c); i++)
+        if (fabs((double)c->want[i]) > most) most = fabs((double)c->want[i]);
+    for (size_t r = 0; r < rows; r++) {
+        const float *x = c->want + r * (size_t)golden.vocab, *y = got + r * (size_t)golden.vocab;
+        int a = 0, b = 0;
+        for (int i = 1; i < golden.vocab; i++) {
+            if (x[i] > x[a]) a = i;
+            if (y[i] > y[b]) b = i;
+        }
+        same += a == b;
+    }
+    snprintf(why, sizeof why, "%s on a device: logits differ by %.1e of %.1f, %zu of %zu choose the same", how, worst,
+             most, same, rows);
+    printf("  %-16s %s\n", c->name, why);
+    if (!(worst <= NEAR * most) || same + 1 < rows) complain(c->name, why);
+}
+
+static void near(struct engine *e, const char *model)
+{
+    struct step *s = step_new(e);
+    for (int i = 0; i < golden.n; i++)
+        if (strcmp(golden.c[i].model, model) == 0) add_case(e, s, &golden.c[i]);
+    float *all = step_run(e, s), *at = all;
+    for (int i = 0; i < golden.n; i++) {
+        const struct golden_case *c = &golden.c[i];
+        if (strcmp(c->model, model) != 0) continue;
+        float *got = run_alone(e, c);
+        if (!got) continue;
+        judge_near(c, got, "alone");
+        judge_near(c, at, "in a mixed step");
+        at += case_floats(c);
+        free(got);
+    }
+    free(all);
+}
+
+static void on_devices(int n)
+{
+    const char *before = current_table;
+    char there[8];
+    snprintf(there, sizeof there, "%d", n);
+    setenv("WEFT_SIMT_DEVICES", there, 1);
+    current_table = device_table;
+    ranks = n;
+    for_each_model(PREC_FAST, near);
+    ranks = 1;
+    current_table = before;
+}
+
+static void test_logits_of_every_kind_on_a_device_are_near_pefts(void **state)
+{
+    (void)state;
+    on_devices(1);
+}
+
+/* Two have a head of keys each, of four each is held twice. */
+static void test_logits_of_every_kind_in_a_group_are_near_pefts(void **state)
+{
+    (void)state;
+    on_devices(2);
+    on_devices(4);
+}
+
+/* --- adapters as columns of a device's products --- */
+
+/* No more adapters than there are slots, most of them plain ones: others go their own way beside these. */
+static const char *const sets[][6] = {{"base", "plain", "rslora", "dora", "two", "half"},
+                                      {"base", "alora", "layers", "saved", "all-linear", "layers"}};
+#define COLUMNS_SLOTS 4
+
+static const struct golden_case *case_named(const char *name)
+{
+    for (int i = 0; i < golden.n; i++)
+        if (strcmp(golden.c[i].name, name) == 0) return &golden.c[i];
+    fail_msg("no case %s", name);
+    return NULL;
+}
+
+/* Elsewhere a library's products may have other bits with columns, and do without. */
+static bool on_the_shim(const struct engine *e)
+{
+    struct device_about about;
+    device_about(e->device, &about);
+    return strcmp(about.name, "SIMT shim") == 0;
+}
+
+/* The logits of the first's first prompt beside the second's second one. */
+static float *run_beside(struct engine *e, const struct golden_case *a, const struct golden_case *b)
+{
+    struct step *s = step_new(e);
+    assert_true(add_prompts(e, s, a, 0, 1) && add_prompts(e, s, b, 1, 2));
+    return step_run(e, s);
+}
+
+/* All steps have as many rows but alora's, whose prompt is shorter; so one bucket has all of them. */
+static void beside_all(struct engine *e, const char *const set[6])
+{
+    size_t bytes = (size_t)golden.positions * (size_t)golden.vocab * sizeof(float);
+    for (int i = 0; i < 6; i++) {
+        const struct golden_case *a = case_named(set[i]);
+        float *first = run_beside(e, a, case_named(set[0]));
+        for (int k = 1; k < 6; k++) {
+            float *other = run_beside(e, a, case_named(set[k]));
+            if (memcmp(first, other, bytes) != 0) complain(a->name, set[k]);
+            free(other);
+        }
+        free(first);
+    }
+}
+
+static void test_columns_of_a_device_s_products_are_pefts_and_nobody_s_neighbours_show(void **state)
+{
+    (void)state;
+    const char *before = current_table;
+    failures = 0;
+    current_table = device_table;
+    columns_slots = COLUMNS_SLOTS;
+    for (size_t i = 0; i < sizeof sets / sizeof *sets; i++) {
+        struct engine e;
+        engine_open(&e, "base", PREC_FAST);
+        assert_int_equal(e.plan.measured.augment_ranks, 16);
+        assert_true(e.plan.measured.augment_taken > 0 || !on_the_shim(&e));
+        for (int k = 0; k < 6; k++) {
+            const struct golden_case *c = case_named(sets[i][k]);
+            float *got = run_alone(&e, c);
+            if (got) judge_near(c, got, "as columns");
+            free(got);
+        }
+        beside_all(&e, sets[i]);
+        engine_close(&e);
+    }
+    columns_slots = 0;
+    current_table = before;
+    assert_int_equal(failures, 0);
 }
 
 static void alone_in(enum precision prec)
@@ -434,7 +621,7 @@ static void expect_refusal(const char *model, const char *dir, const char *says)
     struct lora_slot *slot = NULL;
     struct err why = {0};
     char digest[SHA256_HEX];
-    engine_open(&e, model, PREC_EXACT);
+    assert_int_equal(engine_open(&e, model, PREC_EXACT), 0);
     if (pin_folder(e.loras, &e.m->desc, dir, digest, &slot, &why) == 0) lora_unpin(e.loras, slot);
     engine_close(&e);
     if (!strstr(why.msg, says)) fail_msg("\"%s\" does not say \"%s\"", why.msg, says);
@@ -471,6 +658,9 @@ int main(void)
         cmocka_unit_test(test_exact_logits_of_every_kind_of_adapter_are_pefts),
         cmocka_unit_test(test_every_kind_in_one_step_has_the_bits_that_it_has_alone),
         cmocka_unit_test(test_the_self_test_finds_every_kind_well),
+        cmocka_unit_test(test_logits_of_every_kind_on_a_device_are_near_pefts),
+        cmocka_unit_test(test_columns_of_a_device_s_products_are_pefts_and_nobody_s_neighbours_show),
+        cmocka_unit_test(test_logits_of_every_kind_in_a_group_are_near_pefts),
         cmocka_unit_test(test_wholes_that_peft_would_compute_otherwise_are_refused),
     };
     return cmocka_run_group_tests(tests, read_golden, free_golden);

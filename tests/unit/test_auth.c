@@ -11,7 +11,7 @@ struct auth_room {
     struct auth *auth;
 };
 
-static const struct actor tester = {"test", "127.0.0.1", "r"};
+static const struct actor tester = {"test", "127.0.0.1", "r", NULL};
 
 static int setup(void **state)
 {
@@ -64,7 +64,7 @@ static void revoke_key(struct auth_room *a, const char *text)
     struct err e = {0};
     json_t *out;
     assert_true(auth_key_parse(text, &admin, id, secret));
-    assert_ok(key_revoke(a->auth, &tester, id, &out, &e), e);
+    assert_ok(key_revoke(a->auth, &tester, &(struct key_reach){.admin = admin}, id, 0, &out, &e), e);
     assert_true(json_is_integer(json_object_get(out, "revoked_at")));
     json_decref(out);
 }
@@ -296,7 +296,7 @@ static void lists_are_paged_in_order(void **state)
     while (more) {
         json_t *list = json_array(), *x;
         size_t i;
-        assert_ok(tenant_list(a->auth, after, 3, list, &more, &e), e);
+        assert_ok(tenant_list(a->auth, &(struct page){after, "", 3}, list, &more, &e), e);
         json_array_foreach(list, i, x)
         {
             snprintf(name, sizeof name, "t%d", seen++);

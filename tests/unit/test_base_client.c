@@ -434,7 +434,7 @@ static void fetch_sends_a_file_with_progress_and_bounds_the_answer(void **state)
     assert_int_equal(client_fetch(&r, 1000, &status, &body, &n, &e), -1);
     assert_non_null(strstr(e.msg, "longer than 1000 bytes"));
     e = (struct err){0};
-    r = (struct client_request){.method = "PUT", .url = url, .file = "/nonexistent"};
+    r = (struct client_request){.method = "PUT", .url = url, .file = "/dev/null/no"};
     assert_int_equal(client_fetch(&r, 1000, &status, &body, &n, &e), -1);
     assert_int_equal(e.code, ERR_IO);
     unlink(path);

@@ -81,7 +81,8 @@ static void each_wrong_setting_is_named_with_its_place(void **state)
         {"", {"--workers=0"}, "--workers: workers must be from 1"},
         {"", {"-v"}, "no option is called '-v'"},
         {"", {"stray"}, "unexpected argument 'stray'"},
-        {"", {"--config", "/nonexistent"}, "cannot open the settings file /nonexistent"},
+        {"", {"--config", "/dev/null/no"}, "cannot open the settings file /dev/null/no"},
+        {"", {"--config", "/"}, "cannot read the settings file /: Is a directory"},
     };
     for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
         struct settings s;

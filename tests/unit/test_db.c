@@ -9,7 +9,9 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 static int setup(void **state)
 {
@@ -204,7 +206,7 @@ static void files_and_settings_are_as_promised(void **state)
         assert_int_equal(st.st_mode, want[i].mode);
         if (want[i].size >= 0) assert_int_equal(st.st_size, want[i].size);
     }
-    assert_int_equal(room_number(r, "PRAGMA page_size"), 8192);
+    assert_int_equal(room_number(r, "PRAGMA page_size"), 4096);
     assert_int_equal(room_number(r, "PRAGMA foreign_keys"), 1);
     assert_int_equal(room_number(r, "PRAGMA trusted_schema"), 0);
     assert_int_equal(room_number(r, "PRAGMA cell_size_check"), 1);
@@ -335,9 +337,130 @@ static void after_the_disk_refused_the_writer_recovers_and_nothing_acknowledged_
     assert_int_equal(room_number(r, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check <> 'ok'"), 0);
 }
 
+/* The program's own fdatasync() stands before the C library's, for SQLite too. */
+static _Atomic bool hold_syncs;
+static _Atomic int syncs_held, sync_errno;
+static _Atomic bool told_once; /* as the kernel does: the error is that of the first call, held or not */
+
+int fdatasync(int fd)
+{
+    int mine = sync_errno;
+    if (mine && told_once) sync_errno = 0;
+    syncs_held++;
+    for (int i = 0; hold_syncs && i < 5000; i++) usleep(1000);
+    syncs_held--;
+    if (!mine) mine = sync_errno;
+    errno = mine;
+    return mine ? -1 : (int)syscall(SYS_fdatasync, fd);
+}
+
+static void a_commit_does_not_wait_for_the_sync_of_an_earlier_one(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    struct put first = {.value = 1}, later[20] = {{0}};
+    hold_syncs = true;
+    assert_ok(db_write(r->db, &(struct db_job){run_put, done_put, &first, .durable = true}, &e), e);
+    wait_for(&syncs_held, 1);
+    for (int i = 0; i < 20; i++) {
+        later[i].value = 2 + i;
+        assert_ok(db_write(r->db, &(struct db_job){run_put, done_put, &later[i], .durable = i % 2}, &e), e);
+        wait_for(&later[i].done, 1);
+        assert_int_equal(later[i].code, ERR_NONE);
+    }
+    assert_int_equal(syncs_held, 1);
+    assert_true(hold_syncs);
+    hold_syncs = false;
+    for (int i = 0; syncs_held && i < 5000; i++) usleep(1000);
+    assert_int_equal(room_number(r, "SELECT count(*) FROM meta WHERE name LIKE 'v%'"), 21);
+}
+
+static void a_sync_that_fails_beside_the_writer_stops_it_until_the_disk_is_back(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0}, refused = {0};
+    struct put first = {.value = 1}, second = {.value = 2}, third = {.value = 3};
+    sync_errno = EIO;
+    assert_ok(db_write(r->db, &(struct db_job){run_put, done_put, &first, .durable = true}, &e), e);
+    for (int i = 0; i < 5000 && db_writable(r->db); i++) usleep(1000);
+    assert_false(db_writable(r->db));
+    assert_int_equal(db_write(r->db, &(struct db_job){run_put, done_put, &second, false, false}, &refused), -1);
+    assert_int_equal(refused.code, ERR_LEDGER);
+    sync_errno = 0;
+    for (int i = 0; i < 5000 && !db_writable(r->db); i++) usleep(1000);
+    assert_true(db_writable(r->db));
+    assert_ok(db_write_wait(r->db, run_put, &third, &e), e);
+    assert_int_equal(room_number(r, "SELECT count(*) FROM meta WHERE name LIKE 'v%'"), 2);
+}
+
+static void nothing_is_called_durable_when_the_sync_beside_the_writer_met_the_error(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    struct put first = {.value = 1}, second = {.value = 2}, third = {.value = 3};
+    hold_syncs = told_once = true;
+    sync_errno = EIO;
+    assert_ok(db_write(r->db, &(struct db_job){run_put, done_put, &first, .durable = true}, &e), e);
+    wait_for(&syncs_held, 1);
+    r->db->ack_durable = true;
+    assert_ok(db_write(r->db, &(struct db_job){run_put, done_put, &second, .durable = true}, &e), e);
+    for (int i = 0; i < 5000 && room_number(r, "SELECT count(*) FROM meta WHERE name LIKE 'v%'") < 2; i++) usleep(1000);
+    assert_int_equal(second.done, 0);
+    hold_syncs = told_once = false;
+    wait_for(&second.done, 1);
+    assert_int_equal(second.code, ERR_LEDGER);
+    for (int i = 0; i < 5000 && !db_writable(r->db); i++) usleep(1000);
+    assert_ok(db_write_wait(r->db, run_put, &third, &e), e);
+}
+
+struct snapshot {
+    _Atomic bool held, go;
+};
+
+static int hold_snapshot(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    struct snapshot *s = u;
+    sqlite3_stmt *st = db_stmt(d, c, "SELECT name FROM meta", e);
+    assert_int_equal(db_row(st, e), 1);
+    s->held = true;
+    for (int i = 0; !s->go && i < 5000; i++) usleep(1000);
+    sqlite3_reset(st);
+    return 0;
+}
+
+static void *read_on(void *u)
+{
+    void **with = u;
+    db_read(((struct room *)with[0])->db, hold_snapshot, with[1], 10000, NULL);
+    return NULL;
+}
+
+static void after_a_lost_write_back_nothing_is_written_before_all_of_the_log_is_in_the_file(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    struct put first = {.value = 1}, second = {.value = 2};
+    struct snapshot s = {false, false};
+    pthread_t reader;
+    assert_ok(db_write_wait(r->db, run_put, &first, &e), e);
+    pthread_create(&reader, NULL, read_on, (void *[]){r, &s});
+    for (int i = 0; !s.held && i < 5000; i++) usleep(1000);
+    sync_errno = EIO;
+    assert_ok(db_write(r->db, &(struct db_job){run_put, done_put, &second, .durable = true}, &e), e);
+    for (int i = 0; i < 5000 && db_writable(r->db); i++) usleep(1000);
+    sync_errno = 0;
+    usleep(400000); /* some tries */
+    assert_false(db_writable(r->db));
+    s.go = true;
+    pthread_join(reader, NULL);
+    for (int i = 0; i < 5000 && !db_writable(r->db); i++) usleep(1000);
+    assert_true(db_writable(r->db));
+    assert_int_equal(room_number(r, "SELECT count(*) FROM meta WHERE name LIKE 'v%'"), 2);
+}
+
 static int run_audit(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
-    struct actor by = {"key", "127.0.0.1", "request"};
+    struct actor by = {"key", "127.0.0.1", "request", NULL};
     json_t *after = json_pack("{si}", "n", *(int *)u);
     int rc = audit_add(d, c, &(struct audit){&by, "test.change", "thing", NULL, after}, e);
     json_decref(after);
@@ -389,6 +512,10 @@ int main(void)
         T(a_newer_database_is_refused),
         T(a_migration_is_whole_or_not_at_all_and_leaves_a_copy),
         T(after_the_disk_refused_the_writer_recovers_and_nothing_acknowledged_is_lost),
+        T(a_commit_does_not_wait_for_the_sync_of_an_earlier_one),
+        T(a_sync_that_fails_beside_the_writer_stops_it_until_the_disk_is_back),
+        T(nothing_is_called_durable_when_the_sync_beside_the_writer_met_the_error),
+        T(after_a_lost_write_back_nothing_is_written_before_all_of_the_log_is_in_the_file),
         T(a_changed_audit_row_breaks_the_chain),
 #undef T
     };

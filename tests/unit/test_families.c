@@ -13,6 +13,7 @@
 #include "engine/lora.h"
 #include "engine/model_family.h"
 #include "engine/packed.h"
+#include "tests/unit/device_ready.h"
 #include "tests/unit/pin_folder.h"
 #include "tests/unit/tables.h"
 #include <dirent.h>
@@ -115,17 +116,46 @@ struct engine {
     struct pool *pool;
     struct kv_pool kv;
     struct forward *f;
+    struct device *device;
+    struct device_plan plan;
 };
+
+static const char device_table[] = "device";
+static int ranks = 1; /* devices that share the model */
+
+static const struct kernels *table_of(const struct engine *e, enum precision prec)
+{
+    return e->device ? device_kernels(e->device) : kernels_pick(current_table, prec);
+}
+
+/* The model on a device, where that is the table; keys and values are there then. */
+static int start_device(struct engine *e, struct err *err)
+{
+    const struct model_device_options o = {.kv_type = KV_BF16,
+                                           .max_rows = ROWS_MAX,
+                                           .max_seqs = 1,
+                                           .max_logits = ROWS_MAX,
+                                           .max_segs = 2,
+                                           .max_rank = 64,
+                                           .slots = RUNS_MAX,
+                                           .adapter_bytes = 16 << 20,
+                                           .kv_bytes = 4 << 20};
+    if (current_table != device_table) return kv_pool_init(&e->kv, e->m, 4 << 20, 1, err);
+    device_library();
+    if (device_shared(&e->device, e->m, &o, ranks, &e->plan, err)) return -1;
+    return kv_pool_init_on(&e->kv, e->m, KV_BF16, &e->plan, device_room(e->device, ROOM_KV), err);
+}
 
 static int engine_open(struct engine *e, const struct golden *g, enum precision prec)
 {
     struct err err = {0};
-    const struct lora_options o = {.max_slots = RUNS_MAX, .max_known = RUNS_MAX, .wait_ms = 1000, .max_rank = 64};
+    struct lora_options o = {.max_slots = RUNS_MAX, .max_known = RUNS_MAX, .wait_ms = 1000, .max_rank = 64};
     memset(e, 0, sizeof *e);
-    if (model_load(&e->m, g->model, NULL, prec, g->max_context, &err) || lora_set_new(&e->loras, e->m, &o, &err) ||
-        pool_new(&e->pool, THREADS, &err) || kv_pool_init(&e->kv, e->m, 4 << 20, 1, &err) ||
-        forward_new(&e->f, e->m, kernels_pick(current_table, prec), e->pool, &e->kv.cache, ROWS_MAX, ROWS_MAX, 64,
-                    &err)) {
+    int rc = model_load(&e->m, g->model, NULL, prec, g->max_context, &err) || start_device(e, &err);
+    o.device = e->device;
+    if (rc && err.code == ERR_USAGE) return -1; /* more than can share it */
+    if (rc || lora_set_new(&e->loras, e->m, &o, &err) || pool_new(&e->pool, ranks > THREADS ? ranks : THREADS, &err) ||
+        forward_new(&e->f, e->m, table_of(e, prec), e->pool, &e->kv.cache, ROWS_MAX, ROWS_MAX, 64, &err)) {
         complain(g, prec == PREC_EXACT ? "exact" : "fast", err.msg);
         return -1;
     }
@@ -139,6 +169,7 @@ static void engine_close(struct engine *e)
     kv_pool_close(&e->kv);
     pool_free(e->pool);
     lora_set_free(e->loras);
+    device_close(e->device);
     model_free(e->m);
 }
 
@@ -183,6 +214,7 @@ static void run(struct engine *e, const struct golden *g, int prompt, struct lor
             b.max_rank = lora_rank_pad(slot->max_rank);
         }
         const float *logits = forward_run(e->f, &b);
+        if (!logits) fail_msg("%s", forward_error(e->f)->msg);
         if (nwanted) {
             memcpy(out, logits, (size_t)nwanted * (size_t)g->vocab * sizeof *out);
             out += nwanted * g->vocab;
@@ -247,7 +279,8 @@ static struct score score_run(struct engine *e, const struct golden *g, int r, s
 static void judge(const struct golden *g, const char *run, enum precision prec, bool experts, const struct score *s)
 {
     char why[120];
-    if (!s->same_bits) complain(g, run, prec == PREC_EXACT ? "exact chunks differ" : "fast chunks differ");
+    if (!s->same_bits && current_table != device_table)
+        complain(g, run, prec == PREC_EXACT ? "exact chunks differ" : "fast chunks differ");
     if (prec == PREC_EXACT && !(s->worst <= TOLERANCE)) {
         snprintf(why, sizeof why, "exact logits differ by %.2e", s->worst);
         complain(g, run, why);
@@ -274,9 +307,19 @@ static void try_folder(const struct golden *g, enum precision prec)
     engine_close(&e);
 }
 
+/* In a group: what has something to share that others lack. */
+static bool is_shared(const char *name)
+{
+    static const char *const names[] = {"gemma2", "llama-biases", "llama-head", "mixtral", "qwen2"};
+    bool found = false;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) found |= strcmp(name, names[i]) == 0;
+    return found;
+}
+
 static int is_folder(const struct dirent *d)
 {
     const char *only = getenv("FAMILY");
+    if (ranks > 1 && !is_shared(d->d_name)) return 0;
     return d->d_name[0] != '.' && (!only || strcmp(d->d_name, only) == 0);
 }
 
@@ -308,6 +351,33 @@ static void test_fast_logits_of_every_family_are_near_transformers(void **state)
 {
     (void)state;
     assert_true(for_each_table(PREC_FAST, try_all) > 0);
+}
+
+static void on_devices(int n)
+{
+    const char *before = current_table;
+    char there[8];
+    snprintf(there, sizeof there, "%d", n);
+    setenv("WEFT_SIMT_DEVICES", there, 1);
+    current_table = device_table;
+    ranks = n;
+    try_all(PREC_FAST);
+    ranks = 1;
+    current_table = before;
+}
+
+static void test_logits_of_every_family_on_a_device_are_near_transformers(void **state)
+{
+    (void)state;
+    on_devices(1);
+}
+
+/* Two have a head of keys each, of four each is held twice. */
+static void test_logits_of_every_family_in_a_group_are_near_transformers(void **state)
+{
+    (void)state;
+    on_devices(2);
+    on_devices(4);
 }
 
 /* --- a folder for files that are made here --- */
@@ -654,6 +724,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_exact_logits_of_every_family_equal_transformers),
         cmocka_unit_test(test_fast_logits_of_every_family_are_near_transformers),
+        cmocka_unit_test(test_logits_of_every_family_on_a_device_are_near_transformers),
+        cmocka_unit_test(test_logits_of_every_family_in_a_group_are_near_transformers),
         cmocka_unit_test(test_a_packed_file_answers_as_what_it_was_made_of),
         cmocka_unit_test(test_frequencies_equal_those_of_transformers),
         cmocka_unit_test(test_settings_that_are_not_served_are_refused_by_name),

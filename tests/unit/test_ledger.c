@@ -1,15 +1,19 @@
 /* Tests of gateway/ledger: one usage row for each admission, whatever dies when; rollups equal the rows. */
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "gateway/db_audit.h"
 #include "gateway/ledger.h"
 #include "gateway/ledger_query.h"
+#include "gateway/limit_store.h"
 #include "gateway/meters.h"
+#include "gateway/page.h"
 #include "tests/unit/data_room.h"
 #include <errno.h>
 #include <jansson.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 
@@ -318,6 +322,26 @@ static void usage_is_summed_by_bucket_and_group(void **state)
     assert_int_equal(sum, all);
 }
 
+/* From the oldest of n ids back to the newest: every page newest first, and those nearest to the cursor. */
+static void go_back(struct led_room *x, char id[][UUID_LEN], int n)
+{
+    int at = 0;
+    bool more = true;
+    while (more) {
+        struct err e = {0};
+        json_t *list = json_array();
+        assert_ok(ledger_requests(x->l, "tenant-0", &(struct page){"", id[at], 5}, list, &more, &e), e);
+        int got = (int)json_array_size(list);
+        assert_int_equal(got, n - 1 - at < 5 ? n - 1 - at : 5);
+        assert_int_equal(more, n - 1 - at > 5);
+        for (int i = 0; i < got; i++)
+            assert_string_equal(json_string_value(json_object_get(json_array_get(list, (size_t)i), "id")), id[at + got - i]);
+        at += got;
+        json_decref(list);
+    }
+    assert_int_equal(at, n - 1);
+}
+
 static void requests_are_listed_newest_first_over_a_months_turn(void **state)
 {
     struct led_room *x = *state;
@@ -336,7 +360,7 @@ static void requests_are_listed_newest_first_over_a_months_turn(void **state)
         struct err e = {0};
         json_t *list = json_array(), *row;
         size_t i;
-        assert_ok(ledger_requests(x->l, "tenant-0", after, 5, list, &more, &e), e);
+        assert_ok(ledger_requests(x->l, "tenant-0", &(struct page){after, "", 5}, list, &more, &e), e);
         json_array_foreach(list, i, row)
         {
             assert_string_equal(json_string_value(json_object_get(row, "id")), id[--n]);
@@ -346,9 +370,10 @@ static void requests_are_listed_newest_first_over_a_months_turn(void **state)
         assert_true(++rounds <= 5);
     }
     assert_int_equal(n, 0);
+    go_back(x, id, N);
     struct err e = {0};
     json_t *list = json_array();
-    assert_ok(ledger_requests(x->l, "tenant-1", "", 5, list, &more, &e), e);
+    assert_ok(ledger_requests(x->l, "tenant-1", &(struct page){"", "", 5}, list, &more, &e), e);
     assert_int_equal(json_array_size(list), 0);
     json_decref(list);
 }
@@ -489,6 +514,50 @@ static void requests_that_end_while_the_disk_is_full_are_settled_afterwards(void
     vfs->xSetSystemCall(vfs, name, NULL);
     assert_int_equal(ledger_open_admissions(x->l), 0);
     balances(x, N);
+}
+
+static _Atomic int sync_errno;
+
+int fdatasync(int fd)
+{
+    errno = sync_errno;
+    return sync_errno ? -1 : (int)syscall(SYS_fdatasync, fd);
+}
+
+static void a_settlement_whose_first_sync_fails_is_used_in_memory_as_in_the_file(void **state)
+{
+    static const struct actor by = {.key = "tester", .ip = "", .request = ""};
+    struct led_room *x = *state;
+    struct err e = {0};
+    struct limits *limits;
+    struct limit_view v;
+    struct admission a = admission(1, clock_wall_us());
+    struct settlement s = settlement(0, &a);
+    json_t *o = json_pack("{si}", "tokens_per_day", 1000), *out = NULL;
+    _Atomic int done = 0;
+    led_stop(x);
+    assert_ok(db_open(&x->r.db, &(struct db_options){.dir = x->r.dir, .sync_ms = 5, .ack_durable = true}, &e), e);
+    assert_ok(ledger_open(&x->l, x->r.db, &e), e);
+    assert_ok(limits_open(&limits, x->r.db, &e), e);
+    assert_ok(limits_put(limits, &by, "tenant:tenant-1", o, 0, &out, &e), e);
+    ledger_set_limits(x->l, limits, NULL);
+    assert_ok(limit_admit(limits, &(struct limit_ask){&a.who, "", 100, 0}, &a.held, &v, &e), e);
+    admit(x, &a);
+    sync_errno = EIO;
+    ledger_settle(x->l, &a, &s, settled, (void *)&done);
+    for (int i = 0; i < 5000 && db_writable(x->r.db); i++) usleep(200);
+    assert_int_equal(done, 0);
+    sync_errno = 0;
+    wait_not(&done, 0);
+    assert_int_equal(room_number(&x->r, "SELECT tokens FROM budget_use WHERE period = 0"), settled_tokens(&s));
+    json_decref(out);
+    assert_ok(limits_get(limits, "tenant:tenant-1", &out, &e), e);
+    const json_t *used = json_object_get(out, "used");
+    assert_int_equal(json_integer_value(json_object_get(used, "tokens_per_day")), settled_tokens(&s));
+    led_stop(x);
+    limits_close(limits);
+    json_decref(o);
+    json_decref(out);
 }
 
 /* --- kill -9 --- */
@@ -718,6 +787,7 @@ int main(void)
         T(a_settlement_handed_in_before_the_stop_is_kept),
         T(settlements_are_counted_in_the_metrics),
         T(requests_that_end_while_the_disk_is_full_are_settled_afterwards),
+        T(a_settlement_whose_first_sync_fails_is_used_in_memory_as_in_the_file),
         T(killed_at_any_moment_no_row_is_lost_or_doubled),
         T(a_request_may_end_before_its_admission_was_told),
         T(a_burst_settles_in_groups),

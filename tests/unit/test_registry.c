@@ -1,6 +1,8 @@
 /* Tests of gateway/registry: names and versions, newest ready one, another tenant's as absent, removal and orphans. */
 #include "gateway/auth_store.h"
+#include "gateway/page.h"
 #include "gateway/registry.h"
+#include "gateway/revision.h"
 #include "tests/unit/data_room.h"
 #include <jansson.h>
 
@@ -13,7 +15,7 @@ struct reg_room {
     char tenant[2][UUID_LEN];
 };
 
-static const struct actor tester = {"test", "", ""};
+static const struct actor tester = {"test", "", "", NULL};
 
 static int setup(void **state)
 {
@@ -108,8 +110,8 @@ static void the_same_digest_is_the_same_version(void **state)
     assert_false(created);
     assert_int_equal(add_on(g, 0, "other", 1, BASE, &created), 1);
     assert_true(created);
-    assert_int_equal(registry_count(g->reg, g->tenant[0]), 3);
-    assert_int_equal(registry_count(g->reg, g->tenant[1]), 0);
+    assert_int_equal(registry_count(g->reg, g->tenant[0], NULL), 3);
+    assert_int_equal(registry_count(g->reg, g->tenant[1], NULL), 0);
 }
 
 static void what_cannot_be_resolved_gets_one_answer(void **state)
@@ -144,10 +146,10 @@ static void another_tenants_adapter_is_an_absent_one_to_the_byte(void **state)
     assert_int_equal(resolve(g, 0, "theirs", &t, &there), -1);
     assert_int_equal(registry_get(g->reg, g->tenant[0], "theirs", &out, NULL), -1);
     char(*orphans)[SHA256_HEX];
-    int n;
-    assert_int_equal(registry_remove(g->reg, &tester, g->tenant[0], "theirs", 0, &orphans, &n, NULL), -1);
+    int n, draining;
+    assert_int_equal(registry_remove(g->reg, &tester, g->tenant[0], "theirs", 0, REVISION_ANY, &orphans, &n, &draining, NULL), -1);
     struct err e = {0};
-    assert_ok(registry_remove(g->reg, &tester, g->tenant[1], "theirs", 0, &orphans, &n, &e), e);
+    assert_ok(registry_remove(g->reg, &tester, g->tenant[1], "theirs", 0, REVISION_ANY, &orphans, &n, &draining, &e), e);
     free(orphans);
     assert_int_equal(resolve(g, 0, "theirs", &t, &absent), -1);
     assert_memory_equal(&there, &absent, sizeof there);
@@ -159,22 +161,22 @@ static void removal_names_the_digests_that_nobody_has(void **state)
     struct err e = {0};
     char(*orphans)[SHA256_HEX];
     struct target t;
-    int n;
+    int n, draining;
     for (int i = 1; i <= 3; i++) add(g, 0, "greet", i);
     add(g, 1, "same", 2); /* another tenant has the same bytes */
     assert_true(registry_has_digest(g->reg, digest(1)));
-    assert_ok(registry_remove(g->reg, &tester, g->tenant[0], "greet", 1, &orphans, &n, &e), e);
+    assert_ok(registry_remove(g->reg, &tester, g->tenant[0], "greet", 1, REVISION_ANY, &orphans, &n, &draining, &e), e);
     assert_int_equal(n, 1);
     assert_string_equal(orphans[0], digest(1));
     free(orphans);
     assert_false(registry_has_digest(g->reg, digest(1)));
-    assert_ok(registry_remove(g->reg, &tester, g->tenant[0], "greet", 0, &orphans, &n, &e), e);
+    assert_ok(registry_remove(g->reg, &tester, g->tenant[0], "greet", 0, REVISION_ANY, &orphans, &n, &draining, &e), e);
     assert_int_equal(n, 1);
     assert_string_equal(orphans[0], digest(3));
     free(orphans);
     assert_true(registry_has_digest(g->reg, digest(2)));
     assert_int_equal(resolve(g, 0, "greet", &t, NULL), -1);
-    assert_int_equal(registry_remove(g->reg, &tester, g->tenant[0], "greet", 0, &orphans, &n, &e), -1);
+    assert_int_equal(registry_remove(g->reg, &tester, g->tenant[0], "greet", 0, REVISION_ANY, &orphans, &n, &draining, &e), -1);
     assert_int_equal(e.code, ERR_NOT_FOUND);
 }
 
@@ -183,11 +185,11 @@ static void a_removed_versions_number_is_not_given_again(void **state)
     struct reg_room *g = *state;
     struct err e = {0};
     char(*orphans)[SHA256_HEX];
-    int n;
+    int n, draining;
     add(g, 0, "greet", 1);
     add(g, 0, "greet", 2);
     for (int v = 2; v >= 1; v--) {
-        assert_ok(registry_remove(g->reg, &tester, g->tenant[0], "greet", v, &orphans, &n, &e), e);
+        assert_ok(registry_remove(g->reg, &tester, g->tenant[0], "greet", v, REVISION_ANY, &orphans, &n, &draining, &e), e);
         free(orphans);
     }
     assert_int_equal(add(g, 0, "greet", 3), 3);
@@ -227,9 +229,9 @@ static void lists_show_the_tenants_own_in_order(void **state)
     add(g, 0, "a0", 7);
     add(g, 1, "a9", 8);
     json_t *list = json_array();
-    assert_ok(registry_list(g->reg, g->tenant[0], "", 3, list, &more, &e), e);
+    assert_ok(registry_list(g->reg, g->tenant[0], &(struct page){"", "", 3}, list, &more, &e), e);
     assert_true(more);
-    assert_ok(registry_list(g->reg, g->tenant[0], "a2", 3, list, &more, &e), e);
+    assert_ok(registry_list(g->reg, g->tenant[0], &(struct page){"a2", "", 3}, list, &more, &e), e);
     assert_false(more);
     assert_int_equal(json_array_size(list), 5);
     json_t *first = json_array_get(list, 0);
@@ -297,14 +299,14 @@ static void each_change_has_its_entry_and_no_change_has_none(void **state)
     };
     struct err e = {0};
     char(*orphans)[SHA256_HEX];
-    int n;
+    int n, draining;
     for (int i = 1; i <= 3; i++) add(g, 0, "greet", i);
     add(g, 0, "greet", 2); /* there already */
-    assert_ok(registry_remove(g->reg, &tester, g->tenant[0], "greet", 2, &orphans, &n, &e), e);
+    assert_ok(registry_remove(g->reg, &tester, g->tenant[0], "greet", 2, REVISION_ANY, &orphans, &n, &draining, &e), e);
     free(orphans);
-    assert_int_equal(registry_remove(g->reg, &tester, g->tenant[0], "greet", 2, &orphans, &n, NULL), -1);
-    assert_int_equal(registry_remove(g->reg, &tester, g->tenant[1], "greet", 0, &orphans, &n, NULL), -1);
-    assert_ok(registry_remove(g->reg, &tester, g->tenant[0], "greet", 0, &orphans, &n, &e), e);
+    assert_int_equal(registry_remove(g->reg, &tester, g->tenant[0], "greet", 2, REVISION_ANY, &orphans, &n, &draining, NULL), -1);
+    assert_int_equal(registry_remove(g->reg, &tester, g->tenant[1], "greet", 0, REVISION_ANY, &orphans, &n, &draining, NULL), -1);
+    assert_ok(registry_remove(g->reg, &tester, g->tenant[0], "greet", 0, REVISION_ANY, &orphans, &n, &draining, &e), e);
     free(orphans);
     json_t *list = trail(g);
     assert_int_equal(json_array_size(list), sizeof want / sizeof *want);
@@ -360,7 +362,7 @@ static void a_change_whose_entry_cannot_be_written_does_not_happen(void **state)
     assert_ok(add_described(g, "short", 1, &e), e);
     assert_int_equal(add_described(g, long_text, 2, NULL), -1);
     assert_ok(registry_reload(g->reg, &e), e);
-    assert_int_equal(registry_count(g->reg, g->tenant[0]), 1);
+    assert_int_equal(registry_count(g->reg, g->tenant[0], NULL), 1);
     json_t *list = trail(g);
     assert_int_equal(json_array_size(list), 2);
     json_decref(list);

@@ -214,16 +214,105 @@ static void usage_is_read_from_a_whole_answer(void **state)
     }
 }
 
+/* A kind that counts in its events: "N text" becomes "text", a bare number is for the counts alone, "!" is an error. */
+static int counted(void *u, const char *data, size_t n, struct relay_counts *c, struct buf *out)
+{
+    char *end;
+    int *calls = u;
+    char text[64];
+    ++*calls;
+    if (n >= sizeof text || *data == '!') return -1;
+    memcpy(text, data, n);
+    text[n] = 0;
+    c->output = strtol(text, &end, 10);
+    c->known = true;
+    return *end ? buf_adds(out, end + 1) : 0;
+}
+
+static int run_counted(const char *in, size_t step, struct sink *s, struct relay *r, int *calls)
+{
+    int rc = 0;
+    relay_init(r);
+    r->event = counted;
+    r->event_user = calls;
+    buf_init(&s->b, 1 << 22);
+    for (size_t i = 0, len = strlen(in); i < len && !rc; i += step)
+        rc = relay_feed(r, in + i, len - i < step ? len - i : step, emit, s);
+    return rc;
+}
+
+static void events_of_another_kind_are_put_into_its_words_and_counted(void **state)
+{
+    static const char in[] = "data: 1 a\n\ndata:3 b\r\n\r\n: ping\n\ndata: 3\n\ndata: [DONE]\n\n";
+    static const char out[] = "data: a\n\ndata: b\n\r\n: ping\n\ndata: [DONE]\n\n";
+    (void)state;
+    for (size_t step = 1; step < sizeof in; step++) {
+        struct relay r;
+        struct sink s = {0};
+        int calls = 0;
+        assert_int_equal(run_counted(in, step, &s, &r, &calls), 0);
+        assert_string_equal(s.b.data, out);
+        assert_int_equal(calls, 3);
+        assert_true(r.done && s.mark == 3 && !s.fell);
+        relay_reset(&r);
+        assert_true(r.event == counted && r.counts.output == 0); /* for the next try */
+        finish(&r, &s);
+    }
+}
+
+static void an_event_that_its_kind_can_not_read_or_that_is_too_long_fails_the_stream(void **state)
+{
+    struct relay r;
+    struct sink s = {0}, t = {0};
+    int calls = 0;
+    (void)state;
+    assert_int_equal(run_counted("data: 1 a\n\ndata: !\n\n", 64, &s, &r, &calls), -1);
+    finish(&r, &s);
+    char *big = malloc(RELAY_LINE_MAX + 64);
+    memset(big, 'x', RELAY_LINE_MAX + 63);
+    memcpy(big, "data: 1 ", 8);
+    big[RELAY_LINE_MAX + 63] = 0;
+    assert_int_equal(run_counted(big, 4096, &t, &r, &calls), -1);
+    assert_int_equal(t.b.len, 0);
+    finish(&r, &t);
+    free(big);
+}
+
+static int say_again(void *u, const char *data, size_t n, struct relay_counts *c, struct buf *out)
+{
+    (void)u, (void)c;
+    return buf_add(out, data, n);
+}
+
+static void what_follows_the_error_of_another_kind_is_not_an_end(void **state)
+{
+    (void)state;
+    static const char in[] = "data: {\"a\":1}\n\ndata: {\"error\":{\"message\":\"x\"}}\n\ndata: [DONE]\n\n";
+    struct sink s = {0};
+    struct relay r;
+    relay_init(&r);
+    r.event = say_again;
+    buf_init(&s.b, 1 << 16);
+    assert_int_equal(relay_feed(&r, in, sizeof in - 1, emit, &s), 0);
+    assert_true(r.error);
+    assert_false(r.done);
+    assert_string_equal(s.b.data, "data: {\"a\":1}\n\ndata: {\"error\":{\"message\":\"x\"}}\n\n");
+    finish(&r, &s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_stream_comes_out_the_same_in_any_cut),
         cmocka_unit_test(the_mark_of_an_event_comes_with_its_last_byte),
+        cmocka_unit_test(what_follows_the_error_of_another_kind_is_not_an_end),
         cmocka_unit_test(a_flush_that_comes_whole_goes_on_in_one_piece),
         cmocka_unit_test(a_line_beyond_the_limit_passes_in_pieces),
         cmocka_unit_test(a_refused_piece_stops_the_relay),
         cmocka_unit_test(a_reset_forgets_the_first_try),
         cmocka_unit_test(usage_is_read_from_a_whole_answer),
+        cmocka_unit_test(events_of_another_kind_are_put_into_its_words_and_counted),
+        cmocka_unit_test(an_event_that_its_kind_can_not_read_or_that_is_too_long_fails_the_stream),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -289,6 +289,32 @@ static void test_a_value_that_is_not_finite_is_found_wherever_it_stands(void **s
     sampler_free(s);
 }
 
+/* Rows of an embedding that is padded: the best logits are behind the vocabulary. */
+static void test_what_is_behind_the_vocabulary_is_never_chosen_and_counts_in_logprobs(void **state)
+{
+    (void)state;
+    enum { ROW = SMALL + 5 };
+    float x[ROW];
+    double sum = 0;
+    struct sampler *s = sampler_new(SMALL);
+    struct sample_params p = {.top_p = 1, .logprobs = 3};
+    struct sample out;
+    sampler_set_row(s, ROW);
+    fill(x, ROW, 1);
+    for (int i = SMALL; i < ROW; i++) x[i] = 20 + (float)i;
+    for (int i = 0; i < ROW; i++) sum += exp((double)x[i] - (double)x[ROW - 1]);
+    for (uint64_t i = 0; i < 40; i++) {
+        p.temperature = i ? 2 : 0;
+        assert_int_equal(pick(s, x, &p, i, NULL, 0, &out), 0);
+        assert_in_range(out.id, 0, SMALL - 1);
+        assert_true(fabs((double)out.logprob - ((double)x[out.id] - (double)x[ROW - 1] - log(sum))) < 1e-4);
+        assert_int_equal(out.top[0].id, ROW - 1);
+    }
+    x[ROW - 1] = NAN;
+    assert_int_equal(pick(s, x, &p, 0, NULL, 0, &out), -1);
+    sampler_free(s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -301,6 +327,7 @@ int main(void)
         cmocka_unit_test(test_banned_ids_are_never_chosen),
         cmocka_unit_test(test_logprobs_are_those_of_the_unmodified_logits),
         cmocka_unit_test(test_a_value_that_is_not_finite_is_found_wherever_it_stands),
+        cmocka_unit_test(test_what_is_behind_the_vocabulary_is_never_chosen_and_counts_in_logprobs),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -575,6 +575,57 @@ static void test_stopping_tells_every_request(void **state)
     tiny_close(&t);
 }
 
+/* --- what comes when the step thread is about to sleep --- */
+
+static struct {
+    struct reply r;
+    bool stops;
+    _Atomic int calls;
+} nap;
+
+static int64_t nap_now(void *u)
+{
+    (void)u;
+    return clock_mono_us();
+}
+
+/* On the step thread, behind its look at what is to be ended and before it sleeps: the first time round it notes which
+ * adapters are there and looks again. */
+static void nap_asked(void *u)
+{
+    (void)u;
+    if (!nap.r.gen || atomic_fetch_add(&nap.calls, 1) != 1) return;
+    if (nap.stops)
+        sched_fail(t.s, "a test");
+    else
+        sched_cancel(t.s, nap.r.gen);
+}
+
+static void test_what_comes_before_it_sleeps_is_not_slept_over(void **state)
+{
+    (void)state;
+    static const struct sched_clock clock = {.now_us = nap_now, .asked = nap_asked};
+    for (int stops = 0; stops < 2; stops++) {
+        struct sched_options o = roomy;
+        o.clock = &clock;
+        memset(&nap, 0, sizeof nap);
+        nap.stops = stops;
+        tiny_open(&t, TINY_F32, PREC_EXACT,
+                  &(struct lora_options){.max_slots = 1, .max_known = 16, .wait_ms = 60000, .max_rank = 64});
+        tiny_start(&t, &o);
+        assert_int_equal(tiny_load(&t, 1), ERR_NONE);
+        assert_int_equal(tiny_load(&t, 0), ERR_NONE);
+        struct outcome p = tiny_pin(&t, 0);
+        assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = 1, .n = 4, .max = 4}, &nap.r), ERR_NONE);
+        for (int i = 0; i < 1000 && atomic_load(&nap.calls) < 2; i++) usleep(1000);
+        assert_true(atomic_load(&nap.calls) > 1);
+        tiny_finish(&nap.r); /* the only slot is taken: nothing else wakes the step thread */
+        lora_unpin(t.loras, p.slot);
+        assert_int_equal(nap.r.finish, stops ? FINISH_ERROR : FINISH_CANCELLED);
+        tiny_close(&t);
+    }
+}
+
 static void test_the_state_tells_who_waits(void **state)
 {
     (void)state;
@@ -628,6 +679,7 @@ int main(void)
         cmocka_unit_test(test_several_adapters_run_in_one_step),
         cmocka_unit_test(test_what_can_not_be_served_is_refused_at_once),
         cmocka_unit_test(test_stopping_tells_every_request),
+        cmocka_unit_test(test_what_comes_before_it_sleeps_is_not_slept_over),
         cmocka_unit_test(test_the_state_tells_who_waits),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -48,6 +48,26 @@ static double worst_error(const struct cost_model *c, double speed)
     return worst;
 }
 
+static void test_a_prior_is_of_the_machine(void **state)
+{
+    (void)state;
+    const struct model m = {.layers = 2,
+                            .hidden = 64,
+                            .heads = 4,
+                            .kv_heads = 2,
+                            .head_dim = 16,
+                            .mlp = 96,
+                            .vocab = 300,
+                            .weight_bytes = 1 << 20};
+    const struct cost_speed unknown = {0}, fast = {4e6, 500e6, 700};
+    double slow[COST_TERMS], quick[COST_TERMS];
+    cost_prior(&m, &unknown, slow);
+    cost_prior(&m, &fast, quick);
+    assert_true(fabs(quick[COST_STEP] - (700 + (double)(1 << 20) / 4e6)) < 1e-6);
+    for (int i = 0; i < COST_TERMS; i++) assert_true(slow[i] > 0 && quick[i] > 0);
+    for (int i = COST_STEP + 1; i < COST_TERMS; i++) assert_true(quick[i] * 100 < slow[i]);
+}
+
 static void test_it_learns_what_steps_cost(void **state)
 {
     (void)state;
@@ -267,6 +287,7 @@ int main(void)
 {
     log_init("test", LOG_ERROR);
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_a_prior_is_of_the_machine),
         cmocka_unit_test(test_it_learns_what_steps_cost),
         cmocka_unit_test(test_it_follows_a_machine_that_becomes_slower),
         cmocka_unit_test(test_an_hour_of_decoding_does_not_forget_what_prompts_cost),

@@ -41,9 +41,11 @@ struct tiny {
     const char *scaling; /* rope.scaling.type */
 };
 
-static const struct {
+/* A test that wants another shape sets it before it makes a model; rows are at most TINY_ROW long. */
+static struct {
     int layers, hidden, heads, kv_heads, head_dim, mlp, context;
 } tiny_dim = {2, 64, 4, 2, 16, 96, 256};
+#define TINY_ROW 512
 
 /* Numbers of tensors, for tiny_weight(): modules as enum lora_module, then these. */
 enum {
@@ -183,7 +185,7 @@ static inline int tiny_row(const struct tiny *t, int tensor, int row)
 
 static inline void tiny_put_data(struct tiny_bytes *f, const struct tiny *t, const struct tiny_tensor *at)
 {
-    float row[128];
+    float row[TINY_ROW];
     for (int r = 0; r < (at->n ? at->n : 1); r++) {
         int hf = at->n ? tiny_row(t, at->tensor, r) : 0;
         for (int c = 0; c < at->k; c++) {
@@ -394,6 +396,8 @@ static inline void tiny_gguf(const char *path, const struct tiny *t)
 
 /* --- adapters --- */
 
+#define TINY_HUGE 99999 /* a seed: its values are as large as is let in; with as large a scale, rank and weight sums overflow */
+
 struct tiny_adapter {
     uint64_t seed;
     int rank;
@@ -403,11 +407,11 @@ struct tiny_adapter {
 
 static inline float tiny_a(const struct tiny_adapter *a, int module, int layer, int64_t i)
 {
-    return (float)(0.3 * tiny_uniform(a->seed, TINY_A + module, layer, i));
+    return (float)((a->seed == TINY_HUGE ? 9e3 : 0.3) * tiny_uniform(a->seed, TINY_A + module, layer, i));
 }
 static inline float tiny_b(const struct tiny_adapter *a, int module, int layer, int64_t i)
 {
-    return (float)(0.3 * tiny_uniform(a->seed, TINY_B + module, layer, i));
+    return (float)((a->seed == TINY_HUGE ? 9e3 : 0.3) * tiny_uniform(a->seed, TINY_B + module, layer, i));
 }
 
 static inline void tiny_write_tensors(const char *path, const struct tiny_adapter *a)

@@ -135,10 +135,10 @@ def test_eval_tells_a_base_from_a_ruin_of_it(int2, int8, text):
 @pytest.mark.parametrize("args, word", [
     (["quantize"], "IN OUT"), (["quantize", MODEL], "IN OUT"), (["quantize", MODEL, "OUT"], "TYPE"), (["quantize", MODEL, "OUT", "--type", "int3"], "int3"),
     (["quantize", MODEL, "OUT", "OUT2", "OUT3", "--type", "int8"], None), (["quantize", MODEL, "OUT", "--type", "auto"], "text"),
-    (["quantize", MODEL, "OUT", "--type", "auto", "--text", "/nonexistent"], "/nonexistent"),
+    (["quantize", MODEL, "OUT", "--type", "auto", "--text", "/dev/null/no"], "/dev/null/no"),
     (["quantize", MODEL, "OUT", "--type", "auto", "--max-kl", "-1"], "max-kl"), (["quantize", MODEL, "OUT", "--type", "int8", "--max-kl", "nan"], "max-kl"),
     (["eval", "--model", MODEL], "--text"), (["eval", "--text", "/etc/hostname", "--model", ""], "--model"),
-    (["eval", "--model", MODEL, "--text", "/nonexistent"], "/nonexistent"), (["eval", "--model", MODEL, "--text", "/etc/hostname", "--precision", "odd"], "odd"),
+    (["eval", "--model", MODEL, "--text", "/dev/null/no"], "/dev/null/no"), (["eval", "--model", MODEL, "--text", "/etc/hostname", "--precision", "odd"], "odd"),
 ])
 def test_wrong_arguments_are_named(tmp_path, args, word):
     r = run_program(*(str(tmp_path / a) if a.startswith("OUT") else str(a) for a in args))

@@ -8,15 +8,18 @@ like the real one. What it does with a request stands in the request's last text
     status N code W  refuse                              die_after N   the process ends           cut_after N  the connection ends
     stall_after N    nothing comes any more              no_done 1     the stream ends cleanly without [DONE]
     error_after N    an error event, then the end        burst N       tokens in one flush (1)    bytes N      of a token's text (6)
-    blame_after N    the same, naming the adapters by their digests
+    blame_after N    the same, naming the adapters by their digests                              prompt N      tokens of the prompt (11)
 
-GET /fake/log lists what was asked (headers, body, whether the caller left); POST /fake/load {"status":N} sets what loads answer; POST /fake/forget drops all
-digests. Standard library only."""
+GET /fake/log lists what was asked (headers, body, whether the caller left); POST /fake/load {"status":N} sets what loads answer, /fake/selftest {"status","max_error"} what self-tests answer; POST /fake/forget drops all
+digests, POST /fake/garbage {"on"}: answers that are not streams are another server's. Standard library only."""
 
 import argparse
 import asyncio
+import hashlib
+import hmac
 import json
 import os
+import secrets
 import signal
 import sys
 import time
@@ -32,37 +35,63 @@ WORDS = {200: "OK", 400: "Bad Request", 404: "Not Found", 422: "Unprocessable", 
 
 
 class Engine:
-    def __init__(self):
+    def __init__(self, token="", base=""):
+        self.token, self.base = token, {**BASE, **({"name": base, "digest": hashlib.sha256(base.encode()).hexdigest()} if base else {})}
+        self.loads = []
         self.loaded, self.log, self.load_status, self.running = {}, [], 200, 0
+        self.selftest = {"status": 200, "max_error": 0.001}
+        self.garbage = False
 
     def error(self, status, code, message="as asked"):
         return status, {"error": {"message": message, "type": "server_error", "param": None, "code": code}}
 
     def state(self):
-        return {"base": BASE, "precision": "exact", "kernels": "fake", "max_context": 2048, "pid": os.getpid(), "running": self.running, "waiting": 0}
+        return {"base": self.base, "precision": "exact", "kernels": "fake", "max_context": 2048, "pid": os.getpid(), "running": self.running, "waiting": 0,
+                "pages": {"total": 400, "used": 100 if self.running else 0}}
 
     def load(self, body):
         if self.load_status != 200:
             return self.error(self.load_status, {404: "not_found", 503: "no_slot"}.get(self.load_status, "adapter_invalid"))
         self.loaded[body["lora_name"]] = body["lora_path"]
+        self.loads.append(body["lora_name"])
         return 200, {"status": "ok"}
+
+    def test(self, body):
+        if body["digest"] not in self.loaded:
+            return self.error(404, "adapter_not_loaded")
+        if self.selftest["status"] != 200:
+            return self.error(self.selftest["status"], {404: "not_found", 503: "no_slot"}.get(self.selftest["status"], "adapter_invalid"))
+        return 200, {"digest": body["digest"], "modules": {"q_proj": self.selftest["max_error"], "v_proj": 0.0}, "max_error": self.selftest["max_error"]}
 
     def simple(self, method, path, body):
         """Routes that answer at once; None: not one of them."""
         if path in ("/health", "/ready"):
             return 200, {"status": "ok"}
+        if path.startswith("/weft/v1/hello?nonce=") and self.token:
+            theirs, ours = path.split("=", 1)[1], secrets.token_hex(32)
+            return 200, {"nonce": ours, "proof": hmac.new(self.token.encode(), f"weft hello {theirs} {ours}".encode(), hashlib.sha256).hexdigest()}
         if path == "/weft/v1/state":
             return 200, self.state()
         if path == "/v1/load_lora_adapter":
             return self.load(body)
         if path == "/v1/unload_lora_adapter":
             return (200, {}) if self.loaded.pop(body["lora_name"], None) else self.error(404, "adapter_not_loaded")
+        if path == "/weft/v1/tokenize":
+            return 200, {"prompt_tokens": int(wishes(body).get("prompt", 11)), "max_model_len": 2048}
+        if path == "/weft/v1/selftest":
+            return self.test(body)
         if path.startswith("/weft/v1/receipts/"):
             return self.error(404, "not_found")
         if path == "/fake/log":
-            return 200, {"log": self.log, "loaded": sorted(self.loaded), "running": self.running}
+            return 200, {"log": self.log, "loaded": sorted(self.loaded), "loads": self.loads, "running": self.running}
         if path == "/fake/load":
             self.load_status = body["status"]
+            return 200, {}
+        if path == "/fake/selftest":
+            self.selftest = {**self.selftest, **body}
+            return 200, {}
+        if path == "/fake/garbage":
+            self.garbage = body["on"]
             return 200, {}
         if path == "/fake/forget":
             self.loaded.clear()
@@ -76,11 +105,26 @@ def wishes(body):
     return {k: v for k, v in pairs}
 
 
+def begin(engine, exchange):
+    """How many answers are open, this one with them."""
+    exchange.open = 1
+    engine.open = getattr(engine, "open", 0) + 1
+    return engine.open
+
+
+def end(engine, exchange):
+    """Before the last piece is sent: whoever has it knows that this one is over."""
+    if getattr(exchange, "open", 0):
+        exchange.open = 0
+        engine.open -= 1
+
+
 class Exchange:
     def __init__(self, engine, writer):
         self.engine, self.writer = engine, writer
 
     async def reply(self, status, value, headers=()):
+        end(self.engine, self)
         text = json.dumps(value).encode()
         extra = "".join(f"{k}: {v}\r\n" for k, v in headers)
         self.writer.write(f"HTTP/1.1 {status} {WORDS.get(status, 'X')}\r\nContent-Type: application/json\r\n{extra}Content-Length: {len(text)}\r\n\r\n".encode() + text)
@@ -92,10 +136,13 @@ class Exchange:
         await self.writer.drain()
 
     async def answer(self, path, headers, body):
-        w = wishes(body)
+        try:
+            w = wishes(body)
+        except (AttributeError, IndexError, KeyError, TypeError):
+            return await self.reply(*self.engine.error(400, "invalid_value", "no text to answer"))
         model = headers.get("x-weft-model", body["model"])
         stack = [a["name"] for a in body.get("adapters") or []]
-        missing = [n for n in [body["model"]] + stack if n != BASE["name"] and n not in self.engine.loaded]
+        missing = [n for n in [body["model"]] + stack if n != self.engine.base["name"] and n not in self.engine.loaded]
         if missing:
             await self.reply(*self.engine.error(404, "adapter_not_loaded", f"no adapter {missing[0]}"))
         elif "status" in w:
@@ -116,12 +163,15 @@ class Exchange:
 
     async def whole(self, model, w, body):
         n = int(w.get("tokens", 4))
+        if self.engine.garbage:
+            return await self.reply(200, {"welcome": "to another server"})
         await asyncio.sleep(int(w.get("first_ms", 0)) / 1000)
         for i in range(n):
             await self.trouble(w, i)
             await asyncio.sleep(int(w.get("delay_ms", 0)) / 1000)
         text = "".join(f"tok{i:<{int(w.get('bytes', 6)) - 3}}" for i in range(n))
-        usage = {"prompt_tokens": 11, "completion_tokens": n, "total_tokens": 11 + n, "prompt_tokens_details": {"cached_tokens": 3}}
+        prompt = int(w.get("prompt", 11))
+        usage = {"prompt_tokens": prompt, "completion_tokens": n, "total_tokens": prompt + n, "prompt_tokens_details": {"cached_tokens": 3}}
         await self.reply(200, {"id": "x", "object": "chat.completion", "created": 1, "model": model, "usage": usage,
                                "choices": [{"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": text}}]})
 
@@ -131,7 +181,7 @@ class Exchange:
         await self.trouble(w, 0)
         self.writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         for i in range(0, n, burst):
-            out = f": weft 11 3 {min(i + burst, n)}\n\n"
+            out = f": weft {w.get('prompt', 11)} 3 {min(i + burst, n)}\n\n"
             for k in range(i, min(i + burst, n)):
                 delta = {"content": f"tok{k:<{int(w.get('bytes', 6)) - 3}}"}
                 finish = "length" if k == n - 1 else None
@@ -149,6 +199,7 @@ class Exchange:
                 self.writer.write(b"0\r\n\r\n")
                 return
             await asyncio.sleep(int(w.get("delay_ms", 0)) / 1000)
+        end(self.engine, self)
         if "no_done" not in w:
             await self.chunk("data: [DONE]\n\n")
         self.writer.write(b"0\r\n\r\n")
@@ -166,7 +217,7 @@ async def read_request(reader):
 
 async def generate(engine, exchange, reader, path, headers, body):
     """Runs the answer beside a watch on the connection: a caller that leaves cancels it, as in the real engine."""
-    note = {"path": path, "headers": headers, "body": body, "left": False, "t": time.time()}
+    note = {"path": path, "headers": headers, "body": body, "left": False, "t": time.time(), "open": begin(engine, exchange)}
     engine.log.append(note)
     engine.running += 1
     work, left = asyncio.ensure_future(exchange.answer(path, headers, body)), asyncio.ensure_future(reader.read(1))
@@ -183,6 +234,7 @@ async def generate(engine, exchange, reader, path, headers, body):
             pass
         work.result()
     finally:
+        end(engine, exchange)
         engine.running -= 1
 
 
@@ -210,10 +262,13 @@ async def main():
     p.add_argument("--socket")
     p.add_argument("--listen")
     p.add_argument("--model")
+    p.add_argument("--token-file")
+    p.add_argument("--base", default="")
     args, _ = p.parse_known_args()
     if args.model and os.path.basename(args.model) == "refused.gguf":
         sys.exit(3)
-    engine = Engine()
+    token = open(args.token_file, encoding="ascii").read().strip() if args.token_file else ""
+    engine = Engine(token, args.base)
     stop = asyncio.Event()
     for s in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(s, stop.set)

@@ -42,7 +42,7 @@ class Gateway:
         self.data = self.folder / "data"
         self.data.mkdir(parents=True, exist_ok=True)
         self.fake, self.args, self.env = fake, list(args), env or {}
-        self.model = model or MODEL
+        self.model = MODEL if model is None else model
         self.log = self.folder / "gateway.log"
         self.process = None
         self.admin_key = self._admin_key()
@@ -166,7 +166,7 @@ class Tenant:
         path = f"/t/{self.name}/v1" if in_path else "/v1"
         return openai.OpenAI(base_url=self.gateway.url + path, api_key=key or self.key, max_retries=retries, timeout=120)
 
-    def upload(self, name, folder=None, config=None, weights=None, path="/v1/adapters", **fields):
+    def upload(self, name, folder=None, config=None, weights=None, path="/v1/adapters?wait=ready", **fields):
         folder = Path(folder or DEMO / name)
         files = {"config": config if config is not None else (folder / "adapter_config.json").read_bytes(),
                  "weights": weights if weights is not None else (folder / "adapter_model.safetensors").read_bytes()}

@@ -373,7 +373,7 @@ def test_nothing_of_this_was_metered_or_noted(g):
     """The file's own successes are one upload and the asks of the fixture; all else was refused and left no trace."""
     before = len(g.acme.usage_rows())
     actions = [r["action"] for r in g.admin.get("/admin/v1/audit?limit=100").json()["data"]]
-    assert sorted(actions) == ["adapter.create", "admin_key.create", "key.create", "tenant.create", "version.create"]
+    assert sorted(actions) == ["adapter.create", "admin_key.create", "key.create", "tenant.create", "version.create", "version.state"]
     assert {r["state"] for r in g.acme.usage_rows()} == {"completed"} and before == len(g.acme.usage_rows())
     verdict = g.admin.get("/admin/v1/ledger?verify=1").json()
     assert (verdict["verify"]["bad_buckets"], verdict["open_admissions"]) == (0, 0)

@@ -176,11 +176,11 @@ def test_strict_refuses_fields_that_are_not_known(start):
 
 def test_an_engine_elsewhere_is_used_lost_and_found_again(start, tmp_path):
     def engine(port):
-        p = subprocess.Popen([FAKE, "serve", "--listen", f"127.0.0.1:{port}"], stdout=subprocess.PIPE, text=True)
+        p = subprocess.Popen([FAKE, "serve", "--listen", f"127.0.0.1:{port}", "--token-file", tmp_path / "token"], stdout=subprocess.PIPE, text=True)
         return p, int(p.stdout.readline().split()[1])
 
-    process, port = engine(0)
     (tmp_path / "token").write_text("secret-of-the-engine\n")
+    process, port = engine(0)
     try:
         g = start("--engine-url", f"http://127.0.0.1:{port}", "--engine-token-file", tmp_path / "token", fake=True, ready=False)
         t = g.tenant("acme")

@@ -229,14 +229,14 @@ def test_lists_go_by_cursor_and_show_only_ones_own(fake, acme, other):
     for name in ("b1", "b2", "b3"):
         assert acme.upload(name, DEMO / "pirate").status_code == 201
     with acme.http() as c:
-        names, after = [], ""
+        names, after = [], {}
         while True:
-            page = c.get("/v1/adapters", params={"limit": 2, "after": after}).json()
+            page = c.get("/v1/adapters", params={"limit": 2, **after}).json()
             assert page["object"] == "list" and len(page["data"]) <= 2
             names += [x["name"] for x in page["data"]]
             if not page["has_more"]:
                 break
-            after = page["last_id"]
+            after = {"after": page["last_id"]}
         assert names == ["b1", "b2", "b3", "sql"]
         for bad in ("0", "101", "x", "-1", ""):
             assert c.get("/v1/adapters", params={"limit": bad}).status_code == 400

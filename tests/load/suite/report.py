@@ -98,6 +98,15 @@ def put_between(text, begin, end, what):
     return text[:at] + "\n" + what + "\n" + text[to:]
 
 
+GATEWAY = ("<!-- gateway: begin -->", "<!-- gateway: end -->")  # tests/load/bench_gateway writes between these
+
+
+def with_gateway(page, text):
+    """The new text of a page, with the section that bench_gateway wrote into the old one at its end."""
+    old, (begin, end) = page.read_text() if page.exists() else "", GATEWAY
+    return text if begin not in old else f"{text}\n{begin}{old.split(begin)[1].split(end)[0]}{end}\n"
+
+
 def whole(results, plots, folder):
     m, minutes = results["machine"], sum(got["seconds"] for got in results["parts"].values()) / 60
     head = [

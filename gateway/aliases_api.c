@@ -1,0 +1,130 @@
+/* /v1/aliases: names in front of versions (gateway/alias.h). Each handler runs on one of the database's threads.
+ *
+ * A PUT takes the whole alias, so a change is read, edited, written back, with If-Match what was read; a rollback needs
+ * no reading, which is what one wants of it. */
+#include "base/json.h"
+#include "gateway/admin_api.h"
+#include "gateway/alias.h"
+#include "gateway/chat_api.h"
+#include "gateway/page.h"
+#include "gateway/residency.h"
+#include "gateway/revision.h"
+
+static const char *tenant(const struct http_request *r)
+{
+    return admin_who(r)->tenant;
+}
+
+static int no_query(const struct http_request *r, struct err *e)
+{
+    static const char *const none[] = {NULL};
+    return admin_query_known(r, none, e);
+}
+
+/* Takes v over. */
+static void reply(struct http_request *r, int status, json_t *v)
+{
+    revision_show(r, json_integer_value(json_object_get(v, "revision")));
+    api_reply(r, status, v);
+}
+
+static void list(struct http_request *r)
+{
+    struct err e = {0};
+    struct page p;
+    bool more = false;
+    json_t *data = json_array();
+    if (page_read(r, NULL, &p, &e) || alias_list(admin_gateway(r)->registry, tenant(r), &p, data, &more, &e)) {
+        json_decref(data);
+        api_refuse(r, &e);
+        return;
+    }
+    admin_reply_list(r, data, "id", more);
+}
+
+static void get(struct http_request *r)
+{
+    struct err e = {0};
+    json_t *v;
+    if (no_query(r, &e) || alias_get(admin_gateway(r)->registry, tenant(r), api_param(r, 0), &v, &e))
+        api_refuse(r, &e);
+    else
+        reply(r, 200, v);
+}
+
+static void put(struct http_request *r)
+{
+    static const char *const names[] = {"targets", "policy", "sticky", "system_prefix", NULL};
+    struct gateway *g = admin_gateway(r);
+    struct actor by = admin_actor(r);
+    struct err e = {0};
+    json_t *body = NULL, *v = NULL;
+    bool created = false;
+    struct alias_put p = {.tenant = tenant(r), .name = api_param(r, 0), .served = residency_serves, .u = g};
+    int rc = no_query(r, &e) || revision_wanted(r, &p.want, &e) || admin_body(r, names, &body, &e) ? -1 : 0;
+    p.body = body;
+    if (rc == 0) rc = alias_put(g->registry, &by, &p, &v, &created, &e);
+    json_decref(body);
+    if (rc)
+        api_refuse(r, &e);
+    else
+        reply(r, created ? 201 : 200, v);
+}
+
+static void rollback(struct http_request *r)
+{
+    struct gateway *g = admin_gateway(r);
+    struct actor by = admin_actor(r);
+    struct err e = {0};
+    int64_t want;
+    json_t *v = NULL;
+    if (no_query(r, &e) || revision_wanted(r, &want, &e) ||
+        alias_rollback(g->registry, &by, tenant(r), api_param(r, 0), want, residency_serves, g, &v, &e))
+        api_refuse(r, &e);
+    else
+        reply(r, 200, v);
+}
+
+static void drop(struct http_request *r)
+{
+    struct actor by = admin_actor(r);
+    struct err e = {0};
+    int64_t want;
+    if (no_query(r, &e) || revision_wanted(r, &want, &e) ||
+        alias_delete(admin_gateway(r)->registry, &by, tenant(r), api_param(r, 0), want, &e))
+        api_refuse(r, &e);
+    else
+        api_reply(r, 200, json_pack("{ss ss sb}", "id", api_param(r, 0), "object", "alias", "deleted", 1));
+}
+
+struct work {
+    void (*fn)(struct http_request *r);
+};
+
+static void later(struct http_request *r)
+{
+    admin_defer(r, ((const struct work *)api_route(r)->what)->fn);
+}
+
+#define ROW(method, where, body, most, call, path)                                                                     \
+    {                                                                                                                  \
+        method, where, body, most, api_who, NULL, later, &(const struct api_route)                                     \
+        {                                                                                                              \
+            SCOPE_WRITE, path, &(const struct work)                                                                    \
+            {                                                                                                          \
+                call                                                                                                   \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+#define BOTH(method, where, body, most, call)                                                                          \
+    ROW(method, "/v1/aliases" where, body, most, call, false),                                                         \
+        ROW(method, "/t/{tenant}/v1/aliases" where, body, most, call, true)
+
+const struct http_route routes_aliases[] = {
+    BOTH("GET", "", HTTP_BODY_NONE, 0, list),
+    BOTH("GET", "/{name}", HTTP_BODY_NONE, 0, get),
+    BOTH("PUT", "/{name}", HTTP_BODY_BUFFER, 4 * ALIAS_PREFIX_MAX + API_BODY_MAX, put),
+    BOTH("DELETE", "/{name}", HTTP_BODY_NONE, 0, drop),
+    BOTH("POST", "/{name}/rollback", HTTP_BODY_NONE, 0, rollback),
+    {0},
+};

@@ -1,0 +1,111 @@
+/* Which way a request goes: the routes of its chain in turn, and on each the engines that the pool picks.
+ *
+ *   choose      the first route, from the one that is tried now, for which there is an engine; where there is none, but one
+ *               is starting, coming back or full: wait
+ *   elsewhere   this engine turned the request away or failed it: an engine that was not tried yet, or no other
+ *   again       this engine was lost: another one, or the same once it is back
+ *   next        no engine can load this route's adapter: the routes behind it, on the same engine too, for it was not at fault
+ *
+ * All of this happens before the first byte of an answer: what the client has read is never said twice. A request is sent
+ * again at most EXCHANGE_RETRIES times, and to an engine that it was lost on at most once, so that one which kills engines
+ * does not kill all of them. Later routes are tried with what is left of that. */
+#include "base/clock.h"
+#include "gateway/upstream_impl.h"
+#include <stdio.h>
+
+static struct pool_want want_of(const struct exchange *x, const struct upstream_route *r, bool elsewhere)
+{
+    struct pool_want w = {.base = r->what.base,
+                          .local_only = x->adm.who.private || auth_is_private(x->g->auth, x->adm.who.key),
+                          .tried = x->tried,
+                          .only_untried = elsewhere || x->resent};
+    for (int i = 0; i < r->nneeds && i < PICK_DIGESTS; i++) w.digest[w.ndigests++] = r->need[i].digest;
+    return w;
+}
+
+static void take(struct exchange *x, struct upstream_route *r)
+{
+    x->resent |= (x->tried & x->pick.bit) != 0;
+    x->next_need = 0;
+    x->reloaded = false;
+    snprintf(x->engine, sizeof x->engine, "%s", pick_name(&x->pick));
+    if (x->at == r) return;
+    x->at = r;
+    x->adm.what = r->what; /* what is billed is what answered */
+    live_end(x->up->live, &x->live);
+    live_begin(x->up->live, &x->adm, &x->live);
+}
+
+int exchange_choose(struct exchange *x, bool elsewhere, struct err *e)
+{
+    struct err none = {0};
+    bool waits = false;
+    for (struct upstream_route *r = x->at; r < x->route + x->nroutes; r++) {
+        struct pool_want w = want_of(x, r, elsewhere);
+        struct err why = {0};
+        int rc = pool_pick(x->g->pool, &w, &x->pick, &why);
+        if (rc == 0) {
+            take(x, r);
+            return 0;
+        }
+        if (rc > 0 && !waits) none = why; /* what is waited for tells more than what there never was */
+        if (rc < 0 && !none.code) none = why;
+        waits |= rc > 0;
+    }
+    *e = none;
+    return waits ? 1 : -1;
+}
+
+void exchange_release(struct exchange *x, enum pick_end how)
+{
+    if (!x->pick.m) return;
+    int64_t first = x->t_first ? x->t_first - x->adm.t_start : 0;
+    pool_done(x->g->pool, &x->pick, how, first);
+}
+
+static bool may_retry(const struct exchange *x)
+{
+    return !x->first_written && !x->too_large && x->retries < EXCHANGE_RETRIES;
+}
+
+static void give_up(struct exchange *x, enum pick_end how)
+{
+    x->tried |= x->pick.bit;
+    exchange_release(x, how);
+}
+
+bool exchange_elsewhere(struct exchange *x, enum pick_end how)
+{
+    struct err e = {0};
+    bool may = may_retry(x);
+    give_up(x, how);
+    if (!may || exchange_choose(x, true, &e)) return false;
+    x->retries++;
+    exchange_proceed(x);
+    return true;
+}
+
+bool exchange_next(struct exchange *x)
+{
+    struct err e = {0};
+    if (x->first_written || x->too_large) return false;
+    for (struct upstream_route *r = x->at + 1; r < x->route + x->nroutes; r++) {
+        struct pool_want w = want_of(x, r, false);
+        w.only_untried = false;
+        if (pool_pick(x->g->pool, &w, &x->pick, &e)) continue;
+        take(x, r);
+        exchange_proceed(x);
+        return true;
+    }
+    return false;
+}
+
+bool exchange_again(struct exchange *x, enum pick_end how)
+{
+    bool may = may_retry(x);
+    give_up(x, how);
+    if (!may) return false;
+    x->retries++;
+    exchange_proceed(x); /* which fails it where nobody is left */
+    return true;
+}
