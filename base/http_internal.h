@@ -92,7 +92,7 @@ struct http_exchange {
 
 struct http_server {
     struct http_options opt;
-    struct MHD_Daemon *daemon;
+    struct MHD_Daemon **daemon; /* one a worker */
     int listen_fd;
     bool inherited; /* the listening socket is shared with a supervisor */
     char *unix_path;
@@ -102,6 +102,9 @@ struct http_server {
     _Atomic bool quiescing, aborting, watch_stop;
     int watch_epoll, watch_wake;
     pthread_t watcher;
+    int accept_wake;
+    unsigned next_worker; /* the accepter's */
+    pthread_t accepter;
     pthread_mutex_t lock; /* covers conns and dead */
     struct http_conn *conns, *dead;
 };
@@ -110,6 +113,10 @@ struct http_server {
 int http_listen(struct http_server *s, const char *where, char **bound, struct err *e);
 void http_listen_quiesce(struct http_server *s); /* refuse from now on; the descriptor stays */
 void http_listen_close(struct http_server *s);
+
+/* http_accept.c: after the workers have started; stopping waits for its thread, s->quiescing is set. */
+int http_accept_start(struct http_server *s, struct err *e);
+void http_accept_stop(struct http_server *s);
 
 /* http_guard.c */
 /* method and version as libmicrohttpd gave them, in its own buffer; also fills x->header. */

@@ -4,9 +4,8 @@
  * mode 0600; a file that is left there from a killed process is replaced, but only when it is a socket and nobody
  * answers on it. "fd:3" is a listening socket that a supervisor opened for us.
  *
- * Quiescing shuts a socket of ours down, so that connecting is refused, but leaves the descriptor open until the
- * workers have ended: one of them may just be using its number, which must not be somebody else's by then. An inherited
- * socket is only no longer accepted from; who gave it will. Called at start and stop, on one thread.
+ * Quiescing shuts a socket of ours down, so that connecting is refused. An inherited socket is only no longer accepted
+ * from; who gave it will. Called at start and stop, on one thread.
  */
 #include "base/http_internal.h"
 #include <arpa/inet.h>

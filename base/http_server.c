@@ -1,7 +1,7 @@
 /* http_server: start, quiesce and stop of a libmicrohttpd daemon, and the order that stopping needs.
  *
- * The daemon runs one epoll thread per worker on a socket of ours. Its own limits stand above ours, so that it is we
- * who answer 503. Its percent-decoder is replaced by one that does nothing (http_uri decodes, once). What it logs goes
+ * Each worker is a daemon of libmicrohttpd with one epoll thread, which gets its connections from us (http_accept.c). Its
+ * own limits stand above ours, so that it is we who answer 503. Its percent-decoder is replaced by one that does nothing (http_uri decodes, once). What it logs goes
  * to our log.
  *
  * A daemon that is stopped with a suspended connection aborts the process. So stopping is: no new connections; wait for
@@ -44,36 +44,55 @@ void http_server_unref(struct http_server *s)
 {
     if (atomic_fetch_sub(&s->refs, 1) != 1) return;
     pthread_mutex_destroy(&s->lock);
+    free(s->daemon);
     free(s);
 }
 
 static struct MHD_Daemon *start_daemon(struct http_server *s)
 {
     const struct http_options *o = &s->opt;
-    unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
-    unsigned limit = (unsigned)o->max_connections * 2 + SPARE_CONNECTIONS * (unsigned)o->workers;
-    struct MHD_OptionItem pool[] = {{MHD_OPTION_THREAD_POOL_SIZE, o->workers, NULL}, {MHD_OPTION_END, 0, NULL}};
-    if (o->workers == 1) pool[0].option = MHD_OPTION_END; /* one thread is no pool */
+    unsigned flags =
+        MHD_USE_EPOLL_INTERNAL_THREAD | MHD_USE_NO_LISTEN_SOCKET | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ERROR_LOG;
+    unsigned limit = (unsigned)o->max_connections * 2 + SPARE_CONNECTIONS;
     return MHD_start_daemon(flags, 0, NULL, NULL, http_on_access, s, MHD_OPTION_EXTERNAL_LOGGER, library_log, NULL,
-                            MHD_OPTION_LISTEN_SOCKET, s->listen_fd, MHD_OPTION_CONNECTION_LIMIT, limit,
-                            MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CONNECTION_MEMORY,
-                            MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)o->idle_timeout_s, MHD_OPTION_STRICT_FOR_CLIENT, 1,
-                            MHD_OPTION_URI_LOG_CALLBACK, http_on_uri, s, MHD_OPTION_UNESCAPE_CALLBACK, no_decoding,
-                            NULL, MHD_OPTION_NOTIFY_COMPLETED, http_on_completed, s, MHD_OPTION_NOTIFY_CONNECTION,
-                            http_on_connection, s, MHD_OPTION_ARRAY, pool, MHD_OPTION_END);
+                            MHD_OPTION_CONNECTION_LIMIT, limit, MHD_OPTION_CONNECTION_MEMORY_LIMIT,
+                            (size_t)CONNECTION_MEMORY, MHD_OPTION_CONNECTION_TIMEOUT, (unsigned)o->idle_timeout_s,
+                            MHD_OPTION_STRICT_FOR_CLIENT, 1, MHD_OPTION_URI_LOG_CALLBACK, http_on_uri, s,
+                            MHD_OPTION_UNESCAPE_CALLBACK, no_decoding, NULL, MHD_OPTION_NOTIFY_COMPLETED,
+                            http_on_completed, s, MHD_OPTION_NOTIFY_CONNECTION, http_on_connection, s, MHD_OPTION_END);
 }
 
-/* Workers and watcher with all signals blocked: those are the main thread's. */
+static void stop_workers(struct http_server *s)
+{
+    for (int i = 0; i < s->opt.workers && s->daemon[i]; i++) MHD_stop_daemon(s->daemon[i]);
+}
+
+static int start_workers(struct http_server *s, struct err *e)
+{
+    for (int i = 0; i < s->opt.workers; i++)
+        if (!(s->daemon[i] = start_daemon(s))) {
+            stop_workers(s);
+            return err_set(e, ERR_IO, "cannot start the HTTP workers");
+        }
+    return 0;
+}
+
+static int start_behind_watcher(struct http_server *s, struct err *e)
+{
+    if (start_workers(s, e)) return -1;
+    if (http_accept_start(s, e) == 0) return 0;
+    stop_workers(s);
+    return -1;
+}
+
+/* All with all signals blocked: those are the main thread's. */
 static int start_threads(struct http_server *s, struct err *e)
 {
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     int rc = http_watch_start(s, e);
-    if (rc == 0 && !(s->daemon = start_daemon(s))) {
-        http_watch_stop(s);
-        rc = err_set(e, ERR_IO, "cannot start the HTTP workers");
-    }
+    if (rc == 0 && (rc = start_behind_watcher(s, e))) http_watch_stop(s);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     return rc;
 }
@@ -93,7 +112,11 @@ int http_server_start(struct http_server **out, const struct http_options *o, ch
 {
     if (check_options(o, e)) return -1;
     struct http_server *s = calloc(1, sizeof *s);
-    if (!s) return err_set(e, ERR_NO_MEMORY, "no memory for the HTTP server");
+    if (s) s->daemon = calloc((size_t)o->workers, sizeof(struct MHD_Daemon *));
+    if (!s || !s->daemon) {
+        free(s);
+        return err_set(e, ERR_NO_MEMORY, "no memory for the HTTP server");
+    }
     char *name = NULL;
     s->opt = *o;
     s->opt.listen = NULL; /* the caller's string */
@@ -117,7 +140,7 @@ int http_server_start(struct http_server **out, const struct http_options *o, ch
 void http_server_quiesce(struct http_server *s)
 {
     if (atomic_exchange(&s->quiescing, true)) return;
-    MHD_quiesce_daemon(s->daemon);
+    http_accept_stop(s);
     http_listen_quiesce(s);
 }
 
@@ -177,7 +200,7 @@ void http_server_stop(struct http_server *s, int grace_ms)
         wait_idle(s, SETTLE_MS);
     }
     abort_all(s); /* what came in between */
-    MHD_stop_daemon(s->daemon);
+    stop_workers(s);
     http_listen_close(s);
     http_watch_stop(s);
     http_server_unref(s);
