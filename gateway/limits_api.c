@@ -55,10 +55,9 @@ static int run_look(struct db *d, sqlite3 *c, void *u, struct err *e)
     return err_set(e, ERR_NOT_FOUND, "There is no %s '%.64s'.", k->by->what, *k->second ? k->second : k->first);
 }
 
-/* The tenant's routes put their table into `what`; api_handler's routes have one, too. */
 struct limits_route {
-    void (*work)(struct http_request *r); /* on a database thread */
-    const struct named *by;
+    struct admin_handler on; /* first, for admin_pass_on() */
+    const struct named *by;  /* whose limits; NULL: the asker's own */
 };
 
 static const struct limits_route *route_of(const struct http_request *r)
@@ -145,17 +144,20 @@ static void own(struct http_request *r)
     admin_reply(r, 200, json_pack("{ss so so}", "object", "own_limits", "tenant", of_it, "key", of_key));
 }
 
-static void pass_on(struct http_request *r)
-{
-    admin_defer(r, route_of(r)->work);
-}
-
 #define ROUTES(pattern, table)                                                                                         \
-    {"GET", pattern, HTTP_BODY_NONE, 0, admin_head, NULL, pass_on, &(const struct limits_route){get, &table}},         \
+    {"GET",                                                                                                            \
+     pattern,                                                                                                          \
+     HTTP_BODY_NONE,                                                                                                   \
+     0,                                                                                                                \
+     admin_head,                                                                                                       \
+     NULL,                                                                                                             \
+     admin_pass_on,                                                                                                    \
+     &(const struct limits_route){{get}, &table}},                                                                     \
     {                                                                                                                  \
-        "PUT", pattern, HTTP_BODY_BUFFER, API_BODY_MAX, admin_head, NULL, pass_on, &(const struct limits_route)        \
+        "PUT", pattern, HTTP_BODY_BUFFER, API_BODY_MAX, admin_head, NULL, admin_pass_on,                               \
+            &(const struct limits_route)                                                                               \
         {                                                                                                              \
-            put, &table                                                                                                \
+            {put}, &table                                                                                              \
         }                                                                                                              \
     }
 
@@ -166,10 +168,10 @@ const struct http_route routes_limits_admin[] = {
     {0},
 };
 
-static const struct limits_route own_route = {own, NULL};
+static const struct limits_route own_route = {{own}, NULL};
 
 const struct http_route routes_limits[] = {
-    {"GET", "/v1/limits", HTTP_BODY_NONE, 0, tenant_head, NULL, pass_on, &own_route},
-    {"GET", "/t/{tenant}/v1/limits", HTTP_BODY_NONE, 0, tenant_head, NULL, pass_on, &own_route},
+    {"GET", "/v1/limits", HTTP_BODY_NONE, 0, tenant_head, NULL, admin_pass_on, &own_route},
+    {"GET", "/t/{tenant}/v1/limits", HTTP_BODY_NONE, 0, tenant_head, NULL, admin_pass_on, &own_route},
     {0},
 };

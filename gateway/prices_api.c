@@ -88,19 +88,9 @@ static void delete (struct http_request *r)
     answer(r, rc, 200, out, &e);
 }
 
-struct handler {
-    void (*work)(struct http_request *r);
-};
-
-static void pass_on(struct http_request *r)
-{
-    admin_defer(r, ((const struct handler *)r->route->data)->work);
-}
-
 const struct http_route routes_prices[] = {
-    {"GET", "/admin/v1/prices", HTTP_BODY_NONE, 0, admin_head, NULL, pass_on, &(const struct handler){get}},
-    {"POST", "/admin/v1/prices", HTTP_BODY_BUFFER, API_BODY_MAX, admin_head, NULL, pass_on,
-     &(const struct handler){post}},
-    {"DELETE", "/admin/v1/prices/{id}", HTTP_BODY_NONE, 0, admin_head, NULL, pass_on, &(const struct handler){delete}},
+    ADMIN_READ("/admin/v1/prices", get),
+    ADMIN_CHANGE("POST", "/admin/v1/prices", post),
+    ADMIN_CHANGE("DELETE", "/admin/v1/prices/{id}", delete),
     {0},
 };
