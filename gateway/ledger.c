@@ -6,8 +6,8 @@
  *
  * What settling needs is taken at admission: the entry's memory, and a place in the writer's queue (there are never more than
  * LEDGER_OPEN_MAX open, and the queue keeps more than that for urgent jobs). So an end can always be recorded, or waits for the disk.
- * Entries stand in a table by id until they are settled; the struct that the caller passes to ledger_settle() is only read for an id that isn't there
- * (a second settlement, say), and then the database's own guard decides.
+ * Entries stand in a table by id until they are settled. Of the struct that the caller passes to ledger_settle() only what may have changed since is
+ * read (what answered, its price, what is held); all of it for an id that isn't there (a second settlement, say), and then the database's own guard decides.
  *
  * Progress notes are best effort: a full queue drops one, the next says more. Any thread; callbacks come on the writer's. */
 #include "gateway/ledger_internal.h"
@@ -142,7 +142,7 @@ static int run_progress(struct db *d, sqlite3 *c, void *u, struct err *e)
     return st && db_bind(st, e, "siiii", p->id, p->prompt, p->cached, p->delivered, p->t) == 0 ? db_done(st, e) : -1;
 }
 
-static void progress_done(void *u, const struct err *e)
+static void note_done(void *u, const struct err *e)
 {
     (void)e;
     free(u);
@@ -157,7 +157,30 @@ void ledger_progress(struct ledger *l, const char *id, int64_t prompt, int64_t c
     p->cached = cached;
     p->delivered = delivered;
     p->t = clock_wall_us();
-    if (db_write(l->db, &(struct db_job){.run = run_progress, .done = progress_done, .user = p}, NULL)) free(p);
+    if (db_write(l->db, &(struct db_job){.run = run_progress, .done = note_done, .user = p}, NULL)) free(p);
+}
+
+struct move {
+    char id[UUID_LEN];
+    struct target what;
+};
+
+static int run_move(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "UPDATE admission SET base = ?2, adapter = ?3, version = ?4 WHERE id = ?1";
+    const struct move *m = u;
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st || db_bind(st, e, "sssi", m->id, m->what.base, m->what.adapter, (int64_t)m->what.version)) return -1;
+    return db_done(st, e);
+}
+
+void ledger_moved(struct ledger *l, const struct admission *a)
+{
+    struct move *m = calloc(1, sizeof *m);
+    if (!m) return;
+    memcpy(m->id, a->id, sizeof m->id);
+    m->what = a->what;
+    if (db_write(l->db, &(struct db_job){.run = run_move, .done = note_done, .user = m}, NULL)) free(m);
 }
 
 static int run_settle(struct db *d, sqlite3 *c, void *u, struct err *e)
@@ -256,6 +279,8 @@ void ledger_settle(struct ledger *l, const struct admission *a, const struct set
         return;
     }
     x->s = tidy(s, x->a.t_start);
+    x->a.what = a->what;
+    x->a.price = a->price;
     x->a.held = a->held;
     x->settle_done = done;
     x->settle_user = u;

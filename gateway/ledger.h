@@ -73,7 +73,10 @@ int ledger_admit(struct ledger *l, const struct admission *a, void (*done)(void 
 /* Counts so far of an admitted request, never more than delivered; joins the next group. Call at most once a second or every 256 tokens. */
 void ledger_progress(struct ledger *l, const char *id, int64_t prompt, int64_t cached, int64_t delivered);
 
-/* Ends it, exactly once for each admission, and takes over what a->held holds. done (may be NULL) comes once committed. */
+/* Another way answers than the one that was admitted: from now on a crash finds a->what in the admission, too. */
+void ledger_moved(struct ledger *l, const struct admission *a);
+
+/* Ends it, of a->what at a->price, exactly once for each admission, and takes over what a->held holds. done (may be NULL) comes once committed. */
 void ledger_settle(struct ledger *l, const struct admission *a, const struct settlement *s, void (*done)(void *u), void *u);
 
 /* At start, before traffic: closes what a crash left open. receipt(): the engine's counts of a request id, 0 or -1 where it knows none; it may only

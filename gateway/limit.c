@@ -187,6 +187,7 @@ struct asking {
     struct limit_refusal worst; /* scope NULL: none */
 };
 
+#define ADAPTER 2 /* the last of a ticket's subjects, where it has one */
 static const char *const scopes[LIMIT_SUBJECTS] = {"tenant", "key", "adapter"};
 
 /* How the subject stands to one of its limits. */
@@ -243,40 +244,59 @@ static void check(struct asking *k, int i)
     }
 }
 
+/* NULL: no memory. */
+static struct limit_subject *take(struct limits *l, const char *name, const struct moment *now)
+{
+    struct limit_subject *s = limit_find(l, name, true);
+    if (!s) return NULL;
+    s->refs++; /* a later one's sweep must not take it */
+    window_advance(&s->minute, now->mono_us);
+    for (int p = 0; p < LIMIT_SPANS; p++) limit_period_now(s, (enum limit_span)p, now->id[p]);
+    return s;
+}
+
 static int find_subjects(struct limits *l, struct asking *k)
 {
     char name[LIMIT_SUBJECTS][LIMIT_SUBJECT_LEN];
     limit_subject_tenant(name[0], k->a->who->tenant);
     limit_subject_key(name[1], k->a->who->key);
-    if (*k->a->adapter) limit_subject_adapter(name[2], k->a->who->tenant, k->a->adapter);
-    k->n = *k->a->adapter ? 3 : 2;
-    for (int i = 0; i < k->n; i++) {
-        if (!(k->s[i] = limit_find(l, name[i], true))) return -1;
-        k->s[i]->refs++; /* a later one's sweep must not take it */
-        window_advance(&k->s[i]->minute, k->now.mono_us);
-        for (int p = 0; p < LIMIT_SPANS; p++) limit_period_now(k->s[i], (enum limit_span)p, k->now.id[p]);
-    }
+    if (*k->a->adapter) limit_subject_adapter(name[ADAPTER], k->a->who->tenant, k->a->adapter);
+    k->n = *k->a->adapter ? LIMIT_SUBJECTS : ADAPTER;
+    for (int i = 0; i < k->n; i++)
+        if (!(k->s[i] = take(l, name[i], &k->now))) return -1;
     return 0;
+}
+
+static struct limit_period *period_of(struct limit_subject *s, enum limit_span span, int id)
+{
+    if (s->now[span].id == id) return &s->now[span];
+    return s->before[span].id == id ? &s->before[span] : NULL;
+}
+
+static void hold_in(struct limit_ticket *t, int i, struct limit_subject *s, int64_t now_us)
+{
+    const int id[LIMIT_SPANS] = {t->day, t->month};
+    t->of[i] = s;
+    t->t_us[i] = now_us;
+    s->concurrent++;
+    window_add(&s->minute, now_us, 1, t->tokens);
+    for (int p = 0; p < LIMIT_SPANS; p++) {
+        struct limit_period *in = period_of(s, (enum limit_span)p, id[p]);
+        if (!in) continue;
+        in->held.tokens += t->tokens;
+        in->held.cost += t->cost;
+    }
 }
 
 static void hold(struct asking *k, struct limit_ticket *t)
 {
     *t = (struct limit_ticket){.tokens = k->a->tokens,
                                .cost = k->a->cost,
-                               .t_us = k->now.mono_us,
                                .wall_us = k->now.wall_us,
                                .day = k->now.id[LIMIT_DAY],
                                .month = k->now.id[LIMIT_MONTH],
                                .held = true};
-    for (int i = 0; i < k->n; i++) {
-        struct limit_subject *s = t->of[i] = k->s[i];
-        s->concurrent++;
-        window_add(&s->minute, t->t_us, 1, t->tokens);
-        for (int p = 0; p < LIMIT_SPANS; p++) {
-            s->now[p].held.tokens += t->tokens;
-            s->now[p].held.cost += t->cost;
-        }
-    }
+    for (int i = 0; i < k->n; i++) hold_in(t, i, k->s[i], k->now.mono_us);
 }
 
 /* The headers' figures, after the request got what it asked for, or did not. */
@@ -328,25 +348,58 @@ static void leave(struct limit_subject *s, const struct limit_ticket *t)
     if (!t->left) s->concurrent--;
 }
 
-static struct limit_period *period_of(struct limit_subject *s, enum limit_span span, int id)
-{
-    if (s->now[span].id == id) return &s->now[span];
-    return s->before[span].id == id ? &s->before[span] : NULL;
-}
-
-/* What is held becomes tokens and cost, in all that the ticket counts in. */
-static void change_held(const struct limit_ticket *t, int64_t tokens, int64_t cost)
+/* What is held there becomes tokens and cost. */
+static void change_held_in(const struct limit_ticket *t, int i, int64_t tokens, int64_t cost)
 {
     const int id[LIMIT_SPANS] = {t->day, t->month};
-    for (int i = 0; i < LIMIT_SUBJECTS && t->of[i]; i++) {
-        window_correct(&t->of[i]->minute, t->t_us, 0, tokens - t->tokens);
-        for (int p = 0; p < LIMIT_SPANS; p++) {
-            struct limit_period *in = period_of(t->of[i], (enum limit_span)p, id[p]);
-            if (!in) continue;
-            in->held.tokens += tokens - t->tokens;
-            in->held.cost += cost - t->cost;
-        }
+    window_correct(&t->of[i]->minute, t->t_us[i], 0, tokens - t->tokens);
+    for (int p = 0; p < LIMIT_SPANS; p++) {
+        struct limit_period *in = period_of(t->of[i], (enum limit_span)p, id[p]);
+        if (!in) continue;
+        in->held.tokens += tokens - t->tokens;
+        in->held.cost += cost - t->cost;
     }
+}
+
+static void change_held(const struct limit_ticket *t, int64_t tokens, int64_t cost)
+{
+    for (int i = 0; i < LIMIT_SUBJECTS && t->of[i]; i++) change_held_in(t, i, tokens, cost);
+}
+
+static void let_go(struct limit_ticket *t, int i, bool never_was)
+{
+    if (never_was) window_correct(&t->of[i]->minute, t->t_us[i], -1, 0);
+    leave(t->of[i], t);
+    t->of[i]->refs--;
+    t->of[i] = NULL;
+}
+
+int limit_move(struct limits *l, struct limit_ticket *t, const struct principal *who, const char *adapter,
+               struct err *e)
+{
+    struct limit_ask a = {who, adapter, t->tokens, t->cost};
+    struct asking k = {.a = &a};
+    char name[LIMIT_SUBJECT_LEN];
+    if (!t->held) return 0;
+    limit_subject_adapter(name, who->tenant, adapter);
+    pthread_mutex_lock(&l->lock);
+    k.now = moment_now(l);
+    struct limit_subject *from = t->of[ADAPTER], *to = *adapter ? take(l, name, &k.now) : NULL;
+    k.s[ADAPTER] = to;
+    if (to && to != from) check(&k, ADAPTER);
+    bool ok = (to || !*adapter) && !k.worst.scope;
+    if (ok && to != from) {
+        if (from) {
+            change_held_in(t, ADAPTER, 0, 0);
+            let_go(t, ADAPTER, true);
+        }
+        if (to) hold_in(t, ADAPTER, to, k.now.mono_us);
+    } else if (to) {
+        to->refs--;
+    }
+    pthread_mutex_unlock(&l->lock);
+    if (ok) return 0;
+    return k.worst.scope ? limit_refuse(&k.worst, e) : err_set(e, ERR_NO_MEMORY, "no memory for the request's limits");
 }
 
 static void make_used(const struct limit_ticket *t, int64_t tokens, int64_t cost)
@@ -377,29 +430,25 @@ void limit_done(struct limits *l, struct limit_ticket *t, int64_t tokens, int64_
     t->left = true;
 }
 
-static void end(struct limits *l, struct limit_ticket *t, int64_t requests, int64_t tokens, int64_t cost)
+static void end(struct limits *l, struct limit_ticket *t, bool never_was, int64_t tokens, int64_t cost)
 {
     if (!t->held) return;
     pthread_mutex_lock(&l->lock);
     change_held(t, tokens, cost);
     make_used(t, tokens, cost);
-    for (int i = 0; i < LIMIT_SUBJECTS && t->of[i]; i++) {
-        if (requests) window_correct(&t->of[i]->minute, t->t_us, -requests, 0);
-        leave(t->of[i], t);
-        t->of[i]->refs--;
-    }
+    for (int i = 0; i < LIMIT_SUBJECTS && t->of[i]; i++) let_go(t, i, never_was);
     pthread_mutex_unlock(&l->lock);
     *t = (struct limit_ticket){0};
 }
 
 void limit_settle(struct limits *l, struct limit_ticket *t, int64_t tokens, int64_t cost)
 {
-    end(l, t, 0, tokens, cost);
+    end(l, t, false, tokens, cost);
 }
 
 void limit_release(struct limits *l, struct limit_ticket *t)
 {
-    end(l, t, 1, 0, 0);
+    end(l, t, true, 0, 0);
 }
 
 int64_t limit_value(struct limits *l, const char *subject, enum limit_kind k)

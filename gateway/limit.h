@@ -59,7 +59,8 @@ struct limit_ask {
 /* What a request holds. Zeroed: nothing. */
 struct limit_ticket {
     struct limit_subject *of[LIMIT_SUBJECTS];
-    int64_t tokens, cost, t_us; /* monotonic */
+    int64_t tokens, cost;
+    int64_t t_us[LIMIT_SUBJECTS]; /* monotonic: where in each one's minute it stands */
     int64_t wall_us; /* the request's start: what is settled counts in this day and month, whenever it ends */
     int day, month;
     bool held;
@@ -79,6 +80,11 @@ struct limit_view {
  * thread, no database access. */
 int limit_admit(struct limits *l, const struct limit_ask *a, struct limit_ticket *t, struct limit_view *view,
                 struct err *e);
+
+/* Another adapter of the same tenant answers ("": the base): what is held counts there and no more where it was. -1:
+ * ERR_RATE_LIMIT or ERR_QUOTA, that adapter's limits have no room for it, and nothing has changed. Any thread. */
+int limit_move(struct limits *l, struct limit_ticket *t, const struct principal *who, const char *adapter,
+               struct err *e);
 
 /* The work is done and will not be settled above these: gives back the place among the concurrent ones and what was
  * reserved beyond, before the client sees the end and asks again. limit_settle() still follows. */

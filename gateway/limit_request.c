@@ -106,14 +106,25 @@ static void count_refusal(struct gateway *g, const struct principal *who, const 
 
 /* --- asking --- */
 
-/* Of the first way to answer: that is what is admitted, priced and settled, whichever way is taken in the end. */
+/* Prices all ways to answer; returns the most that any of them can cost. */
+static int64_t price_routes(struct gateway *g, struct upstream_ask *ask, const struct limit_most *m)
+{
+    int64_t now_us = clock_wall_us(), cost = 0;
+    for (struct upstream_route *r = ask->route; r < ask->route + ask->nroutes; r++) {
+        r->price = price_of(g->prices, r->what.base, ask->adm.who.tenant, r->what.adapter, now_us);
+        cost = most(cost, price_bound(&r->price, m->prompt, m->output));
+    }
+    return cost;
+}
+
+/* As the first way to answer; where another one is taken, the ticket moves to its adapter (upstream_route.c). */
 static int admit(struct gateway *g, struct upstream_ask *ask, const struct limit_most *m, struct limit_view *view,
                  struct err *e)
 {
     struct admission *a = &ask->adm;
-    a->price = price_of(g->prices, a->what.base, a->who.tenant, a->what.adapter, clock_wall_us());
     a->reserved_tokens = m->tokens;
-    a->reserved_cost = price_bound(&a->price, m->prompt, m->output);
+    a->reserved_cost = price_routes(g, ask, m);
+    a->price = ask->route[0].price;
     struct limit_ask want = {&a->who, a->what.adapter, a->reserved_tokens, a->reserved_cost};
     return limit_admit(g->limits, &want, &a->held, view, e);
 }

@@ -29,6 +29,7 @@ struct upstream_need {
 /* One way to answer the request. Several are tried in turn, before the first byte of an answer: the next one where no engine can serve this one. */
 struct upstream_route {
     struct target what;
+    struct price price; /* of what; set with the limits */
     struct upstream_need need[UPSTREAM_ADAPTERS]; /* the model's own, or those of `adapters` in its place */
     int nneeds;
     char *body; /* what is sent to the engine; malloc'ed, taken over by upstream_start() */

@@ -1,7 +1,7 @@
 /* Which way a request goes: the routes of its chain in turn, and on each the engines that the pool picks.
  *
- *   choose      the first route, from the one that is tried now, for which there is an engine; where there is none, but one
- *               is starting, coming back or full: wait
+ *   choose      the first route, from the one that is tried now, for which there is an engine and whose adapter's limits
+ *               have room; where there is none, but one is starting, coming back or full: wait
  *   elsewhere   this engine turned the request away or failed it: an engine that was not tried yet, or no other
  *   again       this engine was lost: another one, or the same once it is back
  *   next        no engine can load this route's adapter: the routes behind it, on the same engine too, for it was not at fault
@@ -23,17 +23,38 @@ static struct pool_want want_of(const struct exchange *x, const struct upstream_
     return w;
 }
 
-static void take(struct exchange *x, struct upstream_route *r)
+void exchange_release(struct exchange *x, enum pick_end how)
 {
+    if (!x->pick.m) return;
+    int64_t first = x->t_first ? x->t_first - x->adm.t_start : 0;
+    pool_done(x->g->pool, &x->pick, how, first);
+}
+
+/* What is billed is what answered: the limits, the price and the row go to this route's adapter. -1: its limits refuse. */
+static int change_route(struct exchange *x, struct upstream_route *r, struct err *e)
+{
+    struct admission *a = &x->adm;
+    if (limit_move(x->g->limits, &a->held, &a->who, r->what.adapter, e)) return -1;
+    x->at = r;
+    a->what = r->what;
+    a->price = r->price;
+    ledger_moved(x->g->ledger, a);
+    live_end(x->up->live, &x->live);
+    live_begin(x->up->live, a, &x->live);
+    return 0;
+}
+
+static int take(struct exchange *x, struct upstream_route *r, struct err *e)
+{
+    if (x->at != r && change_route(x, r, e)) {
+        exchange_release(x, PICK_UNUSED);
+        return -1;
+    }
     x->resent |= (x->tried & x->pick.bit) != 0;
     x->next_need = 0;
     x->reloaded = false;
     snprintf(x->engine, sizeof x->engine, "%s", pick_name(&x->pick));
-    if (x->at == r) return;
-    x->at = r;
-    x->adm.what = r->what; /* what is billed is what answered */
-    live_end(x->up->live, &x->live);
-    live_begin(x->up->live, &x->adm, &x->live);
+    return 0;
 }
 
 int exchange_choose(struct exchange *x, bool elsewhere, struct err *e)
@@ -44,23 +65,13 @@ int exchange_choose(struct exchange *x, bool elsewhere, struct err *e)
         struct pool_want w = want_of(x, r, elsewhere);
         struct err why = {0};
         int rc = pool_pick(x->g->pool, &w, &x->pick, &why);
-        if (rc == 0) {
-            take(x, r);
-            return 0;
-        }
+        if (rc == 0 && (rc = take(x, r, &why)) == 0) return 0;
         if (rc > 0 && !waits) none = why; /* what is waited for tells more than what there never was */
         if (rc < 0 && !none.code) none = why;
         waits |= rc > 0;
     }
     *e = none;
     return waits ? 1 : -1;
-}
-
-void exchange_release(struct exchange *x, enum pick_end how)
-{
-    if (!x->pick.m) return;
-    int64_t first = x->t_first ? x->t_first - x->adm.t_start : 0;
-    pool_done(x->g->pool, &x->pick, how, first);
 }
 
 static bool may_retry(const struct exchange *x)
@@ -92,8 +103,7 @@ bool exchange_next(struct exchange *x)
     for (struct upstream_route *r = x->at + 1; r < x->route + x->nroutes; r++) {
         struct pool_want w = want_of(x, r, false);
         w.only_untried = false;
-        if (pool_pick(x->g->pool, &w, &x->pick, &e)) continue;
-        take(x, r);
+        if (pool_pick(x->g->pool, &w, &x->pick, &e) || take(x, r, &e)) continue;
         exchange_proceed(x);
         return true;
     }

@@ -232,7 +232,7 @@ static void no_minute_holds_more_than_the_limit_whatever_comes(void **state)
             struct limit_ticket *t = &open[k];
             int64_t real = below(t->tokens + 1);
             for (int j = 0; j < nhappened; j++)
-                if (happened[j].t == t->t_us && !happened[j].settled && happened[j].tokens == t->tokens) {
+                if (happened[j].t == t->t_us[0] && !happened[j].settled && happened[j].tokens == t->tokens) {
                     happened[j].tokens = real;
                     happened[j].settled = true;
                     break;
@@ -317,6 +317,47 @@ static void a_released_request_never_was(void **state)
     }
     assert_ok(ask(x, &who, "", 50, 0, &t, NULL, &e), e);
     limit_settle(x->l, &t, 50, 0);
+}
+
+/* The adapter that answers is the one whose limits count, across midnight too, and a refused move changes nothing. */
+static void a_ticket_moves_to_the_adapter_that_answers(void **state)
+{
+    struct lim_room *x = *state;
+    struct principal who = person("acme", "k1");
+    struct limit_ticket t, other;
+    struct err e = {0};
+    put(x, "tenant:acme", "{sI}", "concurrent_requests", (json_int_t)9);
+    put(x, "adapter:acme/a", "{sI sI}", "requests_per_minute", (json_int_t)1, "tokens_per_day", (json_int_t)100);
+    put(x, "adapter:acme/b", "{sI sI sI}", "requests_per_minute", (json_int_t)1, "concurrent_requests", (json_int_t)1,
+        "tokens_per_day", (json_int_t)100);
+    assert_ok(ask(x, &who, "a", 60, 6, &t, NULL, &e), e);
+    pass(250000);
+    assert_ok(limit_move(x->l, &t, &who, "b", &e), e);
+    assert_ok(ask(x, &who, "a", 60, 6, &other, NULL, &e), e); /* as if the first had never been there */
+    assert_int_equal(limit_move(x->l, &other, &who, "b", &e), -1);
+    assert_non_null(strstr(e.msg, "b"));
+    assert_int_equal(used_of(x, "adapter:acme/a", "concurrent_requests"), 1);
+    assert_ok(limit_move(x->l, &other, &who, "", &e), e); /* the base */
+    assert_ok(limit_move(x->l, &other, &who, "", &e), e);
+    assert_int_equal(used_of(x, "adapter:acme/a", "concurrent_requests"), 0);
+    assert_int_equal(used_of(x, "adapter:acme/a", "tokens_per_minute"), 0);
+    assert_int_equal(used_of(x, "adapter:acme/a", "tokens"), 0);
+    assert_int_equal(used_of(x, "tenant:acme", "concurrent_requests"), 2);
+    limit_done(x->l, &t, 10, 1);
+    assert_int_equal(used_of(x, "adapter:acme/b", "tokens_per_minute"), 10);
+    limit_settle(x->l, &t, 10, 1);
+    limit_settle(x->l, &other, 20, 2);
+    assert_int_equal(used_of(x, "adapter:acme/b", "tokens_per_day"), 10);
+    assert_int_equal(used_of(x, "adapter:acme/a", "tokens_per_day"), 0);
+    assert_int_equal(used_of(x, "tenant:acme", "tokens_per_day"), 30);
+
+    assert_ok(ask(x, &who, "a", 60, 6, &t, NULL, &e), e);
+    pass(13 * 3600 * 1000000ll); /* tomorrow */
+    assert_ok(limit_move(x->l, &t, &who, "b", &e), e);
+    limit_settle(x->l, &t, 7, 1);
+    assert_int_equal(used_of(x, "adapter:acme/b", "tokens_per_day"), 0);
+    assert_int_equal(used_of(x, "adapter:acme/b", "tokens"), 0);
+    assert_int_equal(used_of(x, "adapter:acme/b", "concurrent_requests"), 0);
 }
 
 static void what_stands_in_the_way_is_told_by_name_and_cause(void **state)
@@ -681,6 +722,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(no_minute_holds_more_than_the_limit_whatever_comes, setup, teardown),
         cmocka_unit_test_setup_teardown(a_refusal_of_one_subject_leaves_all_others_as_they_were, setup, teardown),
         cmocka_unit_test_setup_teardown(a_released_request_never_was, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_ticket_moves_to_the_adapter_that_answers, setup, teardown),
         cmocka_unit_test_setup_teardown(what_stands_in_the_way_is_told_by_name_and_cause, setup, teardown),
         cmocka_unit_test(times_are_written_as_openai_does),
         cmocka_unit_test(what_is_reserved_bounds_what_the_context_allows),

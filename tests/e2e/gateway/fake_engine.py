@@ -11,7 +11,7 @@ like the real one. What it does with a request stands in the request's last text
     blame_after N    the same, naming the adapters by their digests                              prompt N      tokens of the prompt (11)
 
 GET /fake/log lists what was asked (headers, body, whether the caller left); POST /fake/load {"status":N} sets what loads answer, /fake/selftest {"status","max_error"} what self-tests answer; POST /fake/forget drops all
-digests, POST /fake/garbage {"on"}: answers that are not streams are another server's. Standard library only."""
+digests, or {"digest"}; POST /fake/garbage {"on"}: answers that are not streams are another server's. Standard library only."""
 
 import argparse
 import asyncio
@@ -94,7 +94,8 @@ class Engine:
             self.garbage = body["on"]
             return 200, {}
         if path == "/fake/forget":
-            self.loaded.clear()
+            for digest in [body["digest"]] if "digest" in body else list(self.loaded):
+                del self.loaded[digest]
             return 200, {}
         return None
 

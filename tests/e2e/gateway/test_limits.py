@@ -486,6 +486,41 @@ def test_the_most_specific_price_that_began_counts_and_stays(g, t):
     assert listed[made[2].json()["id"]] == made[2].json() and made[1].json()["id"] not in listed
 
 
+def test_a_chain_bills_the_adapter_and_the_price_that_answered_under_its_own_limits(g, t):
+    sql, pirate = (t.upload(name).json() for name in ("sql", "pirate"))
+    for price in ({"output_nano": 10}, {"adapter": "sql", "output_nano": 1}, {"adapter": "pirate", "output_nano": 1000}):
+        assert g.admin.post("/admin/v1/prices", json={"base": BASE, "tenant": t.name, "prompt_nano": 0, **price}).status_code == 201
+    with t.http() as c:
+        targets = [{"adapter": "sql"}, {"adapter": "pirate"}, {"base": BASE}]
+        assert c.put("/v1/aliases/chain", json={"policy": "fallback", "targets": targets}).status_code in (200, 201)
+    assert t.ask("tokens=1", model="pirate").status_code == 200
+    put(t, adapter="sql", requests_per_minute=100)
+    put(t, adapter="pirate", requests_per_minute=3)
+    put(t, cost_per_day=1_000_000)
+
+    def billed():
+        r = t.ask("tokens=4", model="chain", max_tokens=4)
+        assert r.status_code == 200, r.text
+        row = t.usage(r.headers["x-request-id"])
+        assert row["model"] == "chain"
+        return row["adapter"], row["version"], row["cost_nano"]
+
+    assert billed() == ("sql", 1, 4)
+    g.fake_set("/fake/load", status=503)
+    try:
+        g.fake_set("/fake/forget", digest=sql["digest"])
+        assert [billed() for _ in range(2)] == [("pirate", 1, 4000)] * 2
+        assert billed()[0] in (None, "")  # pirate's three requests of this minute are used up
+        assert billed()[2] == 40
+        until_free(t)
+        assert [used(t, adapter=a)["requests_per_minute"] for a in ("sql", "pirate")] == [1, 3]
+        assert used(t)["cost_per_day"] == 1000 + 4 + 8000 + 80
+        put(t, cost_per_day=9084 + 3999)  # pirate's price would not fit, so nothing is tried
+        assert t.ask("tokens=4", model="chain", max_tokens=4).status_code == 429
+    finally:
+        g.fake_set("/fake/load", status=200)
+
+
 @pytest.mark.parametrize("wrong", [{"base": ""}, {"base": BASE}, {"base": BASE, "prompt_nano": 1, "output_nano": -1}, {"base": BASE, "prompt_nano": 1, "output_nano": 1, "x": 1},
                                    {"base": BASE, "adapter": "sql", "prompt_nano": 1, "output_nano": 1}, {"base": BASE, "prompt_nano": 10**10, "output_nano": 1}])
 def test_wrong_prices_are_refused(g, wrong):
