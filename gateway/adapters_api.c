@@ -18,28 +18,6 @@
 
 static const char upload_kind[] = "upload", validate_kind[] = "validate";
 
-static const char *tenant(const struct http_request *r)
-{
-    return admin_who(r)->tenant;
-}
-
-/* ?wait=ready and nothing else. */
-static int read_wait(const struct http_request *r, bool *wait, struct err *e)
-{
-    static const char *const names[] = {"wait", NULL};
-    const char *text = http_query(r, "wait");
-    if (admin_query_known(r, names, e)) return -1;
-    if (text && strcmp(text, "ready") != 0) return err_field(e, ERR_INVALID, "wait", "wait can only be 'ready'");
-    *wait = text != NULL;
-    return 0;
-}
-
-static int no_query(const struct http_request *r, struct err *e)
-{
-    static const char *const none[] = {NULL};
-    return admin_query_known(r, none, e);
-}
-
 /* --- uploading --- */
 
 static int check_upload(struct http_request *r, struct err *e)
@@ -47,7 +25,7 @@ static int check_upload(struct http_request *r, struct err *e)
     struct gateway *g = r->server_user;
     int64_t most = g->set->max_adapter_bytes + UPLOAD_OVERHEAD;
     bool wait;
-    if (api_route(r)->what == validate_kind ? no_query(r, e) : read_wait(r, &wait, e)) return -1;
+    if (api_route(r)->what == validate_kind ? admin_query_none(r, e) : admin_query_wait(r, &wait, e)) return -1;
     if (r->content_length > most)
         return err_set(e, ERR_TOO_LARGE,
                        "the body has %lld bytes; at most %lld are taken, by the setting max_adapter_bytes",
@@ -80,38 +58,30 @@ static void upload_handle(struct http_request *r)
 
 /* --- reading --- */
 
+static int fill_own(const struct http_request *r, const struct page *p, json_t *data, bool *more, struct err *e)
+{
+    return registry_list(admin_gateway(r)->registry, admin_tenant(r), p, data, more, e);
+}
+
 static void list(struct http_request *r)
 {
-    struct err e = {0};
-    struct page p;
-    bool more = false;
-    json_t *data = json_array();
-    if (page_read(r, NULL, &p, &e) || registry_list(admin_gateway(r)->registry, tenant(r), &p, data, &more, &e)) {
-        json_decref(data);
-        api_refuse(r, &e);
-        return;
-    }
-    admin_reply_list(r, data, "id", more);
+    admin_answer_page(r, NULL, "id", fill_own);
 }
 
 /* The operator's: all tenants'. */
+static int fill_all(const struct http_request *r, const struct page *p, json_t *data, bool *more, struct err *e)
+{
+    const char *state = http_query(r, "state");
+    bool known = !state;
+    for (int i = 0; state && i < VERSION_STATES; i++) known |= strcmp(version_state_name[i], state) == 0;
+    if (!known) return err_field(e, ERR_INVALID, "state", "There is no state '%.40s'.", state);
+    return registry_list_all(admin_gateway(r)->registry, http_query(r, "tenant"), state, p, data, more, e);
+}
+
 static void list_all(struct http_request *r)
 {
     static const char *const also[] = {"tenant", "state", NULL};
-    const char *of = http_query(r, "tenant"), *state = http_query(r, "state");
-    struct err e = {0};
-    struct page p;
-    bool more = false, known = !state;
-    json_t *data = json_array();
-    for (int i = 0; state && i < VERSION_STATES; i++) known |= strcmp(version_state_name[i], state) == 0;
-    int rc = page_read(r, also, &p, &e);
-    if (rc == 0 && !known) rc = err_field(&e, ERR_INVALID, "state", "There is no state '%.40s'.", state);
-    if (rc || registry_list_all(admin_gateway(r)->registry, of, state, &p, data, &more, &e)) {
-        json_decref(data);
-        api_refuse(r, &e);
-        return;
-    }
-    admin_reply_list(r, data, "id", more);
+    admin_answer_page(r, also, "id", fill_all);
 }
 
 static void get(struct http_request *r)
@@ -119,7 +89,7 @@ static void get(struct http_request *r)
     struct err e = {0};
     json_t *v = NULL, *one;
     size_t i;
-    if (no_query(r, &e) || registry_get(admin_gateway(r)->registry, tenant(r), api_param(r, 0), &v, &e)) {
+    if (admin_query_none(r, &e) || registry_get(admin_gateway(r)->registry, admin_tenant(r), api_param(r, 0), &v, &e)) {
         api_refuse(r, &e);
         return;
     }
@@ -144,8 +114,8 @@ static void get_version(struct http_request *r)
     struct err e = {0};
     json_t *v = NULL;
     int version;
-    if (no_query(r, &e) || read_version(r, &version, &e) ||
-        registry_get_version(admin_gateway(r)->registry, tenant(r), api_param(r, 0), version, &v, &e)) {
+    if (admin_query_none(r, &e) || read_version(r, &version, &e) ||
+        registry_get_version(admin_gateway(r)->registry, admin_tenant(r), api_param(r, 0), version, &v, &e)) {
         api_refuse(r, &e);
         return;
     }
@@ -173,7 +143,7 @@ static int which_version(const struct http_request *r, bool named, enum action a
 {
     struct registry *reg = admin_gateway(r)->registry;
     enum version_state s;
-    snprintf(v->tenant, sizeof v->tenant, "%s", tenant(r));
+    snprintf(v->tenant, sizeof v->tenant, "%s", admin_tenant(r));
     snprintf(v->name, sizeof v->name, "%.64s", api_param(r, 0));
     v->version = 0;
     if (named && read_version(r, &v->version, e)) return -1;
@@ -243,7 +213,7 @@ static void act(struct http_request *r, bool named, enum action a)
     struct version_name v;
     struct err e = {0};
     bool wait = false;
-    int rc = a == RESTORE ? read_wait(r, &wait, &e) : no_query(r, &e);
+    int rc = a == RESTORE ? admin_query_wait(r, &wait, &e) : admin_query_none(r, &e);
     if (rc == 0) rc = which_version(r, named, a, &v, &e);
     if (rc == 0 && a == WARM) {
         warm(r, &v);
@@ -291,8 +261,8 @@ static void drop(struct http_request *r, int version, struct err *e)
     int64_t want;
     int draining = 0;
 
-    if (no_query(r, e) || revision_wanted(r, &want, e) ||
-        uploads_remove(admin_gateway(r)->uploads, &by, tenant(r), name, version, want, &draining, e)) {
+    if (admin_query_none(r, e) || revision_wanted(r, &want, e) ||
+        uploads_remove(admin_gateway(r)->uploads, &by, admin_tenant(r), name, version, want, &draining, e)) {
         api_refuse(r, e);
         return;
     }

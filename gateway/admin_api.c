@@ -7,6 +7,7 @@
  * a misspelt one would else be a silent no. Changes carry an actor (key, address, request id) to their audit row. */
 #include "gateway/admin_api.h"
 #include "gateway/auth_store.h"
+#include "gateway/chat_api.h"
 #include "gateway/idempotency.h"
 #include "gateway/ledger_query.h"
 #include "gateway/page.h"
@@ -59,6 +60,21 @@ void admin_reply_list(struct http_request *r, json_t *data, const char *id, bool
     admin_reply(r, 200,
                 json_pack("{ss so sO? sO? sb}", "object", "list", "data", data, "first_id", first, "last_id", last,
                           "has_more", more));
+}
+
+void admin_answer_page(struct http_request *r, const char *const *also, const char *id,
+                       int (*fill)(const struct http_request *r, const struct page *p, json_t *data, bool *more, struct err *e))
+{
+    struct err e = {0};
+    struct page p;
+    bool more = false;
+    json_t *data = json_array();
+    if (page_read(r, also, &p, &e) == 0 && fill(r, &p, data, &more, &e) == 0) {
+        admin_reply_list(r, data, id, more);
+        return;
+    }
+    json_decref(data);
+    api_refuse(r, &e);
 }
 
 struct deferred {
@@ -157,6 +173,22 @@ int admin_query_known(const struct http_request *r, const char *const *names, st
     http_query_each(r, look_at, &k);
     if (!found.code) return 0;
     return err_field(e, found.code, found.param, "%s", found.msg);
+}
+
+int admin_query_none(const struct http_request *r, struct err *e)
+{
+    static const char *const none[] = {NULL};
+    return admin_query_known(r, none, e);
+}
+
+int admin_query_wait(const struct http_request *r, bool *wait, struct err *e)
+{
+    static const char *const names[] = {"wait", NULL};
+    const char *text = http_query(r, "wait");
+    if (admin_query_known(r, names, e)) return -1;
+    if (text && strcmp(text, "ready") != 0) return err_field(e, ERR_INVALID, "wait", "wait can only be 'ready'");
+    *wait = text != NULL;
+    return 0;
 }
 
 int admin_query_int(const struct http_request *r, const char *name, int64_t min, int64_t max, int64_t *out,

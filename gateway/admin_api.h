@@ -22,6 +22,10 @@ static inline const struct principal *admin_who(const struct http_request *r)
 {
     return r->user;
 }
+static inline const char *admin_tenant(const struct http_request *r)
+{
+    return admin_who(r)->tenant;
+}
 
 /* Head hook of admin routes: GET needs SCOPE_ADMIN_READ, everything else SCOPE_ADMIN. */
 int admin_head(struct http_request *r);
@@ -55,12 +59,20 @@ void admin_reply(struct http_request *r, int status, json_t *v);
 /* {"object":"list",...}; takes over data. id: the member that first_id and last_id show. */
 void admin_reply_list(struct http_request *r, json_t *data, const char *id, bool more);
 
+/* GET of a list by cursor: fill() appends to data what the page asks for. also: see page_read(); id: the member that is the cursor. */
+struct page;
+void admin_answer_page(struct http_request *r, const char *const *also, const char *id,
+                       int (*fill)(const struct http_request *r, const struct page *p, json_t *data, bool *more, struct err *e));
+
 /* Runs work(r) on one of the database's threads; 503 when too many wait. A POST with an Idempotency-Key that was answered before is answered
  * from what was kept, and work is not called. admin_who(r) must be set. */
 void admin_defer(struct http_request *r, void (*work)(struct http_request *r));
 
 /* Every query argument must be one of `names` (ended by NULL) and come once; ERR_INVALID names the first that isn't. */
 int admin_query_known(const struct http_request *r, const char *const *names, struct err *e);
+int admin_query_none(const struct http_request *r, struct err *e);
+/* ?wait=ready and nothing else. */
+int admin_query_wait(const struct http_request *r, bool *wait, struct err *e);
 /* A decimal number; absent: *out stays. */
 int admin_query_int(const struct http_request *r, const char *name, int64_t min, int64_t max, int64_t *out,
                     struct err *e);

@@ -10,17 +10,6 @@
 #include "gateway/residency.h"
 #include "gateway/revision.h"
 
-static const char *tenant(const struct http_request *r)
-{
-    return admin_who(r)->tenant;
-}
-
-static int no_query(const struct http_request *r, struct err *e)
-{
-    static const char *const none[] = {NULL};
-    return admin_query_known(r, none, e);
-}
-
 /* Takes v over. */
 static void reply(struct http_request *r, int status, json_t *v)
 {
@@ -28,25 +17,21 @@ static void reply(struct http_request *r, int status, json_t *v)
     api_reply(r, status, v);
 }
 
+static int fill(const struct http_request *r, const struct page *p, json_t *data, bool *more, struct err *e)
+{
+    return alias_list(admin_gateway(r)->registry, admin_tenant(r), p, data, more, e);
+}
+
 static void list(struct http_request *r)
 {
-    struct err e = {0};
-    struct page p;
-    bool more = false;
-    json_t *data = json_array();
-    if (page_read(r, NULL, &p, &e) || alias_list(admin_gateway(r)->registry, tenant(r), &p, data, &more, &e)) {
-        json_decref(data);
-        api_refuse(r, &e);
-        return;
-    }
-    admin_reply_list(r, data, "id", more);
+    admin_answer_page(r, NULL, "id", fill);
 }
 
 static void get(struct http_request *r)
 {
     struct err e = {0};
     json_t *v;
-    if (no_query(r, &e) || alias_get(admin_gateway(r)->registry, tenant(r), api_param(r, 0), &v, &e))
+    if (admin_query_none(r, &e) || alias_get(admin_gateway(r)->registry, admin_tenant(r), api_param(r, 0), &v, &e))
         api_refuse(r, &e);
     else
         reply(r, 200, v);
@@ -60,8 +45,8 @@ static void put(struct http_request *r)
     struct err e = {0};
     json_t *body = NULL, *v = NULL;
     bool created = false;
-    struct alias_put p = {.tenant = tenant(r), .name = api_param(r, 0), .served = residency_serves, .u = g};
-    int rc = no_query(r, &e) || revision_wanted(r, &p.want, &e) || admin_body(r, names, &body, &e) ? -1 : 0;
+    struct alias_put p = {.tenant = admin_tenant(r), .name = api_param(r, 0), .served = residency_serves, .u = g};
+    int rc = admin_query_none(r, &e) || revision_wanted(r, &p.want, &e) || admin_body(r, names, &body, &e) ? -1 : 0;
     p.body = body;
     if (rc == 0) rc = alias_put(g->registry, &by, &p, &v, &created, &e);
     json_decref(body);
@@ -78,8 +63,8 @@ static void rollback(struct http_request *r)
     struct err e = {0};
     int64_t want;
     json_t *v = NULL;
-    if (no_query(r, &e) || revision_wanted(r, &want, &e) ||
-        alias_rollback(g->registry, &by, tenant(r), api_param(r, 0), want, residency_serves, g, &v, &e))
+    if (admin_query_none(r, &e) || revision_wanted(r, &want, &e) ||
+        alias_rollback(g->registry, &by, admin_tenant(r), api_param(r, 0), want, residency_serves, g, &v, &e))
         api_refuse(r, &e);
     else
         reply(r, 200, v);
@@ -90,8 +75,8 @@ static void drop(struct http_request *r)
     struct actor by = admin_actor(r);
     struct err e = {0};
     int64_t want;
-    if (no_query(r, &e) || revision_wanted(r, &want, &e) ||
-        alias_delete(admin_gateway(r)->registry, &by, tenant(r), api_param(r, 0), want, &e))
+    if (admin_query_none(r, &e) || revision_wanted(r, &want, &e) ||
+        alias_delete(admin_gateway(r)->registry, &by, admin_tenant(r), api_param(r, 0), want, &e))
         api_refuse(r, &e);
     else
         api_reply(r, 200, json_pack("{ss ss sb}", "id", api_param(r, 0), "object", "alias", "deleted", 1));

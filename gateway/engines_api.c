@@ -18,18 +18,14 @@ static void answer(struct http_request *r, int rc, int status, json_t *v, const 
     admin_reply(r, status, v);
 }
 
+static int fill(const struct http_request *r, const struct page *p, json_t *data, bool *more, struct err *e)
+{
+    return pool_list(admin_gateway(r)->pool, p, data, more, e);
+}
+
 static void list(struct http_request *r)
 {
-    struct err e = {0};
-    struct page page;
-    bool more;
-    json_t *data = json_array();
-    if (page_read(r, NULL, &page, &e) || pool_list(admin_gateway(r)->pool, &page, data, &more, &e)) {
-        json_decref(data);
-        http_reply_error(r, &e);
-        return;
-    }
-    admin_reply_list(r, data, "name", more);
+    admin_answer_page(r, NULL, "name", fill);
 }
 
 static void get(struct http_request *r)

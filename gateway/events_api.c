@@ -4,28 +4,24 @@
 #include "gateway/event.h"
 #include "gateway/page.h"
 
-static void list(struct http_request *r, const char *tenant)
+static int fill_all(const struct http_request *r, const struct page *p, json_t *data, bool *more, struct err *e)
 {
-    struct err e = {0};
-    struct page p;
-    bool more;
-    json_t *data = json_array();
-    if (page_read(r, NULL, &p, &e) || event_list(admin_gateway(r)->db, tenant, &p, data, &more, &e)) {
-        json_decref(data);
-        http_reply_error(r, &e);
-        return;
-    }
-    admin_reply_list(r, data, "seq", more);
+    return event_list(admin_gateway(r)->db, NULL, p, data, more, e);
+}
+
+static int fill_own(const struct http_request *r, const struct page *p, json_t *data, bool *more, struct err *e)
+{
+    return event_list(admin_gateway(r)->db, admin_tenant(r), p, data, more, e);
 }
 
 static void list_all(struct http_request *r)
 {
-    list(r, NULL);
+    admin_answer_page(r, NULL, "seq", fill_all);
 }
 
 static void list_own(struct http_request *r)
 {
-    list(r, admin_who(r)->tenant);
+    admin_answer_page(r, NULL, "seq", fill_own);
 }
 
 static int tenant_head(struct http_request *r)
@@ -38,18 +34,13 @@ static int tenant_head(struct http_request *r)
     return -1;
 }
 
-static void all(struct http_request *r)
-{
-    admin_defer(r, list_all);
-}
-
 static void own(struct http_request *r)
 {
     admin_defer(r, list_own);
 }
 
 const struct http_route routes_events_admin[] = {
-    {"GET", "/admin/v1/events", HTTP_BODY_NONE, 0, admin_head, NULL, all, NULL},
+    ADMIN_READ("/admin/v1/events", list_all),
     {0},
 };
 

@@ -85,18 +85,12 @@ static void answer(struct http_request *r, int rc, json_t *out, const struct err
     admin_reply(r, 200, out);
 }
 
-static int no_query(const struct http_request *r, struct err *e)
-{
-    static const char *const none[] = {NULL};
-    return admin_query_known(r, none, e);
-}
-
 static void get(struct http_request *r)
 {
     char subject[LIMIT_SUBJECT_LEN];
     struct err e = {0};
     json_t *out = NULL;
-    int rc = no_query(r, &e) || find(r, subject, &e) || limits_get(admin_gateway(r)->limits, subject, &out, &e);
+    int rc = admin_query_none(r, &e) || find(r, subject, &e) || limits_get(admin_gateway(r)->limits, subject, &out, &e);
     answer(r, rc, out, &e);
 }
 
@@ -108,7 +102,7 @@ static void put(struct http_request *r)
     struct actor by = admin_actor(r);
     json_t *body = NULL, *out = NULL;
     int64_t want;
-    int rc = no_query(r, &e) || revision_wanted(r, &want, &e);
+    int rc = admin_query_none(r, &e) || revision_wanted(r, &want, &e);
     if (!rc && !r->body) rc = err_set(&e, ERR_INVALID_JSON, "The body must be a JSON object; it is empty.");
     if (!rc) rc = json_parse(r->body, r->body_len, &body, &e) || find(r, subject, &e);
     if (!rc) rc = limits_put(admin_gateway(r)->limits, &by, subject, body, want, &out, &e);
@@ -136,7 +130,7 @@ static void own(struct http_request *r)
     json_t *of_it = NULL, *of_key = NULL;
     limit_subject_tenant(tenant, admin_who(r)->tenant);
     limit_subject_key(key, admin_who(r)->key);
-    if (no_query(r, &e) || limits_get(l, tenant, &of_it, &e) || limits_get(l, key, &of_key, &e)) {
+    if (admin_query_none(r, &e) || limits_get(l, tenant, &of_it, &e) || limits_get(l, key, &of_key, &e)) {
         json_decref(of_it);
         http_reply_error(r, &e);
         return;

@@ -18,12 +18,6 @@ static void answer(struct http_request *r, int rc, int status, json_t *v, const 
         admin_reply(r, status, v);
 }
 
-static int no_query(const struct http_request *r, struct err *e)
-{
-    static const char *const none[] = {NULL};
-    return admin_query_known(r, none, e);
-}
-
 static int need_nano(const json_t *body, const char *field, int64_t *out, struct err *e)
 {
     bool there = false;
@@ -55,24 +49,20 @@ static void post(struct http_request *r)
     struct actor by = admin_actor(r);
     struct price_wish w;
     json_t *body = NULL, *out = NULL;
-    int rc = no_query(r, &e) || admin_body(r, fields, &body, &e) || read_wish(body, &w, &e) ||
+    int rc = admin_query_none(r, &e) || admin_body(r, fields, &body, &e) || read_wish(body, &w, &e) ||
              price_create(admin_gateway(r)->prices, &by, &w, &out, &e);
     json_decref(body);
     answer(r, rc, 201, out, &e);
 }
 
+static int fill(const struct http_request *r, const struct page *p, json_t *data, bool *more, struct err *e)
+{
+    return price_list(admin_gateway(r)->prices, p, data, more, e);
+}
+
 static void get(struct http_request *r)
 {
-    struct err e = {0};
-    struct page p;
-    bool more;
-    json_t *list = json_array();
-    if (page_read(r, NULL, &p, &e) || price_list(admin_gateway(r)->prices, &p, list, &more, &e)) {
-        json_decref(list);
-        http_reply_error(r, &e);
-        return;
-    }
-    admin_reply_list(r, list, "id", more);
+    admin_answer_page(r, NULL, "id", fill);
 }
 
 static void delete (struct http_request *r)
@@ -82,7 +72,7 @@ static void delete (struct http_request *r)
     json_t *out = NULL;
     const char *id = r->param[0];
     size_t digits = strspn(id, "0123456789");
-    int rc = no_query(r, &e);
+    int rc = admin_query_none(r, &e);
     if (!rc && (id[digits] || digits > ID_DIGITS)) rc = err_set(&e, ERR_NOT_FOUND, "There is no price '%.64s'.", id);
     if (!rc) rc = price_remove(admin_gateway(r)->prices, &by, strtoll(id, NULL, 10), &out, &e);
     answer(r, rc, 200, out, &e);

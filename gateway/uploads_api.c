@@ -24,27 +24,6 @@
 
 #define PART_CAP ((size_t)1 << 50) /* parts_limit() is the limit */
 
-static const char *tenant(const struct http_request *r)
-{
-    return admin_who(r)->tenant;
-}
-
-static int read_wait(const struct http_request *r, bool *wait, struct err *e)
-{
-    static const char *const names[] = {"wait", NULL};
-    const char *text = http_query(r, "wait");
-    if (admin_query_known(r, names, e)) return -1;
-    if (text && strcmp(text, "ready") != 0) return err_field(e, ERR_INVALID, "wait", "wait can only be 'ready'");
-    *wait = text != NULL;
-    return 0;
-}
-
-static int no_query(const struct http_request *r, struct err *e)
-{
-    static const char *const none[] = {NULL};
-    return admin_query_known(r, none, e);
-}
-
 static void reply_row(struct http_request *r, int status, const struct upload_row *row)
 {
     struct err e = {0};
@@ -83,7 +62,7 @@ static int begin(struct http_request *r, const char *description, const char *ur
                            .show = parts_json_new};
     struct base_desc base;
     struct quota q;
-    quota_of(g, tenant(r), &q);
+    quota_of(g, admin_tenant(r), &q);
     v.room = q.bytes;
     v.room_count = q.versions;
     if (residency_base(g, "", &base, e)) return -1;
@@ -94,7 +73,7 @@ static int begin(struct http_request *r, const char *description, const char *ur
                          "an adapter's name is 1 to %d characters of a-z 0-9 . _ -, the first a letter or digit",
                          NAME_MAX_LEN);
     uuid7(id);
-    snprintf(v.tenant, sizeof v.tenant, "%s", tenant(r));
+    snprintf(v.tenant, sizeof v.tenant, "%s", admin_tenant(r));
     snprintf(v.name, sizeof v.name, "%s", api_param(r, 0));
     snprintf(v.base, sizeof v.base, "%s", base.name);
     if (busy_take(g->uploads, id, e)) return -1; /* its folder is there before its row: parts_collect() */
@@ -118,14 +97,14 @@ static void create(struct http_request *r)
     const char *description = NULL;
     char id[UUID_LEN];
     int version;
-    int rc = no_query(r, &e);
+    int rc = admin_query_none(r, &e);
     if (rc == 0 && r->body) rc = admin_body(r, names, &o, &e) || read_description(o, &description, &e) ? -1 : 0;
     if (rc == 0) rc = begin(r, description, "", id, &version, &e);
     json_decref(o);
     if (rc)
         api_refuse(r, &e);
     else
-        reply_upload(r, 201, tenant(r), id);
+        reply_upload(r, 201, admin_tenant(r), id);
 }
 
 static void import(struct http_request *r)
@@ -139,7 +118,7 @@ static void import(struct http_request *r)
     char id[UUID_LEN], *text = NULL;
     struct version_name v = {.version = 0};
     bool wait = false;
-    int rc = read_wait(r, &wait, &e) || admin_body(r, names, &o, &e) || read_description(o, &description, &e) ||
+    int rc = admin_query_wait(r, &wait, &e) || admin_body(r, names, &o, &e) || read_description(o, &description, &e) ||
                      json_get_str(o, "url", IMPORT_URL_MAX, &a.url, NULL, &e) ||
                      json_get_str(o, "config_url", IMPORT_URL_MAX, &a.config_url, NULL, &e) ||
                      json_get_str(o, "weights_url", IMPORT_URL_MAX, &a.weights_url, NULL, &e) ||
@@ -153,7 +132,7 @@ static void import(struct http_request *r)
         api_refuse(r, &e);
         return;
     }
-    snprintf(v.tenant, sizeof v.tenant, "%s", tenant(r));
+    snprintf(v.tenant, sizeof v.tenant, "%s", admin_tenant(r));
     snprintf(v.name, sizeof v.name, "%s", api_param(r, 0));
     if (!wait) reply_upload(r, 202, v.tenant, id);
     if (wait) version_wait(g->uploads, r, &v, 201);
@@ -270,7 +249,7 @@ static int put_head(struct http_request *r)
     }
     *p = (struct put){.g = r->server_user, .req = r, .who = *admin_who(r), .fd = -1};
     sha256_init(&p->sum);
-    if (no_other_route(r, &e) || no_query(r, &e) || find_open(r, p, &e) || read_headers(r, p, &e) || busy_take(p->g->uploads, p->id, &e)) {
+    if (no_other_route(r, &e) || admin_query_none(r, &e) || find_open(r, p, &e) || read_headers(r, p, &e) || busy_take(p->g->uploads, p->id, &e)) {
         api_refuse(r, &e);
         return -1;
     }
@@ -357,39 +336,29 @@ static void put_handle(struct http_request *r)
 
 static int find(struct http_request *r, struct upload_row *row, struct err *e)
 {
-    return registry_upload_get(admin_gateway(r)->registry, tenant(r), api_param(r, 0), api_param(r, 1), row, e);
+    return registry_upload_get(admin_gateway(r)->registry, admin_tenant(r), api_param(r, 0), api_param(r, 1), row, e);
 }
 
-static int list_read(struct http_request *r, json_t *data, bool *more, struct err *e)
+static int fill(const struct http_request *r, const struct page *p, json_t *data, bool *more, struct err *e)
 {
     struct gateway *g = admin_gateway(r);
-    struct page p;
     size_t i;
     json_t *o;
-    if (page_read(r, NULL, &p, e) || registry_upload_list(g->registry, tenant(r), api_param(r, 0), &p, data, more, e))
-        return -1;
+    if (registry_upload_list(g->registry, admin_tenant(r), api_param(r, 0), p, data, more, e)) return -1;
     json_array_foreach(data, i, o) if (parts_add_files(g, o, e)) return -1;
     return 0;
 }
 
 static void list(struct http_request *r)
 {
-    struct err e = {0};
-    bool more = false;
-    json_t *data = json_array();
-    if (list_read(r, data, &more, &e)) {
-        json_decref(data);
-        api_refuse(r, &e);
-        return;
-    }
-    admin_reply_list(r, data, "id", more);
+    admin_answer_page(r, NULL, "id", fill);
 }
 
 static void get(struct http_request *r)
 {
     struct upload_row row;
     struct err e = {0};
-    if (no_query(r, &e) || find(r, &row, &e)) {
+    if (admin_query_none(r, &e) || find(r, &row, &e)) {
         api_refuse(r, &e);
         return;
     }
@@ -425,7 +394,7 @@ static void complete(struct http_request *r)
     struct upload_row row;
     struct err e = {0};
     bool wait;
-    if (read_wait(r, &wait, &e) || find(r, &row, &e)) {
+    if (admin_query_wait(r, &wait, &e) || find(r, &row, &e)) {
         api_refuse(r, &e);
         return;
     }
@@ -452,7 +421,7 @@ static void drop(struct http_request *r)
     struct actor by = admin_actor(r);
     struct upload_row row;
     struct err e = {0};
-    if (no_query(r, &e) || find(r, &row, &e)) {
+    if (admin_query_none(r, &e) || find(r, &row, &e)) {
         api_refuse(r, &e);
         return;
     }

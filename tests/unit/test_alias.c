@@ -1,21 +1,8 @@
 /* Tests of gateway/alias: shares, stickiness, chains, holds, changes and rollback, against a registry in a database. */
 #include "gateway/alias.h"
-#include "gateway/auth_store.h"
 #include "gateway/page.h"
 #include "gateway/revision.h"
-#include "tests/unit/data_room.h"
-#include <jansson.h>
-
-#define BASE "smol"
-
-struct world {
-    struct room r;
-    struct auth *auth;
-    struct registry *reg;
-    char tenant[UUID_LEN];
-};
-
-static const struct actor tester = {.key = "test", .ip = "", .request = ""};
+#include "tests/unit/reg_room.h"
 
 static bool served(void *u, const char *base)
 {
@@ -23,79 +10,32 @@ static bool served(void *u, const char *base)
     return strcmp(base, BASE) == 0;
 }
 
-static int setup(void **state)
+static int add(struct reg_room *w, const char *name, int n)
 {
-    struct world *w = calloc(1, sizeof *w);
-    struct err e = {0};
-    json_t *out;
-    room_new(&w->r);
-    room_start(&w->r);
-    assert_ok(auth_open(&w->auth, w->r.db, &e), e);
-    assert_ok(registry_open(&w->reg, w->r.db, &e), e);
-    assert_ok(tenant_create(w->auth, &tester, "alpha", 1, &out, &e), e);
-    snprintf(w->tenant, UUID_LEN, "%s", json_string_value(json_object_get(out, "id")));
-    json_decref(out);
-    *state = w;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct world *w = *state;
-    registry_close(w->reg);
-    auth_close(w->auth);
-    room_end(&w->r);
-    free(w);
-    return 0;
-}
-
-static const char *digest(int n)
-{
-    static char d[4][SHA256_HEX];
-    static int at;
-    char *out = d[at++ % 4];
-    memset(out, '0', 64);
-    out[0] = (char)('a' + n % 6);
-    out[1] = (char)('0' + n / 6);
-    out[64] = 0;
-    return out;
-}
-
-static int add(struct world *w, const char *name, int n)
-{
-    struct version_new v = {.rank = 8, .scale = 2, .bytes = 1000};
-    struct err e = {0};
-    int version = 0;
     bool created;
-    snprintf(v.tenant, sizeof v.tenant, "%s", w->tenant);
-    snprintf(v.name, sizeof v.name, "%s", name);
-    snprintf(v.digest, sizeof v.digest, "%s", digest(n));
-    snprintf(v.file_sha256, sizeof v.file_sha256, "%s", digest(n));
-    snprintf(v.base, sizeof v.base, "%s", BASE);
-    assert_ok(registry_add(w->reg, &tester, &v, &version, &created, &e), e);
-    return version;
+    return add_on(w, 0, name, n, BASE, &created);
 }
 
-static int64_t put(struct world *w, const char *name, const char *body, int64_t want, struct err *e)
+static int64_t put(struct reg_room *w, const char *name, const char *body, int64_t want, struct err *e)
 {
     json_t *o = json_loads(body, 0, NULL), *out = NULL;
     bool created;
     assert_non_null(o);
-    int rc = alias_put(w->reg, &tester, &(struct alias_put){w->tenant, name, o, want, served, NULL}, &out, &created, e);
+    int rc = alias_put(w->reg, &tester, &(struct alias_put){w->tenant[0], name, o, want, served, NULL}, &out, &created, e);
     int64_t revision = rc ? -1 : json_integer_value(json_object_get(out, "revision"));
     json_decref(o);
     json_decref(out);
     return revision;
 }
 
-static int choose(struct world *w, const char *model, const char *request, const char *user, struct choice *c,
+static int choose(struct reg_room *w, const char *model, const char *request, const char *user, struct choice *c,
                   struct err *e)
 {
-    return alias_choose(w->reg, &(struct alias_ask){w->tenant, model, request, user, "key", served, NULL}, c, e);
+    return alias_choose(w->reg, &(struct alias_ask){w->tenant[0], model, request, user, "key", served, NULL}, c, e);
 }
 
 /* The version that answers. */
-static int version_for(struct world *w, const char *model, const char *request, const char *user)
+static int version_for(struct reg_room *w, const char *model, const char *request, const char *user)
 {
     struct choice c;
     struct err e = {0};
@@ -127,7 +67,7 @@ static void a_pick_covers_each_weight_and_nothing_else(void **state)
 
 static void shares_are_the_weights(void **state)
 {
-    struct world *w = *state;
+    struct reg_room *w = *state;
     struct err e = {0};
     add(w, "sql", 1);
     add(w, "sql", 2);
@@ -142,7 +82,7 @@ static void shares_are_the_weights(void **state)
 
 static void a_user_stays_on_the_canary_that_grows(void **state)
 {
-    struct world *w = *state;
+    struct reg_room *w = *state;
     struct err e = {0};
     bool on[1000];
     add(w, "sql", 1);
@@ -168,7 +108,7 @@ static void a_user_stays_on_the_canary_that_grows(void **state)
 
 static void a_chain_names_all_that_can_serve_in_order(void **state)
 {
-    struct world *w = *state;
+    struct reg_room *w = *state;
     struct err e = {0};
     struct choice c;
     add(w, "sql", 1);
@@ -186,7 +126,7 @@ static void a_chain_names_all_that_can_serve_in_order(void **state)
     assert_int_equal(registry_held(w->reg, digest(1)), 1);
     choice_close(w->reg, &c);
     assert_int_equal(registry_held(w->reg, digest(1)), 0);
-    assert_ok(registry_change_state(w->reg, &tester, w->tenant, "pirate", 1,
+    assert_ok(registry_change_state(w->reg, &tester, w->tenant[0], "pirate", 1,
                                     &(struct version_change){.from = 1u << VERSION_READY,
                                                              .to = VERSION_QUARANTINED,
                                                              .code = "adapter_fault",
@@ -202,7 +142,7 @@ static void a_chain_names_all_that_can_serve_in_order(void **state)
 
 static void an_alias_decides_before_an_adapter_of_its_name(void **state)
 {
-    struct world *w = *state;
+    struct reg_room *w = *state;
     struct err e = {0};
     add(w, "sql", 1);
     add(w, "sql", 2);
@@ -210,13 +150,13 @@ static void an_alias_decides_before_an_adapter_of_its_name(void **state)
     assert_true(put(w, "sql", "{\"targets\":[{\"adapter\":\"sql\",\"version\":1}]}", REVISION_ANY, &e) == 1);
     assert_int_equal(version_for(w, "sql", "r", NULL), 1);
     assert_int_equal(version_for(w, "sql@2", "r", NULL), 2);
-    assert_ok(alias_delete(w->reg, &tester, w->tenant, "sql", REVISION_ANY, &e), e);
+    assert_ok(alias_delete(w->reg, &tester, w->tenant[0], "sql", REVISION_ANY, &e), e);
     assert_int_equal(version_for(w, "sql", "r", NULL), 2);
 }
 
 static void what_an_alias_points_at_stays_and_what_is_held_drains(void **state)
 {
-    struct world *w = *state;
+    struct reg_room *w = *state;
     struct err e = {0};
     struct choice c;
     char(*orphans)[SHA256_HEX];
@@ -224,15 +164,15 @@ static void what_an_alias_points_at_stays_and_what_is_held_drains(void **state)
     add(w, "sql", 1);
     add(w, "sql", 2);
     assert_true(put(w, "prod", "{\"targets\":[{\"adapter\":\"sql\",\"version\":1}]}", REVISION_ANY, &e) == 1);
-    assert_int_equal(registry_remove(w->reg, &tester, w->tenant, "sql", 1, REVISION_ANY, &orphans, &n, &draining, &e),
+    assert_int_equal(registry_remove(w->reg, &tester, w->tenant[0], "sql", 1, REVISION_ANY, &orphans, &n, &draining, &e),
                      -1);
     assert_int_equal(e.code, ERR_CONFLICT);
-    assert_int_equal(registry_remove(w->reg, &tester, w->tenant, "sql", 0, REVISION_ANY, &orphans, &n, &draining, NULL),
+    assert_int_equal(registry_remove(w->reg, &tester, w->tenant[0], "sql", 0, REVISION_ANY, &orphans, &n, &draining, NULL),
                      -1);
     err_clear(&e);
     assert_ok(choose(w, "prod", "r", NULL, &c, &e), e);
-    assert_ok(alias_delete(w->reg, &tester, w->tenant, "prod", REVISION_ANY, &e), e);
-    assert_ok(registry_remove(w->reg, &tester, w->tenant, "sql", 0, REVISION_ANY, &orphans, &n, &draining, &e), e);
+    assert_ok(alias_delete(w->reg, &tester, w->tenant[0], "prod", REVISION_ANY, &e), e);
+    assert_ok(registry_remove(w->reg, &tester, w->tenant[0], "sql", 0, REVISION_ANY, &orphans, &n, &draining, &e), e);
     assert_int_equal(draining, 1);
     assert_int_equal(n, 1);
     assert_string_equal(orphans[0], digest(2));
@@ -245,20 +185,20 @@ static void what_an_alias_points_at_stays_and_what_is_held_drains(void **state)
     assert_string_equal(orphans[0], digest(1));
     free(orphans);
     json_t *gone;
-    assert_int_equal(registry_get(w->reg, w->tenant, "sql", &gone, NULL),
+    assert_int_equal(registry_get(w->reg, w->tenant[0], "sql", &gone, NULL),
                      -1); /* the adapter went with the last version */
 }
 
 static void a_version_that_comes_while_its_digest_goes_keeps_the_bytes(void **state)
 {
-    struct world *w = *state;
+    struct reg_room *w = *state;
     struct err e = {0};
     struct choice c;
     char(*orphans)[SHA256_HEX];
     int n, draining;
     add(w, "sql", 1);
     assert_ok(choose(w, "sql", "r", NULL, &c, &e), e);
-    assert_ok(registry_remove(w->reg, &tester, w->tenant, "sql", 1, REVISION_ANY, &orphans, &n, &draining, &e), e);
+    assert_ok(registry_remove(w->reg, &tester, w->tenant[0], "sql", 1, REVISION_ANY, &orphans, &n, &draining, &e), e);
     free(orphans);
     assert_int_equal(add(w, "sql", 1), 2); /* not the one that goes */
     choice_close(w->reg, &c);
@@ -270,14 +210,14 @@ static void a_version_that_comes_while_its_digest_goes_keeps_the_bytes(void **st
 
 static void a_rollback_is_undone_by_another(void **state)
 {
-    struct world *w = *state;
+    struct reg_room *w = *state;
     struct err e = {0};
     json_t *out;
     add(w, "sql", 1);
     add(w, "sql", 2);
     put(w, "prod", "{\"targets\":[{\"adapter\":\"sql\",\"version\":1}],\"system_prefix\":\"a secret\"}", REVISION_ANY,
         &e);
-    assert_int_equal(alias_rollback(w->reg, &tester, w->tenant, "prod", REVISION_ANY, served, NULL, &out, &e), -1);
+    assert_int_equal(alias_rollback(w->reg, &tester, w->tenant[0], "prod", REVISION_ANY, served, NULL, &out, &e), -1);
     assert_int_equal(e.code, ERR_CONFLICT);
     err_clear(&e);
     assert_true(put(w, "prod", "{\"targets\":[{\"adapter\":\"sql\",\"version\":2}]}", 1, &e) == 2);
@@ -285,7 +225,7 @@ static void a_rollback_is_undone_by_another(void **state)
     assert_int_equal(e.code, ERR_PRECONDITION);
     err_clear(&e);
     for (int i = 1; i <= 2; i++) {
-        assert_ok(alias_rollback(w->reg, &tester, w->tenant, "prod", i + 1, served, NULL, &out, &e), e);
+        assert_ok(alias_rollback(w->reg, &tester, w->tenant[0], "prod", i + 1, served, NULL, &out, &e), e);
         assert_string_equal(json_string_value(json_object_get(out, "system_prefix")), i == 1 ? "a secret" : "");
         json_decref(out);
         assert_int_equal(version_for(w, "prod", "r", NULL), i);
@@ -298,7 +238,7 @@ static void a_rollback_is_undone_by_another(void **state)
 
 static void a_put_of_what_stands_is_nothing_to_roll_back(void **state)
 {
-    struct world *w = *state;
+    struct reg_room *w = *state;
     struct err e = {0};
     json_t *out;
     add(w, "sql", 1);
@@ -309,14 +249,14 @@ static void a_put_of_what_stands_is_nothing_to_roll_back(void **state)
                     "{\"policy\":\"weighted\",\"targets\":[{\"weight\":1,\"version\":2,\"adapter\":\"sql\"}]}", 2,
                     &e) == 3);
     assert_int_equal(room_number(&w->r, "SELECT count(*) FROM audit WHERE action LIKE 'alias.%'"), 2);
-    assert_ok(alias_rollback(w->reg, &tester, w->tenant, "prod", REVISION_ANY, served, NULL, &out, &e), e);
+    assert_ok(alias_rollback(w->reg, &tester, w->tenant[0], "prod", REVISION_ANY, served, NULL, &out, &e), e);
     json_decref(out);
     assert_int_equal(version_for(w, "prod", "r", NULL), 1);
 }
 
 static void a_bad_alias_is_refused_by_field(void **state)
 {
-    struct world *w = *state;
+    struct reg_room *w = *state;
     static const struct {
         const char *name, *body, *param;
         enum err_code code;
@@ -355,14 +295,14 @@ static void a_bad_alias_is_refused_by_field(void **state)
 
 static void an_adapter_cannot_take_an_aliass_name(void **state)
 {
-    struct world *w = *state;
+    struct reg_room *w = *state;
     struct err e = {0};
     int version = 0;
     bool created;
     add(w, "sql", 1);
     put(w, "prod", "{\"targets\":[{\"adapter\":\"sql\"}]}", REVISION_ANY, &e);
     struct version_new v = {.name = "prod", .base = BASE};
-    snprintf(v.tenant, sizeof v.tenant, "%s", w->tenant);
+    snprintf(v.tenant, sizeof v.tenant, "%s", w->tenant[0]);
     snprintf(v.digest, sizeof v.digest, "%s", digest(3));
     snprintf(v.file_sha256, sizeof v.file_sha256, "%s", digest(3));
     assert_int_equal(registry_add(w->reg, &tester, &v, &version, &created, &e), -1);
@@ -373,7 +313,7 @@ static void an_adapter_cannot_take_an_aliass_name(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, reg_setup, reg_teardown)
         T(a_pick_covers_each_weight_and_nothing_else),
         T(shares_are_the_weights),
         T(a_user_stays_on_the_canary_that_grows),

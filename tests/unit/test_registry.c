@@ -1,74 +1,7 @@
 /* Tests of gateway/registry: names and versions, newest ready one, another tenant's as absent, removal and orphans. */
-#include "gateway/auth_store.h"
 #include "gateway/page.h"
-#include "gateway/registry.h"
 #include "gateway/revision.h"
-#include "tests/unit/data_room.h"
-#include <jansson.h>
-
-#define BASE "smol"
-
-struct reg_room {
-    struct room r;
-    struct auth *auth;
-    struct registry *reg;
-    char tenant[2][UUID_LEN];
-};
-
-static const struct actor tester = {"test", "", "", NULL};
-
-static int setup(void **state)
-{
-    struct reg_room *g = calloc(1, sizeof *g);
-    struct err e = {0};
-    room_new(&g->r);
-    room_start(&g->r);
-    assert_ok(auth_open(&g->auth, g->r.db, &e), e);
-    assert_ok(registry_open(&g->reg, g->r.db, &e), e);
-    for (int i = 0; i < 2; i++) {
-        json_t *out;
-        assert_ok(tenant_create(g->auth, &tester, i ? "beta" : "alpha", 1, &out, &e), e);
-        snprintf(g->tenant[i], UUID_LEN, "%s", json_string_value(json_object_get(out, "id")));
-        json_decref(out);
-    }
-    *state = g;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct reg_room *g = *state;
-    registry_close(g->reg);
-    auth_close(g->auth);
-    room_end(&g->r);
-    free(g);
-    return 0;
-}
-
-static const char *digest(int n)
-{
-    static char d[4][SHA256_HEX];
-    static int at;
-    char *out = d[at++ % 4];
-    memset(out, '0', 64);
-    out[0] = (char)('0' + n);
-    out[64] = 0;
-    return out;
-}
-
-static int add_on(struct reg_room *g, int tenant, const char *name, int n, const char *base, bool *created)
-{
-    struct version_new v = {.rank = 8, .modules = 5, .scale = 2, .bytes = 1000};
-    struct err e = {0};
-    int version = 0;
-    snprintf(v.tenant, sizeof v.tenant, "%s", g->tenant[tenant]);
-    snprintf(v.name, sizeof v.name, "%s", name);
-    snprintf(v.digest, sizeof v.digest, "%s", digest(n));
-    snprintf(v.file_sha256, sizeof v.file_sha256, "%s", digest(n));
-    snprintf(v.base, sizeof v.base, "%s", base);
-    assert_ok(registry_add(g->reg, &tester, &v, &version, created, &e), e);
-    return version;
-}
+#include "tests/unit/reg_room.h"
 
 static int add(struct reg_room *g, int tenant, const char *name, int n)
 {
@@ -371,7 +304,7 @@ static void a_change_whose_entry_cannot_be_written_does_not_happen(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, reg_setup, reg_teardown)
         T(a_bare_name_is_its_newest_version),           T(the_same_digest_is_the_same_version),
         T(what_cannot_be_resolved_gets_one_answer),     T(another_tenants_adapter_is_an_absent_one_to_the_byte),
         T(removal_names_the_digests_that_nobody_has),   T(a_removed_versions_number_is_not_given_again),
