@@ -4,8 +4,8 @@
  * takes the socket out of its epoll twice, and ends the process over the second time ("Failed to remove listen FD from
  * epoll set"): in a drain, of all moments. And its workers race for connections, where these get equal shares.
  *
- * At the end, what the kernel has connected already is still taken, so that no client is cut off that was let in; from an
- * inherited socket it is not, for the next process will. */
+ * At the end, what the kernel has connected already is still taken, and the socket shut at once, so that no client is cut
+ * off that was let in; from an inherited socket nothing is, for the next process will. */
 #include "base/http_internal.h"
 #include <errno.h>
 #include <poll.h>
@@ -43,8 +43,10 @@ static enum taken take_one(struct http_server *s)
     socklen_t n = sizeof peer;
     int fd = accept4(s->listen_fd, (struct sockaddr *)&peer, &n, SOCK_NONBLOCK | SOCK_CLOEXEC);
     if (fd < 0) return errno == EAGAIN ? NONE_THERE : is_of_one_connection(errno) ? TAKEN : LACKING;
-    /* Where it refuses, beyond its limit, it has closed the socket. */
-    MHD_add_connection(s->daemon[s->next_worker++ % (unsigned)s->opt.workers], fd, (struct sockaddr *)&peer, n);
+    struct MHD_Daemon *worker = s->daemon[s->next_worker++ % (unsigned)s->opt.workers];
+    atomic_fetch_add(&s->coming, 1);
+    if (MHD_add_connection(worker, fd, (struct sockaddr *)&peer, n) == MHD_NO) /* which has closed the socket */
+        atomic_fetch_sub(&s->coming, 1);
     return TAKEN;
 }
 
@@ -59,10 +61,11 @@ static void *accept_all(void *arg)
 {
     struct http_server *s = arg;
     struct pollfd on[2] = {{.fd = s->accept_wake, .events = POLLIN}, {.fd = s->listen_fd, .events = POLLIN}};
-    while (!atomic_load(&s->quiescing)) {
+    while (!atomic_load(&s->accept_stop)) {
         if (poll(on, 2, -1) > 0 && on[1].revents && take_some(s) == LACKING) poll(on, 1, LACK_MS);
     }
-    if (!s->inherited) take_some(s);
+    while (!s->inherited && take_some(s) == TAKEN) {}
+    http_listen_quiesce(s);
     return NULL;
 }
 
@@ -79,6 +82,7 @@ int http_accept_start(struct http_server *s, struct err *e)
 
 void http_accept_stop(struct http_server *s)
 {
+    atomic_store(&s->accept_stop, true);
     ssize_t n = write(s->accept_wake, &(uint64_t){1}, sizeof(uint64_t));
     (void)n; /* an eventfd that nobody else writes takes it */
     pthread_join(s->accepter, NULL);

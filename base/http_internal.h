@@ -99,7 +99,8 @@ struct http_server {
     dev_t unix_dev;
     ino_t unix_ino;
     _Atomic int refs, in_flight, nconns;
-    _Atomic bool quiescing, aborting, watch_stop;
+    _Atomic int coming; /* accepted, and not yet seen by their worker */
+    _Atomic bool quiescing, aborting, watch_stop, accept_stop;
     int watch_epoll, watch_wake;
     pthread_t watcher;
     int accept_wake;
@@ -114,7 +115,7 @@ int http_listen(struct http_server *s, const char *where, char **bound, struct e
 void http_listen_quiesce(struct http_server *s); /* refuse from now on; the descriptor stays */
 void http_listen_close(struct http_server *s);
 
-/* http_accept.c: after the workers have started; stopping waits for its thread, s->quiescing is set. */
+/* http_accept.c: after the workers have started; stopping shuts the listening socket and waits for the thread. */
 int http_accept_start(struct http_server *s, struct err *e);
 void http_accept_stop(struct http_server *s);
 

@@ -139,9 +139,9 @@ int http_server_start(struct http_server **out, const struct http_options *o, ch
 
 void http_server_quiesce(struct http_server *s)
 {
-    if (atomic_exchange(&s->quiescing, true)) return;
+    if (atomic_load(&s->quiescing)) return;
     http_accept_stop(s);
-    http_listen_quiesce(s);
+    atomic_store(&s->quiescing, true); /* only now: who is told "Connection: close" comes back, and is then refused, not cut */
 }
 
 int http_server_in_flight(const struct http_server *s)
@@ -151,7 +151,7 @@ int http_server_in_flight(const struct http_server *s)
 
 int http_server_connections(const struct http_server *s)
 {
-    return atomic_load(&s->nconns);
+    return atomic_load(&s->coming) + atomic_load(&s->nconns);
 }
 
 /* Waits until nothing is in flight; false: time is up. */

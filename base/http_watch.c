@@ -189,7 +189,9 @@ static void conn_end(struct http_conn *c)
 void http_on_connection(void *cls, struct MHD_Connection *mhd, void **state, enum MHD_ConnectionNotificationCode code)
 {
     if (code == MHD_CONNECTION_NOTIFY_STARTED) {
-        *state = conn_new(cls, mhd);
+        struct http_server *s = cls;
+        *state = conn_new(s, mhd);
+        atomic_fetch_sub(&s->coming, 1);
     } else if (*state) {
         conn_end(*state);
         *state = NULL;

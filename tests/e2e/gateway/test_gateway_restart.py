@@ -102,6 +102,40 @@ def test_a_connection_that_comes_while_no_process_runs_waits_and_is_served(hold)
     assert c.getresponse().status == 200
 
 
+def test_a_stop_with_its_own_socket_refuses_new_connections_and_cuts_none_that_it_had(start):
+    g = start(fake=True)
+    t = g.tenant("acme")
+    body, headers = {"model": BASE, "messages": [{"role": "user", "content": "tokens=2"}]}, {"Authorization": f"Bearer {t.key}"}
+    answered, lost = [], []
+
+    def client(url, stop, fresh):
+        c = httpx.Client(timeout=30, headers=headers)
+        while not stop.is_set():
+            try:
+                r = c.post(url + "/v1/chat/completions", json=body)
+                (answered if r.status_code == 200 else lost).append(r.text)
+            except httpx.ConnectError:
+                time.sleep(0.01)
+            except httpx.HTTPError as e:
+                lost.append(repr(e))
+            if fresh:
+                c.close()
+                c = httpx.Client(timeout=30, headers=headers)
+        c.close()
+
+    for _ in range(10):
+        stop = threading.Event()
+        clients = [threading.Thread(target=client, args=(g.url, stop, i % 2)) for i in range(8)]
+        [c.start() for c in clients]
+        before = len(answered)
+        until(lambda: len(answered) > before + 20)
+        g.stop()  # exit 0
+        stop.set()
+        [c.join() for c in clients]
+        g.start()
+    assert lost == [] and len(t.usage_rows()) == len(answered)
+
+
 def test_an_idle_connection_may_bring_one_more_request_while_the_gateway_leaves(hold):
     g = hold("--linger-ms", "20000", "--drain-ms", "20000")
     t = g.tenant("acme")
