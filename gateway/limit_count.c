@@ -5,6 +5,7 @@
  * answer comes on the client's thread. */
 #include "gateway/limit_count.h"
 #include "base/json.h"
+#include "gateway/engine_kind.h"
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +28,7 @@ static atomic_int under_way;
 
 static void question_free(struct question *q, enum pick_end how)
 {
-    pool_done(q->pool, &q->pick, how, 0);
+    pool_done(q->pool, &q->pick, how);
     buf_close(&q->answer);
     free(q);
     under_way--;
@@ -72,15 +73,15 @@ static int write_body(const struct upstream_ask *ask, struct buf *out)
 
 static int send(struct gateway *g, struct question *q, const struct buf *body)
 {
-    const char *base, *unix_socket, *auth;
+    struct engine_link link;
     struct client_call *call;
     char url[512];
-    pick_address(&q->pick, &base, &unix_socket, &auth);
-    snprintf(url, sizeof url, "%s/weft/v1/tokenize", base);
-    const char *headers[] = {auth, NULL};
+    pick_link(&q->pick, &link);
+    snprintf(url, sizeof url, "%s/weft/v1/tokenize", link.base_url);
+    const char *headers[] = {link.auth, NULL};
     struct client_request req = {.method = "POST",
                                  .url = url,
-                                 .unix_socket = unix_socket,
+                                 .unix_socket = link.unix_socket,
                                  .headers = headers,
                                  .body = body->data,
                                  .body_len = body->len,
@@ -101,7 +102,7 @@ static int pick(struct gateway *g, const struct upstream_ask *ask, struct questi
     q->pool = g->pool;
     if (pool_pick(g->pool, &want, &q->pick, NULL)) return -1;
     if (pick_kind(&q->pick) == ENGINE_WEFT) return 0;
-    pool_done(g->pool, &q->pick, PICK_UNUSED, 0);
+    pool_done(g->pool, &q->pick, PICK_UNUSED);
     return -1;
 }
 

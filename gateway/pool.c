@@ -144,8 +144,8 @@ enum class { WELL, EJECTED, TRIED, CLASSES };
 struct sift {
     struct member *of[CLASSES][POOL_ENGINES];
     int n[CLASSES];
-    bool base, allowed, local,
-        adapters; /* somebody has it, is enabled and may be given it too; somebody serves adapters */
+    bool base, allowed, local; /* somebody has it; is enabled, too; may be given it, too */
+    bool adapters;             /* somebody serves adapters */
     bool starting, full, unknown;
 };
 
@@ -191,23 +191,25 @@ static struct member *choose(struct pool *p, struct member *const *of, int n, co
     return of[place_base(v, n, random)];
 }
 
-static void hold(struct pool *p, struct member *m, const struct pool_want *w, int64_t now, struct pick *out)
+static void hold(struct pool *p, struct member *m, const struct pool_want *w, struct pick *out)
 {
     m->refs++;
     m->in_flight++;
     m->picked++;
-    *out = (struct pick){.m = m, .bit = 1ull << m->slot, .t_us = now};
+    *out = (struct pick){.m = m, .bit = 1ull << m->slot};
     if (w->ndigests) out->hot = hot_add(p, w->digest[0], m->slot);
 }
 
 static int none(const struct sift *s, const struct pool_want *w, struct err *e)
 {
-    if (s->full)
-        return err_set(e, ERR_QUEUE_FULL, "all engines of `%.120s` serve as many requests as they may; try again",
-                       w->base),
-               1;
-    if (s->starting || (!s->base && s->unknown))
-        return err_set(e, ERR_UNAVAILABLE, "the engine is not ready; try again"), 1;
+    if (s->full) {
+        err_set(e, ERR_QUEUE_FULL, "all engines of `%.120s` serve as many requests as they may; try again", w->base);
+        return 1;
+    }
+    if (s->starting || (!s->base && s->unknown)) {
+        err_set(e, ERR_UNAVAILABLE, "the engine is not ready; try again");
+        return 1;
+    }
     if (!s->base)
         return err_field(e, ERR_MODEL_NOT_FOUND, "model",
                          "The model `%.120s` does not exist or you do not have access to it.", w->base);
@@ -233,7 +235,7 @@ int pool_pick(struct pool *p, const struct pool_want *w, struct pick *out, struc
     }
     for (int c = 0; c < CLASSES && !m; c++)
         if (s.n[c]) m = choose(p, s.of[c], s.n[c], w, now);
-    if (m) hold(p, m, w, now, out);
+    if (m) hold(p, m, w, out);
     pthread_mutex_unlock(&p->lock);
     return m ? 0 : none(&s, w, e);
 }
@@ -249,10 +251,9 @@ static void count_end(struct member *m, enum pick_end how, int64_t now)
     m->news |= NEWS_EJECTED;
 }
 
-void pool_done(struct pool *p, struct pick *k, enum pick_end how, int64_t first_byte_us)
+void pool_done(struct pool *p, struct pick *k, enum pick_end how)
 {
     struct member *m = k->m;
-    (void)first_byte_us;
     if (!m) return;
     if (how == PICK_LOST) engine_suspect(m->g);
     pthread_mutex_lock(&p->lock);
@@ -301,15 +302,6 @@ void pick_link(const struct pick *k, struct engine_link *out)
     engine_get_link(k->m->g, out);
 }
 
-void pick_address(const struct pick *k, const char **base_url, const char **unix_socket, const char **auth_header)
-{
-    struct engine_link l;
-    engine_get_link(k->m->g, &l);
-    *base_url = l.base_url;
-    *unix_socket = l.unix_socket;
-    *auth_header = l.auth;
-}
-
 /* --- adapters, beside requests --- */
 
 void pool_unload(struct pool *p, const char *digest)
@@ -332,7 +324,7 @@ struct warm {
 static void warmed(void *u, bool cold, const struct err *e)
 {
     struct warm *w = u;
-    pool_done(w->pool, &w->pick, PICK_UNUSED, 0);
+    pool_done(w->pool, &w->pick, PICK_UNUSED);
     w->done(w->user, cold, e);
     free(w);
 }

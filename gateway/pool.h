@@ -56,8 +56,7 @@ struct pool_want {
 /* One request's hold on an engine. */
 struct pick {
     struct member *m;
-    uint64_t bit; /* for `tried` */
-    int64_t t_us;
+    uint64_t bit;         /* for `tried` */
     struct pool_hot *hot; /* the pool's own */
 };
 
@@ -73,7 +72,7 @@ enum pick_end {
     PICK_TIMEOUT,
     PICK_UNUSED
 };
-void pool_done(struct pool *p, struct pick *k, enum pick_end how, int64_t first_byte_us);
+void pool_done(struct pool *p, struct pick *k, enum pick_end how);
 
 /* Makes a digest usable on the picked engine; single flight per engine and digest; done on the client's thread. */
 void pool_load(struct pick *k, const char *digest, void (*done)(void *u, bool cold, const struct err *e), void *u);
@@ -89,7 +88,6 @@ const char *pick_name(const struct pick *k);
 enum engine_kind pick_kind(const struct pick *k);
 const struct kind *pick_ops(const struct pick *k);
 void pick_link(const struct pick *k, struct engine_link *out); /* valid until pool_done() */
-void pick_address(const struct pick *k, const char **base_url, const char **unix_socket, const char **auth_header);
 
 /* --- what is served --- */
 

@@ -12,6 +12,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "gateway/auth_store.h"
+#include "gateway/engine_kind.h"
 #include <errno.h>
 #include <math.h>
 #include <pthread.h>
@@ -192,15 +193,16 @@ static void test_done(void *u, const struct client_reply *r, const struct err *e
 
 static int ask(struct gateway *g, const struct pick *k, const char *digest, struct wait *w, struct err *e)
 {
-    const char *base, *unix_socket, *auth, *headers[] = {"Content-Type: application/json", NULL, NULL};
+    struct engine_link link;
+    const char *headers[] = {"Content-Type: application/json", NULL, NULL};
     char url[1024], body[128];
-    pick_address(k, &base, &unix_socket, &auth);
-    headers[1] = auth;
-    snprintf(url, sizeof url, "%s/weft/v1/selftest", base);
+    pick_link(k, &link);
+    headers[1] = link.auth;
+    snprintf(url, sizeof url, "%s/weft/v1/selftest", link.base_url);
     snprintf(body, sizeof body, "{\"digest\":\"%s\"}", digest);
     struct client_request r = {.method = "POST",
                                .url = url,
-                               .unix_socket = unix_socket,
+                               .unix_socket = link.unix_socket,
                                .headers = headers,
                                .body = body,
                                .body_len = strlen(body),
@@ -282,6 +284,6 @@ int residency_selftest(struct gateway *g, const char *tenant, const char *digest
     if (want_of(g, tenant, digest, base, &want, e)) return -1;
     if (pool_pick(g->pool, &want, &k, e)) return err_set(e, ERR_UNAVAILABLE, "no engine of the base is ready");
     int rc = test_on(g, &k, digest, stop, out, e);
-    pool_done(g->pool, &k, PICK_UNUSED, 0);
+    pool_done(g->pool, &k, PICK_UNUSED);
     return rc;
 }

@@ -66,15 +66,15 @@ static void on_done(void *u, const struct client_reply *r, const struct err *e)
 
 static int send(struct exchange *x)
 {
-    const char *base, *unix_socket, *auth;
+    struct engine_link link;
     struct client_call *call;
     char url[URL_LEN];
-    pick_address(&x->pick, &base, &unix_socket, &auth);
-    snprintf(url, sizeof url, "%s/weft/v1/receipts/%s", base, x->adm.id);
-    const char *headers[] = {auth, NULL};
+    pick_link(&x->pick, &link);
+    snprintf(url, sizeof url, "%s/weft/v1/receipts/%s", link.base_url, x->adm.id);
+    const char *headers[] = {link.auth, NULL};
     struct client_request req = {.method = "GET",
                                  .url = url,
-                                 .unix_socket = unix_socket,
+                                 .unix_socket = link.unix_socket,
                                  .headers = headers,
                                  .connect_ms = RECEIPT_MS,
                                  .first_byte_ms = RECEIPT_MS,

@@ -25,9 +25,7 @@ static struct pool_want want_of(const struct exchange *x, const struct upstream_
 
 void exchange_release(struct exchange *x, enum pick_end how)
 {
-    if (!x->pick.m) return;
-    int64_t first = x->t_first ? x->t_first - x->adm.t_start : 0;
-    pool_done(x->g->pool, &x->pick, how, first);
+    pool_done(x->g->pool, &x->pick, how);
 }
 
 /* What is billed is what answered: the limits, the price and the row go to this route's adapter. -1: its limits refuse. */
