@@ -30,6 +30,21 @@ def test_both_documents_are_valid_openapi_of_their_own_routes(world):
     assert not any(o.path.startswith("/admin/") for o in public.operations)
 
 
+def test_no_description_ends_at_a_comma(world):
+    """In YAML's short form {description: one, two} the second half is a member of its own, without a value."""
+    def without_value(v, at):
+        if isinstance(v, dict):
+            for name, member in v.items():
+                if name not in ("example", "examples", "default"):
+                    yield from [f"{at}/{name}"] if member is None else without_value(member, f"{at}/{name}")
+        elif isinstance(v, list):
+            for i, member in enumerate(v):
+                yield from without_value(member, f"{at}/{i}")
+
+    for d in world.documents:
+        assert not list(without_value(d.json, ""))
+
+
 def test_the_document_is_told_once(world):
     for d in world.documents:
         first = httpx.get(d.url + "/openapi.json")
