@@ -25,8 +25,8 @@ AVX512  := -O3 -mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512vl -mavx512dq -m
 # Libraries of each room; a program links what it may include, and no more.
 LIB_base     := -lmicrohttpd -lcurl -ljansson -lnettle
 LIB_adapters := -lpcre2-8
-LIB_engine   := -lpcre2-8 -lutf8proc -lm
-LIB_gateway  := -lsqlite3 -lyaml
+LIB_engine   := -lpcre2-8 -lutf8proc -lseccomp -lm
+LIB_gateway  := -lsqlite3 -lyaml -lz
 
 src = $(filter-out $(2),$(wildcard $(1)/*.c))
 obj = $(patsubst %.c,$(B)/%.o,$(1))
@@ -35,8 +35,8 @@ SRC_base     := $(call src,base,)
 SRC_kernels  := $(call src,kernels,)
 SRC_adapters := $(call src,adapters,)
 SRC_engine   := $(call src,engine,engine/main.c)
-SRC_gateway  := $(call src,gateway,gateway/main.c $(wildcard gateway/cli*.c))
-SRC_cli      := $(wildcard gateway/cli*.c)
+SRC_gateway  := $(filter-out gateway/main.c gateway/cli/%,$(wildcard gateway/*.c gateway/*/*.c))
+SRC_cli      := $(wildcard gateway/cli/*.c)
 ROOMS        := base kernels adapters engine gateway
 
 LIBS := $(foreach r,$(ROOMS),$(B)/lib$(r).a)
@@ -47,9 +47,9 @@ UNIT_TESTS   := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/uni
 KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/test_*.c))
 BENCHES      := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/bench_*.c))
 TEXT_BENCH   := $(B)/tests/unit/bench_text
-LOAD         := $(addprefix $(B)/tests/load/,load steps fake_engine exchanges)
+LOAD         := $(addprefix $(B)/tests/load/,load steps fake_engine exchanges ledger archive make_usage)
 LOGITS       := $(B)/tests/accuracy/weft-logits
-C_TESTS      := $(UNIT_TESTS) $(KERNEL_TESTS)
+C_TESTS       = $(UNIT_TESTS) $(KERNEL_TESTS) $(FUZZ_REPLAYS)
 
 # CUDA (docs/CUDA.md): kernels compile for the device with nvcc, and for the host through the shim of tests/simt. What
 # talks to the CUDA runtime itself is named *_cuda.cu and has its counterpart in tests/simt.
@@ -80,7 +80,7 @@ SIMT_CXX     := -x c++ -std=c++17 -DWEFT_SIMT -D_GNU_SOURCE -I. -MMD -MP -g -fPI
 	-fdebug-prefix-map=$(CURDIR)/= \
 	-ffp-contract=off -fno-strict-aliasing -Wall -Wextra -Wno-unused-function -Werror
 
-.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench bench-gateway bench-kernels bench-speculation bench-text compile_commands.json install clean
+.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench plan-check bench-gateway bench-kernels bench-ledger bench-speculation bench-text bench-usage compile_commands.json install kills clean bench-export bench-archive trust trust-programs fuzz fuzz-programs simulate simulate-sweep man deb deb-check bench-standby
 .SECONDARY:
 
 all: programs ## build the three programs into build/MODE
@@ -108,10 +108,24 @@ $(B)/weft: $(call obj,$(SRC_cli)) $(B)/libbase.a
 $(B)/openapi.yaml: schema/openapi.yaml $(wildcard schema/openapi/*.yaml)
 	@mkdir -p $(@D)
 	awk 'FNR == 1 { print "---" } 1' $^ > $@
-$(B)/gateway/embedded.o: $(B)/openapi.yaml gateway/docs.html
+$(B)/gateway/embedded.o: $(B)/openapi.yaml gateway/api/docs.html
 	@mkdir -p $(@D)
-	printf '.section .rodata\n.global openapi_text, docs_page\nopenapi_text: .incbin "$(B)/openapi.yaml"\n.byte 0\ndocs_page: .incbin "gateway/docs.html"\n.byte 0\n.section .note.GNU-stack,"",%%progbits\n' | $(CC) -x assembler -c -o $@ -
-$(B)/libgateway.a: $(B)/gateway/embedded.o
+	printf '.section .rodata\n.global openapi_text, docs_page\nopenapi_text: .incbin "$(B)/openapi.yaml"\n.byte 0\ndocs_page: .incbin "gateway/api/docs.html"\n.byte 0\n.section .note.GNU-stack,"",%%progbits\n' | $(CC) -x assembler -c -o $@ -
+# The dashboard: its files and Debian's chart.js (libjs-chart.js), each between two labels, and the table of all of them (gateway/dashboard/dashboard.h).
+CHART_JS  := $(firstword $(wildcard /usr/share/javascript/chart.js/chart.min.js /usr/share/nodejs/chart.js/dist/chart.min.js))
+DASHBOARD := $(sort $(wildcard $(addprefix gateway/dashboard/*.,html css js svg))) $(if $(CHART_JS),$(B)/gateway/chart.js)
+$(B)/gateway/chart.js: $(CHART_JS)
+	@mkdir -p $(@D)
+	cp $< $@
+$(B)/gateway/dashboard_files.o: $(DASHBOARD) Makefile
+	@$(if $(CHART_JS),:,echo "chart.js is missing: install libjs-chart.js (ops/setup.sh has the list)" >&2; exit 1)
+	@mkdir -p $(@D)
+	{ printf '.section .rodata\n'; n=0; for f in $(DASHBOARD); do \
+	    printf 'name%d: .asciz "%s"\nfrom%d: .incbin "%s"\nto%d: .byte 0\n' $$n "$${f##*/}" $$n "$$f" $$n; n=$$((n + 1)); done; \
+	  printf '.section .data.rel.ro,"aw"\n.balign 16\n.global dashboard_files\ndashboard_files:\n'; \
+	  i=0; while [ $$i -lt $$n ]; do printf '.dc.a name%d, from%d, to%d\n' $$i $$i $$i; i=$$((i + 1)); done; \
+	  printf '.dc.a 0, 0, 0\n.section .note.GNU-stack,"",%%progbits\n'; } | $(CC) -x assembler -c -o $@ -
+$(B)/libgateway.a: $(B)/gateway/embedded.o $(B)/gateway/dashboard_files.o
 
 $(B)/kernels/%_avx2.o: kernels/%_avx2.c
 	@mkdir -p $(@D)
@@ -194,6 +208,9 @@ $(S)/weft-cuda.so: $(SIMT_SO)
 test: ## everything that needs no GPU (what ops/test runs)
 	ops/test
 
+# Fuzzers: `make fuzz` and what every check replays (tests/README.md).
+include tests/fuzz/rules.mk
+
 c-tests: $(C_TESTS)
 
 check-c: c-tests ## C tests of this MODE (unit and kernels); each prints its own count
@@ -238,36 +255,102 @@ load: $(LOAD) ## the load generator and the bench of passes
 bench: programs $(BENCHES) $(LOAD) ## all of it in 20 minutes: ARGS=--quick a few; --only NAME, --peer llama-cpp-python, ... (tests/load/bench --help)
 	@bash -c '. ops/setup.sh && fetch_base && exec tests/load/bench $(ARGS)'
 
+plan-check: programs $(LOAD) ## what weft plan predicts of this machine beside what it does, in five minutes: ARGS="--rounds 2", --only gateway (docs/PLANNING.md)
+	@bash -c '. ops/setup.sh && fetch_base && exec tests/load/plan_check $(ARGS)'
+
 bench-gateway: programs $(LOAD) $(B)/tests/kernels/bench_kernels ## what the gateway adds to a request and carries on one core, by a fake engine: ARGS="--peer litellm", --quick, --only NAME
 	@tests/load/bench_gateway $(ARGS)
 
+bench-export: programs $(LOAD) ## usage rows a second out of the gateway, and what requests notice of it; ARGS="--rows N"
+	@tests/load/bench_export $(ARGS)
+
+bench-archive: $(B)/tests/load/archive ## what archives and backups cost those who are served meanwhile: ARGS="ROWS [TENANTS]"
+	@$< $(ARGS)
+
+bench-standby: programs $(LOAD) ## a gateway under load killed, its standby promoted, so many times: seconds until it serves, what was lost: ARGS="--trials 10 --every 2 --rows 0"
+	@$(E2E_PYTHON) tests/load/bench_standby $(ARGS)
+
+bench-ledger: $(B)/tests/load/ledger ## requests admitted and settled a second, on a disk whose fsync takes 1 ms: told at once, and after it (ARGS="--seconds 20")
+	$< $(ARGS)
+	$< --durable $(ARGS)
+	$< --tenants 1 --adapters 1 $(ARGS)
+	$< --check $(ARGS)
+
+kills: programs $(B)/tests/unit/test_ledger_kill ## SIGKILL of ledger, gateway and engine under load, and the invariants after it: ARGS="--kills 150 --seed 1"
+	WEFT_KILLS=300 $(B)/tests/unit/test_ledger_kill
+	cd tests/e2e/gateway && $(E2E_PYTHON) ledger_kills.py $(ARGS)
+
+bench-usage: programs $(B)/tests/load/make_usage ## what dashboards ask, over 10 million rows of 90 days: ARGS="--rows 1000000", --rounds N, --only WORD
+	@tests/load/bench_usage $(ARGS)
+
+# The figures of trust (docs/RELIABILITY.md section 4). Rows are Python on what the end-to-end tests need; tests/trust/rules.mk builds their helpers.
+E2E_PYTHON = $(if $(WEFT_E2E_PYTHON),$(WEFT_E2E_PYTHON),$${XDG_CACHE_HOME:-$$HOME/.cache}/weft/venv-e2e/bin/python)
+include tests/trust/rules.mk
+reference: ## docs/reference of the tables of schema/
+	$(E2E_PYTHON) tests/docs/reference
+docs-check: programs ## every command of README.md and docs/, with those that install packages and train an adapter: ARGS="TRAIN INTEGRATE", --list
+	@bash -c '. ops/setup.sh && fetch_base && exec "$$0" tests/docs/run $(ARGS)' $(E2E_PYTHON)
+include tests/sanitize/rules.mk
+trust-programs: programs load $(TRUST_PROGRAMS)
+trust: trust-programs ## R1 to R22, each with its counts, and tests/TRUST.md: ARGS="--only R3", --whole, --timed, --without (tests/trust/run)
+	@bash -c '. ops/setup.sh && fetch_base && exec "$$0" tests/trust/run $(if $(ARGS),$(ARGS),--write)' $(E2E_PYTHON)
+
+# Simulations of placement.
+include tests/sim/rules.mk
+
+.PHONY: containers-check
+containers-check: ## build the images of ops/containers in a bare Debian and start them (docs/CONTAINERS.md): needs root, mmdebstrap; ARGS="cpu", cuda, --podman, --jobs N
+	@bash -c '. ops/setup.sh && fetch_base && exec "$$0" tests/containers/run $(ARGS)' $(E2E_PYTHON)
+
 bench-speculation: programs ## what guessing ahead brings at one stream; needs the packages of tests/e2e/requirements.txt
-	$(if $(WEFT_E2E_PYTHON),$(WEFT_E2E_PYTHON),$${XDG_CACHE_HOME:-$$HOME/.cache}/weft/venv-e2e/bin/python) tests/load/speculation
+	$(E2E_PYTHON) tests/load/speculation
 
 compile_commands.json: ## for editors and clang-tidy
-	@{ echo '['; sep=''; for f in $(foreach r,$(ROOMS),$(wildcard $(r)/*.c)) $(wildcard tests/unit/*.c tests/kernels/*.c); do \
+	@{ echo '['; sep=''; for f in $(foreach r,$(ROOMS),$(wildcard $(r)/*.c $(r)/*/*.c)) $(wildcard tests/unit/*.c tests/kernels/*.c); do \
 	  printf '%s{"directory":"%s","file":"%s","command":"$(CC) $(CFLAGS) %s -c %s"}' "$$sep" "$(CURDIR)" "$$f" \
 	  "$$(case $$f in *_avx2.c) echo "$(AVX2)";; *_avxvnni.c) echo "$(AVXVNNI)";; *_avx512.c) echo "$(AVX512)";; esac)" "$$f"; sep=','; echo; done; echo ']'; } > $@
 
-# Where systemd, bash, zsh and fish look below /usr and /usr/local. The units name the programs where they are put.
+# Man pages and the default settings files: templates, filled from the tables of settings and the programs' own --help (ops/man/weave.py).
+MAN_PAGES := weft.1 weft-gateway.8 weft-engine.8 weft-gateway.conf.5 weft-engine.conf.5
+MAN       := $(addprefix $(B)/man/,$(MAN_PAGES) gateway.conf engine.conf)
+$(B)/man/%: ops/man/%.in ops/man/weave.py $(BINS) $(wildcard schema/*_settings.def) base/version.h
+	@mkdir -p $(@D)
+	python3 ops/man/weave.py $(B) $< >$@.new && mv $@.new $@
+man: $(MAN) ## man pages and the default settings files, into build/MODE/man
+
+# Where systemd, bash, zsh and fish look below /usr and /usr/local. The units name programs and settings where they are put; settings that are there stay.
+SETTINGS_DIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),/etc,$(PREFIX)/etc)/weft
+settings = test -e $(DESTDIR)$(SETTINGS_DIR)/$(2) || install -m 0644 $(1) $(DESTDIR)$(SETTINGS_DIR)/$(2)
 INTO      = $(DESTDIR)$(PREFIX)
 UNIT_DIR := lib/systemd/system
 SAY_bash := share/bash-completion/completions/weft
 SAY_zsh  := share/zsh/site-functions/_weft
 SAY_fish := share/fish/vendor_completions.d/weft.fish
-install: programs ## programs, systemd units and completion into DESTDIR/PREFIX; ops/systemd/weft-gateway.service says what comes next
-	install -d $(INTO)/bin $(addprefix $(INTO)/,$(UNIT_DIR) lib/sysusers.d $(dir $(SAY_bash) $(SAY_zsh) $(SAY_fish)))
+install: programs man ## programs, man pages, settings, systemd units and completion into DESTDIR/PREFIX; ops/systemd/weft-gateway.service says what comes next
+	install -d $(INTO)/bin $(addprefix $(INTO)/,$(UNIT_DIR) lib/sysusers.d lib/tmpfiles.d $(dir $(SAY_bash) $(SAY_zsh) $(SAY_fish))) $(DESTDIR)$(SETTINGS_DIR)
 	install -m 0755 $(BINS) $(INTO)/bin
-	$(if $(wildcard $(B)/weft-cuda.so),install -m 0755 $(B)/weft-cuda.so $(INTO)/bin)
+	$(if $(wildcard $(B)/weft-cuda.so),install -D -m 0644 -t $(INTO)/lib/weft $(B)/weft-cuda.so)
 	install -m 0644 $(wildcard ops/systemd/*.socket ops/systemd/*.service ops/vllm/*.service) $(INTO)/$(UNIT_DIR)
-	sed -i 's|^ExecStart=/usr/bin/weft|ExecStart=$(PREFIX)/bin/weft|' $(INTO)/$(UNIT_DIR)/weft-gateway.service
+	sed -i -E 's|^(ExecStart=)/usr/bin/weft|\1$(PREFIX)/bin/weft|; s|( --config )/etc/weft/|\1$(SETTINGS_DIR)/|' $(INTO)/$(UNIT_DIR)/weft-gateway.service $(INTO)/$(UNIT_DIR)/weft-engine@.service
+	sed -i -E 's|^(ExecStart=)/usr/bin/weft|\1$(PREFIX)/bin/weft|; s#^(EnvironmentFile=|LoadCredential=token:)/etc/weft/#\1$(SETTINGS_DIR)/#' $(INTO)/$(UNIT_DIR)/weft-standby.service
 	install -m 0644 ops/systemd/weft.sysusers $(INTO)/lib/sysusers.d/weft.conf
+	install -m 0644 ops/systemd/weft.tmpfiles $(INTO)/lib/tmpfiles.d/weft.conf
+	$(foreach p,$(MAN_PAGES),install -D -m 0644 -t $(INTO)/share/man/man$(subst .,,$(suffix $(p))) $(B)/man/$(p) &&) true
+	$(call settings,$(B)/man/gateway.conf,gateway.conf)
+	$(call settings,$(B)/man/engine.conf,engine-default.conf)
+	$(call settings,ops/systemd/standby.env,standby.env)
 	$(foreach s,bash zsh fish,$(B)/weft completion $(s) >$(INTO)/$(SAY_$(s)) && chmod 0644 $(INTO)/$(SAY_$(s)) &&) true
 
 clean: ## remove build/
 	rm -rf build compile_commands.json
 
 include tests/gpu/rules.mk
+
+deb: ## Debian packages into build/deb: weft-gateway, weft-engine, weft, and weft-engine-cuda where nvcc is; DEB_VERSION=1.2.3 says another version
+	CC="$(CC)" NVCC="$(NVCC)" CUDA_HOME="$(CUDA_HOME)" ops/debian/build $(DEB_VERSION)
+
+deb-check: ## packages in a bare Debian 12: installed, docs/OPERATOR.md run block by block, upgraded under load, purged; root, minutes (tests/packages/run)
+	tests/packages/run $(ARGS)
 
 # Tests of the engine on a device open it.
 $(addprefix $(B)/tests/unit/,test_device test_device_follow test_device_group test_families test_adapters_golden): | $(S)/weft-cuda.so

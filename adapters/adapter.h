@@ -99,10 +99,13 @@ void adapter_close(struct adapter *a); /* NULL is fine */
  * names both. */
 int base_desc_accepts(const struct base_desc *b, const char *trained_on, struct err *e);
 
+/* Of one that another process filled: whether it is as base_desc_from_json() would have it, byte for byte. ERR_INVALID. */
+int base_desc_check(const struct base_desc *b, struct err *e);
+
 /* base_desc as JSON (the engine's /weft/v1/state carries it, the gateway reads it back):
  * {"name","digest","also":[..],"layers":N,"modules":{"q_proj":[out,in],..},"vocab","hidden","experts","expert_mlp",
  * "fused_qkv","fused_gate_up"}, the last six only where they are not 0 or false. NULL: out of memory. The reader fails
- * with ERR_INVALID. */
+ * with ERR_INVALID or ERR_MISSING. */
 struct json_t;
 struct json_t *base_desc_to_json(const struct base_desc *b);
 int base_desc_from_json(struct base_desc *b, const struct json_t *j, struct err *e);

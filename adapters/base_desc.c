@@ -61,7 +61,7 @@ int base_desc_accepts(const struct base_desc *b, const char *trained_on, struct 
         trained_on, b->name);
 }
 
-/* --- JSON --- */
+/* --- the bounds of numbers --- */
 
 static const struct {
     const char *name;
@@ -78,6 +78,31 @@ static int *more_at(struct base_desc *b, size_t i)
 {
     return (int *)((char *)b + more[i].at);
 }
+
+static bool is_text(const char *s, size_t room)
+{
+    return memchr(s, 0, room);
+}
+
+static bool has_modules_in_bounds(const struct base_desc *b)
+{
+    for (int m = 0; m < LORA_MODULES; m++)
+        if (b->in[m] < 0 || b->in[m] > DIM_MAX || b->out[m] < 0 || b->out[m] > DIM_MAX || !b->in[m] != !b->out[m]) return false;
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++)
+        if (*more_at((struct base_desc *)b, i) < 0 || *more_at((struct base_desc *)b, i) > more[i].max) return false;
+    return (b->hidden || (!b->vocab && !b->experts)) && (b->expert_mlp || !b->experts);
+}
+
+int base_desc_check(const struct base_desc *b, struct err *e)
+{
+    const unsigned char *qkv = (const unsigned char *)&b->fused_qkv, *gate_up = (const unsigned char *)&b->fused_gate_up;
+    bool good = is_text(b->name, sizeof b->name) && is_text(b->digest, sizeof b->digest) && sha256_is_hex(b->digest) && *qkv <= 1 && *gate_up <= 1;
+    for (int i = 0; i < ALSO; i++) good = good && is_text(b->also[i], sizeof b->also[i]);
+    if (good && b->layers >= 1 && b->layers <= PEFT_LAYERS_MAX && has_modules_in_bounds(b)) return 0;
+    return err_set(e, ERR_INVALID, "it is no description of a base");
+}
+
+/* --- JSON --- */
 
 static int put_also(json_t *o, const struct base_desc *b)
 {

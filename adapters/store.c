@@ -205,3 +205,12 @@ int store_commit(const char *root, const char *temp_dir, const char *digest, str
     if (sync_version(temp_dir, e) || make_parent(root, parent, e) || move_into_place(temp_dir, path, e)) return -1;
     return sync_path(parent, O_DIRECTORY, e);
 }
+
+int store_place(const char *root, const char *temp_dir, const char *digest, struct err *e)
+{
+    char path[STORE_PATH_MAX], parent[STORE_PATH_MAX];
+    if (store_path(root, digest, path, e) || parent_path(root, digest, parent, e)) return -1;
+    if (!is_complete(temp_dir)) return err_set(e, ERR_ADAPTER_INVALID, "the folder lacks a file of an adapter");
+    if (mkdir(parent, 0700) && errno != EEXIST) return err_errno(e, "can't make a folder of the store");
+    return move_into_place(temp_dir, path, e);
+}

@@ -21,6 +21,9 @@ int store_temp(const char *tmp, char out[STORE_PATH_MAX], struct err *e);
  * the temporary folder is removed and 0 is returned. */
 int store_commit(const char *root, const char *temp_dir, const char *digest, struct err *e);
 
+/* The same without fsync: for a cache that is verified when it is read and can be filled anew. */
+int store_place(const char *root, const char *temp_dir, const char *digest, struct err *e);
+
 /* Remove a version, or a temporary folder. Absent is fine. */
 int store_remove(const char *root, const char *digest, struct err *e);
 void store_discard(const char *temp_dir);

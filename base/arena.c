@@ -27,7 +27,8 @@ struct arena {
     size_t limit, used;
     size_t next_cap;
     struct block *top; /* the block that is filled now; older ones follow by next */
-    struct block first;
+    bool full;         /* something was refused for the limit */
+    _Alignas(ALIGN) struct block first;
 };
 
 _Static_assert(sizeof(struct block) % ALIGN == 0, "a block's data is aligned");
@@ -82,15 +83,22 @@ static struct block *block_for(struct arena *a, size_t n)
 
 void *arena_alloc(struct arena *a, size_t bytes)
 {
-    if (bytes > a->limit - a->used || bytes > SIZE_MAX / 2) return NULL;
-    size_t n = bytes ? (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1) : ALIGN;
-    if (n > a->limit - a->used) return NULL;
+    size_t n = bytes && bytes <= SIZE_MAX / 2 ? (bytes + ALIGN - 1) & ~(size_t)(ALIGN - 1) : ALIGN;
+    if (bytes > a->limit - a->used || bytes > SIZE_MAX / 2 || n > a->limit - a->used) {
+        a->full = true;
+        return NULL;
+    }
     struct block *b = block_for(a, n);
     if (!b) return NULL;
     void *p = b->data + b->used;
     b->used += n;
     a->used += n;
     return p;
+}
+
+bool arena_is_full(const struct arena *a)
+{
+    return a->full;
 }
 
 char *arena_strndup(struct arena *a, const char *s, size_t n)

@@ -27,7 +27,7 @@ void buf_close(struct buf *b)
 void buf_reset(struct buf *b)
 {
     b->len = 0;
-    b->failed = false;
+    b->failed = b->full = false;
     if (b->cap) b->data[0] = 0;
 }
 
@@ -49,7 +49,8 @@ void buf_drop_front(struct buf *b, size_t n)
 /* Room for n more bytes and the NUL. cap counts without the NUL. */
 static int grow(struct buf *b, size_t n)
 {
-    if (b->failed || n > b->limit - b->len) goto fail;
+    if (!b->failed) b->full = n > b->limit - b->len;
+    if (b->failed || b->full) goto fail;
     if (b->cap && n <= b->cap - b->len) return 0;
     size_t cap = b->cap ? b->cap : FIRST_CAP;
     while (cap - b->len < n) cap *= 2;
@@ -91,6 +92,12 @@ int buf_addu(struct buf *b, uint64_t v)
     do *--p = (char)('0' + v % 10);
     while (v /= 10);
     return buf_add(b, p, (size_t)(digits + sizeof digits - p));
+}
+
+int buf_addi(struct buf *b, int64_t v)
+{
+    if (v < 0) buf_addc(b, '-');
+    return buf_addu(b, v < 0 ? 0 - (uint64_t)v : (uint64_t)v);
 }
 
 int buf_addf(struct buf *b, const char *fmt, ...)

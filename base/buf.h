@@ -12,6 +12,7 @@ struct buf {
     char *data; /* never NULL after buf_init() */
     size_t len, cap, limit;
     bool failed;
+    bool full; /* failed for the limit, not for want of memory */
 };
 
 void buf_init(struct buf *b, size_t limit_bytes);
@@ -24,6 +25,7 @@ int buf_add(struct buf *b, const void *bytes, size_t n);
 int buf_adds(struct buf *b, const char *s);
 int buf_addc(struct buf *b, char c);
 int buf_addu(struct buf *b, uint64_t v); /* decimal */
+int buf_addi(struct buf *b, int64_t v);
 int buf_addf(struct buf *b, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 int buf_add_json(struct buf *b, const char *utf8, size_t n); /* as a JSON string with its quotes; bad UTF-8 -> U+FFFD */
 

@@ -11,6 +11,9 @@
  * scan tells when the next scan is due. At most CALLS_MAX calls at a time; beyond max_connections libcurl lets them
  * wait.
  *
+ * Where memory is short libcurl may fail to tell us of a socket, and its call would wait for an event that can't come: then calls without an answer so
+ * far end, which can be made again. A socket that the kernel does not watch ends its own call; -1 to libcurl would end all, for good.
+ *
  * on_done comes exactly once and last, for what ended, what was cancelled, and what was left when the client is freed.
  * Callbacks run without our lock; client_cancel() from one of them is fine. */
 #include "base/client_internal.h"
@@ -35,6 +38,7 @@ struct client {
     int64_t timer_us;    /* when libcurl wants to be called; -1: never */
     int64_t deadline_us; /* no call's silence ends before; INT64_MAX: none */
     struct client_call *running;
+    bool astray;         /* libcurl had no memory to say which sockets it waits for */
 
     pthread_mutex_t lock; /* covers what follows */
     struct client_call *incoming, **incoming_tail, *cancels;
@@ -50,9 +54,18 @@ static void wake_up(struct client *c)
 
 /* --- libcurl tells which sockets and when --- */
 
+static void give_up(CURL *easy)
+{
+    struct client_call *k = NULL;
+    int why = errno;
+    if (curl_easy_getinfo(easy, CURLINFO_PRIVATE, &k) || !k) return; /* one of libcurl's own, which closes */
+    errno = why;
+    err_errno(&k->cause, "cannot watch the connection");
+    client_cancel(k);
+}
+
 static int on_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *known)
 {
-    (void)easy;
     struct client *c = user;
     struct epoll_event event = {.data.fd = fd};
     if (what == CURL_POLL_REMOVE) {
@@ -64,7 +77,10 @@ static int on_socket(CURL *easy, curl_socket_t fd, int what, void *user, void *k
     int op = known ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
     if (epoll_ctl(c->epoll, op, fd, &event)) { /* libcurl's notion may lag when a number was reused */
         op = errno == EEXIST ? EPOLL_CTL_MOD : EPOLL_CTL_ADD;
-        if (epoll_ctl(c->epoll, op, fd, &event)) return -1;
+        if (epoll_ctl(c->epoll, op, fd, &event)) {
+            give_up(easy);
+            return 0;
+        }
     }
     curl_multi_assign(c->multi, fd, c);
     return 0;
@@ -185,6 +201,24 @@ static void check_silence(struct client *c)
 
 /* --- the thread --- */
 
+static void drive(struct client *c, int fd, int mask)
+{
+    int running;
+    if (curl_multi_socket_action(c->multi, fd, mask, &running)) c->astray = true;
+}
+
+/* Which of them it was libcurl does not say, and another look at that socket would crash in it. A call that has no answer yet can be made again. */
+static void give_up_unanswered(struct client *c)
+{
+    c->astray = false;
+    for (struct client_call *k = c->running, *next; k; k = next) {
+        next = k->next;
+        if (k->status) continue;
+        err_set(&k->cause, ERR_NO_MEMORY, "no memory for a call to %s", k->url_shown);
+        finish(c, k, CURLE_OUT_OF_MEMORY);
+    }
+}
+
 static int sleep_ms(const struct client *c)
 {
     int64_t until = c->deadline_us, now = clock_mono_us();
@@ -196,7 +230,7 @@ static int sleep_ms(const struct client *c)
 
 static void handle_event(struct client *c, const struct epoll_event *event)
 {
-    int running, mask = 0;
+    int mask = 0;
     if (event->data.fd == c->wake) {
         uint64_t count;
         ssize_t n = read(c->wake, &count, sizeof count);
@@ -206,7 +240,7 @@ static void handle_event(struct client *c, const struct epoll_event *event)
     if (event->events & (EPOLLIN | EPOLLHUP)) mask |= CURL_CSELECT_IN;
     if (event->events & EPOLLOUT) mask |= CURL_CSELECT_OUT;
     if (event->events & EPOLLERR) mask |= CURL_CSELECT_ERR;
-    curl_multi_socket_action(c->multi, event->data.fd, mask, &running);
+    drive(c, event->data.fd, mask);
 }
 
 static bool is_stopping(struct client *c)
@@ -231,14 +265,15 @@ static void *run(void *arg)
     struct client *c = arg;
     struct epoll_event event[EVENTS];
     while (!is_stopping(c)) {
-        int running, n = epoll_wait(c->epoll, event, EVENTS, sleep_ms(c));
+        int n = epoll_wait(c->epoll, event, EVENTS, sleep_ms(c));
         for (int i = 0; i < n; i++) handle_event(c, &event[i]);
         take_incoming(c);
         if (c->timer_us >= 0 && clock_mono_us() >= c->timer_us) {
             c->timer_us = -1;
-            curl_multi_socket_action(c->multi, CURL_SOCKET_TIMEOUT, 0, &running);
+            drive(c, CURL_SOCKET_TIMEOUT, 0);
         }
         take_finished(c);
+        if (c->astray) give_up_unanswered(c);
         take_cancels(c);
         check_silence(c);
     }

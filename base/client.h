@@ -5,9 +5,10 @@
  * first_byte_ms is silence before the head (while a file is sent it starts again with every piece), idle_ms silence
  * after it. A body goes as application/json unless a Content-Type header says otherwise, a file as
  * application/octet-stream. Errors: ERR_UNAVAILABLE no connection, ERR_UPSTREAM_TIMEOUT, ERR_ENGINE broke off,
- * cancelled or cut by on_data. Redirects are not followed; proxies and ~/.netrc are ignored; only http and https. */
+ * cancelled or cut by on_data. Certificates are checked, and what is wrong with one is said. Redirects are not followed; proxies and ~/.netrc are ignored; only http and https. */
 #pragma once
 #include "base/err.h"
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -23,6 +24,7 @@ struct client_reply {
     const char *location;     /* of a redirect, or NULL */
     const char *request_id;   /* x-request-id, or NULL */
     const char *etag;         /* or NULL */
+    const char *weft_time;    /* x-weft-time (ENGINE_API.md), or NULL */
 };
 
 struct client_request {
@@ -34,11 +36,17 @@ struct client_request {
     size_t body_len;
     const char *file;                                       /* instead of body: this file is sent; or NULL */
     void (*progress)(void *u, int64_t sent, int64_t total); /* with file; or NULL */
+    const char *ca_file;                                    /* PEM: authorities that are trusted beside the system's; or NULL */
     int connect_ms, first_byte_ms, idle_ms, total_ms;       /* 0: no limit (but say one) */
     void (*on_head)(void *u, const struct client_reply *r);
     int (*on_data)(void *u, const char *bytes, size_t n); /* -1: cut the connection */
     /* Judges each address before a connection to it is opened: 0, or -1 to refuse; or NULL. For URLs from strangers. */
     int (*on_address)(void *u, const struct sockaddr *a);
+    /* client_fetch() only: called about once a second, and when something came; -1 ends it; or NULL. */
+    int (*on_tick)(void *u);
+    /* With on_address: connections that earlier calls of this client opened may be used again. Only where all of its
+     * calls to a host are judged alike. */
+    bool keep;
     /* r->status 0 or `e` set when the exchange failed: connect, time-out (ERR_UPSTREAM_TIMEOUT), cut (ERR_ENGINE),
      * cancelled. */
     void (*on_done)(void *u, const struct client_reply *r, const struct err *e);
@@ -56,7 +64,7 @@ int client_start(struct client *c, const struct client_request *req, struct clie
 /* Any thread, before on_done has returned: the connection is closed soon, done follows. */
 void client_cancel(struct client_call *call);
 
-/* For command lines and start-up: one exchange on the calling thread; of the callbacks only progress, on_address and,
+/* For command lines and start-up: one exchange on the calling thread; of the callbacks only progress, on_address, on_tick and,
  * where the body shall go to on_data, on_head are used. Else *body is malloc'ed, at most max_body bytes. `c`
  * is not needed. */
 int client_fetch(const struct client_request *req, size_t max_body, int *status, char **body, size_t *body_len,

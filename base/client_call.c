@@ -13,7 +13,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define READ_BUFFER 8192L /* libcurl's, per call: four thousand streams may be open */
+#define READ_BUFFER 2048L /* libcurl's, per call: four thousand streams may be open, and one that never ends gets a hundred of them in its turn */
+#define FETCH_BUFFER 65536L /* of one exchange on its own thread */
 
 /* --- what libcurl tells --- */
 
@@ -44,12 +45,13 @@ static size_t on_header(char *line, size_t size, size_t n, void *user)
     struct client_call *k = user;
     n *= size;
     k->last_us = clock_mono_us();
-    if (n > 5 && memcmp(line, "HTTP/", 5) == 0) k->content_type[0] = k->retry_after[0] = k->request_id[0] = k->etag[0] = 0;
+    if (n > 5 && memcmp(line, "HTTP/", 5) == 0) k->content_type[0] = k->retry_after[0] = k->request_id[0] = k->etag[0] = k->weft_time[0] = 0;
     keep_header(line, n, "content-type", k->content_type, sizeof k->content_type);
     keep_header(line, n, "retry-after", k->retry_after, sizeof k->retry_after);
     keep_location(k, line, n);
     keep_header(line, n, "x-request-id", k->request_id, sizeof k->request_id);
     keep_header(line, n, "etag", k->etag, sizeof k->etag);
+    keep_header(line, n, "x-weft-time", k->weft_time, sizeof k->weft_time);
     if (k->status || n > 2 || line[0] == ' ') return n; /* not the empty line, or trailers */
     long status = 0;
     curl_easy_getinfo(k->easy, CURLINFO_RESPONSE_CODE, &status);
@@ -188,8 +190,10 @@ static CURLcode set_target(struct client_call *k, const struct client_request *r
     else if (req->on_address) {
         rc |= curl_easy_setopt(k->easy, CURLOPT_OPENSOCKETFUNCTION, on_open);
         rc |= curl_easy_setopt(k->easy, CURLOPT_OPENSOCKETDATA, k);
-        rc |= curl_easy_setopt(k->easy, CURLOPT_FRESH_CONNECT, 1L); /* none that another call opened unjudged */
+        if (!req->keep) /* none that another call opened unjudged */
+            rc |= curl_easy_setopt(k->easy, CURLOPT_FRESH_CONNECT, 1L);
     }
+    if (req->ca_file) rc |= curl_easy_setopt(k->easy, CURLOPT_CAINFO, req->ca_file); /* the system's are in CAPATH, which stays */
     rc |= curl_easy_setopt(k->easy, CURLOPT_PROTOCOLS_STR, "http,https");
     rc |= curl_easy_setopt(k->easy, CURLOPT_PROXY, "");
     rc |= curl_easy_setopt(k->easy, CURLOPT_HTTP_VERSION, (long)CURL_HTTP_VERSION_1_1);
@@ -229,8 +233,12 @@ int client_call_new(struct client_call **out, const struct client_request *req, 
         goto fail;
     }
     if ((req->file && open_file(k, req->file, e)) || add_headers(k, req, e)) goto fail;
-    if (set_target(k, req) | set_manner(k, req) | set_payload(k, req)) {
-        err_set(e, ERR_INVALID, "cannot call %s", k->url_shown);
+    CURLcode set = set_target(k, req) | set_manner(k, req) | set_payload(k, req);
+    if (set) {
+        if (set == CURLE_OUT_OF_MEMORY) /* libcurl copies strings */
+            err_set(e, ERR_NO_MEMORY, "no memory for a call to %s", k->url_shown);
+        else
+            err_set(e, ERR_INVALID, "cannot call %s", k->url_shown);
         goto fail;
     }
     *out = k;
@@ -259,6 +267,7 @@ struct client_reply client_call_reply(const struct client_call *k)
                                  .retry_after = k->retry_after[0] ? k->retry_after : NULL,
                                  .request_id = k->request_id[0] ? k->request_id : NULL,
                                  .etag = k->etag[0] ? k->etag : NULL,
+                                 .weft_time = k->weft_time[0] ? k->weft_time : NULL,
                                  .location = k->location};
 }
 
@@ -281,6 +290,18 @@ void client_call_silent(struct client_call *k)
     else
         err_set(&k->cause, ERR_UPSTREAM_TIMEOUT, "%s did not begin to answer within %d ms", k->url_shown,
                 k->req.first_byte_ms);
+}
+
+/* What is wrong with a certificate, by what libcurl has from GnuTLS: bits of its gnutls_certificate_status_t; none: all but the name is right. */
+static const char *certificate_fault(const struct client_call *k)
+{
+    enum { SIGNER_NOT_FOUND = 1 << 6, NOT_ACTIVATED = 1 << 9, EXPIRED = 1 << 10 };
+    long bits = 0;
+    curl_easy_getinfo(k->easy, CURLINFO_SSL_VERIFYRESULT, &bits);
+    if (bits & SIGNER_NOT_FOUND) return "is signed by no authority that is trusted here";
+    if (bits & EXPIRED) return "is out of date";
+    if (bits & NOT_ACTIVATED) return "is not valid yet";
+    return bits ? "is not valid" : "is for another name";
 }
 
 void client_call_verdict(const struct client_call *k, CURLcode code, struct err *e)
@@ -306,6 +327,15 @@ void client_call_verdict(const struct client_call *k, CURLcode code, struct err 
     case CURLE_URL_MALFORMAT:
         err_set(e, ERR_INVALID, "cannot call %s: %s", k->url_shown, why);
         break;
+    case CURLE_PEER_FAILED_VERIFICATION:
+        err_set(e, ERR_UNAVAILABLE, "cannot connect to %s: its certificate %s", k->url_shown, certificate_fault(k));
+        break;
+    case CURLE_SSL_CONNECT_ERROR:
+        err_set(e, ERR_UNAVAILABLE, "cannot connect to %s: no TLS could be agreed on", k->url_shown);
+        break;
+    case CURLE_SSL_CACERT_BADFILE:
+        err_set(e, ERR_IO, "cannot call %s: the file of authorities can't be read", k->url_shown);
+        break;
     default:
         err_set(e, ERR_ENGINE, "the exchange with %s broke off: %s", k->url_shown, why);
     }
@@ -317,6 +347,7 @@ static int fetch_tick(void *u, curl_off_t dt, curl_off_t dn, curl_off_t ut, curl
 {
     (void)dt, (void)dn, (void)ut, (void)un;
     struct client_call *k = u;
+    if (k->req.on_tick && k->req.on_tick(k->req.user)) return 1;
     if (clock_mono_us() < client_call_deadline(k)) return 0;
     client_call_silent(k);
     return 1;
@@ -330,6 +361,7 @@ int client_fetch(const struct client_request *req, size_t max_body, int *status,
     if (client_call_new(&k, req, e)) return -1;
     buf_init(&b, max_body);
     k->into = req->on_data ? NULL : &b;
+    curl_easy_setopt(k->easy, CURLOPT_BUFFERSIZE, FETCH_BUFFER); /* nobody else waits on this thread */
     curl_easy_setopt(k->easy, CURLOPT_XFERINFOFUNCTION, fetch_tick);
     curl_easy_setopt(k->easy, CURLOPT_XFERINFODATA, k);
     curl_easy_setopt(k->easy, CURLOPT_NOPROGRESS, 0L);

@@ -18,7 +18,7 @@ struct client_call {
     char url_shown[128]; /* for messages: scheme, host and path, no user part and no query */
 
     int status; /* of the head, once it is whole */
-    char content_type[128], retry_after[64], request_id[64], etag[64];
+    char content_type[128], retry_after[64], request_id[64], etag[64], weft_time[128];
     char *location; /* or NULL */
     int64_t last_us;     /* the last byte either way; the start before that */
     struct buf *into;    /* client_fetch: the body goes here */

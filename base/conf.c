@@ -342,7 +342,7 @@ static int read_all(struct table *t, int argc, char **argv, const char **positio
     if (!rc) rc = read_env(t, &inner);
     t->from = CONF_ARGUMENT;
     if (!rc) rc = read_args(t, argc, argv, positional, max_positional, npositional, &inner);
-    return rc ? err_set(e, ERR_USAGE, "%s", inner.msg) : 0;
+    return rc ? err_set(e, inner.code == ERR_NO_MEMORY ? ERR_NO_MEMORY : ERR_USAGE, "%s", inner.msg) : 0;
 }
 
 int conf_load(const struct conf_row *rows, size_t nrows, void *settings, int argc, char **argv, const char **positional,

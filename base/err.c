@@ -44,6 +44,17 @@ int err_set(struct err *e, enum err_code code, const char *fmt, ...)
     return -1;
 }
 
+int err_later(struct err *e, enum err_code code, int s, const char *fmt, ...)
+{
+    if (!e || e->code) return -1;
+    va_list ap;
+    va_start(ap, fmt);
+    fill(e, code, "", fmt, ap);
+    va_end(ap);
+    e->retry_after_s = s;
+    return -1;
+}
+
 int err_field(struct err *e, enum err_code code, const char *param, const char *fmt, ...)
 {
     if (!e || e->code) return -1;

@@ -19,7 +19,7 @@ struct err {
     enum err_code code;
     char param[64]; /* the field of a request that is at fault, or "" */
     char msg[448];  /* plain English with the offending value; safe to show to the client */
-    int retry_after_s; /* with a 503: when trying again makes sense; 0: unsaid */
+    int retry_after_s; /* with a 503 or 429: when trying again makes sense; 0: unsaid */
 };
 
 struct err_info {
@@ -31,6 +31,8 @@ struct err_info {
 
 /* Record an error unless one is recorded already. Always returns -1, so `return err_set(...)` reads well. */
 int err_set(struct err *e, enum err_code code, const char *fmt, ...) __attribute__((format(printf, 3, 4)));
+/* As err_set(), of what may go in s seconds: Retry-After. */
+int err_later(struct err *e, enum err_code code, int s, const char *fmt, ...) __attribute__((format(printf, 4, 5)));
 
 /* The same, naming the request field at fault. */
 int err_field(struct err *e, enum err_code code, const char *param, const char *fmt, ...)

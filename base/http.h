@@ -10,13 +10,15 @@
  *   -> route lookup (404, 405)
  *   -> route.head, if any: headers only, before "100 Continue"; it may reply (401, 413, 429), then the body is dropped:
  *      read first when at most HTTP_DROP_MAX (1 MiB) long, else not read and the connection closed
+ *   -> http_options.arrives, if a body is to come; it may reply: then the connection is closed
  *   -> body, by route.body: none, buffered up to max_body (413), or handed piecewise to route.sink
+ *   -> http_options.arrived, when the body is there (or the request is over without)
  *   -> route.handle
  *   -> http_on_gone's callback, if the client went away before the answer was complete (from the watcher or a worker)
  *   -> http_on_free's callback, when nothing refers to the request any more
  *
  * Bounds: connections (503 beyond), 64 headers, header bytes, body size, stream buffer (http_stream_write returns -1
- * beyond), time-outs of inactivity. */
+ * beyond), times for a head, a body, a reader (http_reap.c), and for inactivity. */
 #pragma once
 #include "base/arena.h"
 #include "base/err.h"
@@ -43,8 +45,13 @@ struct http_request {
     int64_t t_start_us;     /* monotonic, when the headers were complete */
     struct arena *arena;    /* the request's memory */
     void *user;             /* the handler's own */
+    void *arrival;          /* of http_options.arrives and arrived */
     void *layer;            /* of what stands between the server and the handler */
     void *server_user;      /* http_options.user */
+    /* For http_options.done, set on the way: */
+    const void *who;   /* whoever it was found to be, in the request's arena; the handler's */
+    void *seen;        /* what was noted of it; the handler's */
+    const char *error; /* `code` of the error object that was answered, a constant; or NULL */
 };
 
 enum http_body { HTTP_BODY_NONE, HTTP_BODY_BUFFER, HTTP_BODY_SINK };
@@ -72,8 +79,19 @@ struct http_options {
     int workers;                     /* epoll threads, 4 where unsure */
     int max_connections;             /* beyond: 503 and close */
     int idle_timeout_s;              /* of inactivity */
+    int head_timeout_s;              /* for a whole head since the connection or its first byte came: cut. 0: none */
+    int body_timeout_s;              /* for a whole HTTP_BODY_BUFFER body since the request began: 408; twice as long, or one that nobody wants: cut. So long silent: 408. 0: none */
+    int sink_quiet_s;                /* so long nothing of a HTTP_BODY_SINK body comes: 408 and close. 0: the idle time-out, which says nothing */
+    int send_timeout_s;              /* a reader that takes nothing for so long, or is no more, is cut (TCP). 0: the system's own */
     size_t stream_buffer;            /* bytes a slow reader may lag behind, per stream */
     void *user;
+    /* Optional: called once its route is known, before the route's head, with nothing read of the body. Return 0 to go on, -1
+     * when it has replied. */
+    int (*gate)(struct http_request *r);
+    /* Optional, both: a body begins to come to a request that was not answered yet, whatever its route does with it. Return 0 to
+     * go on, -1 when it has replied: the connection is closed. After a 0, arrived comes once. */
+    int (*arrives)(struct http_request *r);
+    void (*arrived)(struct http_request *r);
     /* Optional: called for each request that was answered, on a worker, for metrics and access logs. Refused ones
      * count: r->route is NULL before a route was found, r->path "" where it was not legal. */
     void (*done)(const struct http_request *r, int status, uint64_t bytes, int64_t duration_us);
@@ -89,12 +107,18 @@ void http_server_quiesce(struct http_server *s);
  * Handlers may still answer afterwards. */
 void http_server_stop(struct http_server *s, int grace_ms);
 
+/* While on: every answer carries "Connection: close", and idle connections are closed. Any thread. */
+void http_server_shed(struct http_server *s, bool on);
+
 int http_server_in_flight(const struct http_server *s);
 int http_server_connections(const struct http_server *s); /* open ones, idle or not */
+int http_server_cut(const struct http_server *s); /* connections cut since the start, because a message did not come in time */
 
 /* --- what a handler asks --- */
 
 const char *http_header(const struct http_request *r, const char *name); /* any case; NULL: absent */
+/* The values of all headers of that name, in order, with commas between; returns the length. 0: absent, or too long. */
+size_t http_header_join(const struct http_request *r, const char *name, char *out, size_t cap);
 const char *http_query(const struct http_request *r, const char *name);  /* decoded; NULL: absent */
 
 /* Calls fn for each query argument in order; a value is "" where there is none. */
@@ -102,6 +126,9 @@ void http_query_each(const struct http_request *r, void (*fn)(void *u, const cha
 
 /* The token of "Authorization: Bearer TOKEN", or NULL. */
 const char *http_bearer(const struct http_request *r);
+
+/* In head or arrives: this body may have at most n bytes, where its route takes more (413). */
+void http_limit_body(struct http_request *r, size_t n);
 
 /* fn is called at most once, when the client is gone before the answer is complete, from any thread; it must not block.
  * Set it on the worker (in head or handle) before the request is handed to another thread, with what it needs in place;
@@ -125,8 +152,12 @@ int http_set_header(struct http_request *r, const char *name, const char *value)
 /* Copies the body. content_type NULL: application/json. */
 void http_reply(struct http_request *r, int status, const char *content_type, const void *body, size_t n);
 
+/* n bytes of an open file from `at` on, read as the socket takes them, so that none of it is held in memory. Takes fd over. content_type NULL:
+ * application/octet-stream. */
+void http_reply_file(struct http_request *r, int status, const char *content_type, int fd, int64_t at, int64_t n);
+
 /* OpenAI's error object, with the status of err_info(e->code). "Connection: close" is added where the body was not
- * read. */
+ * read, Retry-After to a 503 that has none. */
 void http_reply_error(struct http_request *r, const struct err *e);
 
 /* Chunked answer. Lives until http_stream_end() or http_stream_abort(), whichever comes first; then don't touch it. */
@@ -136,6 +167,16 @@ struct http_stream *http_stream_open(struct http_request *r, int status, const c
  * say; never smaller than before). Returns -1 when the client is gone or lags more than stream_buffer behind: then the
  * caller stops and calls http_stream_abort(). */
 int http_stream_write(struct http_stream *s, const void *bytes, size_t n, uint64_t mark);
+
+/* For answers that are longer than the buffer: the bytes that one write may have now; 0 also when the client is gone. */
+size_t http_stream_room(struct http_stream *s);
+/* Calls fn once, from any thread, when a write of n bytes (cut to half of stream_buffer) has room or the stream is over; at
+ * once where that is so. fn must not block and may come before this returns. One at a time; none may wait at the end. */
+void http_stream_on_room(struct http_stream *s, size_t n, void (*fn)(void *u), void *u);
+
+/* fn once: when all that was written so far was handed to the client's socket, or never will be. At once, where that is so already. On a worker or
+ * here; one at a time, before end or abort, which it may call. */
+void http_stream_on_drained(struct http_stream *s, void (*fn)(void *u), void *u);
 
 /* The mark of the last write whose bytes have all been handed to the client's socket. */
 uint64_t http_stream_handed(const struct http_stream *s);

@@ -14,6 +14,7 @@
  * http_lost (watcher, or the thread that stops the server) and http_unref (any). */
 #include "base/clock.h"
 #include "base/http_internal.h"
+#include "base/json.h"
 #include "base/sha256.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -117,6 +118,13 @@ void http_lost(struct http_exchange *x, bool force)
     if (tell) tell(&x->r);
 }
 
+static void end_arrival(struct http_exchange *x)
+{
+    if (!x->arriving) return;
+    x->arriving = false;
+    x->server->opt.arrived(&x->r);
+}
+
 void http_on_completed(void *cls, struct MHD_Connection *c, void **state, enum MHD_RequestTerminationCode code)
 {
     (void)cls, (void)c;
@@ -124,10 +132,12 @@ void http_on_completed(void *cls, struct MHD_Connection *c, void **state, enum M
     if (!x) return;
     *state = NULL;
     bool ok = code == MHD_REQUEST_TERMINATED_COMPLETED_OK;
+    end_arrival(x);
     if (x->conn) {
         pthread_mutex_lock(&x->conn->lock);
         x->conn->x = NULL;
         pthread_mutex_unlock(&x->conn->lock);
+        atomic_store(&x->conn->body_by_us, 0);
     }
     pthread_mutex_lock(&x->lock);
     x->mhd_done = true;
@@ -149,7 +159,8 @@ void http_on_completed(void *cls, struct MHD_Connection *c, void **state, enum M
 static enum MHD_Result queue(struct http_exchange *x)
 {
     if (!x->response) return MHD_NO; /* no memory for it: all that is left is to close */
-    if (x->close || atomic_load(&x->server->quiescing)) MHD_add_response_header(x->response, "Connection", "close");
+    if (x->close || atomic_load(&x->server->quiescing) || atomic_load(&x->server->shedding))
+        MHD_add_response_header(x->response, "Connection", "close");
     x->queued = true;
     return MHD_queue_response(x->mhd, (unsigned)x->status, x->response);
 }
@@ -175,14 +186,17 @@ static int begin(struct http_exchange *x, const char *method)
     pthread_mutex_lock(&x->conn->lock);
     x->conn->x = x;
     pthread_mutex_unlock(&x->conn->lock);
+    atomic_fetch_add(&x->conn->heads, 1);
     return 0;
 }
 
 /* May this request be read at all? Refusals here close the connection. */
 static int admit(struct http_exchange *x, const char *method, const char *version, struct err *e)
 {
+    x->old = strcmp(version, "HTTP/1.0") == 0;
     if (http_guard(x, method, version, e)) return -1;
     if (x->conn->over) return err_set(e, ERR_UNAVAILABLE, "too many connections; try again");
+    x->close = x->chunked; /* its last request: see http_guard.c */
     return 0;
 }
 
@@ -201,13 +215,21 @@ static int check_length(const struct http_exchange *x, struct err *e)
 static enum MHD_Result answer_early(struct http_exchange *x)
 {
     bool body = x->chunked || x->r.content_length > 0;
-    bool drop =
-        !x->close && !x->chunked && x->r.content_length <= (int64_t)HTTP_DROP_MAX && !http_header(&x->r, "expect");
+    bool drop = !x->close && x->r.content_length <= (int64_t)HTTP_DROP_MAX && !http_header(&x->r, "expect");
     if (drop || !body) {
         if (!x->close) return MHD_YES;
     } else
         x->close = true;
     return queue(x);
+}
+
+/* -1: it was answered, and the connection is to be closed. */
+static int begin_arrival(struct http_exchange *x)
+{
+    if (!x->server->opt.arrives || (!x->chunked && x->r.content_length <= 0)) return 0;
+    x->arriving = x->server->opt.arrives(&x->r) == 0;
+    if (!x->arriving) x->close = true;
+    return x->arriving ? 0 : -1;
 }
 
 static enum MHD_Result first_call(struct http_exchange *x, const char *method, const char *version)
@@ -219,7 +241,9 @@ static enum MHD_Result first_call(struct http_exchange *x, const char *method, c
     else if (http_route_find(x, &e) == 0 && check_length(x, &e) == 0) {
         const struct http_route *route = x->r.route;
         x->body.limit = route->body == HTTP_BODY_BUFFER ? route->max_body : 0;
-        if (route->head && route->head(&x->r)) return answer_early(x);
+        int (*gate)(struct http_request *) = x->server->opt.gate;
+        x->max_body = route->max_body;
+        if ((gate && gate(&x->r)) || (route->head && route->head(&x->r)) || begin_arrival(x)) return answer_early(x);
         return MHD_YES;
     }
     http_reply_error(&x->r, &e);
@@ -234,13 +258,22 @@ static size_t cut_after(const struct http_exchange *x)
     return HTTP_DROP_MAX + (takes ? x->r.route->max_body : 0);
 }
 
+/* Has a body that is gathered taken `times` as long as it may? */
+static bool is_slow(const struct http_exchange *x, int times)
+{
+    int64_t max_us = (int64_t)x->server->opt.body_timeout_s * 1000000 * times;
+    return max_us && x->r.route && x->r.route->body == HTTP_BODY_BUFFER && clock_mono_us() - x->r.t_start_us > max_us;
+}
+
 static void keep_body(struct http_exchange *x, const char *bytes, size_t n)
 {
     struct err e = {0};
     const struct http_route *route = x->r.route;
     if (route->body == HTTP_BODY_NONE) return;
-    if (x->received > route->max_body)
-        err_set(&e, ERR_TOO_LARGE, "the body is longer than the %zu bytes of this route", route->max_body);
+    if (is_slow(x, 1))
+        err_set(&e, ERR_TIMEOUT_BODY, "the body did not arrive within %d s", x->server->opt.body_timeout_s);
+    else if (x->received > x->max_body)
+        err_set(&e, ERR_TOO_LARGE, "the body is longer than the %zu bytes of this route", x->max_body);
     else if (route->body == HTTP_BODY_SINK)
         route->sink(&x->r, bytes, n);
     else if (buf_add(&x->body, bytes, n))
@@ -260,14 +293,16 @@ static bool body_was_cut(const struct http_exchange *x)
 static enum MHD_Result body_call(struct http_exchange *x, const char *bytes, size_t n)
 {
     x->received += n;
-    if (x->received > cut_after(x)) return MHD_NO;
+    if (x->received > cut_after(x) || is_slow(x, 2)) return MHD_NO;
     if (!is_answered(x)) keep_body(x, bytes, n);
+    http_reap_body(x);
     return body_was_cut(x) ? MHD_NO : MHD_YES;
 }
 
 static void hand_over(struct http_exchange *x)
 {
     x->handled = true;
+    end_arrival(x);
     if (x->body.len) {
         x->r.body = x->body.data;
         x->r.body_len = x->body.len;
@@ -276,11 +311,13 @@ static void hand_over(struct http_exchange *x)
     x->owed = true;
     pthread_mutex_unlock(&x->lock);
     http_ref(x);
+    json_was_short(); /* of another request */
     x->r.route->handle(&x->r);
 }
 
 static enum MHD_Result last_call(struct http_exchange *x)
 {
+    atomic_store(&x->conn->body_by_us, 0);
     if (!x->handled && !is_answered(x)) hand_over(x);
     pthread_mutex_lock(&x->lock);
     bool answered = x->answered, lost = !answered && http_is_lost(x);
@@ -298,15 +335,16 @@ enum MHD_Result http_on_access(void *cls, struct MHD_Connection *c, const char *
 {
     (void)cls, (void)c, (void)url;
     struct http_exchange *x = *state;
-    if (!x) return MHD_NO;
-    if (!x->started) {
-        x->started = true;
-        return first_call(x, method, version);
-    }
-    if (*size == 0) return last_call(x);
+    if (!x || !http_quiet_end(x)) return MHD_NO;
+    if (x->started && *size == 0) return last_call(x);
+    bool first = !x->started;
     size_t n = *size;
-    *size = 0;
-    return body_call(x, upload, n);
+    x->started = true;
+    if (!first) *size = 0;
+    enum MHD_Result rc = first ? first_call(x, method, version) : body_call(x, upload, n);
+    if (rc == MHD_YES && first) http_reap_body(x);
+    if (rc == MHD_YES && !is_answered(x)) http_quiet_begin(x);
+    return rc;
 }
 
 /* --- what a handler asks --- */
@@ -319,12 +357,32 @@ const char *http_header(const struct http_request *r, const char *name)
     return NULL;
 }
 
+size_t http_header_join(const struct http_request *r, const char *name, char *out, size_t cap)
+{
+    const struct http_exchange *x = (const struct http_exchange *)r;
+    size_t n = 0;
+    out[0] = 0;
+    for (int i = 0; i < x->nheaders; i++) {
+        if (strcasecmp(x->header[i].name, name) != 0) continue;
+        int more = snprintf(out + n, cap - n, "%s%s", n ? "," : "", x->header[i].value);
+        if (more < 0 || (size_t)more >= cap - n) return 0;
+        n += (size_t)more;
+    }
+    return n;
+}
+
 const char *http_bearer(const struct http_request *r)
 {
     const char *v = http_header(r, "authorization");
     if (!v || strncasecmp(v, "Bearer ", 7)) return NULL;
     v += 7 + strspn(v + 7, " ");
     return *v && !strpbrk(v, " \t") ? v : NULL;
+}
+
+void http_limit_body(struct http_request *r, size_t n)
+{
+    struct http_exchange *x = (struct http_exchange *)r;
+    if (n < x->max_body) x->max_body = n;
 }
 
 void http_on_gone(struct http_request *r, void (*fn)(struct http_request *r))

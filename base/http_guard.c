@@ -3,7 +3,11 @@
  * libmicrohttpd 0.9.75 accepts about half of the messages that two HTTP parsers could read differently, and such a
  * difference, between a proxy in front of us and ourselves, is how one client's bytes become another's request. So
  * whatever has two readings is answered 400 and the connection closed: nothing behind it is read. The headers are
- * copied into the request's arena on the way, for libmicrohttpd's own go with the connection. On a worker; no state. */
+ * copied into the request's arena on the way, for libmicrohttpd's own go with the connection. On a worker; no state.
+ *
+ * What it can't see is how a chunked body is framed: the library takes extensions, trailers and bare line feeds there and
+ * shows none of them. So a chunked request is the last one of its connection (http_exchange.c): wherever two parsers
+ * think that it ends, nothing behind it is read. */
 #include "base/http_internal.h"
 #include <string.h>
 #include <strings.h>
@@ -12,7 +16,8 @@ static const char *const not_plain =
     "a line of the head that is not plain: CR LF at its end, one space between its parts";
 
 /* Headers of which two are one too many. */
-static const char *const single[] = {"content-length", "transfer-encoding", "host", "authorization", "content-type"};
+static const char *const single[] = {"content-length", "transfer-encoding", "host",
+                                     "authorization",  "content-type",      "expect"};
 
 bool http_is_token(const char *s, size_t n) /* RFC 9110, 5.6.2 */
 {
@@ -51,7 +56,7 @@ static enum MHD_Result take_header(void *cls, enum MHD_ValueKind kind, const cha
     if (!value) value = "", value_len = 0;
     if (w->n >= HTTP_HEADERS)
         err_set(w->e, ERR_HEADERS, "more than %d headers", HTTP_HEADERS);
-    else if (name != w->next)
+    else if (name != w->next || name[-1] || name[-2])
         err_set(w->e, ERR_BAD_HTTP, "%s", not_plain);
     else if (!http_is_token(name, name_len))
         err_set(w->e, ERR_BAD_HTTP, "a header's name has bytes that are not allowed");
@@ -67,17 +72,31 @@ static enum MHD_Result take_header(void *cls, enum MHD_ValueKind kind, const cha
     return MHD_NO;
 }
 
+/* Content_Length: servers behind a gateway of the old kind (CGI) can't tell it from Content-Length. */
+static bool is_underscored(const char *name, const char *plain)
+{
+    if (!strchr(name, '_') || strlen(name) != strlen(plain)) return false;
+    for (; *name; name++, plain++)
+        if (strncasecmp(name, plain, 1) != 0 && !(*name == '_' && *plain == '-')) return false;
+    return true;
+}
+
 static int check_single(const struct http_exchange *x, struct err *e)
 {
     for (size_t k = 0; k < sizeof single / sizeof *single; k++) {
         int n = 0;
-        for (int i = 0; i < x->nheaders; i++) n += strcasecmp(x->header[i].name, single[k]) == 0;
+        for (int i = 0; i < x->nheaders; i++) {
+            n += strcasecmp(x->header[i].name, single[k]) == 0;
+            if (is_underscored(x->header[i].name, single[k]))
+                return err_set(e, ERR_BAD_HTTP, "a header that is %s but for an underscore", single[k]);
+        }
         if (n > 1) return err_set(e, ERR_BAD_HTTP, "more than one %s header", single[k]);
     }
     return 0;
 }
 
-/* Sets r.content_length and x->chunked. */
+/* Sets r.content_length and x->chunked. How the lines of a chunked body and its trailers end libmicrohttpd does not tell, and it takes a bare LF or CR: where the
+ * body ends has two readings then, so no request may follow it. */
 static int check_framing(struct http_exchange *x, struct err *e)
 {
     const char *length = http_header(&x->r, "content-length"), *te = http_header(&x->r, "transfer-encoding");
@@ -98,7 +117,7 @@ static int check_framing(struct http_exchange *x, struct err *e)
 static int check_host(const struct http_exchange *x, struct err *e)
 {
     const char *host = http_header(&x->r, "host");
-    if (!host) return err_set(e, ERR_BAD_HTTP, "no Host header");
+    if (!host || !*host) return err_set(e, ERR_BAD_HTTP, "no Host header");
     for (const char *p = host; *p;
          p++) /* a name, an address, a port: RFC 3986, 3.2.2 without the rarely used sub-delims */
         if (!strchr("-._~:[]%", *p) && !http_is_token(p, 1)) return err_set(e, ERR_BAD_HTTP, "a Host that is none");
@@ -110,14 +129,26 @@ static int check_line(const struct http_exchange *x, const char *version, struct
     bool v10 = strcmp(version, "HTTP/1.0") == 0;
     if (!v10 && strcmp(version, "HTTP/1.1"))
         return err_set(e, ERR_BAD_HTTP, "a version other than HTTP/1.0 or HTTP/1.1");
-    if (!http_is_token(x->r.method, strlen(x->r.method))) return err_set(e, ERR_BAD_HTTP, "a method that is no token");
+    size_t n = strlen(x->r.method); /* all methods of ours and of RFC 9110; "get" is another method, and to some the same */
+    if (n == 0 || strspn(x->r.method, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != n)
+        return err_set(e, ERR_BAD_HTTP, "a method that is not in capital letters");
     return 0;
 }
 
+static int check_expect(const struct http_exchange *x, struct err *e)
+{
+    const char *v = http_header(&x->r, "expect");
+    if (v && strcasecmp(v, "100-continue") != 0)
+        return err_set(e, ERR_BAD_HTTP, "an Expect other than 100-continue");
+    return 0;
+}
+
+/* libmicrohttpd makes NULs of the ends of lines. A bare LF and a short line that begins with a colon or NUL, which ends a head to it, are as long as CR LF CR LF: only the bytes tell. */
 static int check_head_end(const struct http_exchange *x, const char *method, const char *end, struct err *e)
 {
+    static const char ends[4];
     const union MHD_ConnectionInfo *info = MHD_get_connection_info(x->mhd, MHD_CONNECTION_INFO_REQUEST_HEADER_SIZE);
-    return info && end == method + info->header_size ? 0 : err_set(e, ERR_BAD_HTTP, "%s", not_plain);
+    return info && end == method + info->header_size && memcmp(end - 4, ends, 4) == 0 ? 0 : err_set(e, ERR_BAD_HTTP, "%s", not_plain);
 }
 
 int http_guard(struct http_exchange *x, const char *method, const char *version, struct err *e)
@@ -129,7 +160,9 @@ int http_guard(struct http_exchange *x, const char *method, const char *version,
     if (e->code) return -1;
     x->nheaders = w.n;
     if (check_head_end(x, method, w.next + 2, e)) return -1;
-    if (check_line(x, version, e) || check_single(x, e) || check_host(x, e) || check_framing(x, e)) return -1;
+    if (check_line(x, version, e) || check_single(x, e) || check_host(x, e) || check_expect(x, e) ||
+        check_framing(x, e))
+        return -1;
     if (x->chunked && strcmp(version, "HTTP/1.0") == 0)
         return err_set(e, ERR_BAD_HTTP, "Transfer-Encoding in HTTP/1.0");
     return http_uri_parse(x, e);

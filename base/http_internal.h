@@ -33,6 +33,13 @@ struct http_conn {
     bool over;        /* beyond max_connections: gets one 503 */
     _Atomic bool hup; /* the peer has closed; set by the watcher, never cleared */
     int looks;        /* the watcher's: how often it found it gone and without a request */
+    _Atomic unsigned heads;      /* that came whole */
+    _Atomic int64_t body_by_us;  /* when the body that is read must be there; 0: none is read */
+    struct {
+        unsigned heads;          /* that had come */
+        uint64_t bytes;          /* that had come since the connection began, after the last whole message */
+        int64_t idle_us, head_us; /* since when it is idle; since when a head is coming, 0: none is */
+    } reap;                      /* the watcher's (http_reap.c) */
     char peer[64];
     pthread_mutex_t lock;
     struct http_exchange *x;       /* the request in work */
@@ -49,8 +56,13 @@ struct http_stream {
     bool open, ended, aborted, late, end_seen,
         over; /* (L) late: lagged beyond the limit; over: libmicrohttpd is done with it */
     bool ok;  /* (L) with over: all was sent */
+    void (*on_drained)(void *u); /* (L) */
+    void *on_drained_u;
     void (*on_close)(void *u, bool clean, uint64_t mark); /* (L) */
     void *on_close_u;
+    size_t room_for;         /* (L) bytes that a writer waits to have room for */
+    void (*on_room)(void *); /* (L) told then, once; NULL: nobody waits */
+    void *on_room_u;
 };
 
 struct http_exchange {
@@ -63,8 +75,11 @@ struct http_exchange {
 
     /* worker only */
     const char *raw_uri;
-    bool started, chunked, head_only, close, handled, queued;
+    bool started, old, chunked, head_only, close, handled, queued; /* old: HTTP/1.0 */
+    bool arriving;   /* http_options.arrived is owed */
     size_t received; /* bytes of body */
+    size_t max_body; /* the route's, or less */
+    _Atomic int64_t quiet_since; /* http_quiet.c's: when the worker began to wait for more of the body, monotonic us; 0: it does not */
     struct buf body;
 
     /* the handler's, one thread at a time */
@@ -100,7 +115,8 @@ struct http_server {
     ino_t unix_ino;
     _Atomic int refs, in_flight, nconns;
     _Atomic int coming; /* accepted, and not yet seen by their worker */
-    _Atomic bool quiescing, aborting, watch_stop, accept_stop;
+    _Atomic bool quiescing, aborting, watch_stop, accept_stop, shedding;
+    _Atomic int ncut;
     int watch_epoll, watch_wake;
     pthread_t watcher;
     int accept_wake;
@@ -148,6 +164,16 @@ void http_dress(struct http_exchange *x, int status, const char *content_type);
 
 /* http_stream.c: libmicrohttpd has finished with the stream; tells on_close. */
 void http_stream_over(struct http_exchange *x, bool ok);
+
+/* http_quiet.c: the worker waits for more of a body from here on; and it has the request in hand again: false: it was answered meanwhile, close. */
+void http_quiet_begin(struct http_exchange *x);
+bool http_quiet_end(struct http_exchange *x);
+void http_quiet_look(struct http_server *s); /* the watcher's */
+
+/* http_reap.c */
+void http_reap_begin(struct http_conn *c);                /* a new connection */
+void http_reap_body(struct http_exchange *x);             /* a worker: its body shall come in time */
+void http_reap_look(struct http_conn *c, int64_t now_us); /* the watcher, under server.lock */
 
 /* http_watch.c */
 int http_watch_start(struct http_server *s, struct err *e);

@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define CONNECTION_MEMORY (32 * 1024) /* libmicrohttpd's pool of a connection; bounds the header bytes (431) */
+#define CONNECTION_MEMORY (24 * 1024) /* libmicrohttpd's pool of a connection; bounds the header bytes (431). Nearly all of it is touched, so it is half of what an idle stream takes */
 #define SPARE_CONNECTIONS 256         /* of the library above ours, per worker */
 #define WORKERS_MAX 64
 #define POLL_MS 2
@@ -142,6 +142,16 @@ void http_server_quiesce(struct http_server *s)
     if (atomic_load(&s->quiescing)) return;
     http_accept_stop(s);
     atomic_store(&s->quiescing, true); /* only now: who is told "Connection: close" comes back, and is then refused, not cut */
+}
+
+void http_server_shed(struct http_server *s, bool on)
+{
+    atomic_store(&s->shedding, on);
+}
+
+int http_server_cut(const struct http_server *s)
+{
+    return atomic_load(&s->ncut);
 }
 
 int http_server_in_flight(const struct http_server *s)

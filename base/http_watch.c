@@ -10,6 +10,8 @@
  * the watcher frees it, after it has worked off the batch of events in hand, which may still name it; no later batch
  * can.
  *
+ * It also looks, about once a second, for bodies that stopped coming (http_quiet.c).
+ *
  * What it refuses: half-closing clients that wait for a late answer. A client that shuts its side down is taken for
  * gone. */
 #include "base/clock.h"
@@ -17,7 +19,6 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -30,7 +31,7 @@
 
 #define BATCH 64
 #define BURY_MS 1000 /* the dead wait no longer than this */
-#define LOOK_MS 900  /* between looks for half messages whose client has gone */
+#define LOOK_MS 900  /* between looks for half messages, whose client has gone or is slow */
 
 static void peer_hung_up(struct http_conn *c)
 {
@@ -63,10 +64,12 @@ static bool waits_for_bytes(struct http_conn *c)
 /* libmicrohttpd's own epoll is edge-triggered, and a read that fills less than its buffer ends its interest: an end that
  * came with the last bytes of half a message is never seen there, and the place would stay taken until the idle time-out.
  * A connection that hung up and still waits for bytes one look later is shut on our side too, which is a new edge. */
-static void cut_half_messages(struct http_server *s)
+static void look_at_all(struct http_server *s)
 {
+    int64_t now = clock_mono_us();
     pthread_mutex_lock(&s->lock);
     for (struct http_conn *c = s->conns; c; c = c->next) {
+        http_reap_look(c, now);
         if (!atomic_load(&c->hup)) continue;
         c->looks = waits_for_bytes(c) ? c->looks + (c->looks < 2) : 0;
         if (c->looks == 2) shutdown(c->fd, SHUT_RDWR);
@@ -99,7 +102,8 @@ static void *watch(void *arg)
             if (event[i].data.ptr) peer_hung_up(event[i].data.ptr);
         bury(s);
         if (clock_mono_us() - looked < LOOK_MS * 1000) continue;
-        cut_half_messages(s);
+        http_quiet_look(s); /* first: it answers those whom the other only cuts */
+        look_at_all(s);
         looked = clock_mono_us();
     }
     return NULL;
@@ -158,8 +162,7 @@ static struct http_conn *conn_new(struct http_server *s, struct MHD_Connection *
     name_peer(c, MHD_get_connection_info(mhd, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr);
     pthread_mutex_init(&c->lock, NULL);
     c->over = atomic_fetch_add(&s->nconns, 1) >= s->opt.max_connections;
-    int on = 1;
-    setsockopt(c->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* a Unix socket says no, which is fine */
+    http_reap_begin(c);
     pthread_mutex_lock(&s->lock);
     c->next = s->conns;
     if (c->next) c->next->prev = c;

@@ -19,6 +19,7 @@ void json_start(void)
     if (random_bytes(&seed, sizeof seed) || seed == 0)
         seed = (size_t)&seed; /* 0 would let jansson choose by the time */
     json_object_seed(seed);
+    json_load_start();
 }
 
 /* The end of the string whose opening quote is at i: the index of its closing quote, or len. */
@@ -62,12 +63,17 @@ static const char *plain_words(const json_error_t *je)
     return je->text;
 }
 
+bool json_lacked_memory(const json_error_t *je)
+{
+    return json_error_code(je) == json_error_out_of_memory;
+}
+
 static int refuse(const json_error_t *je, struct err *e)
 {
     const char *text = plain_words(je);
     const char *near = strstr(text, " near '");
     int shown = near ? (int)(near - text) : (int)strlen(text);
-    if (json_error_code(je) == json_error_out_of_memory)
+    if (json_lacked_memory(je))
         return err_set(e, ERR_NO_MEMORY, "no memory to parse the JSON");
     if (json_error_code(je) == json_error_duplicate_key) shown = (int)strlen("duplicate object key");
     return err_set(e, ERR_INVALID_JSON, "invalid JSON at line %d, column %d: %.*s", je->line, je->column, shown, text);
@@ -78,7 +84,7 @@ int json_parse(const char *text, size_t len, json_t **out, struct err *e)
     json_error_t je;
     if (len == 0 || !text) return err_set(e, ERR_INVALID_JSON, "the body is empty, a JSON object was expected");
     if (scan(text, len, e)) return -1;
-    json_t *v = json_loadb(text, len, JSON_REJECT_DUPLICATES, &je);
+    json_t *v = json_load(text, len, JSON_REJECT_DUPLICATES, &je);
     if (!v) return refuse(&je, e);
     if (!json_is_object(v)) {
         json_decref(v);
@@ -199,6 +205,39 @@ int json_dump(const json_t *v, bool canonical, struct buf *b)
     size_t flags = JSON_COMPACT | JSON_ENCODE_ANY | (canonical ? JSON_SORT_KEYS : 0);
     if (json_dump_callback(v, append, b, flags)) b->failed = true;
     return b->failed ? -1 : 0;
+}
+
+static void give_up_if(bool failed, json_t **v)
+{
+    if (!failed) return;
+    json_decref(*v);
+    *v = NULL;
+}
+
+void json_list_add(json_t **list, json_t *v)
+{
+    give_up_if(json_array_append_new(*list, v), list);
+}
+
+void json_object_put(json_t **object, const char *key, json_t *v)
+{
+    give_up_if(json_object_set_new(*object, key, v), object);
+}
+
+static json_t *if_equal(json_t *copy, const json_t *v)
+{
+    give_up_if(!json_equal(copy, v), &copy);
+    return copy;
+}
+
+json_t *json_copy_top(const json_t *v)
+{
+    return if_equal(json_copy((json_t *)(uintptr_t)v), v);
+}
+
+json_t *json_copy_all(const json_t *v)
+{
+    return if_equal(json_deep_copy(v), v);
 }
 
 int json_error(const struct err *e, struct buf *b)

@@ -13,8 +13,20 @@
 #define JSON_DEPTH 64
 #define JSON_TOKENS 200000 /* a prompt of token ids may be long */
 
-/* Once at program start: seeds jansson's hash from getrandom. */
+/* Once at program start: seeds jansson's hash from getrandom, and has its memory come from here (json_load). */
 void json_start(void);
+void json_load_start(void); /* the latter alone */
+
+/* json_loadb() that ends at the first allocation that fails: jansson itself would read on past the end of its buffer (base/json_load.c). For texts of ours,
+ * too; je may be NULL. Nobody calls json_loads() or json_loadb() but this. */
+json_t *json_load(const char *text, size_t len, size_t flags, json_error_t *je);
+
+/* Whether one of jansson's allocations failed on this thread, in a parse or out of it, since the last call: what was built since may lack something, for
+ * nobody looks at each json_array_append_new(). */
+bool json_was_short(void);
+
+/* Whether json_load() gave NULL for want of memory, and not for what the text says. */
+bool json_lacked_memory(const json_error_t *je);
 
 /* The root must be an object. The caller owns *out (json_decref). */
 int json_parse(const char *text, size_t len, json_t **out, struct err *e);
@@ -36,6 +48,15 @@ int json_need_str(const json_t *o, const char *field, size_t max_len, const char
 
 /* Dump compactly (keys sorted when `canonical`) to the end of b. */
 int json_dump(const json_t *v, bool canonical, struct buf *b);
+
+/* For values that are being made: v (taken, NULL: no memory) goes to the end of *list, or into *object. Where one of them has no memory the whole is
+ * given up, *list or *object becomes NULL, and stays that: no answer lacks a part of itself. */
+void json_list_add(json_t **list, json_t *v);
+void json_object_put(json_t **object, const char *key, json_t *v);
+
+/* A copy, one level of it or all; NULL: no memory. jansson's own leave out what they have no memory for, and say nothing. */
+json_t *json_copy_top(const json_t *v);
+json_t *json_copy_all(const json_t *v);
 
 /* {"error":{"message","type","param","code"}} of an error, as OpenAI prints it, to the end of b. */
 int json_error(const struct err *e, struct buf *b);

@@ -39,6 +39,11 @@ void log_set_level(enum log_level least)
     least_level = least;
 }
 
+bool log_is_on(enum log_level level)
+{
+    return (int)level >= least_level;
+}
+
 int log_level_parse(const char *word)
 {
     for (int i = 0; i < (int)(sizeof words / sizeof *words); i++)
@@ -143,7 +148,7 @@ static void put_head(struct line *l, enum log_level level, const char *event)
 
 void log_event(enum log_level level, const char *event, const struct log_field *fields)
 {
-    if ((int)level < least_level) return;
+    if (!log_is_on(level)) return;
     int saved = errno;
     struct line l;
     l.len = 0;

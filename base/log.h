@@ -6,6 +6,7 @@
  * Values are quoted and escaped as logfmt asks, so no input can forge a line. Never log a prompt, an answer or a key.
  */
 #pragma once
+#include <stdbool.h>
 #include <stdint.h>
 
 enum log_level { LOG_DEBUG, LOG_INFO, LOG_WARN, LOG_ERROR };
@@ -31,6 +32,8 @@ struct log_field {
 void log_init(const char *program, enum log_level least);
 
 void log_set_level(enum log_level least); /* any thread, any time */
+
+bool log_is_on(enum log_level level); /* to spare what only a line needs */
 
 /* "debug", "info", "warn", "error" -> level, or -1. */
 int log_level_parse(const char *word);

@@ -85,6 +85,24 @@ size_t memory_available_in(const char *root)
     return least == SIZE_MAX ? 0 : least;
 }
 
+int64_t memory_oom_kills_in(const char *root)
+{
+    long long n = -1;
+    char path[PATH_BYTES], line[128];
+    snprintf(path, sizeof path, "%s/proc/vmstat", root);
+    FILE *f = fopen(path, "re");
+    if (!f) return -1;
+    int got = 0;
+    while (got != 1 && fgets(line, sizeof line, f)) got = sscanf(line, "oom_kill %18lld", &n);
+    fclose(f);
+    return got == 1 ? n : -1;
+}
+
+int64_t memory_oom_kills(void)
+{
+    return memory_oom_kills_in("");
+}
+
 size_t memory_available(void)
 {
     return memory_available_in("");

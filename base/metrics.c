@@ -3,7 +3,7 @@
  * A metric without labels is one series and its update one atomic operation. A metric with labels keeps its series in
  * an array in order of arrival, found through a small open hash under the metric's own lock; the lock covers the
  * look-up only, the update is atomic again. Series are never removed, so a pointer to one stays good. What it refuses:
- * growth. Label values are cut at VALUE_MAX bytes and the last of METRIC_SERIES places is the series "other", which
+ * growth (a gauge that is cleared is not told, and keeps its place). Label values are cut at VALUE_MAX bytes and the last of METRIC_SERIES places is the series "other", which
  * counts for all that came too late. An INFO metric is the exception: its only series is replaced whole, labels and value,
  * under the lock, which a print of it holds too. Any thread. A print reads while others write: each number is whole, a histogram's
  * may differ by the updates in between. */
@@ -192,6 +192,16 @@ void metric_state(struct metrics *m, size_t row, const char *const *labels, doub
     free(old);
 }
 
+/* What is not a number is not printed. */
+void metric_clear(struct metrics *m, size_t row)
+{
+    assert(row < m->n && m->metric[row].row->kind == METRIC_GAUGE);
+    struct metric *t = &m->metric[row];
+    pthread_mutex_lock(&t->lock);
+    for (size_t i = 0; i < t->n; i++) atomic_store_explicit(&t->series[i]->value, (double)NAN, memory_order_relaxed);
+    pthread_mutex_unlock(&t->lock);
+}
+
 static void add_double(_Atomic double *to, double v)
 {
     double seen = atomic_load_explicit(to, memory_order_relaxed);
@@ -313,7 +323,7 @@ static void print_metric(struct buf *b, struct metric *t)
         const struct series *s = t->series[i];
         if (t->row->kind == METRIC_HISTOGRAM)
             print_histogram(b, t, s);
-        else
+        else if (t->row->kind != METRIC_GAUGE || !isnan(atomic_load_explicit(&s->value, memory_order_relaxed)))
             print_sample(b, t, s, "", NULL, atomic_load_explicit(&s->value, memory_order_relaxed));
     }
     if (info) pthread_mutex_unlock(&t->lock);

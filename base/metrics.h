@@ -29,6 +29,9 @@ void metric_set(struct metrics *m, size_t row, const char *const *labels, double
 void metric_observe(struct metrics *m, size_t row, const char *const *labels, double v); /* histogram */
 double metric_get(const struct metrics *m, size_t row, const char *const *labels); /* value, or a histogram's sum */
 
+/* Gauges: of all label sets nothing is told any more, until they are set again. */
+void metric_clear(struct metrics *m, size_t row);
+
 /* INFO only: its one series now carries these labels (each cut at METRIC_INFO_BYTES) and this value. */
 void metric_state(struct metrics *m, size_t row, const char *const *labels, double v);
 

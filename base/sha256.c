@@ -4,6 +4,7 @@
  * UUIDv7: 48 bits of milliseconds, then a 12-bit counter that makes ids of one process strictly increasing (RFC 9562,
  * 6.2, method 1), then 62 random bits. When the counter overflows within one millisecond it carries into the time,
  * which runs ahead of the wall clock by at most the burst. Any thread. */
+#include <nettle/base64.h>
 #include <nettle/hmac.h>
 #include <nettle/sha2.h>
 #undef sha256_init
@@ -11,6 +12,7 @@
 #include "base/sha256.h"
 #include <errno.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/random.h>
 
@@ -60,6 +62,12 @@ void sha256_hex(const uint8_t digest[SHA256_BYTES], char out[SHA256_HEX])
     out[SHA256_HEX - 1] = 0;
 }
 
+void sha256_base64(const uint8_t digest[SHA256_BYTES], char out[SHA256_BASE64])
+{
+    base64_encode_raw(out, SHA256_BYTES, digest);
+    out[SHA256_BASE64 - 1] = 0;
+}
+
 bool sha256_is_hex(const char *s)
 {
     return strspn(s, hex_digits) == SHA256_HEX - 1 && s[SHA256_HEX - 1] == 0;
@@ -86,14 +94,23 @@ int random_bytes(void *out, size_t n)
     return 0;
 }
 
+static _Atomic uint64_t last_tick;
+
 /* (milliseconds << 12 | counter), greater than every one given before. */
 static uint64_t next_tick(void)
 {
-    static _Atomic uint64_t last;
-    uint64_t now = (uint64_t)(clock_wall_us() / 1000) << 12, seen = atomic_load(&last), next;
+    uint64_t now = (uint64_t)(clock_wall_us() / 1000) << 12, seen = atomic_load(&last_tick), next;
     do next = now > seen ? now : seen + 1;
-    while (!atomic_compare_exchange_weak(&last, &seen, next));
+    while (!atomic_compare_exchange_weak(&last_tick, &seen, next));
     return next;
+}
+
+void uuid7_after(const char *id)
+{
+    unsigned high = 0, low = 0, count = 0;
+    if (sscanf(id, "%8x-%4x-7%3x-", &high, &low, &count) != 3) return;
+    uint64_t tick = ((uint64_t)high << 16 | low) << 12 | count, seen = atomic_load(&last_tick);
+    while (seen < tick && !atomic_compare_exchange_weak(&last_tick, &seen, tick)) continue;
 }
 
 void uuid7(char out[UUID_LEN])

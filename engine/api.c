@@ -152,11 +152,10 @@ void api_reply_json(struct http_request *r, json_t *v)
     api_reply_buf(r, &b);
 }
 
-/* What computes; NULL while the model is being loaded. */
+/* What computes. */
 static json_t *device_json(const struct api_engine *g)
 {
     struct device_about about = {.backend = "cpu"};
-    if (!g) return NULL;
     if (!g->device) return json_pack("{s:s}", "backend", about.backend);
     device_about(g->device, &about);
     return json_pack("{s:s, s:s, s:i, s:I}", "backend", about.backend, "name", about.name, "ranks", about.ranks,
@@ -168,12 +167,15 @@ void api_health(struct http_request *r)
     struct api *a = r->server_user;
     const struct api_engine *g = api_hold(a, NULL);
     bool alive = !g || sched_alive(g->sched);
-    json_t *device = device_json(g);
-    if (g) api_release(a);
+    json_t *v = json_pack("{s:s}", "status", "ok");
+    if (g) {
+        json_object_put(&v, "device", device_json(g));
+        api_release(a);
+    }
     if (alive) {
-        api_reply_json(r, json_pack("{s:s, s:o*}", "status", "ok", "device", device));
+        api_reply_json(r, v);
     } else {
-        json_decref(device);
+        json_decref(v);
         turn_away(r, ERR_UNAVAILABLE, "a step hangs");
     }
 }
@@ -229,7 +231,10 @@ static void answered(const struct http_request *r, int status, uint64_t bytes, i
     const char *route = r->route ? r->route->pattern : "none";
     metric_add(a->metrics, M_HTTP, (const char *const[]){route, code}, 1);
     atomic_store(&a->heard_us, clock_mono_us());
-    log_debug("request", LS("id", r->id), LS("route", route), LI("status", status), LI("bytes", (int64_t)bytes),
+    if (!log_is_on(LOG_DEBUG)) return;
+    char trace[TRACE_HEX];
+    traceparent_trace(http_header(r, "traceparent"), trace);
+    log_debug("request", LS("id", r->id), LS("request", http_header(r, "X-Weft-Request-Id")), LS("trace", trace), LS("route", route), LI("status", status), LI("bytes", (int64_t)bytes),
               LI("us", duration_us));
 }
 

@@ -20,6 +20,7 @@ struct api_options {
 struct api_engine {
     const struct model *model;
     struct lora_set *loras;
+    struct pull *pull; /* NULL: loads name a folder */
     struct sched *sched;
     struct trace *trace;            /* or NULL */
     const char *kernels;            /* name of the table in use */

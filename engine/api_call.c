@@ -55,10 +55,30 @@ static struct gen_counts total(const struct call *c)
     return t;
 }
 
+static int64_t most(int64_t a, int64_t b)
+{
+    return a > b ? a : b;
+}
+
+/* Of several choices the longest of each. */
+static struct gen_times longest(const struct call *c)
+{
+    struct gen_times t = {0};
+    for (int i = 0; i < c->nparts; i++) {
+        const struct gen_times *p = &c->part[i].times;
+        t = (struct gen_times){.queue_us = most(t.queue_us, p->queue_us),
+                               .load_us = most(t.load_us, p->load_us),
+                               .prefill_us = most(t.prefill_us, p->prefill_us),
+                               .decode_us = most(t.decode_us, p->decode_us),
+                               .paused_us = most(t.paused_us, p->paused_us)};
+    }
+    return t;
+}
+
 static void note_receipt(const struct call *c, enum receipt_state state, const char *finish)
 {
     struct gen_counts t = total(c);
-    struct receipt x = {.state = state, .finish = finish, .prompt = t.prompt, .cached = t.cached, .output = t.output};
+    struct receipt x = {.state = state, .finish = finish, .prompt = t.prompt, .cached = t.cached, .output = t.output, .times = longest(c)};
     snprintf(x.id, sizeof x.id, "%s", c->origin.id);
     receipts_put(c->api->receipts, &x, clock_mono_us());
 }
@@ -104,6 +124,14 @@ static struct piece piece_of(const struct part *p)
                           .nprompt_ids = (int)part_prompt(p)->n};
 }
 
+static void set_times(struct call *c)
+{
+    struct gen_times t = longest(c);
+    buf_reset(&c->out);
+    render_times_value(&t, &c->out);
+    if (!c->out.failed) http_set_header(c->r, "X-Weft-Time", c->out.data);
+}
+
 static void answer_whole(struct call *c)
 {
     struct piece pieces[ASK_CHOICES_MAX];
@@ -112,6 +140,7 @@ static void answer_whole(struct call *c)
         pieces[i] = piece_of(&c->part[i]);
         pieces[i].finish = finish_name(&c->part[i]);
     }
+    if (c->origin.counted) set_times(c);
     buf_reset(&c->out);
     render_whole(&c->render, pieces, c->nparts, &t, &c->out);
     struct buf whole = c->out; /* the reply ends the call: what it needs must not be the call's */
@@ -126,7 +155,9 @@ static void end_stream(struct call *c, bool gone)
     if (c->failed) {
         render_stream_error(&c->error, &c->out);
     } else {
+        struct gen_times times = longest(c);
         if (c->origin.counted) render_counts(&t, &c->out);
+        if (c->origin.counted) render_times(&times, &c->out);
         if (c->ask.include_usage) render_usage_chunk(&c->render, &t, &c->out);
         render_stream_done(&c->out);
         c->shown = t;
@@ -255,18 +286,32 @@ static bool has_new_calls(const struct part *p)
     return n > p->calls_sent;
 }
 
-/* One write per event: comment, then the chunks that it counts. */
+/* With the first one, where the time to the first token went. */
+static void add_counts(const struct part *p, struct buf *out)
+{
+    struct call *c = p->call;
+    if (!c->origin.counted) return;
+    render_counts(&c->shown, out);
+    if (!c->timed) render_times(&p->times, out);
+    c->timed = true;
+}
+
+/* One write per event of the scheduler, and in it before each chunk a comment that counts no more than that chunk completes: a wire that breaks
+ * between two of them leaves no count of what did not come. So the end's own tokens count with its chunk, the last one. */
 static void send(struct part *p, bool last)
 {
     struct call *c = p->call;
     bool role = !p->began && c->ask.kind == ASK_CHAT;
     bool content = p->text.len || has_new_calls(p) || (last && (p->lp.n || p->ids.len));
     if (!content && !role && !last) return;
-    if (content || last) c->shown = total(c);
     buf_reset(&c->out);
-    if (c->origin.counted) render_counts(&c->shown, &c->out);
+    if (role) add_counts(p, &c->out);
     if (role) add_role(p, &c->out);
+    if (content && !last) c->shown = total(c);
+    if (content) add_counts(p, &c->out);
     if (content) add_kept(p, &c->out);
+    if (last) c->shown = total(c);
+    if (last) add_counts(p, &c->out);
     if (last) add_finish(p, &c->out);
     if (c->out.failed)
         fail_with(c, ERR_NO_MEMORY, "no memory for the answer", false);
@@ -309,6 +354,7 @@ void call_on_event(void *u, const struct gen_event *ev)
     struct call *c = p->call;
     bool done = ev->kind == GEN_DONE, well = !done || ev->finish == FINISH_STOP || ev->finish == FINISH_LENGTH;
     p->counts = ev->counts;
+    p->times = ev->times;
     if (done) forget_gen(p, ev->finish);
     if (done && ev->finish == FINISH_ERROR)
         call_fail(c, ev->error);

@@ -6,6 +6,7 @@
 /* What the gateway says about a request in headers (schema/ENGINE_API.md). */
 struct origin {
     char id[RECEIPT_ID_LEN];
+    char trace[TRACE_HEX];
     bool counted;       /* X-Weft-Request-Id was given: send counting comments */
     const char *model;  /* shown in `model`; NULL: as asked */
     const char *tenant; /* "" where none */
@@ -25,6 +26,7 @@ struct part {
     struct tool_parser *tools; /* NULL: the answer is text */
     int calls_sent;
     struct gen_counts counts;
+    struct gen_times times;
     enum gen_finish finish;
     bool began;         /* something of it was sent */
     struct buf text;    /* not sent yet: the rest of a stream, or the whole answer */
@@ -49,6 +51,7 @@ struct call {
     struct err error; /* of failed */
 
     struct http_stream *stream; /* the step thread's, as what follows */
+    bool timed;                 /* it was told where the time to the first token went */
     bool cut;                   /* failed because the reader is gone or too slow: no last words */
     struct buf out;
     struct gen_counts shown; /* what the bytes sent so far amount to */

@@ -70,6 +70,9 @@ void api_count(struct http_request *r, const struct api_engine *g);
 /* Handlers, one per route. */
 void api_text(struct http_request *r); /* chat, completions, tokenize: at once, or through api->preparing */
 void api_hello(struct http_request *r);
+
+/* api_fence.c: the header X-Weft-Takeover of a request for text; ERR_CONFLICT: another gateway has taken over from who sends it. */
+int api_fence(const char *word, struct err *e);
 void api_models(struct http_request *r);
 void api_model(struct http_request *r);
 void api_lora_load(struct http_request *r);

@@ -1,9 +1,10 @@
 /* api_lora: vLLM's two adapter routes. An adapter's name is its digest, and nothing else is accepted for one: so what a
- * name stands for can never change, and repeating a load is harmless.
+ * name stands for can never change, and repeating a load is harmless. An engine that pulls needs no path, and heeds none.
  *
- * The answer comes from the loader's thread when the adapter can be used, or is gone; meanwhile the request holds no
+ * The answer comes from a loader's thread when the adapter can be used, or is gone; meanwhile the request holds no
  * thread. The texts of success are vLLM's, for clients that look at them. */
 #include "engine/api_impl.h"
+#include "engine/pull.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -39,7 +40,7 @@ static int read_change(struct http_request *r, const char *done, bool with_path,
     if (!c) return err_set(e, ERR_NO_MEMORY, "no memory for the request");
     if (json_parse(r->body, r->body_len, &root, e)) return -1;
     if (json_need_str(root, "lora_name", 256, &name, e)) goto out;
-    if (with_path && json_need_str(root, "lora_path", PATH_MAX_LEN, &folder, e)) goto out;
+    if (with_path && json_get_str(root, "lora_path", PATH_MAX_LEN, &folder, NULL, e)) goto out;
     if (!sha256_is_hex(name)) {
         err_field(e, ERR_INVALID, "lora_name", "'lora_name' must be the adapter's digest: 64 lower-case hex digits");
         goto out;
@@ -70,11 +71,18 @@ static void change(struct http_request *r, const char *done, bool load)
         api_refuse(r, &e);
         return;
     }
-    if (load)
+    if (g->pull && load)
+        pull_load(g->pull, c->digest, changed, c);
+    else if (g->pull)
+        pull_unload(g->pull, c->digest, changed, c);
+    else if (load && !path)
+        err_field(&e, ERR_MISSING, "lora_path", "'lora_path' is missing: this engine does not fetch adapters by itself");
+    else if (load)
         lora_load(g->loras, c->digest, path, changed, c);
     else
         lora_unload(g->loras, c->digest, changed, c);
     api_release(a);
+    if (e.code) api_refuse(r, &e);
 }
 
 void api_lora_load(struct http_request *r)

@@ -42,20 +42,24 @@ void api_models(struct http_request *r)
     }
     struct lora_info *list = known_adapters(g, &n);
     json_t *data = list ? json_array() : NULL;
-    json_array_append_new(data, base_json(g));
-    for (int i = 0; i < n; i++) json_array_append_new(data, adapter_json(&list[i], g));
+    json_list_add(&data, base_json(g));
+    for (int i = 0; i < n; i++) json_list_add(&data, adapter_json(&list[i], g));
     api_release(a);
     free(list);
     api_reply_json(r, data ? json_pack("{s:s, s:o}", "object", "list", "data", data) : NULL);
 }
 
-static json_t *one_model(const struct api_engine *g, const char *digest)
+/* NULL: no memory, or e says that there is none. */
+static json_t *one_model(const struct api_engine *g, const char *digest, struct err *e)
 {
-    int n = 0;
+    int n = 0, i = 0;
     json_t *found = NULL;
     struct lora_info *list = known_adapters(g, &n);
-    for (int i = 0; i < n && !found; i++)
-        if (!strcmp(list[i].digest, digest)) found = adapter_json(&list[i], g);
+    while (list && i < n && strcmp(list[i].digest, digest) != 0) i++;
+    if (list && i < n)
+        found = adapter_json(&list[i], g);
+    else if (list)
+        err_set(e, ERR_ADAPTER_NOT_LOADED, "the adapter is not loaded");
     free(list);
     return found;
 }
@@ -67,10 +71,7 @@ void api_model(struct http_request *r)
     const char *digest;
     json_t *found = NULL;
     const struct api_engine *g = api_hold(a, &e);
-    if (g && api_resolve(g, r->param[0], &digest, &e) == 0) {
-        found = digest ? one_model(g, digest) : base_json(g);
-        if (!found) err_set(&e, ERR_ADAPTER_NOT_LOADED, "the adapter is not loaded");
-    }
+    if (g && api_resolve(g, r->param[0], &digest, &e) == 0) found = digest ? one_model(g, digest, &e) : base_json(g);
     if (g) api_release(a);
     if (e.code)
         api_refuse(r, &e);

@@ -7,6 +7,7 @@
  * Everything borrowed (model, stop strings, prompts, schemas) points into the parsed JSON, which the ask owns. What has a
  * shape of its own is read by api_params_input.c (messages, prompts) and api_params_output.c (formats, tools, biases).
  * Runs on HTTP workers; no state of its own. */
+#include "base/json.h"
 #include "engine/api_params_impl.h"
 #include "engine/detok.h"
 #include <stddef.h>
@@ -108,21 +109,22 @@ static const struct refusal refused[] = {
 };
 
 /* Numbers by value (1 and 1.0 are the same), the rest as jansson compares. */
-static bool same_value(const json_t *v, const char *text)
+static bool same_value(const json_t *v, const json_t *w)
 {
-    json_t *w = json_loads(text, JSON_DECODE_ANY, NULL);
-    bool same = w && (json_is_number(v) && json_is_number(w) ? json_number_value(v) == json_number_value(w)
-                                                             : json_equal(v, w) == 1);
-    json_decref(w);
-    return same;
+    return json_is_number(v) && json_is_number(w) ? json_number_value(v) == json_number_value(w) : json_equal(v, w) == 1;
 }
 
 static int check_refused(const struct refusal *r, const struct ask *a, struct err *e)
 {
     const json_t *v = json_object_get(a->root, r->name);
     if (!v || json_is_null(v)) return 0;
-    for (size_t i = 0; i < sizeof r->harmless / sizeof *r->harmless && r->harmless[i]; i++)
-        if (same_value(v, r->harmless[i])) return 0;
+    for (size_t i = 0; i < sizeof r->harmless / sizeof *r->harmless && r->harmless[i]; i++) {
+        json_t *w = json_load(r->harmless[i], strlen(r->harmless[i]), JSON_DECODE_ANY, NULL);
+        if (!w) return err_set(e, ERR_NO_MEMORY, "no memory for the request");
+        bool same = same_value(v, w);
+        json_decref(w);
+        if (same) return 0;
+    }
     if (!r->harmless[0]) return err_field(e, ERR_UNSUPPORTED, r->name, "'%s' is not supported", r->name);
     return err_field(e, ERR_UNSUPPORTED, r->name, "this value of '%s' is not supported, only %s is", r->name,
                      r->harmless[0]);

@@ -3,6 +3,7 @@
  * A shape may be asked for in OpenAI's words (response_format) or in vLLM's (structured_outputs, and guided_* of older
  * clients); at most one of them, and none beside a forced tool, which is a shape too. The schema itself is judged where
  * it is compiled (constrain.h). Runs on HTTP workers; no state of its own. */
+#include "base/json.h"
 #include "engine/api_params_impl.h"
 #include <ctype.h>
 #include <stdlib.h>
@@ -29,8 +30,7 @@ static int bias_id(const char *key, int vocab, int32_t *id, struct err *e)
     char *end;
     long v = strtol(key, &end, 10);
     if (!isdigit((unsigned char)key[0]) || (key[0] == '0' && key[1]) || *end || v >= vocab)
-        return err_field(e, ERR_INVALID, "logit_bias",
-                         "'logit_bias' has the key \"%.40s\": a token id below %d is needed", key, vocab);
+        return err_field(e, ERR_INVALID, "logit_bias", "'logit_bias' has a key that is no token id below %d", vocab);
     *id = (int32_t)v;
     return 0;
 }
@@ -97,7 +97,9 @@ static int guided_json(struct ask *a, json_t *owner, const char *key, const char
 {
     json_t *v = json_object_get(owner, key);
     if (json_is_string(v)) {
-        json_t *parsed = json_loadb(json_string_value(v), json_string_length(v), JSON_REJECT_DUPLICATES, NULL);
+        json_error_t je;
+        json_t *parsed = json_load(json_string_value(v), json_string_length(v), JSON_REJECT_DUPLICATES, &je);
+        if (!parsed && json_lacked_memory(&je)) return err_set(e, ERR_NO_MEMORY, "no memory for the request");
         if (!parsed) return err_field(e, ERR_INVALID, field, "'%s' is a text that is not a JSON object", field);
         if (json_object_set_new(owner, key, parsed)) return err_set(e, ERR_NO_MEMORY, "no memory for the request");
         v = parsed;

@@ -118,13 +118,15 @@ static void reply_tokens(struct http_request *r, const struct ask *a, const stru
         }
         total += (int64_t)t.n;
         json_t *one = json_array();
-        for (size_t k = 0; k < t.n && a->return_token_ids; k++) json_array_append_new(one, json_integer(t.id[k]));
-        json_array_append_new(ids, one);
+        for (size_t k = 0; k < t.n && a->return_token_ids; k++) json_list_add(&one, json_integer(t.id[k]));
+        json_list_add(&ids, one);
         free(t.id);
     }
     json_t *v = json_pack("{s:I, s:i}", "prompt_tokens", (json_int_t)total, "max_model_len", g->max_context);
-    if (a->return_token_ids) json_object_set(v, "token_ids", ids);
-    json_decref(ids);
+    if (a->return_token_ids)
+        json_object_put(&v, "token_ids", ids);
+    else
+        json_decref(ids);
     api_reply_json(r, v);
 }
 

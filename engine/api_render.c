@@ -346,6 +346,19 @@ void render_counts(const struct gen_counts *c, struct buf *out)
     buf_addf(out, ": weft %d %d %d\n\n", c->prompt, c->cached, c->output);
 }
 
+void render_times_value(const struct gen_times *t, struct buf *out)
+{
+    buf_addf(out, "%lld %lld %lld %lld %lld", (long long)t->queue_us, (long long)t->load_us, (long long)t->prefill_us, (long long)t->decode_us,
+             (long long)t->paused_us);
+}
+
+void render_times(const struct gen_times *t, struct buf *out)
+{
+    buf_adds(out, ": weft-time ");
+    render_times_value(t, out);
+    buf_adds(out, "\n\n");
+}
+
 void render_stream_error(const struct err *e, struct buf *out)
 {
     buf_adds(out, "data: ");

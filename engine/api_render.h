@@ -68,5 +68,8 @@ void render_whole(const struct render *r, const struct piece *p, int n, const st
 
 /* ": weft PROMPT CACHED OUTPUT" and an empty line. */
 void render_counts(const struct gen_counts *c, struct buf *out);
+/* ": weft-time QUEUE LOAD PREFILL DECODE PAUSED" and an empty line; the five numbers alone. */
+void render_times(const struct gen_times *t, struct buf *out);
+void render_times_value(const struct gen_times *t, struct buf *out);
 void render_stream_error(const struct err *e, struct buf *out);
 void render_stream_done(struct buf *out); /* data: [DONE] */

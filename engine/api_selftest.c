@@ -24,7 +24,7 @@ void api_selftest_run(struct http_request *r)
     for (int i = 0; i < LORA_CHECKS; i++) {
         if (err_of[i] < 0) continue;
         if (!(err_of[i] <= worst)) worst = err_of[i]; /* NaN becomes the worst */
-        json_object_set_new(modules, lora_check_name[i], json_real(err_of[i]));
+        json_object_put(&modules, lora_check_name[i], json_real(err_of[i]));
     }
     json_t *answer = json_pack("{s:s, s:o, s:f}", "digest", digest, "modules", modules, "max_error", worst);
     json_decref(root);

@@ -64,7 +64,7 @@ static void *work(void *u)
     struct http_request *r;
     bool stop;
     pthread_setname_np(pthread_self(), s->name);
-    if (setpriority(PRIO_PROCESS, (id_t)gettid(), SIDE_NICE)) log_debug("no_nice", LS("thread", s->name));
+    if (setpriority(PRIO_PROCESS, 0, SIDE_NICE)) log_debug("no_nice", LS("thread", s->name));
     while ((r = next(s, &stop))) {
         struct err e = {0};
         if (!stop) {

@@ -4,6 +4,7 @@
  * A snapshot, taken piece by piece: figures may be one step apart. */
 #include "base/clock.h"
 #include "engine/api_impl.h"
+#include "engine/pull.h"
 #include "engine/sched_cost.h"
 #include "engine/trace.h"
 #include <stdlib.h>
@@ -14,7 +15,7 @@ static json_t *tenants_json(const struct sched_state *s)
 {
     json_t *list = json_array();
     for (int i = 0; i < s->ntenant; i++)
-        json_array_append_new(list, json_pack("{s:s, s:i, s:i, s:f, s:f}", "tag", s->tenant[i].tag, "waiting",
+        json_list_add(&list, json_pack("{s:s, s:i, s:i, s:f, s:f}", "tag", s->tenant[i].tag, "waiting",
                                               s->tenant[i].waiting, "running", s->tenant[i].running, "weight",
                                               s->tenant[i].weight, "counter", s->tenant[i].counter));
     return list;
@@ -27,7 +28,7 @@ static json_t *kinds_json(const struct lora_info *list, int n)
     for (int i = 0; i < n; i++) {
         if (!list[i].kind[0]) continue;
         json_int_t so_far = json_integer_value(json_object_get(kinds, list[i].kind));
-        json_object_set_new(kinds, list[i].kind, json_integer(so_far + 1));
+        json_object_put(&kinds, list[i].kind, json_integer(so_far + 1));
     }
     return kinds;
 }
@@ -56,14 +57,14 @@ static json_t *waiting_json(const struct sched_state *s)
 {
     json_t *v = json_object();
     for (int i = 0; i < SCHED_CLASSES; i++)
-        json_object_set_new(v, sched_class_name[i], json_integer(s->class_waiting[i]));
+        json_object_put(&v, sched_class_name[i], json_integer(s->class_waiting[i]));
     return v;
 }
 
 static json_t *cost_json(const struct sched_state *s)
 {
     json_t *v = json_pack("{s:f, s:i}", "error", s->estimate_error, "budget_rows", s->budget_rows);
-    for (int i = 0; i < COST_TERMS; i++) json_object_set_new(v, cost_term_name[i], json_real(s->cost_us[i]));
+    for (int i = 0; i < COST_TERMS; i++) json_object_put(&v, cost_term_name[i], json_real(s->cost_us[i]));
     return v;
 }
 
@@ -95,6 +96,14 @@ static json_t *memory_json(const struct api_engine *g, json_int_t resident)
 }
 
 /* What computes. A graph is made for the first step of a kind and replayed for those like it. */
+static json_t *pull_json(struct pull *p)
+{
+    struct pull_state s;
+    pull_get_state(p, &s);
+    return json_pack("{s:I, s:I, s:i, s:i}", "bytes", (json_int_t)s.bytes, "max_bytes", (json_int_t)s.max_bytes, "adapters", s.blobs, "pulling",
+                     s.pulling);
+}
+
 static json_t *device_json(const struct api_engine *g)
 {
     struct device_about about;
@@ -129,9 +138,13 @@ void api_state(struct http_request *r)
         (json_int_t)g->model->weight_bytes, "pid", (int)getpid(), "http_in_flight", http_server_in_flight(a->http),
         "uptime_us", (json_int_t)(clock_mono_us() - a->started_us), "slots", slots_json(g));
     json_int_t resident = json_integer_value(json_object_get(json_object_get(v, "slots"), "bytes"));
-    json_object_set_new(v, "memory", memory_json(g, resident));
-    json_object_set_new(v, "device", device_json(g));
-    json_object_update_new(v, load_json(&s));
+    json_object_put(&v, "memory", memory_json(g, resident));
+    json_object_put(&v, "device", device_json(g));
+    if (g->pull) json_object_put(&v, "pull", pull_json(g->pull));
+    if (json_object_update_new(v, load_json(&s))) {
+        json_decref(v);
+        v = NULL;
+    }
     api_release(a);
     api_reply_json(r, v);
 }
@@ -154,6 +167,12 @@ void api_trace(struct http_request *r)
     api_refuse(r, &e);
 }
 
+static json_t *times_json(const struct gen_times *t)
+{
+    return json_pack("{s:I, s:I, s:I, s:I, s:I}", "queue_us", (json_int_t)t->queue_us, "load_us", (json_int_t)t->load_us, "prefill_us",
+                     (json_int_t)t->prefill_us, "decode_us", (json_int_t)t->decode_us, "paused_us", (json_int_t)t->paused_us);
+}
+
 void api_receipt(struct http_request *r)
 {
     struct api *a = r->server_user;
@@ -165,7 +184,8 @@ void api_receipt(struct http_request *r)
         return;
     }
     json_t *finish = x.finish[0] ? json_string(x.finish) : json_null();
-    api_reply_json(r, json_pack("{s:s, s:s, s:I, s:I, s:I, s:o}", "id", x.id, "state", receipt_state_name[x.state],
+    api_reply_json(r, json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:o}", "id", x.id, "state", receipt_state_name[x.state],
                                 "prompt_tokens", (json_int_t)x.prompt, "cached_tokens", (json_int_t)x.cached,
-                                "output_tokens", (json_int_t)x.output, "finish_reason", finish));
+                                "output_tokens", (json_int_t)x.output, "finish_reason", finish,
+                                "times", times_json(&x.times)));
 }

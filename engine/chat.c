@@ -10,6 +10,7 @@
  *
  * Immutable after chat_template_new(): any thread may render. */
 #include "engine/chat.h"
+#include "base/json.h"
 #include "engine/jinja.h"
 #include <stdlib.h>
 #include <string.h>
@@ -88,7 +89,7 @@ static int put_tools_into_system(json_t *messages, const json_t *tools)
     json_t *first = json_array_get(messages, 0);
     const char *role = json_string_value(json_object_get(first, "role"));
     bool has = role && !strcmp(role, "system");
-    json_t *system = has ? json_copy(first) : json_pack("{s:s, s:s}", "role", "system", "content", "");
+    json_t *system = has ? json_copy_top(first) : json_pack("{s:s, s:s}", "role", "system", "content", "");
     char *text = json_dumps(tools, 0);
     int rc = !system || !text || json_object_set_new(system, "tools", json_string(text)) ? -1 : 0;
     free(text);
@@ -114,7 +115,7 @@ static json_t *prepare(const struct chat_template *t, const json_t *messages, co
 static json_t *make_vars(const struct chat_template *t, const json_t *messages, const json_t *tools,
                          bool add_generation_prompt, const json_t *extra)
 {
-    json_t *vars = extra ? json_copy((json_t *)extra) : json_object();
+    json_t *vars = extra ? json_copy_top(extra) : json_object();
     bool bad = !vars;
     bad = bad || json_object_set_new(vars, "messages", prepare(t, messages, tools));
     bad = bad || json_object_set_new(vars, "tools", tools ? json_incref((json_t *)tools) : json_null());
@@ -137,8 +138,10 @@ static int render(const struct chat_template *t, const json_t *vars, struct buf 
     if (!arena) return err_set(e, ERR_NO_MEMORY, "chat template: out of memory");
     if (!jinja_render(&t->j, vars, arena, &text, e)) {
         r = buf_add(out, text.p ? text.p : "", text.n);
-        if (r)
+        if (r && out->full)
             err_field(e, ERR_INVALID, "messages", "the messages make a prompt of %zu bytes, which is too long", text.n);
+        else if (r)
+            err_set(e, ERR_NO_MEMORY, "chat template: out of memory");
     }
     arena_free(arena);
     return r;

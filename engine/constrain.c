@@ -260,8 +260,10 @@ int grammar_json_schema(struct constrain *c, const json_t *schema, struct gramma
     int rc = json_dump_callback(schema, add_dumped, &b, JSON_ENCODE_ANY | JSON_COMPACT);
     struct source s = {
         .kind = "JSON schema", .compile = compile_schema, .bytes = b.data, .len = b.len, .schema = schema};
-    if (rc || b.failed)
+    if (b.full)
         rc = err_set(e, ERR_INVALID, "the JSON schema has more than the %u bytes that are served", GRAMMAR_SOURCE_MAX);
+    else if (rc || b.failed)
+        rc = err_set(e, ERR_NO_MEMORY, "no memory for a JSON schema");
     else
         rc = grammar_of(c, &s, out, e);
     buf_close(&b);
@@ -292,8 +294,9 @@ int grammar_choice(struct constrain *c, const char *const *choice, int n, struct
                        .len = b.len,
                        .choice = choice,
                        .nchoice = n};
-    int rc = b.failed ? err_set(e, ERR_INVALID, "a list of choices has more than %u bytes", GRAMMAR_SOURCE_MAX)
-                      : grammar_of(c, &s, out, e);
+    int rc = b.full     ? err_set(e, ERR_INVALID, "a list of choices has more than %u bytes", GRAMMAR_SOURCE_MAX)
+             : b.failed ? err_set(e, ERR_NO_MEMORY, "no memory for a list of choices")
+                        : grammar_of(c, &s, out, e);
     buf_close(&b);
     return rc;
 }

@@ -147,8 +147,11 @@ int detok_flush(struct detok *d, const char **text, size_t *len)
     give(d, 0, text, len);
     if (d->stopped) return 0;
     if (make_room(d, 0)) return -1;
-    if (d->npart) hold(d, REPLACEMENT, 3);
-    d->npart = 0;
+    if (d->npart) {
+        hold(d, REPLACEMENT, 3);
+        d->npart = 0;
+        find_stop(d);
+    }
     give(d, d->nheld, text, len);
     return 0;
 }

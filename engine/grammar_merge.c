@@ -11,6 +11,7 @@
  * schema that gets here lives until the compile's end: it is the root's, or `made` keeps it.
  *
  * The product may be exponential: SCHEMA_WORK, SCHEMA_ALTERNATIVES, SCHEMA_NESTING and the net's clock end it. */
+#include "base/json.h"
 #include "engine/grammar_schema.h"
 #include "engine/grammar_value.h"
 #include <math.h>
@@ -35,6 +36,17 @@ static json_t *keep(struct schema *s, json_t *v)
     if (v && json_array_append_new(s->made, v) == 0) return v;
     net_no_memory(s->net);
     return NULL;
+}
+
+/* v is taken. What has no memory is never left out: a grammar without it would be another one, and is kept. */
+static void put_last(struct schema *s, json_t *list, json_t *v)
+{
+    if (json_array_append_new(list, v)) net_no_memory(s->net);
+}
+
+static void put(struct schema *s, json_t *object, const char *key, json_t *v)
+{
+    if (json_object_set_new(object, key, v)) net_no_memory(s->net);
 }
 
 /* --- two plain schemas as one --- */
@@ -63,8 +75,9 @@ static json_t *merge_type(const struct merging *m)
     json_t *a = json_pack("{s:O}", "type", m->a), *b = json_pack("{s:O}", "type", m->b), *list = json_array();
     int ka = schema_kinds(m->s, a), kb = schema_kinds(m->s, b),
         kinds = ka < 0 || kb < 0 ? 0 : schema_kinds_both(ka, kb);
+    if (!a || !b || !list) net_no_memory(m->s->net); /* no "type" at all would be any */
     for (int i = 0; i < 7; i++)
-        if (kinds & 1 << i) json_array_append_new(list, json_string(name[i]));
+        if (kinds & 1 << i) put_last(m->s, list, json_string(name[i]));
     json_decref(a);
     json_decref(b);
     return list;
@@ -93,13 +106,15 @@ static json_t *merge_lists(const struct merging *m, bool in_both)
     size_t na = json_array_size(m->a), nb = json_array_size(m->b);
     json_t *out = json_array();
     struct value_set set;
+    if (!out) net_no_memory(m->s->net);
     if (!schema_spend(m->s, COPY * (na + nb)) || value_set_init(&set, m->s->net, na + nb)) return out;
     for (size_t i = 0; i < (in_both ? nb : na); i++) value_set_add(&set, json_array_get(in_both ? m->b : m->a, i), 0);
     for (size_t i = 0; i < na; i++)
         if (!in_both || value_set_owner(&set, json_array_get(m->a, i)) == 0)
-            json_array_append(out, json_array_get(m->a, i));
+            put_last(m->s, out, json_incref(json_array_get(m->a, i)));
     for (size_t i = 0; i < nb && !in_both; i++)
-        if (value_set_owner(&set, json_array_get(m->b, i)) == NO_OWNER) json_array_append(out, json_array_get(m->b, i));
+        if (value_set_owner(&set, json_array_get(m->b, i)) == NO_OWNER)
+            put_last(m->s, out, json_incref(json_array_get(m->b, i)));
     value_set_close(&set);
     return out;
 }
@@ -174,7 +189,7 @@ static void merge_properties(struct schema *s, json_t *out, const json_t *from, 
         if (json_object_get(out, name)) continue;
         struct merging m = {s, name, v, json_object_get(known, name)};
         if (!m.b) m.b = rest ? rest : json_true();
-        json_object_set_new(out, name, merge_subschema(&m));
+        put(s, out, name, merge_subschema(&m));
     }
 }
 
@@ -189,8 +204,9 @@ static bool tuples_differ(const json_t *a, const json_t *b)
 static json_t *merge_two(struct schema *s, const json_t *a, const json_t *b)
 {
     const char *key;
-    json_t *v, *out = json_copy((json_t *)a), *props = json_object();
+    json_t *v, *out = json_copy_top(a), *props = json_object();
     bool empty = false;
+    if (!out || !props) net_no_memory(s->net);
     if (tuples_differ(a, b)) schema_refuse(s, "prefixItems", "not served beside items in a combination");
     if (!schema_spend(s, COPY * (1 + json_object_size(a) + json_object_size(b)))) goto out;
     json_object_foreach((json_t *)b, key, v)
@@ -198,13 +214,13 @@ static json_t *merge_two(struct schema *s, const json_t *a, const json_t *b)
         struct merging m = {s, key, json_object_get(a, key), v};
         if (strcmp(key, "const") == 0 && m.a && !value_equal(s->net, m.a, m.b)) empty = true;
         json_t *one = m.a && strcmp(key, "properties") != 0 ? merge_key(&m) : json_incref(v);
-        if (one) json_object_set_new(out, key, one);
+        put(s, out, key, one);
     }
     const json_t *type = json_object_get(out, "type");
     empty = empty || (json_is_array(type) && json_array_size(type) == 0);
     merge_properties(s, props, a, b);
     merge_properties(s, props, b, a);
-    if (json_object_get(a, "properties") || json_object_get(b, "properties")) json_object_set(out, "properties", props);
+    if (json_object_get(a, "properties") || json_object_get(b, "properties")) put(s, out, "properties", json_incref(props));
 out:
     json_decref(props);
     if (!s->net->failed && !empty) return out;
@@ -223,7 +239,7 @@ static const json_t *cross(struct schema *s, const json_t *a, const json_t *b)
     for (size_t i = 0; a && b && out && i < json_array_size(a); i++)
         for (size_t j = 0; j < json_array_size(b) && !s->net->failed; j++) {
             json_t *one = merge_two(s, json_array_get(a, i), json_array_get(b, j));
-            if (one) json_array_append_new(out, one);
+            if (one) put_last(s, out, one);
             if (json_array_size(out) > SCHEMA_ALTERNATIVES)
                 schema_refuse(s, "anyOf", "too large: its combinations multiply");
         }
@@ -236,7 +252,7 @@ static const json_t *flatten_union(struct schema *s, const json_t *list, const c
     if (!json_is_array(list) || json_array_size(list) == 0) schema_refuse(s, keyword, "must be a list of schemas");
     for (size_t i = 0; out && i < json_array_size(list) && !s->net->failed; i++) {
         const json_t *one = flatten(s, json_array_get(list, i));
-        if (one && schema_spend(s, json_array_size(one))) json_array_extend(out, (json_t *)one);
+        if (one && schema_spend(s, json_array_size(one)) && json_array_extend(out, (json_t *)one)) net_no_memory(s->net);
         if (json_array_size(out) > SCHEMA_ALTERNATIVES)
             schema_refuse(s, keyword, "too large: too many alternatives in a combination");
     }
@@ -253,7 +269,7 @@ static const json_t *own_part(struct schema *s, const json_t *schema)
     {
         bool ours = schema_spend(s, 1) && schema_serves(key);
         for (size_t i = 0; i < sizeof not_own / sizeof *not_own; i++) ours = ours && strcmp(key, not_own[i]) != 0;
-        if (ours) json_object_set(own, key, v);
+        if (ours) put(s, own, key, json_incref(v));
     }
     return keep(s, json_pack("[o]", own));
 }

@@ -33,7 +33,10 @@ int run_step(struct run *r, int64_t n)
 void *run_alloc(struct run *r, size_t n)
 {
     void *p = run_step(r, (int64_t)(n / 256)) ? NULL : arena_alloc(r->arena, n ? n : 1);
-    if (!p) run_fail(r, "it takes more than %u bytes of memory", JINJA_RENDER_BYTES);
+    if (!p && !arena_is_full(r->arena))
+        err_set(r->e, ERR_NO_MEMORY, "chat template: out of memory");
+    else if (!p)
+        run_fail(r, "it takes more than %u bytes of memory", JINJA_RENDER_BYTES);
     return p;
 }
 
@@ -240,7 +243,7 @@ static int bind_rest(struct run *r, struct scope *s, const struct node *m, const
     }
     if (extra && !r->n_varargs) return run_fail(r, "macro '%s' takes not more than %d arguments", m->name, m->nkid);
     if (n && !r->n_kwargs) return run_fail(r, "macro '%s' takes no keyword argument '%.*s'", m->name, (int)rest[0].k.n, rest[0].k.s);
-    struct val more = v_items(V_TUPLE, a->pos + (a->npos - extra), (size_t)extra), named = v_dict(rest, n);
+    struct val more = v_items(V_TUPLE, extra ? a->pos + (a->npos - extra) : NULL, (size_t)extra), named = v_dict(rest, n);
     if (r->n_varargs && scope_set(r, s, r->n_varargs, &more)) return -1;
     return r->n_kwargs ? scope_set(r, s, r->n_kwargs, &named) : 0;
 }

@@ -3,6 +3,7 @@
  * Rows of a table with Jinja's parameter names; what a filter has in common with a string's method is that method. tojson is Hugging Face's:
  * json.dumps without escaping HTML and with non-ASCII characters as they are. There is no autoescaping; |safe matters to + alone. Source:
  * Jinja 3's template designer documentation, "List of Builtin Filters". */
+#include "base/json.h"
 #include "engine/jinja.h"
 #include "engine/tokenizer_utf8.h"
 #include <math.h>
@@ -289,7 +290,7 @@ static int f_from_json(struct run *r, const struct val *self, const struct args 
     (void)a;
     if (self->t != V_STR) return run_fail(r, "the JSON object must be str, not %s", val_type(self));
     if (self->n > FROM_JSON_MAX) return run_fail(r, "%zu bytes of JSON, at most %d are read", self->n, FROM_JSON_MAX);
-    json_t *j = json_loadb(self->s, self->n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &je);
+    json_t *j = json_load(self->s, self->n, JSON_DECODE_ANY | JSON_ALLOW_NUL, &je);
     if (!j) return run_fail(r, "not JSON: %.100s", je.text);
     r->copy_json = true;
     int rc = val_from_json(r, j, 0, out);

@@ -444,6 +444,35 @@ void lora_unpin(struct lora_set *s, struct lora_slot *pub)
     lora_fire(&fire, false);
 }
 
+static bool let_go(struct lora_set *s, const char *digest, bool forget)
+{
+    pthread_mutex_lock(&s->lock);
+    struct lora_entry *e = find(s, digest);
+    bool free_of_use = !e || (e->state == LORA_COLD && !e->claims && !e->waiters.first);
+    if (e && free_of_use && forget) lora_forget(s, e);
+    pthread_mutex_unlock(&s->lock);
+    return free_of_use;
+}
+
+bool lora_let_go(struct lora_set *s, const char *digest)
+{
+    return let_go(s, digest, true);
+}
+
+bool lora_may_go(struct lora_set *s, const char *digest)
+{
+    return let_go(s, digest, false);
+}
+
+int64_t lora_used_us(struct lora_set *s, const char *digest)
+{
+    pthread_mutex_lock(&s->lock);
+    const struct lora_entry *e = find(s, digest);
+    int64_t used = e ? e->last_use_us : 0;
+    pthread_mutex_unlock(&s->lock);
+    return used;
+}
+
 int lora_list(struct lora_set *s, struct lora_info *out, int max)
 {
     int n = 0;
@@ -531,12 +560,12 @@ int lora_set_new(struct lora_set **out, const struct model *m, const struct lora
     s->slot = calloc((size_t)o->max_slots, sizeof *s->slot);
     bool whole = s->slot && (s->o.store || !o->store || !*o->store);
     for (int i = 0; whole && i < o->max_slots; i++) s->slot[i].pub.id = i;
-    if (!whole || pthread_create(&s->thread, NULL, lora_loader, s)) {
+    while (whole && s->started < LORA_LOADERS && !pthread_create(&s->thread[s->started], NULL, lora_loader, s)) s->started++;
+    if (!s->started) {
         err_set(e, ERR_NO_MEMORY, "no memory or thread for %d adapter slots", o->max_slots);
         lora_set_free(s);
         return -1;
     }
-    s->started = true;
     lora_note_slots(s);
     *out = s;
     return 0;
@@ -569,7 +598,7 @@ void lora_set_free(struct lora_set *s)
     s->stop = true;
     pthread_cond_broadcast(&s->wake);
     pthread_mutex_unlock(&s->lock);
-    if (s->started) pthread_join(s->thread, NULL);
+    for (int i = 0; i < s->started; i++) pthread_join(s->thread[i], NULL);
     settle_all(s, &fire);
     lora_fire(&fire, false);
     for (int i = 0; s->slot && i < s->o.max_slots; i++)

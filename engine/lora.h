@@ -1,11 +1,11 @@
-/* Resident adapters: slots, the loader thread, pins.
+/* Resident adapters: slots, the loader threads, pins.
  *
- * An adapter is named by its digest. lora_load() makes it known and resident; one loader thread reads, verifies (digest
- * included) and packs it, so the step never touches a disk. At most max_slots and max_bytes are resident; the least recently used unpinned
+ * An adapter is named by its digest. lora_load() makes it known and resident; the loader threads read, verify (digest
+ * included) and pack it, so the step never touches a disk. At most max_slots and max_bytes are resident; the least recently used unpinned
  * ones are dropped for a new one. A known adapter that was dropped is loaded again when a request asks for it. A slot in use is pinned, so it never
  * changes under a request; a request that will need a slot, now or again, claims the adapter. Unload waits for both.
  *
- * All functions are safe from any thread. Callbacks run on the loader thread, or at once on the caller's, and must not block. */
+ * All functions are safe from any thread. Callbacks run on a loader thread, or at once on the caller's, and must not block. */
 #pragma once
 #include "base/metrics.h"
 #include "engine/model.h"
@@ -82,6 +82,11 @@ void lora_unclaim(struct lora_set *s, struct lora_entry *claim);
 void lora_pin(struct lora_set *s, const char *digest,
               void (*got)(void *u, struct lora_slot *slot, bool cold, const struct err *e), void *u);
 void lora_unpin(struct lora_set *s, struct lora_slot *slot);
+
+/* Its folder is about to go: forgets it where nothing holds it (not resident, loading, claimed or waited for). true: it is unknown now. */
+bool lora_let_go(struct lora_set *s, const char *digest);
+bool lora_may_go(struct lora_set *s, const char *digest);      /* it would, just now; nothing is forgotten */
+int64_t lora_used_us(struct lora_set *s, const char *digest); /* when it was used last, monotonic; 0: unknown */
 
 /* Up to max infos of known adapters; returns the count. */
 int lora_list(struct lora_set *s, struct lora_info *out, int max);

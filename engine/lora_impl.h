@@ -7,6 +7,7 @@
 #include <pthread.h>
 
 #define LORA_BUCKETS 4096
+#define LORA_LOADERS 2 /* one reads and hashes something large, the other goes on with the rest */
 
 enum wait_kind { WAIT_LOAD, WAIT_PIN, WAIT_UNLOAD };
 
@@ -77,9 +78,11 @@ struct lora_set {
     const struct model *m;
     struct lora_options o; /* o.store points to own memory */
     pthread_mutex_t lock;
-    pthread_cond_t wake; /* the loader: work, a pin given back, stop */
-    pthread_t thread;
-    bool started, stop;
+    pthread_cond_t wake; /* the loaders: work, a pin given back, the turn to take a slot, stop */
+    pthread_t thread[LORA_LOADERS];
+    int started; /* threads */
+    bool stop, taking; /* one of them takes a slot and fills it */
+    int loading;       /* of them at work: they share the time that a step can spare */
     bool (*busy)(void *u); /* called with the lock held; NULL: never busy */
     void *busy_u;
     struct lora_spare *spare;

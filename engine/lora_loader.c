@@ -1,4 +1,4 @@
-/* lora_loader: the thread that reads, verifies and packs adapters.
+/* lora_loader: the threads that read, verify and pack adapters.
  *
  *     queue -> folder inside the store? -> adapter_open (checks everything, hashes the content) -> digest as asked?
  *           -> a slot: free, or the least recently used unpinned one, or wait -> pack -> publish, call the waiters
@@ -7,14 +7,15 @@
  * uploaded, for the folder may be another, or damaged since. A later load of it, after it was dropped, takes files whose identity did not change
  * (base/file_id.h) as what they were: half of the work of a load. Shapes, names and the config are checked each time.
  *
- * Verification comes before a slot is sought, so a broken adapter never drives out a good one. All of it happens here,
- * on one thread, so the step never touches a disk and two loads never compete for the same slot.
+ * Verification comes before a slot is sought, so a broken adapter never drives out a good one. All of it happens here, so the step never touches a disk.
+ * LORA_LOADERS threads read and hash beside each other, so that one large adapter does not hold up the small ones behind it (as many large ones as there are
+ * threads do, for as long as the first takes); slots are taken and filled by one at a time (`taking`), so two loads never compete for the same slot.
  *
  * While no slot is free, each waiter waits for its own time and then gets ERR_NO_SLOT; from half of the first one's
  * time on, the slot with the fewest pins takes no new ones (`closing`). When nobody waits any more the load is given up
  * and the slot opened again.
  *
- * This thread alone takes slots; the lock is held except while it reads and packs. */
+ * These threads alone take slots; the lock is held except while they read and pack. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "engine/lora_impl.h"
@@ -281,7 +282,7 @@ static int bring(struct lora_set *s, struct slot *slot, struct err *err)
     return 0;
 }
 
-/* Between slot and publication the adapter's memory is filled without the lock: nobody else takes slots. */
+/* Between slot and publication the adapter's memory is filled without the lock: nobody else takes slots before the caller is done. */
 static int fill(struct lora_set *s, struct lora_entry *e, const struct adapter *a, int64_t bytes,
                 struct lora_pace *pace, struct slot **out, struct err *err)
 {
@@ -325,11 +326,21 @@ static void load_one(struct lora_set *s, struct lora_entry *e)
     pthread_mutex_unlock(&s->lock);
     int rc = open_one(s, e->digest, path, &known, &pace, &a, &bytes, &err);
     pthread_mutex_lock(&s->lock);
-    if (rc == 0) e->stamp = a->stamp;
-    if (rc == 0 && fill(s, e, a, bytes, &pace, &slot, &err) == 0)
+    bool mine = rc == 0;
+    if (mine) {
+        while (s->taking) pthread_cond_wait(&s->wake, &s->lock);
+        s->taking = true;
+        e->stamp = a->stamp;
+        rc = fill(s, e, a, bytes, &pace, &slot, &err);
+    }
+    if (rc == 0)
         publish(s, e, slot, &fire);
     else
         fail(s, e, &err, &fire);
+    if (mine) {
+        s->taking = false;
+        pthread_cond_broadcast(&s->wake);
+    }
     note_load(s, &err, clock_mono_us() - t0);
     pthread_mutex_unlock(&s->lock);
     adapter_close(a);
@@ -344,7 +355,7 @@ void *lora_loader(void *set)
     pthread_mutex_lock(&s->lock);
     while (!s->stop) {
         struct lora_entry *e = s->queue_first;
-        if (!e && s->spare) {
+        if (!e && s->spare && !s->loading) {
             free_spares(s);
             continue;
         }
@@ -355,7 +366,9 @@ void *lora_loader(void *set)
         s->queue_first = e->queue;
         if (!s->queue_first) s->queue_last = NULL;
         e->queue = NULL;
+        s->loading++;
         load_one(s, e);
+        s->loading--;
     }
     pthread_mutex_unlock(&s->lock);
     return NULL;

@@ -13,16 +13,20 @@
  * What hangs in a driver cannot be joined or cancelled, so such an end is an _exit: connections break off, and who
  * started this engine starts another.
  *
- * Exit codes: 0 asked to stop, 2 bad arguments, 3 model refused, 4 device failed. */
+ * Exit codes: 0 asked to stop, 2 bad arguments, 3 model refused, 4 device failed, 5 the process that fetches adapters ended. */
 #include "base/clock.h"
 #include "base/conf.h"
+#include "base/confine.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "base/version.h"
 #include "engine/api.h"
 #include "engine/cache.h"
+#include "engine/calibrate.h"
 #include "engine/meters.h"
 #include "engine/model_device.h"
+#include "engine/pull.h"
+#include "engine/room.h"
 #include "engine/trace.h"
 #include "engine/verbs.h"
 #include <errno.h>
@@ -32,6 +36,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define TICK_MS 100
@@ -41,9 +46,9 @@
 #define TOKEN_MAX 4096
 #define USAGE_HINT                                                                                                     \
     "usage: weft-engine serve --model PATH (--socket PATH | --listen ADDR:PORT --token-file F), quantize IN OUT, "     \
-    "eval, or trace OUT; see --help"
+    "eval, trace OUT, or calibrate; see --help"
 
-enum exit_code { EXIT_ASKED = 0, EXIT_USAGE = 2, EXIT_MODEL = 3, EXIT_DEVICE = 4 };
+enum exit_code { EXIT_ASKED = 0, EXIT_USAGE = 2, EXIT_MODEL = 3, EXIT_DEVICE = 4, EXIT_PULLER = 5 };
 
 struct settings {
 #define X(field, type, deflt, min, max, env, help) CONF_CTYPE_##type field;
@@ -67,6 +72,7 @@ struct engine {
     struct device *device;       /* NULL: this processor */
     struct device_plan plan;     /* of it */
     struct model *model, *draft; /* draft NULL: none */
+    struct pull *pull; /* NULL: the store is the gateway's */
     struct lora_set *loras;
     struct constrain *constrain;
     struct sched *sched;
@@ -83,7 +89,7 @@ enum { LOADING, SERVING, REFUSED };
 static const struct {
     const char *word;
     int (*run)(int argc, char **argv);
-} verbs[] = {{"quantize", verb_quantize}, {"eval", verb_eval}, {"trace", verb_trace}};
+} verbs[] = {{"quantize", verb_quantize}, {"eval", verb_eval}, {"trace", verb_trace}, {"calibrate", verb_calibrate}};
 
 /* --- arguments --- */
 
@@ -117,6 +123,11 @@ static int check_settings(const struct settings *s, struct err *e)
         return err_set(e, ERR_USAGE, "precision exact is the CPU's: %s has fast", s->device);
     if (s->tp > 1 && (!strcmp(s->precision, "exact") || !strcmp(s->device, "cpu")))
         return err_set(e, ERR_USAGE, "tp %d goes with a device, and precision fast", (int)s->tp);
+    if (!room_word_is_good(s->confine)) return err_set(e, ERR_USAGE, "confine is '%s': auto, on or off", s->confine);
+    if (s->pull_url[0] && strncmp(s->pull_url, "http://", 7) != 0 && strncmp(s->pull_url, "https://", 8) != 0)
+        return err_set(e, ERR_USAGE, "pull_url must begin with http:// or https://");
+    if (s->pull_url[0] && (!s->pull_token_file[0] || s->store[0] != '/'))
+        return err_set(e, ERR_USAGE, "--pull-url needs --pull-token-file, and --store with an absolute path");
     if (log_level_parse(s->log_level) < 0)
         return err_set(e, ERR_USAGE, "no such log level: '%s' (debug, info, warn or error)", s->log_level);
     return 0;
@@ -269,37 +280,33 @@ static void note_device(struct engine *g)
     if (g->device) metric_set(g->metrics, M_DEVICE_PAGES, NULL, p->kv_pages);
 }
 
-static int load_parts(struct engine *g)
+static struct model_options model_of(const struct engine *g, enum precision prec)
 {
     const struct settings *s = g->s;
-    struct err *e = &g->error;
-    enum precision prec = strcmp(s->precision, "exact") ? PREC_FAST : PREC_EXACT;
-    const struct kernels *k = kernels_pick(s->kernels, prec);
-    if (!k) {
-        err_set(e, ERR_USAGE, "kernels '%s' cannot run on this machine", s->kernels);
-        return refuse(g, EXIT_DEVICE);
-    }
-    if (open_device(g, prec)) return refuse(g, EXIT_DEVICE);
-    if (g->device) k = device_kernels(g->device);
-    open_cache(g);
-    const struct model_options mo = {.name = s->name[0] ? s->name : NULL,
-                                     .prec = prec,
-                                     .max_context = (int)s->max_context,
-                                     .cache = g->cache,
-                                     .keep_mapped = s->share_weights};
-    if (model_open(&g->model, s->model, &mo, e)) return refuse(g, EXIT_MODEL);
-    if (s->chat_template[0] && model_set_chat(g->model, s->chat_template, e)) return refuse(g, EXIT_MODEL);
-    if (load_draft(g, prec)) return refuse(g, EXIT_MODEL);
-    struct lora_options lo = {.store = s->store[0] ? s->store : NULL,
-                              .max_slots = (int)s->max_slots,
-                              .max_bytes = s->adapter_mb << 20,
-                              .max_known = (int)s->max_known,
-                              .wait_ms = (int)s->adapter_wait_ms,
-                              .max_rank = (int)s->max_rank,
-                              .metrics = g->metrics};
-    if (constrain_new(&g->constrain, g->model->tok, GRAMMAR_CACHE_BYTES, e)) return refuse(g, EXIT_DEVICE);
-    if (s->trace_steps && trace_new(&g->trace, (int)s->trace_steps, e)) return refuse(g, EXIT_DEVICE);
-    struct sched_options so = {
+    return (struct model_options){.name = s->name[0] ? s->name : NULL,
+                                  .prec = prec,
+                                  .max_context = (int)s->max_context,
+                                  .cache = g->cache,
+                                  .keep_mapped = s->share_weights};
+}
+
+static struct lora_options adapters_of(const struct engine *g)
+{
+    const struct settings *s = g->s;
+    return (struct lora_options){.store = s->store[0] ? s->store : NULL,
+                                 .max_slots = (int)s->max_slots,
+                                 .max_bytes = s->adapter_mb << 20,
+                                 .max_known = (int)s->max_known,
+                                 .wait_ms = (int)s->adapter_wait_ms,
+                                 .max_rank = (int)s->max_rank,
+                                 .metrics = g->metrics};
+}
+
+/* Of what is there already: draft, trace, device. */
+static struct sched_options sched_of(const struct engine *g)
+{
+    const struct settings *s = g->s;
+    return (struct sched_options){
         .max_running = (int)s->max_running,
         .max_waiting = (int)s->max_waiting,
         .step_tokens = (int)s->step_tokens,
@@ -320,22 +327,52 @@ static int load_parts(struct engine *g)
         .trace = g->trace,
         .device = g->device,
         .plan = &g->plan};
-    if (start_device(g, &so, &lo)) return refuse(g, EXIT_DEVICE);
-    if (lora_set_new(&g->loras, g->model, &lo, e)) return refuse(g, EXIT_DEVICE);
-    if (sched_new(&g->sched, g->model, g->loras, &so, g->metrics, e)) return refuse(g, EXIT_DEVICE);
-    lora_set_pace(g->loras, busy, g);
+}
+
+static int publish(struct engine *g, const struct kernels *k, struct err *e)
+{
     struct api_engine face = {.model = g->model,
                               .loras = g->loras,
+                              .pull = g->pull,
                               .constrain = g->constrain,
                               .sched = g->sched,
                               .trace = g->trace,
                               .kernels = k->name,
                               .device = g->device,
                               .plan = &g->plan,
-                              .max_slots = (int)s->max_slots,
-                              .max_known = (int)s->max_known};
+                              .max_slots = (int)g->s->max_slots,
+                              .max_known = (int)g->s->max_known};
     note_device(g);
-    return api_publish(g->api, &face, e) ? refuse(g, EXIT_DEVICE) : 0;
+    return api_publish(g->api, &face, e);
+}
+
+static int load_parts(struct engine *g)
+{
+    const struct settings *s = g->s;
+    struct err *e = &g->error;
+    enum precision prec = strcmp(s->precision, "exact") ? PREC_FAST : PREC_EXACT;
+    const struct kernels *k = kernels_pick(s->kernels, prec);
+    if (!k) {
+        err_set(e, ERR_USAGE, "kernels '%s' cannot run on this machine", s->kernels);
+        return refuse(g, EXIT_DEVICE);
+    }
+    if (open_device(g, prec)) return refuse(g, EXIT_DEVICE);
+    if (g->device) k = device_kernels(g->device);
+    open_cache(g);
+    const struct model_options mo = model_of(g, prec);
+    if (model_open(&g->model, s->model, &mo, e)) return refuse(g, EXIT_MODEL);
+    if (s->chat_template[0] && model_set_chat(g->model, s->chat_template, e)) return refuse(g, EXIT_MODEL);
+    if (load_draft(g, prec)) return refuse(g, EXIT_MODEL);
+    if (constrain_new(&g->constrain, g->model->tok, GRAMMAR_CACHE_BYTES, e)) return refuse(g, EXIT_DEVICE);
+    if (s->trace_steps && trace_new(&g->trace, (int)s->trace_steps, e)) return refuse(g, EXIT_DEVICE);
+    struct lora_options lo = adapters_of(g);
+    struct sched_options so = sched_of(g);
+    if (start_device(g, &so, &lo)) return refuse(g, EXIT_DEVICE);
+    if (lora_set_new(&g->loras, g->model, &lo, e)) return refuse(g, EXIT_DEVICE);
+    if (g->pull && pull_serve(g->pull, g->loras, &g->model->desc, g->metrics, e)) return refuse(g, EXIT_DEVICE);
+    if (sched_new(&g->sched, g->model, g->loras, &so, g->metrics, e)) return refuse(g, EXIT_DEVICE);
+    lora_set_pace(g->loras, busy, g);
+    return publish(g, k, e) ? refuse(g, EXIT_DEVICE) : 0;
 }
 
 static void log_memory(const struct engine *g)
@@ -412,6 +449,10 @@ static enum exit_code watch(struct engine *g, const sigset_t *signals)
             log_error("refused", LS("why", g->error.msg));
             return g->refused;
         }
+        if (state == SERVING && g->pull && pull_ended(g->pull)) {
+            log_error("puller_ended");
+            return EXIT_PULLER;
+        }
         if (state == SERVING && device_broke(g)) return EXIT_DEVICE;
         if (state == SERVING && !sched_alive(g->sched)) {
             log_error("step_hangs", LI("s", g->s->hang_s));
@@ -460,7 +501,9 @@ static void stop(struct engine *g)
     api_withdraw(g->api);
     if (g->loras) lora_set_pace(g->loras, NULL, NULL); /* it asks the scheduler */
     if (g->sched) sched_free(g->sched);
+    if (g->pull) pull_stop(g->pull);
     if (g->loras) lora_set_free(g->loras);
+    pull_free(g->pull);
     api_stop(g->api);
     trace_free(g->trace);
     if (g->constrain) constrain_free(g->constrain);
@@ -486,6 +529,22 @@ static enum exit_code serve(struct engine *g, const sigset_t *signals)
     if (loading || hung) leave(g, code);
     stop(g);
     return code;
+}
+
+/* Forks: before there is a thread, a socket or a model. */
+static int start_puller(struct engine *g, struct err *e)
+{
+    const struct settings *s = g->s;
+    const struct pull_options o = {.url = s->pull_url,
+                                   .token_file = s->pull_token_file,
+                                   .ca_file = s->pull_ca_file,
+                                   .store = s->store,
+                                   .confine = s->confine,
+                                   .max_bytes = s->store_mb << 20,
+                                   .total_s = (int)s->pull_s,
+                                   .stall_s = (int)s->pull_stall_s,
+                                   .max_rank = (int)s->max_rank};
+    return s->pull_url[0] ? pull_start(&g->pull, &o, e) : 0;
 }
 
 static int bind_api(struct engine *g, struct err *e)
@@ -517,6 +576,7 @@ int main(int argc, char **argv)
     int nverb = 0;
     sigset_t signals;
 
+    confine_start();
     if (argc > 1 && !strcmp(argv[1], "--version")) {
         puts("weft-engine " WEFT_VERSION);
         return 0;
@@ -529,6 +589,7 @@ int main(int argc, char **argv)
     if (nverb != 1 || strcmp(verb, "serve")) err_set(&e, ERR_USAGE, USAGE_HINT);
     if (e.code || check_settings(&s, &e)) return usage_error(&e);
 
+    umask(0077); /* of what a running one writes; quantize's is for others to read */
     log_init("weft-engine", (enum log_level)log_level_parse(s.log_level));
     json_start();
     signal(SIGPIPE, SIG_IGN);
@@ -538,6 +599,15 @@ int main(int argc, char **argv)
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* before any thread exists: all inherit it */
 
     g.s = &s;
-    if (bind_api(&g, &e)) return usage_error(&e);
+    const struct room room = {.word = s.confine,
+                              .device = s.device,
+                              .model = s.model,
+                              .draft_model = s.draft_model,
+                              .chat_template = s.chat_template,
+                              .token_file = s.token_file,
+                              .store = s.store,
+                              .cache = s.cache_mb ? s.cache : "",
+                              .socket = s.socket};
+    if (start_puller(&g, &e) || room_enter(&room, &e) || bind_api(&g, &e) || room_close(&room, &e)) return usage_error(&e);
     return serve(&g, &signals);
 }

@@ -110,7 +110,7 @@ static void *keep(void *u)
 {
     struct model_keeper *k = u;
     pthread_setname_np(pthread_self(), "keeper");
-    setpriority(PRIO_PROCESS, (id_t)gettid(), NICE); /* Linux: of this thread */
+    setpriority(PRIO_PROCESS, 0, NICE); /* Linux: of this thread */
     if (k->m)
         write_copy(k);
     else

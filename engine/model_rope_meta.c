@@ -11,6 +11,7 @@
  * longrope the original length: beyond it all frequencies change, and answers to short prompts with them.
  *
  * Called at load only. */
+#include "base/json.h"
 #include "engine/model_family.h"
 #include <math.h>
 #include <stdlib.h>
@@ -18,6 +19,7 @@
 
 #define CONTEXT_LIMIT (1 << 20)
 #define FACTOR_LIMIT 1e6
+#define FACTOR_LEAST 1e-6 /* of what is divided by: less is 0 in float32 in the end, and the angles are not finite */
 
 static const struct scaling {
     const char *name[3];
@@ -62,10 +64,12 @@ static int check(const struct rope_spec *r, struct err *e)
 {
     if (!(r->base > 1 && r->base < 1e12))
         return err_set(e, ERR_MODEL, "the base of rope (freq_base, rope_theta) is %g: more than 1 is needed", r->base);
-    if (!(r->factor > 0 && r->factor < FACTOR_LIMIT))
-        return err_set(e, ERR_MODEL, "the rope scaling factor is %g: more than 0 is needed", r->factor);
-    if (!(r->attention > 0 && r->attention < FACTOR_LIMIT))
-        return err_set(e, ERR_MODEL, "attention_factor is %g: more than 0 is needed", r->attention);
+    if (!(r->factor >= FACTOR_LEAST && r->factor < FACTOR_LIMIT))
+        return err_set(e, ERR_MODEL, "the rope scaling factor is %g: %g to %g is served", r->factor, FACTOR_LEAST,
+                       FACTOR_LIMIT);
+    if (!(r->attention >= FACTOR_LEAST && r->attention < FACTOR_LIMIT))
+        return err_set(e, ERR_MODEL, "attention_factor is %g: %g to %g is served", r->attention, FACTOR_LEAST,
+                       FACTOR_LIMIT);
     if (r->original < 1 || r->original > CONTEXT_LIMIT)
         return err_set(e, ERR_MODEL, "rope's original length is %d: 1 to %d is served", r->original, CONTEXT_LIMIT);
     if (r->type == ROPE_LLAMA3 && !(r->low_freq > 0 && r->high_freq > r->low_freq && r->high_freq < FACTOR_LIMIT))
@@ -78,9 +82,9 @@ static int check(const struct rope_spec *r, struct err *e)
                        "yarn rope scaling from beta_fast %g to beta_slow %g: the first must be the greater",
                        r->beta_fast, r->beta_slow);
     for (int i = 0; i < r->factors; i++)
-        if (!(r->near_factor[i] > 0) || !(r->far_factor[i] > 0) || !isfinite(r->near_factor[i]) ||
-            !isfinite(r->far_factor[i]))
-            return err_set(e, ERR_MODEL, "longrope factor %d is not a positive number", i);
+        if (!(r->near_factor[i] >= (float)FACTOR_LEAST) || !(r->far_factor[i] >= (float)FACTOR_LEAST) ||
+            !isfinite(r->near_factor[i]) || !isfinite(r->far_factor[i]))
+            return err_set(e, ERR_MODEL, "longrope factor %d is not a number of %g or more", i, FACTOR_LEAST);
     return 0;
 }
 
@@ -122,7 +126,7 @@ static int check_keys(const json_t *o, struct err *e)
  * an old "type" is passed over. A new object, or NULL. */
 static json_t *put_over(const json_t *new, const json_t *old)
 {
-    json_t *o = new ? json_copy((json_t *)(uintptr_t) new) : json_object();
+    json_t *o = new ? json_copy_top(new) : json_object();
     bool bad = !o ||
                (!json_object_get(o, "rope_type") && json_object_set_new(o, "rope_type", json_string("default"))) ||
                (old && json_object_update(o, (json_t *)(uintptr_t)old));
@@ -298,9 +302,9 @@ static int gguf_divisors(const struct source *s, int rotary, struct rope_spec *r
     if (!source_has(s, &at)) return 0;
     if (source_vector(s, &at, rotary / 2, &r->divisor, e)) return -1;
     for (int i = 0; i < rotary / 2; i++)
-        if (!(r->divisor[i] > 0))
-            return err_set(e, ERR_MODEL, "rope_freqs.weight[%d] is %g: a positive divisor is needed", i,
-                           (double)r->divisor[i]);
+        if (!(r->divisor[i] >= (float)FACTOR_LEAST))
+            return err_set(e, ERR_MODEL, "rope_freqs.weight[%d] is %g: a divisor of %g or more is needed", i,
+                           (double)r->divisor[i], FACTOR_LEAST);
     return 0;
 }
 

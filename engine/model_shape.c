@@ -95,7 +95,7 @@ static int read_numbers(const struct meta *c, struct model *m, struct err *e)
     if (meta_num(c, key, 0, 1, &eps, e)) return -1;
     if (c->g && !meta_has(c, key))
         return err_set(e, ERR_MODEL, "%s is missing; convert the model again", meta_name(c, key, name));
-    if (!(eps > 0 && eps < 1))
+    if (!((float)eps > 0 && eps < 1)) /* one that is 0 in float32 would divide a row of zeros by 0 */
         return err_set(e, ERR_MODEL, "%s is %g: a value between 0 and 1 is needed", meta_name(c, key, name), eps);
     m->norm_eps = (float)eps;
     return 0;

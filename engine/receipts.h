@@ -5,6 +5,7 @@
  * first. An id that comes again (a gateway's second try) starts over. All functions are safe from any thread. */
 #pragma once
 #include "base/err.h"
+#include "engine/sched.h"
 #include <stdint.h>
 
 #define RECEIPT_ID_LEN 64 /* with the NUL */
@@ -21,6 +22,7 @@ struct receipt {
     enum receipt_state state;
     const char *finish;             /* a constant string: "stop", "length", "cancelled", "error", or "" while running */
     int64_t prompt, cached, output; /* tokens */
+    struct gen_times times;
     int64_t t_us;                   /* monotonic, of the last change */
 };
 

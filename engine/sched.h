@@ -11,6 +11,7 @@
  * sched_submit() and sched_cancel() may be called from any thread; events come on the step thread and must not block. */
 #pragma once
 #include "base/metrics.h"
+#include "base/trace_context.h"
 #include "engine/constrain.h"
 #include "engine/lora.h"
 #include "engine/sampler.h"
@@ -59,6 +60,15 @@ struct gen_counts {
         output; /* tokens; output counts the end token too when the model chose one, as OpenAI does not bill less */
 };
 
+/* Where a request's time went so far, in microseconds. */
+struct gen_times {
+    int64_t queue_us;   /* waited for its first turn */
+    int64_t load_us;    /* waited for its adapters before that */
+    int64_t prefill_us; /* from its first turn to its first token */
+    int64_t decode_us;  /* from its first token to its last */
+    int64_t paused_us;  /* of the two before: it had to wait for others */
+};
+
 enum gen_finish { FINISH_NONE, FINISH_STOP, FINISH_LENGTH, FINISH_CANCELLED, FINISH_ERROR };
 extern const char *const gen_finish_name[]; /* "", "stop", "length", "cancelled", "error" */
 
@@ -74,16 +84,17 @@ struct gen_event {
     size_t text_len;
     /* both */
     struct gen_counts counts;
+    struct gen_times times;
     /* GEN_DONE: once, last, after pages and pin were given back; text holds what was still held back */
     enum gen_finish finish;
     const char *stop_reason; /* the stop string that was met, or NULL */
     const struct err *error; /* with FINISH_ERROR */
     bool cold;               /* the adapter had to be loaded */
-    int64_t queued_us, prefill_us, decode_us;
 };
 
 struct gen_request {
     char id[GEN_ID_LEN];   /* request id: X-Weft-Request-Id or our own */
+    char trace[TRACE_HEX]; /* of its traceparent, for logs; "" where none */
     const int32_t *prompt; /* copied */
     int nprompt;
     const char *digest; /* adapter, or NULL: the base; the same as one `adapter` of weight 1 */
@@ -146,6 +157,8 @@ struct sched_options {
                                 * the caller checks; outlives the scheduler */
     struct trace *trace;             /* engine/trace.h: where steps are noted; NULL: nowhere; outlives the scheduler */
     const struct sched_clock *clock; /* NULL: the machine's */
+    void (*stepped)(void *u, const struct step_shape *w, int64_t took_us); /* after each, on the step thread; NULL: nobody asks */
+    void *stepped_user;
 };
 
 /* Answers do not depend on the cache or on speculation, bit for bit.

@@ -16,6 +16,7 @@
 #include "engine/sched_impl.h"
 #include <math.h>
 
+#define KEPT_PART 8 /* of max_waiting */
 #define SEEN_STEPS 16 /* to trust the model */
 #define FADE 0.9      /* of the means of stays and loads */
 #define SECONDS_MAX 3600
@@ -131,9 +132,16 @@ static int refuse_full(const struct sched *s, struct err *e)
     return err_set(e, ERR_QUEUE_FULL, "%d requests wait already: try again later", s->waiting);
 }
 
+/* The last places are for tenants that have few: whose turn comes first by its counter must be able to come in, whoever fills the queue. */
+static bool is_full(const struct sched *s, const struct tenant *t)
+{
+    int kept = s->o.max_waiting / KEPT_PART;
+    return s->waiting >= s->o.max_waiting || (s->waiting >= s->o.max_waiting - kept && t->waiting >= kept);
+}
+
 int admit_check(struct sched *s, const struct gen *g, const struct tenant *t, struct err *e)
 {
-    if (s->waiting >= s->o.max_waiting) return refuse_full(s, e);
+    if (is_full(s, t)) return refuse_full(s, e);
     if (s->cost.seen < SEEN_STEPS || !g->deadline_us) return 0;
     double us = admit_estimate_us(s, g, t), may_us = (double)(g->deadline_us - g->submit_us), late = us - may_us;
     if (late <= 0) return 0;

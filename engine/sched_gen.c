@@ -130,6 +130,7 @@ int gen_new(struct gen **out, struct sched *s, const struct gen_request *r, stru
     g->prompt_logprobs = r->prompt_logprobs;
     g->spec.len = SPEC_LEN;
     memcpy(g->id, r->id, sizeof g->id);
+    memcpy(g->trace, r->trace, sizeof g->trace);
     set_adapters(g, r);
     if (claim_adapters(g, e) || fill(g, s, r, e)) {
         gen_free(g);
@@ -160,6 +161,17 @@ void gen_free(struct gen *g)
 static struct gen_counts counts_of(const struct gen *g)
 {
     return (struct gen_counts){.prompt = g->nprompt, .cached = g->cached, .output = g->nout};
+}
+
+static struct gen_times times_of(const struct gen *g, int64_t now)
+{
+    int64_t admitted = g->admitted_us ? g->admitted_us : now, first = g->first_us ? g->first_us : now;
+    int64_t queue = admitted - g->submit_us - g->load_us;
+    return (struct gen_times){.queue_us = queue > 0 ? queue : 0,
+                              .load_us = g->load_us,
+                              .prefill_us = g->admitted_us ? first - admitted : 0,
+                              .decode_us = g->first_us ? g->last_us - first : 0,
+                              .paused_us = g->paused_us};
 }
 
 bool gen_is_stop_id(const struct gen *g, int32_t id)
@@ -219,6 +231,7 @@ void gen_tell_prompt(struct gen *g, const struct sample *samples, int n)
                            .first = g->told,
                            .nsamples = n,
                            .counts = counts_of(g),
+                           .times = times_of(g, sched_now(g->s)),
                            .cold = g->cold};
     g->told += n;
     g->on_event(g->user, &ev);
@@ -247,8 +260,13 @@ void gen_take_token(struct gen *g, const struct sample *sample, bool over)
         err_set(&g->err, ERR_NO_MEMORY, "no memory for the answer's text");
         return;
     }
-    struct gen_event ev = {
-        .kind = GEN_TOKEN, .sample = sample, .text = text, .text_len = len, .counts = counts_of(g), .cold = g->cold};
+    struct gen_event ev = {.kind = GEN_TOKEN,
+                           .sample = sample,
+                           .text = text,
+                           .text_len = len,
+                           .counts = counts_of(g),
+                           .times = times_of(g, g->last_us),
+                           .cold = g->cold};
     g->on_event(g->user, &ev);
 }
 
@@ -259,20 +277,16 @@ static void tell_done(struct gen *g, enum gen_finish finish, const struct err *e
     const char *text = "";
     size_t len = 0;
     if (detok_flush(&g->detok, &text, &len) < 0) len = 0;
-    int64_t now = sched_now(g->s), admitted = g->admitted_us ? g->admitted_us : now,
-            first = g->first_us ? g->first_us : now;
     int hit = finish == FINISH_STOP ? g->detok.stop_hit : -1;
     struct gen_event ev = {.kind = GEN_DONE,
                            .text = text,
                            .text_len = len,
                            .counts = counts_of(g),
+                           .times = times_of(g, sched_now(g->s)),
                            .finish = finish,
                            .stop_reason = hit >= 0 && g->detok.stopped ? g->p.stop[hit] : NULL,
                            .error = finish == FINISH_ERROR ? e : NULL,
-                           .cold = g->cold,
-                           .queued_us = admitted - g->submit_us,
-                           .prefill_us = g->admitted_us ? first - admitted : 0,
-                           .decode_us = g->first_us ? g->last_us - first : 0};
+                           .cold = g->cold};
     note_add(g->s, M_SUCCESS, gen_finish_name[finish], 1);
     note_tpot(g);
     g->on_event(g->user, &ev);

@@ -120,7 +120,7 @@ struct gen_spec {
 struct gen {
     struct sched *s;
     /* the request: never changes */
-    char id[GEN_ID_LEN];
+    char id[GEN_ID_LEN], trace[TRACE_HEX];
     struct gen_params p; /* strings in `strings`, bias its own */
     char *strings;
     struct token_bias *bias;
@@ -145,6 +145,8 @@ struct gen {
     struct gen_pin pin[GEN_ADAPTERS];
     int pins_left;               /* reserved, without an answer yet */
     int64_t since_us, waited_us; /* waits since; waited before */
+    int64_t placed_us;           /* in its place since */
+    int64_t load_us, paused_us;  /* waited for its adapters before its first turn; waited after it */
     int64_t blocked_us;          /* lacks nothing but a slot since; 0: not so */
     bool decodes;                /* has told its first token */
     bool promoted;               /* late, and given a turn of the first level */

@@ -114,12 +114,17 @@ static void count(struct gen *g, enum gen_place place, int by)
     for (int i = 0; i < g->npins; i++) g->pin[i].want->running += by;
 }
 
-/* How long it has waited in all. */
+/* How long it has waited in all, and for what. */
 static void keep_time(struct gen *g, enum gen_place to, int64_t now_us)
 {
     bool was = is_waiting(g->place), is = is_waiting(to);
     if (was && !is) g->waited_us += now_us - g->since_us;
     if (!was && is) g->since_us = now_us;
+    if (was && g->stamp)
+        g->paused_us += now_us - g->placed_us;
+    else if (g->place == PLACE_WAITING || g->place == PLACE_PINNING)
+        g->load_us += now_us - g->placed_us;
+    g->placed_us = now_us;
 }
 
 static void trace_place(struct gen *g, enum gen_place to, int64_t now_us)

@@ -45,6 +45,7 @@ static void note_cost(struct sched *s, int64_t took_us)
 {
     const struct plan *p = s->plan;
     cost_learn(&s->cost, &p->shape, (double)took_us);
+    if (s->o.stepped) s->o.stepped(s->o.stepped_user, &p->shape, took_us);
     s->last_budget = p->budget_rows;
     if (!s->metrics) return;
     note_time(s, M_STEP_ESTIMATED, (int64_t)p->estimate_us);

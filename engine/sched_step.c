@@ -63,7 +63,7 @@ static void blame(struct gen *g)
         err_set(&g->err, ERR_ADAPTER_FAULT, "the adapter %s produced values that are not finite", who);
     else
         err_set(&g->err, ERR_INTERNAL, "the base model produced values that are not finite");
-    log_warn("not_finite", LS("request", g->id), LS("adapter", who), LI("position", g->nids));
+    log_warn("not_finite", LS("request", g->id), LS("trace", g->trace), LS("adapter", who), LI("position", g->nids));
 }
 
 static void end_early(struct gen *g, enum sample_rc rc)

@@ -166,7 +166,7 @@ static int check_place(struct source *s, const char *dir, const struct json_word
     char name[TENSOR_NAME_MAX];
     (void)dir;
     snprintf(name, sizeof name, "%.*s", (int)(tensor->len < sizeof name ? tensor->len : sizeof name - 1), tensor->s);
-    const struct tensor *t = hf_find(s, name);
+    const struct tensor *t = tensor->len < sizeof name ? hf_find(s, name) : NULL; /* cut, it would be another's name */
     if (!t || t->shard != shard_of(s, file))
         return err_set(e, ERR_MODEL, INDEX ": the tensor %s is not in %.*s; download both again", name, (int)file->len,
                        file->s);

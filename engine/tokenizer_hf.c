@@ -11,6 +11,7 @@
  *
  * Refused by name: models other than BPE, and what of BPE families don't use (dropout, prefixes and suffixes of subwords); two tokens
  * of one id, one token of two ids, merges of tokens that aren't there, ids beyond VOCAB_MAX. */
+#include "base/json.h"
 #include "engine/tokenizer_impl.h"
 #include "engine/tokenizer_json.h"
 #include "engine/tokenizer_utf8.h"
@@ -77,7 +78,7 @@ static int slices(struct js *j, const char *const *names, struct slice *out, int
 
 static struct js reader(const struct hf *h, struct slice s)
 {
-    return (struct js){s.s, s.s + s.n, h->e};
+    return (struct js){s.s, s.s ? s.s + s.n : NULL, h->e};
 }
 
 static bool is_null(struct slice s)
@@ -94,7 +95,7 @@ static int tree(const struct hf *h, int part, json_t **out)
     if (s.n > PART_BYTES_MAX)
         return err_set(h->e, ERR_MODEL, "tokenizer.json: a part of %zu bytes besides the model, at most %u are served",
                        s.n, PART_BYTES_MAX);
-    *out = json_loadb(s.s, s.n, JSON_ALLOW_NUL | JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &why);
+    *out = json_load(s.s, s.n, JSON_ALLOW_NUL | JSON_DECODE_ANY | JSON_REJECT_DUPLICATES, &why);
     return *out ? 0 : err_set(h->e, ERR_MODEL, "tokenizer.json: %s", why.text);
 }
 

@@ -11,6 +11,7 @@
  *
  * What a body looks like is tools_body.c's. Sources: the model cards and chat templates of the families;
  * OpenAI's API reference for what a client sees. One parser per answer, on the step thread. */
+#include "base/json.h"
 #include "engine/tools.h"
 #include "engine/tools_impl.h"
 #include <ctype.h>
@@ -83,7 +84,7 @@ int tool_parser_new(struct tool_parser **out, const struct tool_format *f, enum 
                     const char *named, bool parallel, struct err *e)
 {
     struct tool_parser *p = calloc(1, sizeof *p);
-    if (p) p->tools = tools ? json_deep_copy(tools) : json_array();
+    if (p) p->tools = tools ? json_copy_all(tools) : json_array();
     if (!p || !p->tools) {
         free(p);
         return err_set(e, ERR_NO_MEMORY, "no memory for tool calls");
@@ -117,9 +118,18 @@ const struct tool_call *tool_calls(const struct tool_parser *p, int *n)
 
 /* --- a held text --- */
 
+static const char *skip_blanks(const char *s, const char *end)
+{
+    while (s < end && isspace((unsigned char)*s)) s++;
+    return s;
+}
+
+/* The blanks in front of an answer that is held from its beginning are not the call's; they stay where it is none. */
 static int take(struct tool_parser *p, const char *s, size_t len)
 {
-    const char *word = p->f ? p->f->skip : NULL;
+    const char *word = p->f ? p->f->skip : NULL, *from = p->in_call ? s : skip_blanks(s, s + len);
+    len -= (size_t)(from - s);
+    s = from;
     if (p->choice >= TOOL_CHOICE_REQUIRED) return tool_take_forced(p, s, len);
     if (word && len >= strlen(word) && !memcmp(s, word, strlen(word))) s += strlen(word), len -= strlen(word);
     return tool_take_body(p, p->f->body, s, len);
@@ -190,12 +200,6 @@ static int scan(struct tool_parser *p, struct buf *content)
     }
 }
 
-static const char *skip_blanks(const char *s, const char *end)
-{
-    while (s < end && isspace((unsigned char)*s)) s++;
-    return s;
-}
-
 /* Does an answer of a format without a begin marker look like a call? Decided at its first visible character. */
 static void decide(struct tool_parser *p)
 {
@@ -226,12 +230,7 @@ int tool_end(struct tool_parser *p, struct buf *content)
 {
     bool forced = p->choice >= TOOL_CHOICE_REQUIRED;
     if (!p->held.len && !p->in_call) return 0;
-    if (forced || p->in_call || p->held_all) {
-        const char *s = p->held.data;
-        size_t lead = p->in_call || !s ? 0 : (size_t)(skip_blanks(s, s + p->held.len) - s);
-        if (lead) forget(p, lead);
-        return end_call(p, p->held.len, 0, content);
-    }
+    if (forced || p->in_call || p->held_all) return end_call(p, p->held.len, 0, content);
     return show(p, p->held.len, content);
 }
 
@@ -241,7 +240,7 @@ static json_t *parameters_of(const json_t *tool)
 {
     const json_t *s = json_object_get(json_object_get(tool, "function"), "parameters");
     if (!json_is_object(s)) return json_pack("{s:s, s:b}", "type", "object", "additionalProperties", 0);
-    json_t *copy = json_deep_copy(s);
+    json_t *copy = json_copy_all(s);
     if (copy && json_object_set_new(copy, "type", json_string("object"))) {
         json_decref(copy);
         return NULL;
@@ -318,7 +317,9 @@ int tool_normalize_message(json_t *message)
     {
         json_t *f = json_object_get(call, "function"), *a = json_object_get(f, "arguments");
         if (!json_is_string(a)) continue;
-        json_t *v = json_loadb(json_string_value(a), json_string_length(a), 0, NULL);
+        json_error_t je;
+        json_t *v = json_load(json_string_value(a), json_string_length(a), 0, &je);
+        if (!v && json_lacked_memory(&je)) return -1;
         if (!json_is_object(v)) {
             json_decref(v);
             continue;

@@ -4,6 +4,7 @@
  * tell the text 12 from the number: the tool's schema does where it says "string"; else what parses as JSON is JSON.
  *
  * On the step thread, through tools.c alone. */
+#include "base/json.h"
 #include "base/sha256.h"
 #include "engine/tools_impl.h"
 #include <ctype.h>
@@ -97,18 +98,28 @@ static void drop_calls(struct tool_parser *p, int before)
     }
 }
 
+/* NULL: no JSON, or no memory, which is remembered: what could not be read is no text for that. */
+static json_t *load(struct tool_parser *p, const char *s, size_t n, size_t flags, size_t *used)
+{
+    json_error_t je;
+    json_t *v = json_load(s, n, flags, &je);
+    if (!v && json_lacked_memory(&je)) p->no_memory = true;
+    if (v && used) *used = (size_t)je.position;
+    return v;
+}
+
 /* One JSON value, or several with blanks or semicolons between them. */
 static int take_json(struct tool_parser *p, const char *s, size_t len)
 {
     const char *end = s + len;
     int before = p->ncalls, rc = 0;
     while ((s = skip_blanks(s, end)) < end) {
-        json_error_t where;
-        json_t *v = json_loadb(s, (size_t)(end - s), JSON_DISABLE_EOF_CHECK, &where);
+        size_t used = 0;
+        json_t *v = load(p, s, (size_t)(end - s), JSON_DISABLE_EOF_CHECK, &used);
         rc = v ? take_value(p, v) : 0;
         json_decref(v);
         if (rc <= 0) break;
-        s = skip_blanks(s + where.position, end);
+        s = skip_blanks(s + used, end);
         if (s < end && *s == ';') s++;
     }
     if (rc == 0) drop_calls(p, before);
@@ -125,7 +136,7 @@ static const char *skip_word(const char *s, const char *end, const char *word)
 static void take_name(const char **s, const char *end, char name[TOOL_NAME_MAX + 1])
 {
     size_t n = 0;
-    while (*s + n < end && n < TOOL_NAME_MAX && (isalnum((unsigned char)(*s)[n]) || strchr("_.-", (*s)[n]))) n++;
+    while (*s + n < end && n < TOOL_NAME_MAX && (isalnum((unsigned char)(*s)[n]) || memchr("_.-", (*s)[n], 3))) n++;
     memcpy(name, *s, n);
     name[n] = 0;
     *s += n;
@@ -134,7 +145,7 @@ static void take_name(const char **s, const char *end, char name[TOOL_NAME_MAX +
 /* One JSON object to the end, which the named tool is called with. */
 static int take_object(struct tool_parser *p, const char *name, const char *s, const char *end)
 {
-    json_t *v = find_tool(p, name) ? json_loadb(s, (size_t)(end - s), 0, NULL) : NULL;
+    json_t *v = find_tool(p, name) ? load(p, s, (size_t)(end - s), 0, NULL) : NULL;
     int rc = json_is_object(v) ? (add_call(p, name, json_dumps(v, JSON_COMPACT)) ? -1 : 1) : 0;
     json_decref(v);
     return rc;
@@ -184,11 +195,11 @@ static bool wants_text(const json_t *tool, const char *key, size_t nkey)
 }
 
 /* A value as JSON where it is some, else as the text it is. One newline on either side belongs to the notation. */
-static json_t *tag_value(const char *v, size_t n, bool text)
+static json_t *tag_value(struct tool_parser *p, const char *v, size_t n, bool text)
 {
     if (n && v[0] == '\n') v++, n--;
     if (n && v[n - 1] == '\n') n--;
-    json_t *parsed = text ? NULL : json_loadb(v, n, JSON_DECODE_ANY, NULL);
+    json_t *parsed = text ? NULL : load(p, v, n, JSON_DECODE_ANY, NULL);
     return parsed && !json_is_string(parsed) ? parsed : (json_decref(parsed), json_stringn(v, n));
 }
 
@@ -200,7 +211,7 @@ struct tags {
 static const struct tags xml_tags = {"<parameter=", ">", "", "</parameter>"};
 static const struct tags key_tags = {"<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>"};
 
-static bool take_arguments(const char **s, const char *end, const struct tags *t, const json_t *tool, json_t *into)
+static bool take_arguments(struct tool_parser *p, const char **s, const char *end, const struct tags *t, const json_t *tool, json_t *into)
 {
     const char *key, *value;
     size_t nkey, nvalue;
@@ -208,7 +219,7 @@ static bool take_arguments(const char **s, const char *end, const struct tags *t
         if (!until(s, end, t->key_end, &key, &nkey)) return false;
         if (t->value[0] && !eat(s, end, t->value)) return false;
         if (!until(s, end, t->value_end, &value, &nvalue)) return false;
-        if (json_object_setn_new(into, key, nkey, tag_value(value, nvalue, wants_text(tool, key, nkey)))) return false;
+        if (json_object_setn_new(into, key, nkey, tag_value(p, value, nvalue, wants_text(tool, key, nkey)))) return false;
     }
     return true;
 }
@@ -219,7 +230,7 @@ static int take_tagged(struct tool_parser *p, const char *name, const char *s, c
 {
     const json_t *tool = find_tool(p, name);
     json_t *args = json_object();
-    int rc = args && tool && take_arguments(&s, end, t, tool, args) && (!close || eat(&s, end, close)) &&
+    int rc = args && tool && take_arguments(p, &s, end, t, tool, args) && (!close || eat(&s, end, close)) &&
              skip_blanks(s, end) == end;
     if (rc && add_call(p, name, json_dumps(args, JSON_COMPACT))) rc = -1;
     json_decref(args);
@@ -312,20 +323,20 @@ static int take_begun(struct tool_parser *p, const char *s, const char *end)
 static int take_cut(struct tool_parser *p, const char *s, const char *end)
 {
     for (s = skip_char(s, end, '['); s && (s = skip_blanks(s, end)) < end; s = skip_char(s, end, ',')) {
-        json_error_t where;
-        json_t *v = json_loadb(s, (size_t)(end - s), JSON_DISABLE_EOF_CHECK, &where);
+        size_t used = 0;
+        json_t *v = load(p, s, (size_t)(end - s), JSON_DISABLE_EOF_CHECK, &used);
         int rc = v ? take_value(p, v) : 0;
         json_decref(v);
         if (!v) return take_begun(p, s, end);
         if (rc <= 0) return rc;
-        s += where.position;
+        s += used;
     }
     return 0;
 }
 
 int tool_take_forced(struct tool_parser *p, const char *s, size_t len)
 {
-    json_t *v = json_loadb(s, len, 0, NULL);
+    json_t *v = load(p, s, len, 0, NULL);
     int rc = 0;
     if (p->choice == TOOL_CHOICE_NAMED)
         rc = add_call(p, p->named, json_is_object(v) ? json_dumps(v, JSON_COMPACT) : strndup(s, len));
@@ -334,10 +345,10 @@ int tool_take_forced(struct tool_parser *p, const char *s, size_t len)
     else
         rc = take_cut(p, s, s + len);
     json_decref(v);
-    return rc < 0 ? -1 : 1;
+    return rc < 0 || p->no_memory ? -1 : 1;
 }
 
-int tool_take_body(struct tool_parser *p, enum body body, const char *s, size_t len)
+static int take_body(struct tool_parser *p, enum body body, const char *s, size_t len)
 {
     switch (body) {
     case BODY_JSON:
@@ -354,4 +365,10 @@ int tool_take_body(struct tool_parser *p, enum body body, const char *s, size_t 
         return take_deepseek(p, s, len);
     }
     return 0;
+}
+
+int tool_take_body(struct tool_parser *p, enum body body, const char *s, size_t len)
+{
+    int rc = take_body(p, body, s, len);
+    return p->no_memory ? -1 : rc;
 }

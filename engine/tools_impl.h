@@ -32,6 +32,7 @@ struct tool_parser {
     char named[TOOL_NAME_MAX + 1];
     json_t *tools;   /* a copy of the request's */
     struct buf held; /* may be a marker, or is a call's body */
+    bool no_memory;  /* for JSON of a call: nobody knows what it says */
     int ncalls;
     struct tool_call call[TOOL_CALLS_MAX];
 };

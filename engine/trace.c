@@ -142,10 +142,10 @@ json_t *trace_json(struct trace *t, int64_t now_us)
     struct trace *c = copy(t);
     json_t *steps = json_array(), *spans = json_array();
     for (uint64_t i = c ? first_of(c->nsteps, c->steps) : 0; c && i < c->nsteps; i++)
-        json_array_append_new(steps, step_json(&c->step[i % (uint64_t)c->steps]));
+        json_list_add(&steps, step_json(&c->step[i % (uint64_t)c->steps]));
     for (uint64_t i = c ? first_of(c->nspans, c->spans) : 0; c && i < c->nspans; i++)
         if (c->span[i % (uint64_t)c->spans].kind != TRACE_KINDS)
-            json_array_append_new(spans, span_json(&c->span[i % (uint64_t)c->spans]));
+            json_list_add(&spans, span_json(&c->span[i % (uint64_t)c->spans]));
     bool whole = c != NULL;
     trace_free(c);
     json_t *v = json_pack("{s:I, s:o, s:o}", "now_us", (json_int_t)now_us, "steps", steps, "spans", spans);

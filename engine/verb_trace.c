@@ -62,7 +62,10 @@ static int fetch(const struct trace_settings *s, json_t **out, struct err *e)
     int status = 0;
     if (read_bearer(s->token_file, bearer, sizeof bearer, e)) return -1;
     if (bearer[0]) headers[0] = bearer;
-    snprintf(url, sizeof url, "%s/weft/v1/trace", s->socket[0] ? "http://engine" : s->url);
+    const char *at = s->socket[0] ? "http://engine" : s->url;
+    int n = (int)strlen(at);
+    while (n && at[n - 1] == '/') n--; /* http://host:port/ is the same place */
+    snprintf(url, sizeof url, "%.*s/weft/v1/trace", n, at);
     struct client_request req = {.method = "GET",
                                  .url = url,
                                  .unix_socket = s->socket[0] ? s->socket : NULL,

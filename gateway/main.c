@@ -12,29 +12,46 @@
  * requests in flight finish; a connection that is kept alive may send one more request within linger_ms, is answered, and told to close. So
  * clients that never try again lose nothing in a restart.
  *
- * SIGHUP reads the settings again (gateway/settings.h). The main thread otherwise looks once a second: it writes down which keys were used,
- * and tells the service manager that we live, as long as gateway/alive.h finds that we do.
+ * SIGHUP reads the settings again (gateway/settings.h). The main thread otherwise looks five times a second how great the pressure is (gateway/pressure.h), once a second it writes down which keys were
+ * used and tells the service manager that we live, as long as gateway/alive.h finds that we do.
  *
  * `weft-gateway admin-key [--new] --data DIR` prints the first (or a further) admin key. It takes the same lock as the gateway, so it
- * never changes the database under a running one.
+ * never changes the database under a running one. So does `weft-gateway rebuild` (gateway/ledger/ledger_repair.c).
  *
  * Exit codes: 0 asked to stop, 1 failed, 2 bad arguments, 3 the engine refused the model. */
-#include "base/clock.h"
 #include "base/buf.h"
+#include "base/clock.h"
+#include "base/confine.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/process.h"
 #include "base/version.h"
 #include "gateway/alive.h"
-#include "gateway/db_audit.h"
-#include "gateway/engine.h"
+#include "gateway/api/idempotency.h"
+#include "gateway/api/openapi.h"
+#include "gateway/backup/backup.h"
+#include "gateway/backup/upkeep.h"
+#include "gateway/db/db_audit.h"
+#include "gateway/export/export_files.h"
+#include "gateway/export/export_stream.h"
 #include "gateway/gateway.h"
-#include "gateway/idempotency.h"
-#include "gateway/meters.h"
-#include "gateway/openapi.h"
+#include "gateway/limits/refused.h"
+#include "gateway/live/live_stream.h"
+#include "gateway/observe/meters.h"
+#include "gateway/observe/observe.h"
+#include "gateway/pool/blobs.h"
+#include "gateway/pool/engine.h"
+#include "gateway/proxy/quarantine.h"
+#include "gateway/proxy/upstream.h"
+#include "gateway/registry/models_kept.h"
+#include "gateway/registry/upload.h"
 #include "gateway/service.h"
 #include "gateway/settings.h"
-#include "gateway/upload.h"
-#include "gateway/upstream.h"
+#include "gateway/standby/feed.h"
+#include "gateway/standby/standby.h"
+#include "gateway/stats/adapter_board.h"
+#include "gateway/stats/stats_kept.h"
+#include "gateway/webhook/webhook.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
@@ -48,15 +65,17 @@
 #define RECEIPTS_WAIT_MS 5000  /* for the engine, before open admissions are closed without its receipts */
 #define LOOK_MS 200            /* between looks at an engine that is starting */
 #define TICK_MS 1000           /* between looks at everything, once it is there */
+#define PRESSURE_MS 200        /* between looks at the load */
 #define ADMIN_WORKERS 2
-#define ADMIN_CONNECTIONS 256
 #define ADMIN_DRAIN_MS 1000
 #define LAST_WORDS_MS 1000 /* for errors that end what outlasted the drain */
-#define IDLE_TIMEOUT_S 120
+#define IDLE_TIMEOUT_S 120 /* above all that is answered before: body_s, upload_quiet_s */
 #define STREAM_BUFFER_ADMIN (1u << 20)
 #define ENGINE_GRACE_MS 5000
 #define ROUTES_MAX 256
 #define TOKEN_MAX 512
+#define BLOB_ROUTES_MAX 8
+#define BLOB_WORKERS 2
 
 enum { EXIT_OK = 0, EXIT_FAILED = 1, EXIT_ARGUMENTS = 2, EXIT_MODEL = 3 };
 
@@ -66,9 +85,9 @@ struct program {
     struct service service;
     struct alive alive;
     bool ready; /* an engine answered once, and the public listener is open */
-    struct http_server *public, *admin;
-    char *public_at, *admin_at; /* bound addresses */
-    struct http_route public_routes[ROUTES_MAX], admin_routes[ROUTES_MAX];
+    struct http_server *public, *admin, *blobs; /* blobs NULL: no listener for engines */
+    char *public_at, *admin_at, *blobs_at; /* bound addresses */
+    struct http_route public_routes[ROUTES_MAX], admin_routes[ROUTES_MAX], blob_routes[BLOB_ROUTES_MAX];
     char engine_path[1024], socket[768], run[768], cache[768], token[TOKEN_MAX];
 };
 
@@ -91,6 +110,10 @@ static void help_more(int argc, char **argv)
     for (int i = 1; i < argc; i++)
         if (strcmp(argv[i], "--help") == 0)
             puts("\n  weft-gateway admin-key --data DIR          print the first admin key, once; with --new a further one. Not while a gateway runs on DIR"
+                 "\n  weft-gateway restore --from DIR --data DIR  make a data folder of a backup (docs/BACKUP.md)"
+                 "\n  weft-gateway standby --from URL --token-file FILE --data DIR  keep DIR a few seconds behind the gateway at URL (docs/BACKUP.md)"
+                 "\n  weft-gateway promote --data DIR             make a gateway's folder of a standby's: the next start on it takes over"
+                 "\n  weft-gateway rebuild --data DIR             make all sums of usage anew from its rows, and compare them. Not while a gateway runs on DIR"
                  "\n  weft-gateway --version");
 }
 
@@ -140,17 +163,22 @@ static int find_engine(struct program *p, struct err *e)
 static int open_state(struct program *p, struct err *e)
 {
     struct gateway *g = &p->g;
-    struct db_options o = {.dir = p->set.data, .sync_ms = (int)p->set.sync_ms, .ack_durable = strcmp(p->set.ack, "durable") == 0};
+    struct db_options o = {.dir = p->set.data, .sync_ms = (int)p->set.sync_ms, .ack_durable = strcmp(p->set.ack, "durable") == 0, .cache_mb = (int)p->set.db_cache_mb};
     if (db_open(&g->db, &o, e)) return -1;
     snprintf(g->store, sizeof g->store, "%s/blobs", db_dir(g->db));
     snprintf(g->tmp, sizeof g->tmp, "%s/tmp", db_dir(g->db));
     if (auth_open(&g->auth, g->db, e) || registry_open(&g->registry, g->db, e) || ledger_open(&g->ledger, g->db, e) ||
-        once_open(&g->once, g->db, e))
+        once_open(&g->once, g->db, e) || refused_open(&g->refused, g->db, e))
         return -1;
     g->metrics = metrics_new(gateway_meter_rows, GATEWAY_METERS);
+    g->boards = boards_new(g->db);
+    g->models = models_kept_new();
+    if (!g->boards || !g->models) return err_set(e, ERR_NO_MEMORY, "no memory for adapters");
+    g->kept = stats_kept_new(g->db, KEPT_BYTES_MAX);
+    if (!g->kept) return err_set(e, ERR_NO_MEMORY, "no memory for sums of days");
     if (!g->metrics) return err_set(e, ERR_NO_MEMORY, "no memory for the metrics");
     ledger_set_metrics(g->ledger, g->metrics);
-    if (prices_open(&g->prices, g->db, e)) return -1;
+    if (prices_open(&g->prices, g->db, e) || takeover_read(g->db, g->takeover, e)) return -1;
     ledger_set_limits(g->ledger, NULL, g->prices);
     return 0;
 }
@@ -176,14 +204,15 @@ static int open_engines(struct program *p, struct err *e)
     snprintf(p->cache, sizeof p->cache, "%s/cache", db_dir(p->g.db));
     struct engine_options o = {
         .kind = &kind_weft, .name = *s->engine_url ? "remote" : "local", .local = is_here(s->engine_url), .url = s->engine_url, .secret = p->token,
-        .program = p->engine_path, .model = s->model, .base_name = s->base_name, .precision = s->precision, .device = s->device, .tp = (int)s->tp, .kernels = s->kernels, .kv_type = s->kv_type,
+        .program = p->engine_path, .model = s->model, .base_name = s->base_name, .precision = s->precision, .device = s->device, .tp = (int)s->tp, .kernels = s->kernels, .kv_type = s->kv_type, .confine = s->engine_confine,
         .chat_template = s->chat_template, .draft_model = s->draft_model, .speculate = (int)s->speculate, .prefix_cache = s->prefix_cache,
         .socket = p->socket, .store = p->g.store, .cache = s->engine_cache_mb ? p->cache : "", .cache_mb = (int)s->engine_cache_mb, .adapter_mb = (int)s->adapter_mb,
         .max_context = (int)s->max_context, .max_slots = (int)s->max_slots, .kv_mb = (int)s->kv_mb, .threads = (int)s->threads,
         .max_running = (int)s->max_running,
     };
     if (client_new(&p->g.client, (int)s->max_connections, e)) return -1;
-    struct pool_options pool = {.db = p->g.db, .client = p->g.client, .run = p->run, .spawn = &o, .own = own ? &o : NULL};
+    if (quarantine_open(&p->g.blame, &p->g, e)) return -1;
+    struct pool_options pool = {.db = p->g.db, .client = p->g.client, .run = p->run, .spawn = &o, .own = own ? &o : NULL, .ended = quarantine_ended, .user = &p->g};
     return pool_open(&p->g.pool, &pool, e);
 }
 
@@ -202,12 +231,12 @@ static int recover(struct program *p, struct err *e)
     return ledger_recover(p->g.ledger, pool_receipt, p->g.pool, &closed, e);
 }
 
-static int join(struct http_route *out, const struct http_route *const *tables, struct err *e)
+static int join(struct http_route *out, int max, const struct http_route *const *tables, struct err *e)
 {
     int n = 0;
     for (; *tables; tables++)
         for (const struct http_route *r = *tables; r->method; r++) {
-            if (n == ROUTES_MAX - 1) return err_set(e, ERR_INTERNAL, "more than %d routes", ROUTES_MAX - 1);
+            if (n == max - 1) return err_set(e, ERR_INTERNAL, "more than %d routes", max - 1);
             out[n++] = *r;
         }
     return 0;
@@ -221,16 +250,45 @@ static void count_answer(const struct http_request *r, const char *listener, int
     metric_add(g->metrics, GM_HTTP, (const char *[]){listener, r->route ? r->route->pattern : "none", code}, 1);
 }
 
+static int open_traces(struct program *p, struct err *e)
+{
+    char instance[UUID_LEN];
+    if (!*p->set.otlp_url) return 0;
+    uuid7(instance);
+    struct otlp_options o = {.url = p->set.otlp_url, .token_file = p->set.otlp_token_file, .instance = instance, .metrics = p->g.metrics};
+    return otlp_open(&p->g.otlp, &o, e);
+}
+
 static void count_public(const struct http_request *r, int status, uint64_t bytes, int64_t us)
 {
-    (void)bytes, (void)us;
     count_answer(r, "public", status);
+    observe_answered(r, "public", status, bytes, us);
 }
 
 static void count_admin(const struct http_request *r, int status, uint64_t bytes, int64_t us)
 {
-    (void)bytes, (void)us;
     count_answer(r, "admin", status);
+    observe_answered(r, "admin", status, bytes, us);
+}
+
+static void count_blobs(const struct http_request *r, int status, uint64_t bytes, int64_t us)
+{
+    count_answer(r, "blobs", status);
+    observe_answered(r, "blobs", status, bytes, us);
+}
+
+/* The listener for engines that fetch adapters. */
+static int open_blobs(struct program *p, struct err *e)
+{
+    struct http_options o = {
+        .listen = p->set.blob_listen, .routes = p->blob_routes, .workers = BLOB_WORKERS, .max_connections = BLOB_CONNECTIONS, .idle_timeout_s = IDLE_TIMEOUT_S,
+        .head_timeout_s = (int)p->set.head_s, .send_timeout_s = (int)p->set.send_s, .stream_buffer = STREAM_BUFFER_ADMIN, .user = &p->g, .done = count_blobs,
+    };
+    if (!*p->set.blob_listen) return 0;
+    if (join(p->blob_routes, BLOB_ROUTES_MAX, gateway_blob_routes, e) || http_server_start(&p->blobs, &o, &p->blobs_at, e)) return -1;
+    p->g.blob_server = p->blobs;
+    log_info("listening", LS("blobs", p->blobs_at));
+    return 0;
 }
 
 static int open_public(struct program *p, struct err *e)
@@ -238,10 +296,12 @@ static int open_public(struct program *p, struct err *e)
     char fd[16];
     struct http_options o = {
         .listen = service_listen(p->service.public, p->set.listen, fd), .routes = p->public_routes, .workers = (int)p->set.http_workers,
-        .max_connections = (int)p->set.max_connections, .idle_timeout_s = IDLE_TIMEOUT_S, .stream_buffer = (size_t)p->set.stream_buffer,
-        .user = &p->g, .done = count_public,
+        .max_connections = (int)p->set.max_connections, .idle_timeout_s = IDLE_TIMEOUT_S, .head_timeout_s = (int)p->set.head_s,
+        .body_timeout_s = (int)p->set.body_s, .sink_quiet_s = (int)p->set.upload_quiet_s, .send_timeout_s = (int)p->set.send_s, .stream_buffer = (size_t)p->set.stream_buffer,
+        .user = &p->g, .gate = pressure_gate, .arrives = arrival_begin, .arrived = arrival_end, .done = count_public,
     };
     if (http_server_start(&p->public, &o, &p->public_at, e)) return -1;
+    p->g.public_server = p->public;
     alive_open(&p->alive, &p->g, p->public_at, p->service.watchdog_us);
     log_info("listening", LS("public", p->public_at), LS("admin", p->admin_at));
     service_ready(&p->service);
@@ -251,21 +311,30 @@ static int open_public(struct program *p, struct err *e)
 static int open_listeners(struct program *p, struct err *e)
 {
     const struct http_route *const served[DOCS_LISTENERS] = {[DOCS_PUBLIC] = p->public_routes, [DOCS_ADMIN] = p->admin_routes};
-    if (join(p->admin_routes, gateway_admin_routes, e) || join(p->public_routes, gateway_public_routes, e) || docs_open(&p->g.docs, served, e)) return -1;
+    if (join(p->admin_routes, ROUTES_MAX, gateway_admin_routes, e) || join(p->public_routes, ROUTES_MAX, gateway_public_routes, e) || docs_open(&p->g.docs, served, e)) return -1;
     char fd[16];
     struct http_options o = {
         .listen = service_listen(p->service.admin, p->set.admin_listen, fd), .routes = p->admin_routes, .workers = ADMIN_WORKERS,
         .max_connections = ADMIN_CONNECTIONS, .idle_timeout_s = IDLE_TIMEOUT_S, .stream_buffer = STREAM_BUFFER_ADMIN, .user = &p->g, .done = count_admin,
     };
     if (http_server_start(&p->admin, &o, &p->admin_at, e)) return -1;
+    p->g.admin_server = p->admin;
+    if (open_blobs(p, e)) return -1;
     return p->service.public < 0 ? open_public(p, e) : 0; /* one that was handed over waits for an engine: serve() */
 }
 
 static int open_all(struct program *p, struct err *e)
 {
+    pressure_open(&p->g.pressure);
+    arrivals_open(&p->g.arrivals);
     if (open_state(p, e) || open_engines(p, e) || recover(p, e) || limits_open(&p->g.limits, p->g.db, e)) return -1;
     ledger_set_limits(p->g.ledger, p->g.limits, p->g.prices);
-    if (upstream_open(&p->g.upstream, &p->g, e) || uploads_open(&p->g.uploads, &p->g, e)) return -1;
+    if (upkeep_open(&p->g.upkeep, &p->g, e) || feed_open(&p->g.feed, &p->g, e) || blobs_open(&p->g.blobs, &p->g, e)) return -1;
+    if (upstream_open(&p->g.upstream, &p->g, e) || uploads_open(&p->g.uploads, &p->g, e) || live_streams_open(&p->g.streams, &p->g, e))
+        return -1;
+    if (exports_open(&p->g.exports, &p->g, e) || export_files_open(&p->g.export_files, &p->g, e) ||
+        webhooks_open(&p->g.webhooks, &p->g, e) || open_traces(p, e))
+        return -1;
     return open_listeners(p, e);
 }
 
@@ -283,6 +352,7 @@ static void drain(struct program *p)
     const struct settings *set = p->g.set;
     int64_t now = clock_mono_us(), until = now + set->drain_ms * 1000, linger_until = now + set->linger_ms * 1000;
     http_server_quiesce(p->public);
+    live_streams_stop(p->g.streams); /* they would last longer than the drain */
     while (is_busy(p, linger_until) && clock_mono_us() < until) nanosleep(&tick, NULL);
     if (http_server_in_flight(p->public) == 0) return;
     log_warn("drain_over", LI("in_flight", http_server_in_flight(p->public)));
@@ -290,22 +360,49 @@ static void drain(struct program *p)
     client_stop(p->g.client);
 }
 
+/* Nothing runs any more: what is held still is of a request that never ended, or was forgotten. */
+static void tell_held(struct limits *l)
+{
+    struct limit_held h = l ? limit_all_held(l) : (struct limit_held){0};
+    if (h.places || h.tokens || h.cost) log_error("held_at_stop", LI("places", h.places), LI("tokens", h.tokens), LI("cost_nano", h.cost));
+}
+
 static void close_all(struct program *p)
 {
     struct gateway *g = &p->g;
     if (p->public) drain(p);
+    metrics_forget_public(g);
     if (p->public) http_server_stop(p->public, LAST_WORDS_MS);
+    live_streams_stop(g->streams);
+    if (p->blobs) http_server_stop(p->blobs, ADMIN_DRAIN_MS);
     if (p->admin) http_server_stop(p->admin, ADMIN_DRAIN_MS);
+    live_streams_close(g->streams);
+    exports_close(g->exports);
+    export_files_close(g->export_files);
+    webhooks_stop(g->webhooks);
+    blame_stop(g->blame);
+    blobs_close(g->blobs);
     uploads_close(g->uploads);
     upstream_close(g->upstream);
     if (g->pool) pool_close(g->pool, settings_now(g->settings)->engine_keep, ENGINE_GRACE_MS);
+    blame_close(g->blame);
     if (g->client) client_free(g->client);
+    otlp_close(g->otlp);
     docs_close(g->docs);
     once_close(g->once);
+    upkeep_close(g->upkeep);
+    feed_close(g->feed);
     ledger_close(g->ledger);
+    refused_stop(g->refused);
     registry_close(g->registry);
     auth_close(g->auth);
     db_close(g->db);
+    refused_free(g->refused);
+    boards_free(g->boards);
+    models_kept_free(g->models);
+    stats_kept_free(g->kept);
+    webhooks_close(g->webhooks);
+    tell_held(g->limits);
     limits_close(g->limits); /* the last settlements came with the database's end */
     prices_close(g->prices);
     metrics_free(g->metrics);
@@ -313,6 +410,7 @@ static void close_all(struct program *p)
     service_close(&p->service);
     free(p->public_at);
     free(p->admin_at);
+    free(p->blobs_at);
 }
 
 /* --- running --- */
@@ -334,6 +432,7 @@ static int write_ports(const struct program *p, struct err *e)
     if (!f) return err_errno(e, "ports_file %s", fresh);
     print_url(f, "WEFT_URL", p->public_at);
     print_url(f, "WEFT_ADMIN_URL", p->admin_at);
+    if (p->blobs) print_url(f, "WEFT_BLOB_URL", p->blobs_at);
     bool failed = ferror(f);
     if (fclose(f) || failed || rename(fresh, path)) return err_errno(e, "ports_file %s", path);
     return 0;
@@ -384,13 +483,21 @@ static int look_for_engine(struct program *p, int64_t public_at_us, struct err *
 /* Until asked to stop; -1 when the engine refuses the model at the start. */
 static int serve(struct program *p, const sigset_t *signals, struct err *e)
 {
-    int64_t public_at_us = clock_mono_us() + p->set.ready_wait_ms * 1000;
+    int64_t public_at_us = clock_mono_us() + p->set.ready_wait_ms * 1000, tick_us = 0;
     service_status(&p->service, "Waiting for an engine");
     for (;;) {
         if (!p->ready && look_for_engine(p, public_at_us, e)) return -1;
-        auth_note_uses(p->g.auth);
-        if (alive_look(&p->alive)) service_alive(&p->service);
-        int sig = next_signal(signals, p->ready ? TICK_MS : LOOK_MS);
+        pressure_look(&p->g.pressure, &p->g);
+        if (clock_mono_us() >= tick_us) {
+            tick_us = clock_mono_us() + (p->ready ? TICK_MS : LOOK_MS) * 1000LL;
+            auth_note_uses(p->g.auth);
+            refused_tick(p->g.refused);
+            prices_tick(p->g.prices);
+            feed_tick(p->g.feed);
+            boards_tick(p->g.boards, clock_wall_us() / 1000000);
+            if (alive_look(&p->alive)) service_alive(&p->service);
+        }
+        int sig = next_signal(signals, PRESSURE_MS);
         if (sig == SIGHUP) read_again(p);
         if (sig == SIGTERM || sig == SIGINT) {
             log_info("stopping", LI("signal", sig));
@@ -444,12 +551,17 @@ int main(int argc, char **argv)
 {
     static struct program program = {.service = {.notify = -1, .public = -1, .admin = -1}};
     sigset_t signals;
+    confine_start();
     umask(0077);
     signal(SIGPIPE, SIG_IGN);
     json_start();
     log_init("weft-gateway", LOG_INFO);
     if (argc > 1 && strcmp(argv[1], "--version") == 0) return puts("weft-gateway " WEFT_VERSION) < 0 ? EXIT_FAILED : EXIT_OK;
     if (argc > 1 && strcmp(argv[1], "admin-key") == 0) return admin_key(argc, argv);
+    if (argc > 1 && strcmp(argv[1], "restore") == 0) return restore_main(argc, argv);
+    if (argc > 1 && strcmp(argv[1], "standby") == 0) return standby_main(argc, argv);
+    if (argc > 1 && strcmp(argv[1], "promote") == 0) return promote_main(argc, argv);
+    if (argc > 1 && strcmp(argv[1], "rebuild") == 0) return rebuild_main(argc, argv);
     sigemptyset(&signals);
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);

@@ -16,6 +16,12 @@ static const char *const live[] = {
     "max_body",  "max_adapter_bytes", "max_adapters", "max_rank",     "connect_ms",   "first_byte_ms",
     "idle_ms",   "total_ms",          "keepalive_ms", "strict",       "drain_ms",     "linger_ms",
     "log_level", "engine_keep",       "max_uploads",  "upload_ttl_s", "import_hosts", "import_s",
+    "import_slow_s",
+    "dashboard",
+    "webhook_hosts", "webhook_retry_s", "webhook_lag_rows", "webhook_lag_s",
+    "access_log", "slow_ms", "otlp_percent",
+    "max_waiting", "waiting_high", "memory_high", "disk_reserve",
+    "archive_months", "archive_keep_months", "backup_every_h", "backup_keep",
 };
 
 /* What a name ends in when its value is a secret itself, not the path of one. */
@@ -43,6 +49,8 @@ int settings_check(const struct settings *s, struct err *e)
     if (log_level_parse(s->log_level) < 0)
         return err_set(e, ERR_USAGE, "log_level '%s' is not one of debug, info, warn, error", s->log_level);
     if (!*s->data) return err_set(e, ERR_USAGE, "no data folder: set --data or WEFT_DATA");
+    if (*s->otlp_url && strncmp(s->otlp_url, "http://", 7) != 0 && strncmp(s->otlp_url, "https://", 8) != 0)
+        return err_set(e, ERR_USAGE, "otlp_url must begin with http:// or https://");
     if (strcmp(s->ack, "") != 0 && strcmp(s->ack, "async") != 0 && strcmp(s->ack, "durable") != 0)
         return err_set(e, ERR_USAGE, "ack '%s' is not one of async, durable", s->ack);
     return 0;

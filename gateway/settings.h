@@ -5,7 +5,7 @@
  * lives; so a process takes SETTINGS_CHANGES_MAX changes (readings that change nothing don't count). */
 #pragma once
 #include "base/conf.h"
-#include "gateway/db.h"
+#include "gateway/db/db.h"
 
 struct settings {
 #define X(field, type, deflt, min, max, env, help) CONF_CTYPE_##type field;

@@ -10,8 +10,8 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
-#include "gateway/db_audit.h"
-#include "gateway/idempotency.h"
+#include "gateway/api/idempotency.h"
+#include "gateway/db/db_audit.h"
 #include "gateway/settings.h"
 #include <pthread.h>
 #include <stdio.h>

@@ -1,8 +1,9 @@
 /* device: opens the backend, a shared object, so that the engine starts on a machine without CUDA and knows nothing of
  * it. All that follows goes through the table that the object exports.
  *
- * Looked for: WEFT_DEVICE_LIB, else weft-cuda.so beside the program. A library of another version, or one that was built
- * from other headers (sizes differ), is refused: its structs would be read wrongly.
+ * Looked for: WEFT_DEVICE_LIB, else weft-cuda.so in ../lib/weft from the program's folder (installed), else beside the
+ * program (a build). A library of another version, or one that was built from other headers (sizes differ), is refused: its
+ * structs would be read wrongly.
  *
  * One library per process, never closed again: CUDA does not like to be unloaded. */
 #include "kernels/device.h"
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #define LIBRARY "weft-cuda.so"
+#define INSTALLED "../lib/weft/" LIBRARY /* from the program's folder */
 #define NUMBER_MAX 1024 /* of a device */
 
 static const struct device_backend *_Atomic backend;
@@ -32,11 +34,13 @@ static int library_path(char path[PATH_MAX], struct err *e)
         if (snprintf(path, PATH_MAX, "%s", given) < PATH_MAX) return 0;
         return err_set(e, ERR_USAGE, "WEFT_DEVICE_LIB is too long");
     }
-    ssize_t n = readlink("/proc/self/exe", path, PATH_MAX - sizeof LIBRARY - 1);
+    ssize_t n = readlink("/proc/self/exe", path, PATH_MAX - sizeof INSTALLED - 1);
     if (n <= 0) return err_errno(e, "the program's own path");
     path[n] = 0;
     char *name = strrchr(path, '/');
-    memcpy(name ? name + 1 : path, LIBRARY, sizeof LIBRARY);
+    name = name ? name + 1 : path;
+    memcpy(name, INSTALLED, sizeof INSTALLED);
+    if (access(path, R_OK)) memcpy(name, LIBRARY, sizeof LIBRARY);
     return 0;
 }
 

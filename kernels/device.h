@@ -1,6 +1,6 @@
 /* A device that computes in the place of this processor: what the engine sees of it. No word of CUDA here.
  *
- * The backend is a shared object (weft-cuda.so beside the program, or WEFT_DEVICE_LIB) that is opened when it is asked
+ * The backend is a shared object (weft-cuda.so in ../lib/weft or beside the program, or WEFT_DEVICE_LIB) that is opened when it is asked
  * for. Life: open -> start (memory by a plan, constants copied) -> steps, adapters in and out -> close.
  *
  *     device_begin(step) --walk?--> on thread i of the pool, i < ranks: device_enter(), operations, device_leave()

@@ -15,7 +15,15 @@ base_file=SmolLM2-135M-Instruct.Q4_1.gguf
 base_sha256=b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53
 
 build_packages="gcc g++ make libc6-dev libmicrohttpd-dev libsqlite3-dev libjansson-dev libcurl4-gnutls-dev nettle-dev
- libpcre2-dev libutf8proc-dev libyaml-dev libcmocka-dev python3 python3-pip python3-venv ca-certificates curl"
+ libpcre2-dev libutf8proc-dev libyaml-dev zlib1g-dev libseccomp-dev libjs-chart.js libcmocka-dev python3 python3-pip python3-venv ca-certificates curl"
+# What `make fuzz` needs besides: the compiler, its runtimes for fuzzing, llvm-cov and llvm-profdata.
+# shellcheck disable=SC2034
+fuzz_packages="clang llvm libclang-rt-dev"
+# What `make deb` needs besides, and what `make deb-check` tries the packages with.
+# shellcheck disable=SC2034
+deb_packages="build-essential debhelper dpkg-dev"
+# shellcheck disable=SC2034
+deb_check_packages="mmdebstrap systemd-container lintian mandoc"
 
 say() { printf '== %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2; exit 1; }

@@ -36,6 +36,7 @@ ENGINE = {"object": "engine", "name": "b", "kind": "vllm", "base": "smol", "url"
     ("engine enable b", "POST", "/admin/v1/engines/b/enable", None),
     ("engine disable b", "POST", "/admin/v1/engines/b/disable", None),
     ("engine rm b", "DELETE", "/admin/v1/engines/b", None),
+    ("engine-token revoke b", "DELETE", "/admin/v1/engines/b/token", None),
     ("adapter rm sql@2", "DELETE", "/v1/adapters/sql/versions/2", None),
     ("adapter pin sql", "POST", "/v1/adapters/sql/pin", None),
     ("adapter unpin sql@3", "POST", "/v1/adapters/sql/versions/3/unpin", None),
@@ -45,6 +46,15 @@ ENGINE = {"object": "engine", "name": "b", "kind": "vllm", "base": "smol", "url"
     ("alias rollback chat", "POST", "/v1/aliases/chat/rollback", None),
     ("alias rm chat", "DELETE", "/v1/aliases/chat", None),
     ("model show sql@1", "GET", "/v1/models/sql@1", None),
+    ("webhook show w1", "GET", "/admin/v1/webhooks/w1", None),
+    ("webhook pause w1 --own", "POST", "/v1/webhooks/w1/pause", None),
+    ("webhook resume w1", "POST", "/admin/v1/webhooks/w1/resume", None),
+    ("webhook test w1", "POST", "/admin/v1/webhooks/w1/test", None),
+    ("webhook rm w1 --own", "DELETE", "/v1/webhooks/w1", None),
+    ("webhook set w1 url=https://b.example/x?a=b usage=no events=none authorization=none", "PATCH", "/admin/v1/webhooks/w1",
+     {"url": "https://b.example/x?a=b", "usage": False, "events": [], "authorization": None}),
+    ("webhook redeliver w1 from=2027-01-31 until=1801440000", "POST", "/admin/v1/webhooks/w1/redeliver", {"start_time": 1801353600, "end_time": 1801440000}),
+    ("webhook redeliver w1 after_event=120 --own", "POST", "/v1/webhooks/w1/redeliver", {"after_event": 120}),
 ])
 def test_a_command_is_the_request_of_its_route(fake, args, method, path, body):
     fake.answers[method, path] = (200, {"object": "thing", "name": "it"})
@@ -128,6 +138,46 @@ def test_a_rotated_key_is_alone_on_stdout(fake):
     fake.answers["POST", "/admin/v1/keys/k1/rotate"] = (201, dict(KEY, id="k2", key="wft_k2_secret_x"))
     got = weft(fake, "key", "rotate", "k1", "--grace", "24h")
     assert got.stdout == "wft_k2_secret_x\n" and "k2" in got.stderr and fake.asked[0].json == {"grace_s": 86400}
+
+
+def test_an_engines_token_is_alone_on_stdout_and_its_list_has_no_pages(fake):
+    fake.answers["POST", "/admin/v1/engines/b/token"] = (201, {"object": "engine_token", "engine": "b", "id": "t1", "token": "wfe_t1_x", "created_at": 1})
+    got = weft(fake, *"engine-token create b --grace 1h --idempotency-key once".split())
+    assert got.stdout == "wfe_t1_x\n" and "token t1" in got.stderr and fake.asked[0].json == {"grace_s": 3600}
+    assert fake.asked[0].headers["Idempotency-Key"] == "once"
+    o = {"object": "engine_tokens", "engine": "b", "tokens": [{"id": "t1", "created_at": 1763719200, "expires_at": None, "last_used_at": 1763719260}]}
+    fake.answers["GET", "/admin/v1/engines/b/token"] = (200, o)
+    assert weft(fake, "engine-token", "list", "b").stdout.splitlines() == ["ID  CREATED           LAST USED", "t1  2025-11-21 10:00  2025-11-21 10:01"]
+    assert json.loads(weft(fake, "engine-tokens", "list", "b", "--json").stdout) == o
+
+
+def test_a_webhooks_secret_is_alone_on_stdout(fake):
+    fake.answers["POST", "/admin/v1/webhooks"] = (201, {"object": "webhook", "id": "w1", "secret": "whsec_x"})
+    fake.answers["POST", "/v1/webhooks/w1/rotate"] = (201, {"object": "webhook", "id": "w1", "secret": "whsec_y"})
+    got = weft(fake, *"webhook create billing https://b.example --tenant acme events=budget.,version.failed usage=yes".split())
+    assert got.stdout == "whsec_x\n" and "w1" in got.stderr
+    assert fake.asked[0].json == {"name": "billing", "url": "https://b.example", "tenant": "acme", "events": ["budget.", "version.failed"], "usage": True}
+    assert weft(fake, *"webhook rotate w1 --own --grace 1h".split()).stdout == "whsec_y\n" and fake.asked[1].json == {"grace_s": 3600}
+
+
+def test_a_receivers_token_comes_from_stdin_and_times_ago_are_times(fake):
+    fake.answers["PATCH", "/admin/v1/webhooks/w1"] = (200, {"object": "webhook", "id": "w1"})
+    fake.answers["POST", "/admin/v1/webhooks/w1/redeliver"] = (202, {"object": "webhook", "id": "w1"})
+    assert weft(fake, "webhook", "set", "w1", "authorization=-", stdin="Bearer t0ken\n").returncode == 0
+    assert fake.asked[0].json == {"authorization": "Bearer t0ken"}
+    assert weft(fake, "webhook", "redeliver", "w1", "from=3d").returncode == 0
+    assert abs(fake.asked[1].json["start_time"] - (time.time() - 3 * 86400)) < 60
+    for wrong in ("colour=red", "from", "usage=maybe"):
+        assert weft(fake, "webhook", "set", "w1", wrong).returncode == 2
+    assert len(fake.asked) == 2
+
+
+def test_webhooks_are_listed_with_what_waits(fake):
+    row = {"object": "webhook", "id": "w1", "name": "billing", "tenant": "acme", "url": "https://b.example", "usage": True, "events": [], "state": "failing",
+           "waiting": 120, "waiting_s": 40, "failures": 3, "delivered": 7}
+    fake.answers["GET", "/admin/v1/webhooks"] = (200, {"object": "list", "data": [row], "has_more": False})
+    got = weft(fake, "webhook", "list", "--tenant", "acme")
+    assert got.returncode == 0 and "failing" in got.stdout and "120" in got.stdout and fake.asked[0].path == "/admin/v1/webhooks"
 
 
 @pytest.mark.parametrize("args", [["key", "list"], ["key", "create"]])

@@ -15,6 +15,12 @@ from cli_fake import TOP, fake, weft  # noqa: F401
 SHAPE = max(int(line[2:].split(",")[0]) for line in (TOP / "schema/migrations.def").read_text().splitlines() if line.startswith("X("))
 
 
+def books(**other):
+    return {"object": "ledger.health", "time": 1_700_000_000, "last_verify": {"t": 1_700_000_000 - 3 * 3600, "rows": 70, "bad": 0, "took_ms": 3.5},
+            "webhooks": [{"name": "meter", "tenant": None, "lag": 12, "state": "enabled"}], "schedules": [{"name": "daily", "behind_s": 60, "last_error": "", "state": "enabled"}],
+            "backups": {"last": 1_700_000_000 - 90 * 60, "age_s": 90 * 60}, **other}
+
+
 @pytest.fixture
 def gateway(fake):
     fake.answers["GET", "/health"] = (200, {"status": "ok"})
@@ -22,6 +28,7 @@ def gateway(fake):
     fake.answers["GET", "/v1/models"] = (200, {"object": "list", "data": []})
     fake.answers["GET", "/admin/v1/tenants"] = (200, {"data": [], "has_more": False})
     fake.answers["GET", "/admin/v1/engines"] = (200, {"data": [{"name": "local", "state": "enabled", "status": {"state": "ready"}}], "has_more": False})
+    fake.answers["GET", "/admin/v1/ledger/health"] = (200, books())
     fake.answers["GET", "/admin/v1/top"] = lambda a: (200, {"object": "top", "time": time.time()})
     return fake
 
@@ -75,7 +82,7 @@ def test_a_sound_set_up_has_no_failure(gateway, settings, data):
     programs = [c["found"] for c in checks if c["check"] == "versions" and c["verdict"] == "ok"]
     assert any("weft-gateway 0" in p for p in programs) and any("weft-engine 0" in p for p in programs), programs
     assert {"settings", "data folder", "space", "lock", "pepper", "versions", "database", "port", "admin port", "model", "CPU", "huge pages", "clock",
-            "API", "admin API", "ready", "key", "admin key", "engine"} <= {c["check"] for c in checks if c["verdict"] != "skip"} | {"huge pages"}
+            "API", "admin API", "ready", "key", "admin key", "engine", "backup", "books", "webhooks", "exports"} <= {c["check"] for c in checks if c["verdict"] != "skip"} | {"huge pages"}
     assert {p.name: p.stat().st_mtime_ns for p in data.iterdir()} == before
     assert hashlib.sha256(b"GGUF" + b"x" * 1000).hexdigest()[:16] in found(checks, "model", "ok")
 
@@ -201,6 +208,37 @@ def test_the_data_folder_may_come_from_the_environment(gateway, data):
 def test_what_is_wrong_with_the_gateway_is_found(gateway, route, answer, check, message):
     gateway.answers["GET", route] = answer
     assert message in found(doctor(gateway), check, "fail")
+
+
+def test_sound_books_are_told(gateway):
+    checks = doctor(gateway)
+    assert "90 min old" in found(checks, "backup", "ok") and "3 h ago: 70 rows, no difference" in found(checks, "books", "ok")
+    assert "1, none failing" in found(checks, "webhooks", "ok") and "1, none more than" in found(checks, "exports", "ok")
+    gateway.answers["GET", "/admin/v1/ledger/health"] = (200, books(webhooks=[], schedules=[]))
+    checks = doctor(gateway)
+    assert found(checks, "webhooks", "ok") == "none" == found(checks, "exports", "ok")
+
+
+@pytest.mark.parametrize("wrong,check,verdict,message", [
+    ({"backups": None}, "backup", "warn", "there is none"),
+    ({"backups": {"last": 0, "age_s": 3 * 86400}}, "backup", "warn", "the newest is 3 days old"),
+    ({"last_verify": None}, "books", "warn", "never verified"),
+    ({"last_verify": {"t": 1_700_000_000 - 40 * 86400, "rows": 70, "bad": 0, "took_ms": 1}}, "books", "warn", "verified 40 days ago"),
+    ({"last_verify": {"t": 1_700_000_000 - 60, "rows": 70, "bad": 5, "took_ms": 1}}, "books", "fail", "5 sums differed from the rows when they were verified 1 min ago"),
+    ({"webhooks": [{"name": "fine", "tenant": None, "lag": 0, "state": "paused"}, {"name": "meter", "tenant": "acme", "lag": 9, "state": "failing"}]}, "webhooks", "warn",
+     "1 of 2 failing: meter of tenant acme"),
+    ({"webhooks": [{"name": n, "tenant": None, "lag": 9, "state": "failing"} for n in ("one", "two")]}, "webhooks", "warn", "2 of 2 failing: one and others"),
+    ({"schedules": [{"name": "old", "behind_s": 9000, "last_error": "", "state": "paused"}, {"name": "daily", "behind_s": 7200, "last_error": "no room", "state": "enabled"}]},
+     "exports", "warn", "1 of 2 more than an hour behind: daily")])
+def test_what_is_wrong_with_the_books_is_found(gateway, wrong, check, verdict, message):
+    gateway.answers["GET", "/admin/v1/ledger/health"] = (200, books(**wrong))
+    assert message in found(doctor(gateway), check, verdict)
+
+
+@pytest.mark.parametrize("status,verdict", [(404, "skip"), (403, "skip"), (500, "warn")])
+def test_a_gateway_that_does_not_tell_of_its_books(gateway, status, verdict):
+    gateway.answers["GET", "/admin/v1/ledger/health"] = (status, {"error": {"message": "x"}})
+    assert str(status) in found(doctor(gateway), "books", verdict)
 
 
 def test_a_key_of_a_lesser_role_and_an_engine_at_rest_are_no_faults(gateway):

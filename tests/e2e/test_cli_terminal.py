@@ -201,7 +201,7 @@ def named(fake):
     (["adapter", "show", "s"], {"sql", "sequel"}), (["adapter", "pin", "sql@"], {"sql@1", "sql@2"}), (["alias", "set", ""], {"chat"}),
     (["alias", "set", "chat", "sql@2,tr"], {"sql@2,triage"}), (["engine", "drain", ""], {"local", "remote"}), (["chat", "--model", "s"], {"sql", "smol"}),
     (["chat", "--model=sm"], {"--model=smol"}), (["key", "list", "--ten"], {"--tenant"}), (["key", "create", "--tenant", "z"], {"zeta"}),
-    (["key", "create", "--role", ""], {"admin", "writer", "inference", "billing", "viewer"}), (["completion", ""], {"bash", "zsh", "fish"}),
+    (["key", "create", "--role", ""], {"admin", "writer", "inference", "billing", "viewer", "backup"}), (["completion", ""], {"bash", "zsh", "fish"}),
     (["adapter", "push", "x", ""], {":files"}), (["engine", "add", "b", "--secret-file", ""], {":files"}), (["limit", "set", "tokens_per_m"],
      {"tokens_per_minute=", "tokens_per_month=", "tokens_per_month_soft="}), (["frobnicate", "x"], set()), (["tenant", "show", "acme", ""], set()),
     (["config", "set", "u"], {"url"}), (["help", ""], set()),

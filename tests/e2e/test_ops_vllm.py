@@ -15,7 +15,7 @@ sys.path.insert(0, str(TOP / "tests/e2e/gateway"))
 from gateway_process import BASE, BIN, MODEL, Gateway, until  # noqa: E402
 from upstream_process import Upstream  # noqa: E402
 
-SHIPPED = ["ops/vllm/weft-vllm@.service", "ops/ray/weft_vllm.py", "ops/kubernetes-vllm/vllm.yaml"]
+SHIPPED = ["ops/vllm/weft-vllm@.service", "ops/kubernetes/vllm/ray/weft_vllm.py", "ops/kubernetes/vllm/vllm.yaml"]
 
 
 def script(name, *args, **env):

@@ -2,8 +2,11 @@
 
 import configparser
 import re
+import shlex
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -32,8 +35,82 @@ def test_systemd_finds_nothing_wrong_with_the_units_as_they_are_installed(instal
     units = sorted((installed / "lib/systemd/system").iterdir())
     assert {u.name for u in units} == {p.name for p in [*UNITS.glob("weft-*"), *UNITS.parent.glob("vllm/*.service")]}
     verified = [str(u) for u in units if "@" not in u.name]  # no environment of a vLLM is here
-    run = subprocess.run(["systemd-analyze", "verify", *verified], capture_output=True, text=True, timeout=60)
+    run = subprocess.run(["systemd-analyze", "verify", "--man=no", *verified], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+
+
+# What `systemd-analyze security` says of each at most, in tenths: docs/SECURITY.md has the numbers of the gateway and its engines.
+EXPOSURE = {"weft-gateway.service": 15, "weft-standby.service": 12, "weft-engine@.service": 5}
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
+@pytest.mark.parametrize("name", EXPOSURE)
+def test_no_unit_is_less_shut_in_than_it_was(name):
+    assert set(EXPOSURE) == {p.name for p in UNITS.glob("*.service")}
+    run = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE[name]}", UNITS / name], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def settings_of_standby(text):
+    return dict(re.findall(r"^(WEFT_\w+)=(.*)$", text, re.M))
+
+
+def test_the_standbys_settings_are_those_that_its_unit_uses_each_with_its_meaning(installed):
+    text = (installed / "etc/weft/standby.env").read_text()
+    there, started = settings_of_standby(text), unit("weft-standby.service")["Service"]["ExecStart"]
+    assert list(there) == re.findall(r"\$\{?(WEFT_\w+)", started)
+    for name in there:
+        before = text.split(f"\n{name}=")[0].split("\n\n")[-1]
+        assert before.startswith("# ") and all(line.startswith("# ") for line in before.splitlines()), name
+    put = (installed / "lib/systemd/system/weft-standby.service").read_text()
+    assert f"\nEnvironmentFile={installed}/etc/weft/standby.env\n" in put and f"\nLoadCredential=token:{installed}/etc/weft/standby-token\n" in put
+    assert f"\nExecStart={installed}/bin/weft-gateway standby " in put
+    usage = subprocess.run([installed / "bin/weft-gateway", "standby", "--help"], capture_output=True, text=True, timeout=60).stdout
+    flags = set(re.findall(r"^  (--[\w-]+)", usage, re.M))
+    assert set(re.findall(r" (--[\w-]+)", started)) == flags - {"--ca-file", "--plain-http"} and all(f in text for f in ("--ca-file", "--plain-http"))
+
+
+def standby(installed, folder, **settings):
+    """The unit's command with its settings file, as systemd would start it; the process."""
+    (folder / "token").write_text("wfa_none\n")
+    values = {**settings_of_standby((installed / "etc/weft/standby.env").read_text()), **settings}
+    put = configparser.ConfigParser(strict=False, interpolation=None, comment_prefixes="#")
+    put.optionxform = str
+    put.read(installed / "lib/systemd/system/weft-standby.service")
+    words = []
+    for w in put["Service"]["ExecStart"].replace("%d", str(folder)).replace("/var/lib/weft", str(folder / "data")).split():
+        whole = re.fullmatch(r"\$(\w+)", w)
+        words += shlex.split(values[whole[1]]) if whole else [re.sub(r"\$\{(\w+)\}", lambda m: values[m[1]], w)]
+    return subprocess.Popen(words, stderr=subprocess.PIPE, text=True, env={})
+
+
+def test_the_standbys_unit_starts_what_it_says_and_not_before_it_is_told_whom_to_follow(installed, tmp_path):
+    p = standby(installed, tmp_path)
+    assert "--from takes" in p.communicate(timeout=60)[1] and str(p.returncode) in unit("weft-standby.service")["Service"]["RestartPreventExitStatus"].split()
+    p = standby(installed, tmp_path, WEFT_STANDBY_FROM="http://10.255.255.1:8081")
+    assert "--plain-http" in p.communicate(timeout=60)[1] and p.returncode == 2
+    p = standby(installed, tmp_path, WEFT_STANDBY_FROM="http://127.0.0.1:1", WEFT_STANDBY_LISTEN="127.0.0.1:0", WEFT_STANDBY_MORE="--plain-http")
+    try:
+        line, end = "", time.monotonic() + 30
+        while "event=standby_failed" not in line and time.monotonic() < end:
+            line = p.stderr.readline()
+        assert "127.0.0.1" in line
+    finally:
+        p.send_signal(signal.SIGTERM)
+        p.communicate(timeout=60)
+    assert p.returncode == 0
+
+
+def test_a_folder_is_a_gateways_or_a_standbys():
+    """One folder for both units, and neither starts on the other's."""
+    text = (UNITS / "weft-standby.service").read_text()
+    assert re.findall(r"^AssertPathExists=(.*)$", text, re.M) == ["|/var/lib/weft/.standby", "|!/var/lib/weft/weft.db"]
+    assert unit("weft-gateway.service")["Unit"]["AssertPathExists"] == "!/var/lib/weft/.standby"
+    for name in ("weft-gateway.service", "weft-standby.service"):
+        own = unit(name)["Service"]
+        assert (own["User"], own["StateDirectory"], own["StateDirectoryMode"]) == ("weft", "weft", "0700") and " --data /var/lib/weft" in own["ExecStart"]
+    mark = re.search(r'#define STANDBY_MARK "(.*)"', "".join(p.read_text() for p in (UNITS.parents[1] / "gateway").rglob("*.h"))).group(1)
+    assert mark == ".standby"
 
 
 def test_the_programs_and_their_completion_are_installed(installed):

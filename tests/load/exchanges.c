@@ -4,15 +4,22 @@
  *           pair to pair; the difference of each pair is what --via added to it
  *   closed  --connections N: on --via alone (or --direct alone), N requests are in flight; they begin one after the
  *           other over the time of --warm, so that they do not all end together
+ *           --each N: so many requests on each connection, then no more
  *   paced   with --rate R, R requests a second over these connections, as a background
+ *   open    with --open R, R requests a second come, whether or not earlier ones have ended, each on a connection that is
+ *           free (`unsent` where none is); their latency counts from when they were due
  *   jitter  --jitter: reads the clock all the time and tells how long it was kept from doing so (gap_*_ms of gaps of
  *           GAP_US or more, and away: their share of the time): what the machine itself adds to everything
  *
- * A stream counts a token for each event that has text. weft-fake-engine writes the time at which it wrote a token into
- * the token's text, so how long each was on its way is known (both read the machine's one monotonic clock).
+ * A stream counts a token for each event that has text. weft-fake-engine writes the time at which it wrote a token and its
+ * number into the token's text, so how long each was on its way is known (both read the machine's one monotonic clock), and
+ * whether any was lost, doubled or reordered. --cut ends the time by shutting the sending side of all connections at once;
+ * what was handed to them before that is still read and counted. --records FILE: a line "request-id tokens" for each stream.
  *
  * Prints one JSON line; times in ms, a quantile is the least value that so many percent do not exceed:
- *   direct, via      requests, failed, latency_*, first_* (to the first token), chunk_* (a token on its way)
+ *   direct, via      requests, failed, latency_*, first_* (to the first token), chunk_* (a token on its way), lost, doubled,
+ *                    reordered; with --refusals 429 and 503 are no failures but refused, refused_*, and refused_mute of
+ *                    them say no Retry-After
  *   added_*          latency of `via` less that of `direct`, of pairs;  added_first_*: the same to the first token
  *   requests_s, chunks_s, seconds;  with --pid P: cpu_s of that process meanwhile, cpu_share of one processor,
  *   cpu_us_request, cpu_us_chunk;  client_cpu: processor time of this program / seconds
@@ -55,8 +62,8 @@ struct path {
     struct sockaddr_in address;
     char *request;
     size_t len;
-    struct list latency, first, chunk;
-    int64_t requests, failed, chunks;
+    struct list latency, first, chunk, refusal;
+    int64_t requests, failed, chunks, lost, doubled, reordered, refused, mute;
 };
 
 enum part { HEAD, BODY, CHUNK_SIZE, CHUNK, CHUNK_END, TRAILER };
@@ -66,7 +73,10 @@ struct conn {
     struct path *path;
     int fd;
     enum part part;
-    bool busy, stream;
+    bool busy, stream, closes, told_when, cut;
+    int turns;      /* requests that were begun */
+    int next, gaps; /* of the stream's numbers: the next one, those that are missing */
+    char id[40];
     size_t sent;
     char text[HEAD_MAX + 1]; /* the head, or the line of a chunk's size */
     size_t ntext;
@@ -84,8 +94,13 @@ struct load {
     struct path *one; /* closed and paced: the one that is asked */
     struct conn *conn;
     int connections, pairs, tokens, step_us, prompt_bytes, pid;
-    double seconds, warm, rate;
-    bool stream, jitter;
+    double seconds, warm, rate, open;
+    bool stream, jitter, apart, refusals, cut;
+    int whole_us, each;
+    const char *get, *records;
+    FILE *record;
+    int64_t due, unsent; /* open: of the next arrival */
+    int last;            /* open: the connection that was taken */
 
     int epoll;
     int64_t t_start, t_warm, t_end;
@@ -137,8 +152,11 @@ static void start(struct conn *c)
     c->busy = true;
     c->part = HEAD;
     c->ntext = c->nline = 0;
-    c->status = c->tokens = 0;
+    c->status = c->tokens = c->next = c->gaps = 0;
     c->t_first = 0;
+    c->closes = c->told_when = false;
+    c->id[0] = 0;
+    c->turns++;
     c->load->running++;
     c->t0 = clock_mono_us();
     if (send(c->fd, c->path->request, c->path->len, MSG_NOSIGNAL) != (ssize_t)c->path->len) fatal(c->path->url);
@@ -152,6 +170,22 @@ static bool counts(const struct conn *c, int64_t now)
 
 static void finish(struct conn *c, bool broken);
 
+/* Is it the number that comes next in its stream? */
+static void take_number(struct conn *c, int number)
+{
+    struct path *p = c->path;
+    if (number >= c->next) {
+        c->gaps += number - c->next;
+        p->lost += number - c->next;
+        c->next = number + 1;
+    } else if (c->gaps) {
+        c->gaps--;
+        p->lost--;
+        p->reordered++;
+    } else
+        p->doubled++;
+}
+
 static void take_event(struct conn *c)
 {
     static const char key[] = "\"content\":", other[] = "\"text\":";
@@ -162,7 +196,9 @@ static void take_event(struct conn *c)
     p += skip;
     p += strspn(p, " \"");
     if (*p < '0' || *p > '9') return; /* an opening event without text, or its null */
-    int64_t now = clock_mono_us(), sent = strtoll(p, NULL, 10);
+    char *end;
+    int64_t now = clock_mono_us(), sent = strtoll(p, &end, 10);
+    if (*end == '/') take_number(c, (int)strtol(end + 1, NULL, 10));
     if (!c->tokens++) c->t_first = now;
     if (!counts(c, now)) return;
     c->path->chunks++;
@@ -188,7 +224,10 @@ static void take_lines(struct conn *c, const char *s, size_t n)
 /* The whole head stands in c->text. */
 static void take_head(struct conn *c)
 {
-    const char *length = strcasestr(c->text, "\r\ncontent-length:");
+    const char *length = strcasestr(c->text, "\r\ncontent-length:"), *id = strcasestr(c->text, "\r\nx-request-id: ");
+    if (id) snprintf(c->id, sizeof c->id, "%.*s", (int)strcspn(id + 16, "\r"), id + 16);
+    c->closes = strcasestr(c->text, "\r\nconnection: close") != NULL;
+    c->told_when = strcasestr(c->text, "\r\nretry-after:") != NULL;
     c->status = (int)strtol(c->text + 9, NULL, 10);
     c->chunked = strcasestr(c->text, "\r\ntransfer-encoding: chunked") != NULL;
     c->left = length ? strtoll(length + 17, NULL, 10) : 0;
@@ -279,7 +318,7 @@ static void next_of_pair(struct load *l)
 static void next_of_one(struct load *l, struct conn *c)
 {
     int64_t now = clock_mono_us();
-    if (now >= l->t_end) return;
+    if (now >= l->t_end || l->open > 0 || (l->each && c->turns == l->each)) return;
     if (l->rate > 0) {
         c->due += (int64_t)(1e6 * l->connections / l->rate);
         if (c->due > now) return; /* run() begins it */
@@ -295,6 +334,13 @@ static void note(struct conn *c, int64_t now)
     if (c->stream && c->t_first) list_add(&p->first, ms(c->t_first - c->t0));
 }
 
+static void note_refusal(struct conn *c, int64_t now)
+{
+    c->path->refused++;
+    c->path->mute += !c->told_when;
+    if (counts(c, now)) list_add(&c->path->refusal, ms(now - c->t0));
+}
+
 static void finish(struct conn *c, bool broken)
 {
     struct load *l = c->load;
@@ -302,15 +348,20 @@ static void finish(struct conn *c, bool broken)
     bool was_busy = c->busy;
     c->busy = false;
     l->running -= was_busy;
-    bool failed = was_busy && (broken || c->status != 200 || (c->stream && c->tokens != l->tokens));
+    bool refused = was_busy && !broken && l->refusals && (c->status == 429 || c->status == 503);
+    bool failed = was_busy && !refused && !c->cut && (broken || c->status != 200 || (c->stream && c->tokens != l->tokens));
+    if (was_busy && l->record && c->status == 200) fprintf(l->record, "%s %d\n", c->id, c->tokens);
+    if (failed && c->stream && c->status == 200) c->path->lost += l->tokens - c->next;
+    if (refused) note_refusal(c, now);
     if (failed && complaints++ < COMPLAINTS_MAX)
         fprintf(stderr, "weft-exchanges: %s: status %d, %d of %d tokens%s\n", c->path->url, c->status, c->tokens,
                 l->stream ? l->tokens : 0, broken ? ", the connection ended" : "");
     if (failed) c->path->failed++;
-    if (was_busy && !failed && counts(c, now)) note(c, now);
-    if (broken) {
+    if (was_busy && !failed && !refused && !c->cut && counts(c, now)) note(c, now);
+    if (broken || c->closes) {
         close(c->fd);
-        dial(c);
+        c->fd = -1;
+        if (!c->cut) dial(c);
     }
     if (l->one) {
         next_of_one(l, c);
@@ -322,9 +373,41 @@ static void finish(struct conn *c, bool broken)
     next_of_pair(l);
 }
 
+/* An arrival, on the next connection that is free. */
+static void arrive(struct load *l)
+{
+    for (int i = 0; i < l->connections; i++) {
+        struct conn *c = &l->conn[l->last = (l->last + 1) % l->connections];
+        if (c->busy) continue;
+        start(c);
+        c->t0 = l->due;
+        return;
+    }
+    l->unsent++;
+}
+
+static int64_t begin_arrivals(struct load *l)
+{
+    int64_t now = clock_mono_us();
+    for (; l->due <= now && l->due < l->t_end; l->due += (int64_t)(1e6 / l->open)) arrive(l);
+    int64_t next = l->due < l->t_end ? l->due : l->t_end;
+    return next > now ? next - now : 1000;
+}
+
+/* The other side sees an end now; what it had written is still read. */
+static void cut_all(struct load *l)
+{
+    for (int i = 0; i < l->connections; i++) {
+        struct conn *c = &l->conn[i];
+        c->cut = true;
+        if (c->fd >= 0) shutdown(c->fd, SHUT_WR);
+    }
+}
+
 /* Begins what is due, all of a paced load, the first of each connection of a closed one; the time until the next. */
 static int64_t begin_due(struct load *l)
 {
+    if (l->open > 0) return begin_arrivals(l);
     int64_t now = clock_mono_us(), nearest = l->t_end;
     bool any = l->one && (l->rate > 0 || l->unstarted) && now < l->t_end;
     for (int i = 0; any && i < l->connections; i++) {
@@ -365,12 +448,16 @@ static void run(struct load *l)
         double apart_us = l->rate > 0 ? 1e6 / l->rate : (double)(l->t_warm - l->t_start) / l->connections;
         for (int i = 0; i < l->connections; i++) l->conn[i].due = l->t_start + (int64_t)(apart_us * i);
         l->unstarted = l->connections;
+        l->due = l->t_start;
     } else
         next_of_pair(l);
     for (int64_t now; (now = clock_mono_us()) < l->t_end || l->running;) {
         if (warm && now >= l->t_warm) l->cpu_start = cpu_of(l->pid), warm = false;
-        if (cold && now >= l->t_end) l->cpu_end = cpu_of(l->pid), cold = false; /* what goes on is no longer counted */
-        if (!l->one && !l->running) break;
+        if (cold && now >= l->t_end) { /* what goes on is no longer counted */
+            l->cpu_end = cpu_of(l->pid), cold = false;
+            if (l->cut) cut_all(l);
+        }
+        if (!l->running && (!l->one || (l->each && !l->unstarted))) break;
         if (now > l->t_end + 30000000) fatal("requests do not end");
         int64_t us = begin_due(l);
         int n = epoll_pwait2(l->epoll, ev, EVENTS, &(struct timespec){us / 1000000, us % 1000000 * 1000}, NULL);
@@ -407,6 +494,9 @@ static void print_path(struct path *p)
     if (!p->url) return;
     printf(",\"%s\":{\"requests\":%lld,\"failed\":%lld,\"chunks\":%lld", p->name, (long long)p->requests,
            (long long)p->failed, (long long)p->chunks);
+    printf(",\"lost\":%lld,\"doubled\":%lld,\"reordered\":%lld,\"refused\":%lld,\"refused_mute\":%lld", (long long)p->lost,
+           (long long)p->doubled, (long long)p->reordered, (long long)p->refused, (long long)p->mute);
+    print_quantiles("refused", &p->refusal);
     print_quantiles("latency", &p->latency);
     print_quantiles("first", &p->first);
     print_quantiles("chunk", &p->chunk);
@@ -422,6 +512,7 @@ static void report(struct load *l)
     if (l->pid && l->one)
         printf(",\"cpu_s\":%.4f,\"cpu_share\":%.4f,\"cpu_us_request\":%.2f,\"cpu_us_chunk\":%.3f", cpu, cpu / seconds,
                requests ? cpu * 1e6 / requests : 0, chunks ? cpu * 1e6 / chunks : 0);
+    if (l->open > 0) printf(",\"unsent\":%lld", (long long)l->unsent);
     print_quantiles("added", &l->added);
     print_quantiles("added_first", &l->added_first);
     print_path(&l->path[0]);
@@ -452,8 +543,9 @@ static int watch_clock(const struct load *l)
 static void usage(void)
 {
     fputs("usage: weft-exchanges --direct 127.0.0.1:PORT and/or --via 127.0.0.1:PORT [--key KEY] [--model NAME]\n"
-          "                      [--pairs N | --connections N [--rate PER_SECOND]] [--seconds S] [--warm S]\n"
-          "                      [--stream] [--tokens N] [--step-us N] [--prompt-bytes N] [--pid PID]\n"
+          "                      [--pairs N | --connections N [--rate PER_SECOND | --open PER_SECOND | --each N]] [--seconds S]\n"
+          "                      [--warm S] [--stream] [--tokens N] [--step-us N] [--whole-us N] [--apart] [--prompt-bytes N]\n"
+          "                      [--get PATH] [--refusals] [--cut] [--records FILE] [--pid PID]\n"
           "       weft-exchanges --jitter [--seconds S]\n",
           stderr);
     exit(2);
@@ -478,11 +570,14 @@ static void make_request(const struct load *l, struct path *p)
     if (!body || !filler || !auth || !p->request) abort();
     for (int i = 0; i < l->prompt_bytes; i++) filler[i] = i % 6 == 5 ? ' ' : (char)('a' + i % 26);
     int n = snprintf(body, cap,
-                     "{\"model\":\"%s\",\"messages\":[{\"role\":\"user\",\"content\":\"tokens=%d step_us=%d %s\"}],"
+                     "{\"model\":\"%s\",\"messages\":[{\"role\":\"user\",\"content\":\"tokens=%d step_us=%d whole_us=%d apart=%d %s\"}],"
                      "\"max_tokens\":%d,\"temperature\":0,\"stream\":%s}",
-                     p->model, l->tokens, l->step_us, filler, l->tokens, l->stream ? "true" : "false");
+                     p->model, l->tokens, l->step_us, l->whole_us, l->apart, filler, l->tokens, l->stream ? "true" : "false");
     if (p->key) snprintf(auth, 512, "Authorization: Bearer %s\r\n", p->key);
-    p->len = (size_t)snprintf(p->request, cap,
+    if (l->get)
+        p->len = (size_t)snprintf(p->request, cap, "GET %s HTTP/1.1\r\nHost: 127.0.0.1\r\n%s\r\n", l->get, auth);
+    else
+        p->len = (size_t)snprintf(p->request, cap,
                               "POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1\r\n%sContent-Type: "
                               "application/json\r\nContent-Length: %d\r\n\r\n%s",
                               auth, n, body);
@@ -510,6 +605,14 @@ static void parse(struct load *l, int argc, char **argv)
                    {"--seconds", REAL, &l->seconds},
                    {"--warm", REAL, &l->warm},
                    {"--rate", REAL, &l->rate},
+                   {"--open", REAL, &l->open},
+                   {"--each", WHOLE, &l->each},
+                   {"--whole-us", WHOLE, &l->whole_us},
+                   {"--get", TEXT, &l->get},
+                   {"--records", TEXT, &l->records},
+                   {"--apart", FLAG, &l->apart},
+                   {"--refusals", FLAG, &l->refusals},
+                   {"--cut", FLAG, &l->cut},
                    {"--stream", FLAG, &l->stream},
                    {"--jitter", FLAG, &l->jitter}};
     const int noptions = sizeof options / sizeof *options;
@@ -539,6 +642,7 @@ static void complete(struct load *l)
         l->prompt_bytes > BODY_MAX - 1024 || !(l->seconds > 0 && l->seconds <= SECONDS_MAX) || l->warm < 0 ||
         l->warm >= l->seconds)
         usage();
+    if (l->records && !(l->record = fopen(l->records, "we"))) fatal(l->records);
     if (!pairs) l->one = l->path[0].url ? &l->path[0] : &l->path[1];
     for (int i = 0; i < 2; i++)
         if (l->path[i].url) read_address(&l->path[i]), make_request(l, &l->path[i]);
@@ -578,5 +682,6 @@ int main(int argc, char **argv)
     int64_t failed = l.path[0].failed + l.path[1].failed;
     for (int i = 0; i < 2; i++) free(l.path[i].request);
     free(l.conn);
+    if (l.record && fclose(l.record)) fatal(l.records);
     return failed ? 1 : 0;
 }

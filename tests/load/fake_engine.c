@@ -11,9 +11,13 @@
  *     tokens=N     tokens of the answer (16)
  *     step_us=N    a token so often, the first at once and the others at multiples of this time, which all streams
  *                  share as they share an engine's steps (0: as fast as the socket takes them, the streams in turn)
+ *     apart=1      streams do not share their steps: each has a phase of its own within that time
+ *     pad=N        so many bytes more in each token's text (0, at most 8192)
+ *     whole_us=N   an answer that is no stream comes after so long
  *
- * Each token of a stream is a chunk and a write of its own, as an engine that steps sends them, and its text is the
- * monotonic time in microseconds at which it was written: the reader knows how long each was on its way.
+ * Each token of a stream is a chunk and a write of its own, as an engine that steps sends them, and its text is "TIME/NUMBER ": the
+ * monotonic time in microseconds at which it was written, and which one of its stream it is, from 0 on: the reader knows how
+ * long each was on its way, and whether one was lost, doubled or overtaken.
  *
  *     reading --whole request--> whole answer queued --sent--> reading
  *        |                                                        ^
@@ -38,6 +42,7 @@
 
 #define CONNS_MAX 8192 /* descriptors, in fact: a connection is found by its number */
 #define IN_MAX (256 * 1024)
+#define PAD_MAX 8192
 #define OUT_MAX (64 * 1024)
 #define EVENTS 256
 #define TOKENS_DEFAULT 16
@@ -53,11 +58,13 @@ struct conn {
     bool armed; /* for EPOLLOUT */
 
     bool streaming, counted, chat;
-    int token, tokens;
-    int64_t due_us, step_us;
+    int token, tokens, pad;
+    int64_t due_us, step_us, phase_us;
+    bool whole; /* an answer that is no stream, at its time */
     int place; /* in the list of streams */
 };
 
+static char padding[PAD_MAX + 1];
 static struct conn *conns[CONNS_MAX];
 static struct conn *streams[CONNS_MAX];
 static int nstreams, loop_fd;
@@ -149,17 +156,17 @@ static int put_chunk(struct conn *c, const char *bytes, int n)
 
 static int put_token(struct conn *c)
 {
-    char event[512];
+    char event[512 + PAD_MAX];
     bool last = c->token + 1 == c->tokens;
     int n = 0;
     c->token++;
     if (c->counted) n = snprintf(event, sizeof event, ": weft %d %d %d\n\n", PROMPT_TOKENS, CACHED_TOKENS, c->token);
     n += snprintf(event + n, sizeof event - (size_t)n,
                   "data: {\"id\":\"chatcmpl-fake\",\"object\":\"%s\",\"created\":1,\"model\":\"fake-base\","
-                  "\"choices\":[{\"index\":0,%s\"%lld \"%s,\"finish_reason\":%s}]}\n\n",
+                  "\"choices\":[{\"index\":0,%s\"%lld/%d %.*s\"%s,\"finish_reason\":%s}]}\n\n",
                   c->chat ? "chat.completion.chunk" : "text_completion",
-                  c->chat ? "\"delta\":{\"content\":" : "\"text\":", (long long)clock_mono_us(), c->chat ? "}" : "",
-                  last ? "\"length\"" : "null");
+                  c->chat ? "\"delta\":{\"content\":" : "\"text\":", (long long)clock_mono_us(), c->token - 1, c->pad, padding,
+                  c->chat ? "}" : "", last ? "\"length\"" : "null");
     return put_chunk(c, event, n);
 }
 
@@ -171,23 +178,37 @@ static int end_stream(struct conn *c)
     return put_chunk(c, "data: [DONE]\n\n", 14) || put(c, "0\r\n\r\n", 5) || flush(c) ? -1 : 0;
 }
 
+static int end_whole(struct conn *c)
+{
+    c->streaming = c->whole = false;
+    streams[c->place] = streams[--nstreams];
+    streams[c->place]->place = c->place;
+    return whole_answer(c, c->tokens);
+}
+
+static void join_streams(struct conn *c, int64_t due_us)
+{
+    c->streaming = true;
+    c->token = 0;
+    c->due_us = due_us;
+    c->place = nstreams;
+    streams[nstreams++] = c;
+}
+
 static int begin_stream(struct conn *c)
 {
     static const char head[] =
         "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n";
-    c->streaming = true;
-    c->token = 0;
-    c->due_us = clock_mono_us();
-    c->place = nstreams;
-    streams[nstreams++] = c;
+    join_streams(c, clock_mono_us());
     return put(c, head, sizeof head - 1) || flush(c) ? -1 : 0;
 }
 
 /* The next token of a stream whose turn it is. */
 static int step(struct conn *c)
 {
+    if (c->whole) return end_whole(c);
     if (put_token(c) || flush(c)) return -1;
-    c->due_us = c->step_us ? (c->due_us / c->step_us + 1) * c->step_us : 0;
+    c->due_us = c->step_us ? ((c->due_us - c->phase_us) / c->step_us + 1) * c->step_us + c->phase_us : 0;
     return c->token == c->tokens ? end_stream(c) : 0;
 }
 
@@ -206,8 +227,15 @@ static int generate(struct conn *c, const char *head, const char *path, const ch
     c->counted = strcasestr(head, "\r\nx-weft-request-id:") != NULL;
     c->tokens = tokens < 1 ? 1 : tokens;
     c->step_us = word(body, "step_us=", 0);
+    int64_t pad = word(body, "pad=", 0);
+    c->pad = pad < 0 ? 0 : pad < PAD_MAX ? (int)pad : PAD_MAX;
+    c->phase_us = word(body, "apart=", 0) && c->step_us ? (int64_t)c->fd * 102947 % c->step_us : 0;
+    int64_t whole_us = word(body, "whole_us=", 0);
     if (strstr(body, "\"stream\":true") || strstr(body, "\"stream\": true")) return begin_stream(c);
-    return whole_answer(c, c->tokens);
+    if (!whole_us) return whole_answer(c, c->tokens);
+    c->whole = true;
+    join_streams(c, clock_mono_us() + whole_us);
+    return 0;
 }
 
 static bool is_path(const char *path, const char *name)
@@ -381,6 +409,7 @@ int main(int argc, char **argv)
         fputs("usage: weft-fake-engine serve [--socket PATH] [--listen 127.0.0.1:PORT]\n", stderr);
         return 2;
     }
+    memset(padding, 'x', PAD_MAX);
     signal(SIGPIPE, SIG_IGN);
     if (cpu) pin(cpu);
     loop_fd = epoll_create1(EPOLL_CLOEXEC);

@@ -1,7 +1,7 @@
 /* What the gateway's database tests share: a fresh data folder under /tmp, opened and removed. */
 #pragma once
 #include "base/log.h"
-#include "gateway/db.h"
+#include "gateway/db/db.h"
 #include <dirent.h>
 #include <ftw.h>
 #include <setjmp.h>
@@ -16,7 +16,7 @@
 #include <cmocka.h>
 
 struct room {
-    char dir[64];
+    char dir[96];
     struct db *db;
 };
 
@@ -100,4 +100,35 @@ static inline int64_t room_number(struct room *r, const char *sql)
     struct room_number n = {sql, 0};
     assert_ok(db_read(r->db, room_read_number, &n, 10000, &e), e);
     return n.v;
+}
+
+static inline int room_run_sql(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    (void)d;
+    return sqlite3_exec(c, u, NULL, NULL, NULL) == SQLITE_OK ? 0 : db_error(c, u, e);
+}
+
+/* A change by SQL, through the writer; on the disk when it returns. */
+__attribute__((format(printf, 2, 3))) static inline void room_sql(struct room *r, const char *format, ...)
+{
+    char text[1024];
+    struct err e = {0};
+    va_list ap;
+    va_start(ap, format);
+    assert_true(vsnprintf(text, sizeof text, format, ap) < (int)sizeof text);
+    va_end(ap);
+    assert_ok(db_write_wait(r->db, room_run_sql, text, &e), e);
+}
+
+/* Of test content n: good until four later calls. */
+static inline const char *digest(int n)
+{
+    static char d[4][65];
+    static int at;
+    char *out = d[at++ % 4];
+    memset(out, '0', 64);
+    out[0] = (char)('a' + n % 6);
+    out[1] = (char)('0' + n / 6);
+    out[64] = 0;
+    return out;
 }

@@ -1,7 +1,7 @@
 /* A registry in a database with two tenants, for tests of what stands on it. */
 #pragma once
-#include "gateway/auth_store.h"
-#include "gateway/registry.h"
+#include "gateway/auth/auth_store.h"
+#include "gateway/registry/registry.h"
 #include "tests/unit/data_room.h"
 #include <jansson.h>
 
@@ -42,19 +42,6 @@ static int reg_teardown(void **state)
     room_end(&g->r);
     free(g);
     return 0;
-}
-
-/* Of test content n: good until four later calls. */
-static const char *digest(int n)
-{
-    static char d[4][SHA256_HEX];
-    static int at;
-    char *out = d[at++ % 4];
-    memset(out, '0', 64);
-    out[0] = (char)('a' + n % 6);
-    out[1] = (char)('0' + n / 6);
-    out[64] = 0;
-    return out;
 }
 
 static int add_on(struct reg_room *g, int tenant, const char *name, int n, const char *base, bool *created)

@@ -306,6 +306,29 @@ static void a_disk_that_refuses_once_is_an_error_and_no_version(void **state)
     }
 }
 
+static void a_cache_takes_a_whole_version_by_one_rename(void **state)
+{
+    struct place p;
+    char dir[STORE_PATH_MAX];
+    struct err e = {0};
+    place_of(state, &p);
+    upload(&p, dir);
+    if (store_place(p.root, dir, DIGEST, &e)) fail_msg("%s", e.msg);
+    assert_true(store_has(p.root, DIGEST));
+    upload(&p, dir); /* a second one finds the place taken, and goes */
+    assert_int_equal(store_place(p.root, dir, DIGEST, NULL), 0);
+    assert_int_equal(access(dir, F_OK), -1);
+    upload(&p, dir);
+    char path[STORE_PATH_MAX + 64];
+    snprintf(path, sizeof path, "%s/%s", dir, ADAPTER_WEIGHTS_FILE);
+    assert_int_equal(remove(path), 0);
+    assert_int_equal(store_remove(p.root, DIGEST, NULL), 0);
+    assert_int_equal(store_place(p.root, dir, DIGEST, &e), -1);
+    assert_int_equal(e.code, ERR_ADAPTER_INVALID);
+    assert_false(store_has(p.root, DIGEST));
+    store_discard(dir);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -319,6 +342,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_removal_killed_anywhere_leaves_all_or_nothing, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(a_second_commit_killed_anywhere_never_harms_the_first, fix_dir, fix_dir_gone),
         cmocka_unit_test_setup_teardown(a_disk_that_refuses_once_is_an_error_and_no_version, fix_dir, fix_dir_gone),
+        cmocka_unit_test_setup_teardown(a_cache_takes_a_whole_version_by_one_rename, fix_dir, fix_dir_gone),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,7 +1,7 @@
 /* Tests of gateway/alias: shares, stickiness, chains, holds, changes and rollback, against a registry in a database. */
-#include "gateway/alias.h"
-#include "gateway/page.h"
-#include "gateway/revision.h"
+#include "gateway/api/page.h"
+#include "gateway/api/revision.h"
+#include "gateway/registry/alias.h"
 #include "tests/unit/reg_room.h"
 
 static bool served(void *u, const char *base)

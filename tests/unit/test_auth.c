@@ -1,6 +1,6 @@
 /* Tests of gateway/auth: keys, scopes, one answer for all causes, revocation at once, no secret in any file. */
 #include "base/clock.h"
-#include "gateway/auth_store.h"
+#include "gateway/auth/auth_store.h"
 #include "tests/unit/data_room.h"
 #include <jansson.h>
 #include <pthread.h>

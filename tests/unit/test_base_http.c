@@ -27,6 +27,19 @@ static const struct {
     {"two Hosts", ASK("GET /hello") "Host: y\r\n\r\n", 0, 400},
     {"no Host", "GET /hello HTTP/1.1\r\nConnection: close\r\n\r\n", 0, 400},
     {"a Host with a slash", "GET /hello HTTP/1.1\r\nHost: a/b\r\n\r\n", 0, 400},
+    {"an empty Host", "GET /hello HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n", 0, 400},
+    {"a method in small letters", ASK("get /hello") "\r\n", 0, 400},
+    {"a length with an underscore", ASK("POST /echo") "Content-Length: 3\r\nContent_Length: 4\r\n\r\nabc", 0, 400},
+    {"an encoding with an underscore", ASK("POST /echo") "Content-Length: 3\r\ntransfer_encoding: chunked\r\n\r\nabc", 0,
+     400},
+    {"an Expect of something else", ASK("POST /echo") "Content-Length: 3\r\nExpect: 200-ok\r\n\r\nabc", 0, 400},
+    {"two Expects",
+     ASK("POST /echo") "Content-Length: 3\r\nExpect: 100-continue\r\nExpect: 100-continue\r\n\r\nabc", 0, 400},
+    {"other names with underscores pass", ASK("GET /hello") "content_lengths: 3\r\nX_A: 1\r\n\r\n", 0, 200},
+    {"a request behind a chunked one is not read",
+     "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\na\r\n0\r\n\r\n"
+     "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n",
+     0, 200},
     {"two Authorizations", ASK("GET /hello") "Authorization: Bearer a\r\nAuthorization: Bearer b\r\n\r\n", 0, 400},
     {"two Content-Types", ASK("POST /none") "Content-Type: a/b\r\nContent-Type: a/c\r\n\r\n", 0, 400},
     {"a space before the colon", ASK("GET /hello") "X-A : b\r\n\r\n", 0, 400},
@@ -332,6 +345,89 @@ static void endless_chunks_are_cut(void **state)
     unserve(&t);
 }
 
+static void a_body_that_drips_gets_408_and_one_that_never_ends_is_cut(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    o.body_timeout_s = 1;
+    struct test_server t = serve(&o);
+    int slow = dial(&t), endless = dial(&t);
+    char answer[512] = "";
+    says(slow, "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\na");
+    says(endless, "POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+    nap_ms(550);
+    says(endless, "1\r\nx\r\n");
+    says(slow, "b"); /* neither is silent */
+    nap_ms(550);
+    says(slow, "c");
+    for (ssize_t n = 1, at = 0; n > 0 && !strstr(answer, "request_timeout") && at < 500; at += n)
+        n = recv(slow, answer + at, sizeof answer - 1 - (size_t)at, 0);
+    assert_non_null(strstr(answer, "HTTP/1.1 408 "));
+    ssize_t sent = 1;
+    int i = 0;
+    for (; i < 40 && sent > 0; i++) {
+        nap_ms(100);
+        sent = send(endless, "1\r\nx\r\n", 6, MSG_NOSIGNAL);
+    }
+    assert_in_range(i, 5, 30);
+    close(slow);
+    close(endless);
+    unserve(&t);
+}
+
+/* The answer of a socket on which the server speaks last. */
+static void read_all(int fd, char *out, size_t cap)
+{
+    ssize_t n = 1;
+    for (size_t at = 0; n > 0 && at + 1 < cap; at += (size_t)n) {
+        n = recv(fd, out + at, cap - 1 - at, 0);
+        if (n <= 0) break;
+        out[at + (size_t)n] = 0;
+    }
+    close(fd);
+}
+
+static void a_body_that_stops_coming_gets_408_and_its_handler_nothing(void **state)
+{
+    (void)state;
+    static const char *const begun[] = {"PUT /sink HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n", "PUT /sink HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nab",
+                                        "PUT /sink HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nab\r\n",
+                                        "POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n"};
+    struct http_options o = test_options();
+    o.sink_quiet_s = o.body_timeout_s = 1;
+    struct test_server t = serve(&o);
+    int fd[4], before = atomic_load(&told_done);
+    for (int i = 0; i < 4; i++) says(fd[i] = dial(&t), begun[i]);
+    for (int i = 0; i < 4; i++) {
+        char answer[1024] = "";
+        read_all(fd[i], answer, sizeof answer);
+        if (!strstr(answer, "HTTP/1.1 408 ") || !strstr(answer, "request_timeout") || !strstr(answer, "Connection: close")) fail_msg("%d: %s", i, answer);
+        const char *body = strstr(answer, "\r\n\r\n");
+        assert_int_equal(strlen(body + 4), strtol(strstr(answer, "Content-Length: ") + 16, NULL, 10));
+    }
+    WAIT_FOR(http_server_in_flight(t.s) == 0 && http_server_connections(t.s) == 0, 2000);
+    assert_int_equal(atomic_load(&told_done), before + 4);
+    unserve(&t);
+}
+
+static void a_body_that_keeps_coming_is_waited_for(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    o.sink_quiet_s = 2;
+    struct test_server t = serve(&o);
+    char answer[1024] = "";
+    int fd = dial(&t);
+    says(fd, "PUT /sink HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 5\r\n\r\n");
+    for (int i = 0; i < 5; i++) {
+        nap_ms(700); /* 3.5 s in all */
+        says(fd, "x");
+    }
+    read_all(fd, answer, sizeof answer);
+    assert_non_null(strstr(answer, "HTTP/1.1 201 "));
+    unserve(&t);
+}
+
 static void a_sink_gets_all_pieces_and_may_refuse_early(void **state)
 {
     (void)state;
@@ -562,6 +658,9 @@ int main(void)
         cmocka_unit_test(a_refusal_before_the_body_leaves_the_connection_usable_when_the_body_is_short),
         cmocka_unit_test(a_refusal_before_a_long_body_comes_at_once_without_100_continue),
         cmocka_unit_test(a_chunked_body_is_bounded_too),
+        cmocka_unit_test(a_body_that_drips_gets_408_and_one_that_never_ends_is_cut),
+        cmocka_unit_test(a_body_that_stops_coming_gets_408_and_its_handler_nothing),
+        cmocka_unit_test(a_body_that_keeps_coming_is_waited_for),
         cmocka_unit_test(endless_chunks_are_cut),
         cmocka_unit_test(a_sink_gets_all_pieces_and_may_refuse_early),
         cmocka_unit_test(a_client_that_leaves_while_suspended_is_noticed_within_50_ms),

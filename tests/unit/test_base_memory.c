@@ -97,6 +97,23 @@ static void test_the_least_of_the_machines_and_the_groups_is_left(void **state)
     }
 }
 
+static void test_what_the_kernel_ended_is_counted(void **state)
+{
+    (void)state;
+    char remove[128];
+    snprintf(root, sizeof root, "/tmp/weft-memory-XXXXXX");
+    assert_non_null(mkdtemp(root));
+    assert_int_equal(memory_oom_kills_in(root), -1);
+    write_file("/proc/vmstat", "nr_free_pages 100\noom_killed_not 3\noom_kill 17\nnuma_hit 5\n");
+    assert_int_equal(memory_oom_kills_in(root), 17);
+    write_file("/proc/vmstat", "nr_free_pages 100\n");
+    assert_int_equal(memory_oom_kills_in(root), -1);
+    snprintf(remove, sizeof remove, "rm -r %s", root);
+    FILE *p = popen(remove, "r"); /* NOLINT: a folder of our own */
+    assert_int_equal(pclose(p), 0);
+    assert_true(memory_oom_kills() >= -1);
+}
+
 static void test_this_machine_has_some(void **state)
 {
     (void)state;
@@ -107,6 +124,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_the_least_of_the_machines_and_the_groups_is_left),
+        cmocka_unit_test(test_what_the_kernel_ended_is_counted),
         cmocka_unit_test(test_this_machine_has_some),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -25,7 +26,7 @@
 static _Atomic int live_threads;
 static _Atomic int told_gone, told_free, told_done, sink_bytes;
 static _Atomic int64_t gone_at_us;
-static _Atomic int closes, clean_closes;
+static _Atomic int closes, clean_closes, waits;
 static _Atomic uint64_t close_mark, written_mark;
 static _Atomic bool let_go; /* what /hang and /drip wait for */
 
@@ -114,7 +115,25 @@ static inline void stream_closed(void *u, bool clean, uint64_t mark)
 struct stream_job {
     struct http_stream *s;
     int n, every_ms, size; /* n < 0: until it fails or is let go */
+    bool patient;          /* waits for room */
+    sem_t room;
 };
+
+static inline void there_is_room(void *u)
+{
+    sem_post(u);
+}
+
+/* Until a write of n bytes fits, or none ever will. */
+static inline void wait_room(struct stream_job *j, size_t n)
+{
+    while (j->patient && http_stream_room(j->s) < n) {
+        http_stream_on_room(j->s, n, there_is_room, &j->room);
+        sem_wait(&j->room);
+        atomic_fetch_add(&waits, 1);
+        if (!http_stream_room(j->s)) return;
+    }
+}
 
 static inline void *write_stream(void *arg)
 {
@@ -125,6 +144,7 @@ static inline void *write_stream(void *arg)
         int len = snprintf(event, 32, "data: %d", i);
         while (len < j->size) event[len++] = '.';
         event[len++] = '\n';
+        wait_room(j, (size_t)len);
         failed = http_stream_write(j->s, event, (size_t)len, (uint64_t)i) != 0;
         if (!failed) atomic_store(&written_mark, (uint64_t)i);
         if (j->every_ms) nap_ms(j->every_ms);
@@ -134,6 +154,7 @@ static inline void *write_stream(void *arg)
     else
         http_stream_end(j->s);
     free(event);
+    sem_destroy(&j->room);
     free(j);
     atomic_fetch_sub(&live_threads, 1);
     return NULL;
@@ -153,6 +174,8 @@ static inline void stream(struct http_request *r)
     j->n = query_int(r, "n", 10);
     j->every_ms = query_int(r, "every", 0);
     j->size = query_int(r, "size", 0);
+    j->patient = query_int(r, "patient", 0);
+    sem_init(&j->room, 0, 0);
     j->s = http_stream_open(r, 200, "text/event-stream");
     http_stream_on_close(j->s, stream_closed, NULL);
     in_thread(write_stream, j);
@@ -248,7 +271,7 @@ struct test_server {
 static inline void reset_counts(void)
 {
     atomic_store(&told_gone, 0), atomic_store(&told_free, 0), atomic_store(&told_done, 0), atomic_store(&sink_bytes, 0);
-    atomic_store(&gone_at_us, 0), atomic_store(&closes, 0), atomic_store(&clean_closes, 0),
+    atomic_store(&gone_at_us, 0), atomic_store(&waits, 0), atomic_store(&closes, 0), atomic_store(&clean_closes, 0),
         atomic_store(&close_mark, 0);
     atomic_store(&written_mark, 0), atomic_store(&let_go, false);
 }

@@ -148,6 +148,89 @@ static void a_reader_that_does_not_read_is_cut_at_the_buffer_limit(void **state)
     unserve(&t);
 }
 
+/* What goes to the socket at once, what waits in the queue because the peer takes nothing, and what goes at once again. */
+static void a_reader_that_pauses_gets_all_in_order(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd = dial(&t), small = 2048;
+    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+    open_stream(fd, "n=2000&every=1");
+    struct buf b = big_buf();
+    for (int i = 0; i < 3; i++) {
+        char text[32];
+        snprintf(text, sizeof text, "data: %d\n", i * 300 + 100);
+        assert_true(hear(fd, &b, text, 5000));
+        nanosleep(&(struct timespec){.tv_nsec = 600000000}, NULL); /* some 600 events of 16 bytes */
+    }
+    assert_true(hear(fd, &b, NULL, 10000));
+    check_events(&b, 2000);
+    WAIT_FOR(atomic_load(&closes) == 1, 1000);
+    assert_int_equal(atomic_load(&close_mark), 2000);
+    assert_int_equal(atomic_load(&clean_closes), 1);
+    buf_close(&b);
+    close(fd);
+    unserve(&t);
+}
+
+/* 40 MB through a buffer of 64 KB, to a reader that pauses. */
+static void a_writer_that_waits_for_room_writes_any_length_in_bounded_memory(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd = dial(&t);
+    open_stream(fd, "n=20000&size=2000&patient=1");
+    nap_ms(200);
+    assert_in_range(atomic_load(&written_mark), 1, 19000); /* it waits */
+    struct buf b = big_buf();
+    assert_true(hear(fd, &b, NULL, 30000));
+    bool whole;
+    struct buf text = unchunk(&b, &whole);
+    assert_true(whole);
+    assert_int_equal(text.len, 20000u * 2001);
+    for (int i = 1; i <= 20000; i++) assert_int_equal(strtol(text.data + (size_t)(i - 1) * 2001 + 6, NULL, 10), i);
+    assert_in_range(atomic_load(&waits), 1, 20000);
+    WAIT_FOR(atomic_load(&clean_closes) == 1, 2000);
+    buf_close(&text);
+    buf_close(&b);
+    close(fd);
+    unserve(&t);
+}
+
+static void a_writer_that_waits_for_room_is_told_when_the_reader_leaves(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    for (int i = 1; i <= 10; i++) {
+        int fd = dial(&t), small = 4096;
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &small, sizeof small);
+        open_stream(fd, "n=-1&size=2000&patient=1");
+        nap_ms(i * 10);
+        close(fd);
+        WAIT_FOR(atomic_load(&live_threads) == 0, 3000);
+        WAIT_FOR(atomic_load(&closes) == i, 1000);
+    }
+    assert_int_equal(atomic_load(&clean_closes), 0);
+    WAIT_FOR(atomic_load(&told_free) == 10, 1000);
+    unserve(&t);
+}
+
+static void a_writer_that_waits_for_room_is_told_when_the_server_stops(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    int fd = dial(&t);
+    open_stream(fd, "n=-1&size=2000&patient=1");
+    WAIT_FOR(atomic_load(&waits) > 0 || atomic_load(&written_mark) > 100, 3000);
+    unserve(&t);
+    WAIT_FOR(atomic_load(&live_threads) == 0, 3000);
+    close(fd);
+}
+
 static void an_aborted_stream_has_no_end(void **state)
 {
     (void)state;
@@ -229,6 +312,10 @@ int main(void)
         cmocka_unit_test(the_first_event_leaves_at_once),
         cmocka_unit_test(a_reader_that_leaves_in_mid_stream_ends_it_unclean_with_a_mark_not_above_what_was_sent),
         cmocka_unit_test(a_reader_that_does_not_read_is_cut_at_the_buffer_limit),
+        cmocka_unit_test(a_reader_that_pauses_gets_all_in_order),
+        cmocka_unit_test(a_writer_that_waits_for_room_writes_any_length_in_bounded_memory),
+        cmocka_unit_test(a_writer_that_waits_for_room_is_told_when_the_reader_leaves),
+        cmocka_unit_test(a_writer_that_waits_for_room_is_told_when_the_server_stops),
         cmocka_unit_test(an_aborted_stream_has_no_end),
         cmocka_unit_test(http_1_0_gets_a_stream_without_chunks),
         cmocka_unit_test(a_stream_or_request_that_waits_outlives_the_idle_time_out),

@@ -80,7 +80,7 @@ static int count_files(void)
 static void wait_for_copies(int want)
 {
     char path[8][256];
-    for (int i = 0; i < WAIT_S * 100 && list_copies(path, 8) < want; i++) usleep(10000);
+    for (int i = 0; i < WAIT_S * 100 && list_copies(path, 8) != want; i++) usleep(10000);
     assert_int_equal(list_copies(path, 8), want);
 }
 

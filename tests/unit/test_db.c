@@ -1,8 +1,8 @@
 /* Tests of gateway/db: groups and savepoints, durability, the reader's deadline, the lock, the pepper, migrations, a
  * failing disk. */
 #include "base/clock.h"
-#include "gateway/db_audit.h"
-#include "gateway/db_internal.h"
+#include "gateway/db/db_audit.h"
+#include "gateway/db/db_internal.h"
 #include "tests/unit/data_room.h"
 #include <errno.h>
 #include <jansson.h>
@@ -110,6 +110,7 @@ static void what_is_queued_is_committed_together(void **state)
     t = clock_mono_us() - t;
     for (int i = 0; i < N; i++) assert_int_equal(p[i].done, 1);
     assert_int_equal(room_number(r, "SELECT count(*) FROM meta"), N);
+    assert_int_equal(r->db->head, 0); /* an empty queue begins anew: its 2.6 MB are touched as far as it was ever full */
     assert_true(t < 2000000); /* one fsync each would take longer on any disk that has one */
     free(p);
 }
@@ -215,6 +216,21 @@ static void files_and_settings_are_as_promised(void **state)
                        " AND name NOT LIKE 'sqlite%'"),
         0);
     assert_int_equal(room_number(r, "PRAGMA user_version"), db_nmigrations);
+}
+
+static void the_page_caches_are_as_large_as_was_asked(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    struct room_number writer = {"PRAGMA cache_size", 0}; /* negative: KiB */
+    assert_ok(db_write_wait(r->db, room_read_number, &writer, &e), e);
+    assert_int_equal(-writer.v, DB_CACHE_MB * 1024);
+    assert_int_equal(-room_number(r, "PRAGMA cache_size"), DB_CACHE_MB * 1024 / 4);
+    db_close(r->db);
+    assert_ok(db_open(&r->db, &(struct db_options){.dir = r->dir, .sync_ms = 5, .cache_mb = 3}, &e), e);
+    assert_ok(db_write_wait(r->db, room_read_number, &writer, &e), e);
+    assert_int_equal(-writer.v, 3 * 1024);
+    assert_int_equal(-room_number(r, "PRAGMA cache_size"), 3 * 1024 / 4);
 }
 
 static void the_pepper_is_made_once_and_its_loss_is_named(void **state)
@@ -337,6 +353,115 @@ static void after_the_disk_refused_the_writer_recovers_and_nothing_acknowledged_
     assert_int_equal(room_number(r, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check <> 'ok'"), 0);
 }
 
+static ssize_t (*real_pread)(int, void *, size_t, off_t);
+
+static ssize_t bad_pread(int fd, void *p, size_t n, off_t at)
+{
+    if (!disk_errno) return real_pread(fd, p, n, at);
+    errno = disk_errno;
+    return -1;
+}
+
+static int run_look(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "SELECT count(*) FROM audit, meta";
+    (void)u;
+    sqlite3_db_cacheflush(c);
+    sqlite3_db_release_memory(c); /* so that it has to be read */
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    return st ? db_done(st, e) : -1;
+}
+
+/* SQLite's word for it is "malformed". */
+static void a_read_that_failed_once_is_no_malformed_file(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0}, refused = {0};
+    struct put p = {.value = 1};
+    sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+    const char *name = vfs->xGetSystemCall(vfs, "pread64") ? "pread64" : "pread";
+    real_pread = (ssize_t(*)(int, void *, size_t, off_t))vfs->xGetSystemCall(vfs, name);
+    assert_int_equal(vfs->xSetSystemCall(vfs, name, (sqlite3_syscall_ptr)bad_pread), SQLITE_OK);
+    disk_errno = EIO;
+    assert_int_equal(db_write_wait(r->db, run_look, NULL, &refused), -1);
+    assert_int_equal(refused.code, ERR_LEDGER);
+    assert_int_equal(r->db->health, DB_BROKEN);
+    disk_errno = 0;
+    for (int i = 0; i < 5000 && !db_writable(r->db); i++) usleep(1000);
+    assert_ok(db_write_wait(r->db, run_put, &p, &e), e);
+    vfs->xSetSystemCall(vfs, name, NULL);
+}
+
+static sqlite3_mem_methods own;
+static __thread bool short_of_memory; /* whether SQLite gets memory on this thread */
+
+static void *starved_malloc(int size) { return short_of_memory ? NULL : own.xMalloc(size); }
+static void *starved_realloc(void *p, int size) { return short_of_memory ? NULL : own.xRealloc(p, size); }
+
+static void watch_memory(void)
+{
+    sqlite3_config(SQLITE_CONFIG_GETMALLOC, &own);
+    sqlite3_mem_methods watched = own;
+    watched.xMalloc = starved_malloc;
+    watched.xRealloc = starved_realloc;
+    sqlite3_config(SQLITE_CONFIG_MALLOC, &watched);
+}
+
+static int run_starved(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    sqlite3_db_release_memory(c);
+    short_of_memory = true;
+    int rc = run_look(d, c, u, e);
+    if (rc == 0) rc = run_put(d, c, u, e);
+    short_of_memory = false;
+    return rc;
+}
+
+static void one_shortage_of_memory_stops_nobody_but_who_met_it(void **state)
+{
+    struct room *r = *state;
+    for (int i = 0; i < 5; i++) {
+        struct err e = {0}, short_of = {0};
+        struct put starved = {.value = 2 * i}, fed = {.value = 2 * i + 1};
+        assert_int_equal(db_write_wait(r->db, run_starved, &starved, &short_of), -1);
+        assert_int_equal(short_of.code, ERR_LEDGER);
+        assert_true(db_writable(r->db));
+        assert_ok(db_write_wait(r->db, run_put, &fed, &e), e);
+    }
+    assert_int_equal(room_number(r, "SELECT count(*) FROM meta WHERE name LIKE 'v%'"), 5);
+}
+
+static int run_checkpoint_due(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    (void)c, (void)u, (void)e;
+    d->checkpoint_at = 1;
+    return 0;
+}
+
+static void the_reserve_is_given_up_on_a_full_disk_and_made_again_after_it(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0}, refused = {0};
+    struct put bad = {.value = 1}, good = {.value = 2};
+    char path[128];
+    snprintf(path, sizeof path, "%s/reserve", r->dir);
+    sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+    const char *name = vfs->xGetSystemCall(vfs, "pwrite64") ? "pwrite64" : "pwrite";
+    real_pwrite = (ssize_t(*)(int, const void *, size_t, off_t))vfs->xGetSystemCall(vfs, name);
+    assert_int_equal(access(path, F_OK), 0);
+    assert_int_equal(vfs->xSetSystemCall(vfs, name, (sqlite3_syscall_ptr)bad_pwrite), SQLITE_OK);
+    disk_errno = ENOSPC;
+    assert_int_equal(db_write_wait(r->db, run_put, &bad, &refused), -1);
+    assert_int_equal(access(path, F_OK), -1);
+    disk_errno = 0;
+    for (int i = 0; i < 5000 && !db_writable(r->db); i++) usleep(1000);
+    vfs->xSetSystemCall(vfs, name, NULL);
+    assert_ok(db_write_wait(r->db, run_put, &good, &e), e);
+    assert_ok(db_write_wait(r->db, run_checkpoint_due, NULL, &e), e);
+    for (int i = 0; i < 5000 && access(path, F_OK); i++) usleep(1000);
+    assert_int_equal(access(path, F_OK), 0);
+}
+
 /* The program's own fdatasync() stands before the C library's, for SQLite too. */
 static _Atomic bool hold_syncs;
 static _Atomic int syncs_held, sync_errno;
@@ -384,7 +509,7 @@ static void a_sync_that_fails_beside_the_writer_stops_it_until_the_disk_is_back(
     assert_ok(db_write(r->db, &(struct db_job){run_put, done_put, &first, .durable = true}, &e), e);
     for (int i = 0; i < 5000 && db_writable(r->db); i++) usleep(1000);
     assert_false(db_writable(r->db));
-    assert_int_equal(db_write(r->db, &(struct db_job){run_put, done_put, &second, false, false}, &refused), -1);
+    assert_int_equal(db_write(r->db, &(struct db_job){.run = run_put, .done = done_put, .user = &second}, &refused), -1);
     assert_int_equal(refused.code, ERR_LEDGER);
     sync_errno = 0;
     for (int i = 0; i < 5000 && !db_writable(r->db); i++) usleep(1000);
@@ -498,6 +623,7 @@ static void a_changed_audit_row_breaks_the_chain(void **state)
 
 int main(void)
 {
+    watch_memory();
     const struct CMUnitTest tests[] = {
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
         T(a_failing_job_of_a_group_is_undone_alone),
@@ -507,11 +633,15 @@ int main(void)
         T(a_reader_cannot_write),
         T(deferred_work_runs_once_each_even_at_the_close),
         T(files_and_settings_are_as_promised),
+        T(the_page_caches_are_as_large_as_was_asked),
         T(the_pepper_is_made_once_and_its_loss_is_named),
         T(a_second_process_is_refused_by_the_lock),
         T(a_newer_database_is_refused),
         T(a_migration_is_whole_or_not_at_all_and_leaves_a_copy),
         T(after_the_disk_refused_the_writer_recovers_and_nothing_acknowledged_is_lost),
+        T(a_read_that_failed_once_is_no_malformed_file),
+        T(one_shortage_of_memory_stops_nobody_but_who_met_it),
+        T(the_reserve_is_given_up_on_a_full_disk_and_made_again_after_it),
         T(a_commit_does_not_wait_for_the_sync_of_an_earlier_one),
         T(a_sync_that_fails_beside_the_writer_stops_it_until_the_disk_is_back),
         T(nothing_is_called_durable_when_the_sync_beside_the_writer_met_the_error),

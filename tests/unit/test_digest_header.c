@@ -1,5 +1,5 @@
 /* Tests of gateway/digest_header: Repr-Digest, Content-Digest, Content-Range. */
-#include "gateway/digest_header.h"
+#include "gateway/registry/digest_header.h"
 #include <stdio.h>
 #include <string.h>
 

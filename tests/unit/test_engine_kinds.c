@@ -1,7 +1,7 @@
 /* The kinds vllm and openai: what goes out, what comes back, what is counted, what a refusal means. The answers are vLLM's
  * own (0.32, docs/VLLM.md). */
 #include "base/json.h"
-#include "gateway/engine_words.h"
+#include "gateway/pool/engine_words.h"
 #include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>

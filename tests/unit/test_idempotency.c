@@ -3,10 +3,10 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/seal.h"
-#include "gateway/db_audit.h"
-#include "gateway/idempotency.h"
-#include "gateway/page.h"
-#include "gateway/revision.h"
+#include "gateway/api/idempotency.h"
+#include "gateway/api/page.h"
+#include "gateway/api/revision.h"
+#include "gateway/db/db_audit.h"
 #include "tests/unit/data_room.h"
 #include <pthread.h>
 

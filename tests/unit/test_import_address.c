@@ -1,5 +1,5 @@
 /* Tests of gateway/import_address: which addresses an import may connect to. */
-#include "gateway/import_address.h"
+#include "gateway/registry/import_address.h"
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <stdio.h>

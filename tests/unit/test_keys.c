@@ -1,6 +1,6 @@
 /* Tests of gateway/auth_keys and auth_tenants: scopes, bounds of who makes keys, rotation, revisions, the last admin, when a use is written. */
 #include "base/clock.h"
-#include "gateway/auth_store.h"
+#include "gateway/auth/auth_store.h"
 #include "tests/unit/data_room.h"
 #include <jansson.h>
 

@@ -1,147 +1,21 @@
 /* Tests of gateway/ledger: one usage row for each admission, whatever dies when; rollups equal the rows. */
 #include "base/clock.h"
 #include "base/metrics.h"
-#include "gateway/db_audit.h"
-#include "gateway/ledger.h"
-#include "gateway/ledger_query.h"
-#include "gateway/limit_store.h"
-#include "gateway/meters.h"
-#include "gateway/page.h"
-#include "tests/unit/data_room.h"
+#include "gateway/api/page.h"
+#include "gateway/db/db_audit.h"
+#include "gateway/ledger/ledger.h"
+#include "gateway/ledger/ledger_find.h"
+#include "gateway/ledger/ledger_query.h"
+#include "gateway/ledger/ledger_rows.h"
+#include "gateway/limits/limit_store.h"
+#include "gateway/observe/meters.h"
+#include "tests/unit/led_room.h"
 #include <errno.h>
 #include <jansson.h>
-#include <poll.h>
-#include <signal.h>
-#include <stdatomic.h>
 #include <sys/syscall.h>
-#include <sys/wait.h>
 #include <time.h>
 
-#define KILLS 60
 #define N_NEVER 1000000
-
-struct led_room {
-    struct room r;
-    struct ledger *l;
-};
-
-static void led_start(struct led_room *x)
-{
-    struct err e = {0};
-    room_start(&x->r);
-    assert_ok(ledger_open(&x->l, x->r.db, &e), e);
-}
-
-static void led_stop(struct led_room *x)
-{
-    ledger_close(x->l);
-    db_close(x->r.db);
-    x->l = NULL;
-    x->r.db = NULL;
-}
-
-static int setup(void **state)
-{
-    struct led_room *x = calloc(1, sizeof *x);
-    room_new(&x->r);
-    led_start(x);
-    *state = x;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    struct led_room *x = *state;
-    ledger_close(x->l);
-    room_end(&x->r);
-    free(x);
-    return 0;
-}
-
-static struct admission admission(int n, int64_t t_start)
-{
-    struct admission a = {
-        .endpoint = "/v1/chat/completions", .stream = n & 1, .reserved_tokens = 100, .t_start = t_start};
-    uuid7(a.id);
-    snprintf(a.who.tenant, sizeof a.who.tenant, "tenant-%d", n % 3);
-    snprintf(a.who.tenant_name, sizeof a.who.tenant_name, "t%d", n % 3);
-    snprintf(a.who.key, sizeof a.who.key, "key%d", n % 5);
-    snprintf(a.what.base, sizeof a.what.base, "smol");
-    snprintf(a.what.adapter, sizeof a.what.adapter, "%s", n % 4 ? "greet" : "");
-    a.what.version = n % 4;
-    snprintf(a.model, sizeof a.model, "greet@%d", n % 4);
-    return a;
-}
-
-static struct settlement settlement(int n, const struct admission *a)
-{
-    struct settlement s = {.state = (enum usage_state)(n % USAGE_GATEWAY_CRASH),
-                           .http_status = 200,
-                           .finish = "stop",
-                           .prompt = 10 + n % 7,
-                           .cached = n % 7,
-                           .delivered = 20 + n % 11,
-                           .produced = 21 + n % 13,
-                           .source = COUNT_ENGINE,
-                           .attempt = 1,
-                           .cold = n % 9 == 0,
-                           .engine = "local"};
-    s.t_first = n % 5 ? a->t_start + 1000 * (n % 300) : 0;
-    s.t_end = a->t_start + 500000 + n % 1000;
-    return s;
-}
-
-static void admitted(void *u, const struct err *e)
-{
-    *(_Atomic int *)u = e ? -1 : 1;
-}
-
-static void settled(void *u)
-{
-    ++*(_Atomic int *)u;
-}
-
-static void wait_not(_Atomic int *v, int old)
-{
-    for (int i = 0; *v == old && i < 10000; i++) usleep(200);
-    assert_int_not_equal(*v, old);
-}
-
-static void admit(struct led_room *x, const struct admission *a)
-{
-    struct err e = {0};
-    _Atomic int done = 0;
-    assert_ok(ledger_admit(x->l, a, admitted, (void *)&done, &e), e);
-    wait_not(&done, 0);
-    assert_int_equal(done, 1);
-}
-
-static void settle(struct led_room *x, const struct admission *a, const struct settlement *s)
-{
-    _Atomic int done = 0;
-    ledger_settle(x->l, a, s, settled, (void *)&done);
-    wait_not(&done, 0);
-}
-
-static void balances(struct led_room *x, int64_t want)
-{
-    struct err e = {0};
-    int64_t rows, bad;
-    assert_ok(ledger_verify(x->l, &rows, &bad, &e), e);
-    assert_int_equal(rows, want);
-    assert_int_equal(bad, 0);
-}
-
-static char month_sql[512];
-
-static const char *in_month(const char *format, int64_t wall_us)
-{
-    time_t s = (time_t)(wall_us / 1000000);
-    struct tm tm;
-    gmtime_r(&s, &tm);
-    snprintf(month_sql, sizeof month_sql, format, (tm.tm_year + 1900) * 100 + tm.tm_mon + 1);
-    return month_sql;
-}
 
 static void a_request_becomes_one_row_and_its_rollups(void **state)
 {
@@ -189,6 +63,18 @@ static void an_id_is_open_once(void **state)
     assert_int_equal(ledger_open_admissions(x->l), 1);
 }
 
+static void a_request_that_began_a_minute_ago_is_not_admitted(void **state)
+{
+    struct led_room *x = *state;
+    struct admission a = admission(2, clock_wall_us());
+    struct err e = {0};
+    _Atomic int done = 0;
+    usage_id_at(clock_wall_us() - (LEDGER_ADMIT_S + 1) * 1000000ll, a.id);
+    assert_int_equal(ledger_admit(x->l, &a, admitted, (void *)&done, &e), -1);
+    assert_int_equal(e.code, ERR_TIMEOUT_BODY);
+    assert_int_equal(ledger_open_admissions(x->l), 0);
+}
+
 static void an_explicit_zero_stays_zero_and_nonsense_is_tamed(void **state)
 {
     struct led_room *x = *state;
@@ -199,6 +85,23 @@ static void an_explicit_zero_stays_zero_and_nonsense_is_tamed(void **state)
     settle(x, &a, &s);
     assert_int_equal(
         room_number(&x->r, in_month("SELECT prompt + output + produced + (t_end < t_start) FROM usage_%06d", now)), 0);
+    balances(x, 1);
+}
+
+static void no_more_is_cached_than_was_sent_whatever_an_upstream_says(void **state)
+{
+    struct led_room *x = *state;
+    int64_t now = clock_wall_us();
+    struct admission a = admission(0, now);
+    struct settlement s = settlement(0, &a);
+    a.price = (struct price){1, 100, 10, 1000};
+    s.prompt = 5;
+    s.cached = 8;
+    s.delivered = 2;
+    admit(x, &a);
+    settle(x, &a, &s);
+    assert_int_equal(room_number(&x->r, in_month("SELECT prompt * 100 + cached FROM usage_%06d", now)), 505);
+    assert_int_equal(room_number(&x->r, "SELECT cost FROM rollup_by WHERE dim = 0 AND tenant <> ''"), 5 * 10 + 2 * 1000);
     balances(x, 1);
 }
 
@@ -218,32 +121,83 @@ static void each_month_has_its_table(void **state)
     balances(x, 20);
 }
 
+static int run_text(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    (void)d;
+    return sqlite3_exec(c, u, NULL, NULL, NULL) == SQLITE_OK ? 0 : db_error(c, u, e);
+}
+
 static int run_spoil(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
     sqlite3_stmt *st = db_stmt(d, c, u, e);
     return st ? db_done(st, e) : -1;
 }
 
-static void a_rollup_that_differs_is_found(void **state)
+/* Each spoils one bucket; made anew, all is well again. */
+static void a_rollup_that_differs_is_found_and_made_anew(void **state)
 {
     struct led_room *x = *state;
     static const char *const spoils[] = {
-        "UPDATE rollup_minute SET output = output + 1",       "UPDATE rollup_hour SET n = n + 1",
-        "UPDATE rollup_day SET prompt = prompt - 1",          "UPDATE rollup_adapter SET cached = cached + 1",
-        "UPDATE rollup_latency SET n = n + 1 WHERE kind = 1", "DELETE FROM rollup_minute",
+        "UPDATE rollup_minute SET output = output + 1 WHERE tenant = ''",
+        "UPDATE rollup_hour SET n = n + 1 WHERE tenant = ''",
+        "UPDATE rollup_day SET prompt = prompt - 1",
+        "UPDATE rollup_day SET key = 'another'",
+        "UPDATE rollup_adapter SET cached = cached + 1",
+        "UPDATE rollup_adapter SET aborts = aborts + 1",
+        "UPDATE rollup_adapter SET ttft_us = ttft_us + 1",
+        "UPDATE rollup_adapter SET load_us = load_us + 1",
+        "UPDATE rollup_adapter SET last_used = last_used + 1",
+        "UPDATE rollup_latency SET n = n + 1 WHERE kind = 1 AND tenant = ''",
+        "UPDATE rollup_latency SET n = n + 1 WHERE kind = 2 AND tenant = ''",
+        "UPDATE rollup_alias SET cost = cost + 1",
+        "UPDATE rollup_alias_latency SET n = n + 1 WHERE kind = 0",
+        "DELETE FROM usage_bad",
+        "UPDATE usage_bad SET state = 3",
+        "DELETE FROM rollup_minute",
+        "INSERT INTO rollup_hour SELECT 'nobody', t, state, 1, 0, 0, 0, 0, 0 FROM rollup_hour WHERE tenant = ''",
+        "INSERT INTO rollup_by " /* these are of a month that has no rows */ "SELECT tenant, 951782400, dim, name, version, base, price, n, prompt, cached, output, produced, cost, errors, aborts FROM rollup_by",
+        "INSERT INTO rollup_day SELECT tenant, 951782400, key, base, adapter, version, model, endpoint, state, n, prompt, cached, output, produced, cost FROM rollup_day",
     };
     struct admission a = admission(1, clock_wall_us());
     struct settlement s = settlement(1, &a);
     struct err e = {0};
-    int64_t rows, bad, before = 0;
+    int64_t rows, bad;
+    snprintf(a.alias, sizeof a.alias, "talk");
     admit(x, &a);
     settle(x, &a, &s);
+    balances(x, 1);
     for (size_t i = 0; i < sizeof spoils / sizeof *spoils; i++) {
         assert_ok(db_write_wait(x->r.db, run_spoil, (void *)spoils[i], &e), e);
         assert_ok(ledger_verify(x->l, &rows, &bad, &e), e);
-        assert_int_equal(bad, i < 5 ? before + 1 : before);
-        before = bad;
+        if (!bad) fail_msg("not found: %s", spoils[i]);
+        assert_ok(ledger_rebuild(x->l, &rows, &e), e);
+        assert_int_equal(rows, 1);
+        balances(x, 1);
     }
+    assert_true(room_number(&x->r, "SELECT count(*) FROM verified") > 0);
+}
+
+static void a_ledger_of_an_older_version_gets_its_rollups_at_the_start(void **state)
+{
+    struct led_room *x = *state;
+    static const char *const before[] = {"DELETE FROM rollup_minute WHERE tenant = ''", "DELETE FROM rollup_hour WHERE tenant = ''",
+                                         "DELETE FROM rollup_latency WHERE tenant = '' OR kind = 2", "DELETE FROM usage_bad",
+                                         "UPDATE rollup_adapter SET errors = 0, aborts = 0, ttft_n = 0, ttft_us = 0", "DELETE FROM meta"};
+    enum { N = 40 };
+    struct err e = {0};
+    int64_t now = clock_wall_us();
+    for (int i = 0; i < N; i++) {
+        struct admission a = admission(i, now - i * 86400ll * 1000000);
+        struct settlement s = settlement(i, &a);
+        s.load_us = 0;
+        settle(x, &a, &s);
+    }
+    for (size_t i = 0; i < sizeof before / sizeof *before; i++)
+        assert_ok(db_write_wait(x->r.db, run_spoil, (void *)before[i], &e), e);
+    led_stop(x);
+    led_start(x);
+    balances(x, N);
+    assert_true(room_number(&x->r, "SELECT count(*) FROM rollup_hour WHERE tenant = ''") > 10);
 }
 
 static int64_t sum_of(const json_t *data, const char *field, size_t *results)
@@ -260,12 +214,68 @@ static int64_t sum_of(const json_t *data, const char *field, size_t *results)
     return sum;
 }
 
+/* A webhook of that tenant, "" for the operator's, that wants usage or not. */
+static void add_webhook(struct led_room *x, const char *tenant, int usage)
+{
+    static char sql[300];
+    struct err e = {0};
+    snprintf(sql, sizeof sql, "INSERT OR REPLACE INTO webhook(id, tenant, name, url, secret, usage, usage_seq, event_seq, created)"
+             " VALUES('w%s', '%s', 'n', '', x'', %d, 0, 0, 0)", tenant, tenant, usage);
+    assert_ok(db_write_wait(x->r.db, run_text, sql, &e), e);
+}
+
+static void settled_rows_stand_in_the_outbox_in_order_where_a_webhook_wants_them(void **state)
+{
+    struct led_room *x = *state;
+    enum { N = 30 };
+    static const struct {
+        const char *tenant;
+        int usage, want;
+    } rows[] = {{"tenant-9", 1, 0}, {"tenant-1", 0, 0}, {"tenant-1", 1, N / 3}, {"", 1, N}};
+    int64_t all = 0;
+    for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
+        add_webhook(x, rows[k].tenant, rows[k].usage);
+        _Atomic int done = 0;
+        for (int i = 0; i < N; i++) {
+            struct admission a = admission(i, clock_wall_us());
+            struct settlement s = settlement(i, &a);
+            ledger_settle(x->l, &a, &s, settled, (void *)&done);
+            if (i % 7 == 0) ledger_settle(x->l, &a, &s, NULL, NULL); /* a repeat is not told again */
+        }
+        for (int i = 0; i < 10000 && done < N; i++) usleep(200);
+        all += rows[k].want;
+        assert_int_equal(room_number(&x->r, "SELECT count(*) FROM outbox"), all);
+    }
+    assert_int_equal(room_number(&x->r, "SELECT count(DISTINCT id) FROM outbox"), all);
+    assert_int_equal(room_number(&x->r, in_month("SELECT count(*) FROM outbox o JOIN usage_%1$06d u USING(id) WHERE o.month = %1$d"
+                                                 " AND o.tenant = u.tenant", clock_wall_us())), all);
+}
+
+struct summed {
+    int64_t output, next;
+    size_t buckets, results;
+};
+
+static struct summed summed(struct led_room *x, const struct usage_query *q)
+{
+    struct summed out = {0};
+    struct err e = {0};
+    struct buf b;
+    buf_init(&b, 1 << 20);
+    assert_ok(ledger_usage(x->l, q, &b, &out.next, &e), e);
+    json_t *data = led_list(&b);
+    out.buckets = json_array_size(data);
+    out.output = sum_of(data, "output_tokens", &out.results);
+    json_decref(data);
+    return out;
+}
+
 static void usage_is_summed_by_bucket_and_group(void **state)
 {
     struct led_room *x = *state;
     enum { N = 60 };
     static const int64_t day = 1798675200; /* 2026-12-31T00:00:00Z */
-    int64_t own = 0, all = 0;
+    int64_t own = 0, all = 0, sum = 0;
     for (int i = 0; i < N; i++) {
         struct admission a = admission(i, (day + i * 3600) * 1000000); /* two and a half days, over a month's turn */
         struct settlement s = settlement(i, &a);
@@ -287,39 +297,31 @@ static void usage_is_summed_by_bucket_and_group(void **state)
         {60, 0, 60, 60, true},
         {86400, 0, 2, 2, true},
     };
+    struct usage_query q = {.tenant = "tenant-1", .start = day, .end = day + 3 * 86400};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
-        struct usage_query q = {.tenant = "tenant-1",
-                                .start = day,
-                                .end = day + 3 * 86400,
-                                .width_s = rows[i].width,
-                                .group = rows[i].group,
-                                .limit = rows[i].limit};
-        struct err e = {0};
-        json_t *data = json_array();
-        int64_t next;
-        size_t results;
-        assert_ok(ledger_usage(x->l, &q, data, &next, &e), e);
-        assert_int_equal(json_array_size(data), rows[i].buckets);
-        assert_int_equal(next != 0, rows[i].more);
-        if (!rows[i].more) assert_int_equal(sum_of(data, "output_tokens", &results), own);
-        if (rows[i].group & GROUP_KEY) assert_true(results > 6);
-        json_decref(data);
+        q.width_s = rows[i].width, q.group = rows[i].group, q.limit = rows[i].limit;
+        struct summed got = summed(x, &q);
+        assert_int_equal(got.buckets, rows[i].buckets);
+        assert_int_equal(got.next != 0, rows[i].more);
+        if (!rows[i].more) assert_int_equal(got.output, own);
+        if (rows[i].group & GROUP_KEY) assert_true(got.results > 6);
     }
     /* Nobody is in the tenant table here, so everybody's usage is asked for tenant by tenant. */
-    int64_t sum = 0;
-    for (int t = 0; t < 3; t++) {
-        char tenant[32];
-        struct err e = {0};
-        int64_t next;
-        size_t results;
-        json_t *data = json_array();
-        snprintf(tenant, sizeof tenant, "tenant-%d", t);
-        struct usage_query q = {.tenant = tenant, .start = day, .end = day + 3 * 86400, .width_s = 86400, .limit = 31};
-        assert_ok(ledger_usage(x->l, &q, data, &next, &e), e);
-        sum += sum_of(data, "output_tokens", &results);
-        json_decref(data);
+    static const char *const tenants[] = {"tenant-0", "tenant-1", "tenant-2"};
+    q = (struct usage_query){.start = day, .end = day + 3 * 86400, .width_s = 86400, .limit = 31};
+    for (size_t t = 0; t < sizeof tenants / sizeof *tenants; t++) {
+        q.tenant = tenants[t];
+        sum += summed(x, &q).output;
     }
     assert_int_equal(sum, all);
+}
+
+static int list_page(struct led_room *x, const char *tenant, const struct page *p, json_t *list, bool *more, struct err *e)
+{
+    char place[UUID_LEN];
+    int rc = ledger_requests(x->l, tenant, &(struct request_filter){.state = -1}, p, list, more, place, e);
+    assert_string_equal(place, "");
+    return rc;
 }
 
 /* From the oldest of n ids back to the newest: every page newest first, and those nearest to the cursor. */
@@ -330,7 +332,7 @@ static void go_back(struct led_room *x, char id[][UUID_LEN], int n)
     while (more) {
         struct err e = {0};
         json_t *list = json_array();
-        assert_ok(ledger_requests(x->l, "tenant-0", &(struct page){"", id[at], 5}, list, &more, &e), e);
+        assert_ok(list_page(x, "tenant-0", &(struct page){"", id[at], 5}, list, &more, &e), e);
         int got = (int)json_array_size(list);
         assert_int_equal(got, n - 1 - at < 5 ? n - 1 - at : 5);
         assert_int_equal(more, n - 1 - at > 5);
@@ -346,12 +348,14 @@ static void requests_are_listed_newest_first_over_a_months_turn(void **state)
 {
     struct led_room *x = *state;
     enum { N = 24 };
+    static const int64_t TURN = 1798761600000000; /* 2027-01-01 */
     char id[N][UUID_LEN], after[UUID_LEN] = "";
     int n = N, rounds = 0;
     bool more = true;
     for (int i = 0; i < N; i++) { /* ids grow, but the rows of the turn lie in the tables the other way round */
-        struct admission a = admission(0, (1798761600 + (i % 2 ? 1 : -1)) * 1000000ll);
+        struct admission a = admission(0, i % 2 ? TURN + 1000000 : TURN - 1000);
         struct settlement s = settlement(0, &a);
+        usage_id_at(TURN - 500000 + i * 1000, a.id);
         admit(x, &a);
         settle(x, &a, &s);
         memcpy(id[i], a.id, UUID_LEN);
@@ -360,7 +364,7 @@ static void requests_are_listed_newest_first_over_a_months_turn(void **state)
         struct err e = {0};
         json_t *list = json_array(), *row;
         size_t i;
-        assert_ok(ledger_requests(x->l, "tenant-0", &(struct page){after, "", 5}, list, &more, &e), e);
+        assert_ok(list_page(x, "tenant-0", &(struct page){after, "", 5}, list, &more, &e), e);
         json_array_foreach(list, i, row)
         {
             assert_string_equal(json_string_value(json_object_get(row, "id")), id[--n]);
@@ -373,7 +377,7 @@ static void requests_are_listed_newest_first_over_a_months_turn(void **state)
     go_back(x, id, N);
     struct err e = {0};
     json_t *list = json_array();
-    assert_ok(ledger_requests(x->l, "tenant-1", &(struct page){"", "", 5}, list, &more, &e), e);
+    assert_ok(list_page(x, "tenant-1", &(struct page){"", "", 5}, list, &more, &e), e);
     assert_int_equal(json_array_size(list), 0);
     json_decref(list);
 }
@@ -403,6 +407,7 @@ static void recovery_closes_what_is_open_with_what_was_noted(void **state)
     struct knows k = {0};
     struct err e = {0};
     int closed;
+    snprintf(known.alias, sizeof known.alias, "talk");
     admit(x, &silent);
     admit(x, &noted);
     admit(x, &known);
@@ -422,6 +427,7 @@ static void recovery_closes_what_is_open_with_what_was_noted(void **state)
         int64_t want;
     } rows[] = {
         {"SELECT count(*) FROM usage_%06d WHERE state = 5", 3},
+        {"SELECT count(*) FROM usage_%06d WHERE alias = 'talk' AND source = 3", 1},
         {"SELECT prompt * 10000 + output * 100 + produced FROM usage_%06d WHERE source = 0", 0},
         {"SELECT prompt * 10000 + output * 100 + produced FROM usage_%06d WHERE source = 4", 301212},
         {"SELECT prompt * 10000 + output * 100 + produced FROM usage_%06d WHERE source = 3 AND finish = 'length'",
@@ -432,6 +438,35 @@ static void recovery_closes_what_is_open_with_what_was_noted(void **state)
     balances(x, 3);
     assert_ok(ledger_recover(x->l, receipt, &k, &closed, &e), e);
     assert_int_equal(closed, 0);
+}
+
+static int own_receipt(void *u, const char *id, int64_t *prompt, int64_t *cached, int64_t *output, char finish[16])
+{
+    struct knows *k = u;
+    (void)cached, (void)finish;
+    if (k->asked++ == 0) return -1; /* forgotten */
+    *prompt = 10;
+    *output = strcmp(id, k->id) == 0 ? 22 : 21;
+    return 0;
+}
+
+static void what_was_billed_is_held_against_the_engines_receipts(void **state)
+{
+    struct led_room *x = *state;
+    struct receipt_check c;
+    struct knows k = {0};
+    struct err e = {0};
+    for (int i = 0; i < 300; i++) {
+        struct admission a = admission(0, clock_wall_us());
+        struct settlement s = settlement(0, &a); /* 10 tokens in, 21 produced */
+        if (i % 100 == 50) s.state = USAGE_CLIENT_ABORT;
+        if (i == 200) memcpy(k.id, a.id, sizeof k.id);
+        settle(x, &a, &s);
+    }
+    assert_ok(ledger_check_receipts(x->l, own_receipt, &k, &c, &e), e);
+    assert_int_equal(c.asked, 256);
+    assert_int_equal(c.known, 255);
+    assert_int_equal(c.differ, 1);
 }
 
 static void a_settlement_handed_in_before_the_stop_is_kept(void **state)
@@ -516,6 +551,118 @@ static void requests_that_end_while_the_disk_is_full_are_settled_afterwards(void
     balances(x, N);
 }
 
+/* Answers go out while the disk is full, each once, and their rows come afterwards. */
+static void who_is_impatient_is_told_while_the_disk_is_full_and_settled_afterwards(void **state)
+{
+    struct led_room *x = *state;
+    enum { N = 20 };
+    struct admission a[N];
+    _Atomic int done = 0;
+    sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+    const char *name = vfs->xGetSystemCall(vfs, "pwrite64") ? "pwrite64" : "pwrite";
+    real_pwrite = (ssize_t(*)(int, const void *, size_t, off_t))vfs->xGetSystemCall(vfs, name);
+    vfs->xSetSystemCall(vfs, name, (sqlite3_syscall_ptr)bad_pwrite);
+    for (int i = 0; i < N; i++) {
+        a[i] = admission(i, clock_wall_us());
+        admit(x, &a[i]);
+    }
+    disk_errno = ENOSPC;
+    for (int i = 0; i < N; i++) {
+        struct settlement s = settlement(i, &a[i]);
+        s.impatient = true;
+        ledger_settle(x->l, &a[i], &s, settled, (void *)&done);
+    }
+    for (int i = 0; i < 10000 && done < N; i++) usleep(200);
+    assert_int_equal(done, N);
+    assert_int_equal(ledger_settled(x->l), 0);
+    disk_errno = 0;
+    for (int i = 0; i < 10000 && ledger_settled(x->l) < N; i++) usleep(200);
+    vfs->xSetSystemCall(vfs, name, NULL);
+    assert_int_equal(done, N);
+    assert_int_equal(ledger_open_admissions(x->l), 0);
+    balances(x, N);
+}
+
+static _Atomic int writes_left; /* of those that go well, then one fails */
+
+static ssize_t nth_pwrite(int fd, const void *p, size_t n, off_t at)
+{
+    if (writes_left-- != 0) return real_pwrite(fd, p, n, at);
+    errno = EIO;
+    return -1;
+}
+
+/* Whichever write of a group fails, its rows and their sums are there together or not at all, and are made up for. */
+static void a_write_that_fails_anywhere_in_a_group_leaves_rows_and_sums_alike(void **state)
+{
+    struct led_room *x = *state;
+    enum { N = 20, ROUNDS = 40 };
+    sqlite3_vfs *vfs = sqlite3_vfs_find(NULL);
+    const char *name = vfs->xGetSystemCall(vfs, "pwrite64") ? "pwrite64" : "pwrite";
+    int failed = 0;
+    real_pwrite = (ssize_t(*)(int, const void *, size_t, off_t))vfs->xGetSystemCall(vfs, name);
+    for (int round = 0; round < ROUNDS; round++) {
+        struct admission a[N];
+        _Atomic int done = 0;
+        for (int i = 0; i < N; i++) {
+            a[i] = admission(i, clock_wall_us());
+            admit(x, &a[i]);
+        }
+        writes_left = round;
+        vfs->xSetSystemCall(vfs, name, (sqlite3_syscall_ptr)nth_pwrite);
+        for (int i = 0; i < N; i++) {
+            struct settlement s = settlement(i, &a[i]);
+            ledger_settle(x->l, &a[i], &s, settled, (void *)&done);
+        }
+        for (int i = 0; i < 20000 && done < N; i++) usleep(200);
+        assert_int_equal(done, N);
+        failed += writes_left < 0;
+        vfs->xSetSystemCall(vfs, name, NULL);
+        for (int i = 0; i < 5000 && !db_writable(x->r.db); i++) usleep(1000);
+        balances(x, N * (round + 1));
+    }
+    assert_in_range(failed, 5, ROUNDS);
+}
+
+static void exec_beside(struct led_room *x, const char *sql)
+{
+    char path[128];
+    sqlite3 *c;
+    snprintf(path, sizeof path, "%s/weft.db", x->r.dir);
+    assert_int_equal(sqlite3_open(path, &c), SQLITE_OK);
+    sqlite3_busy_timeout(c, 5000);
+    if (sqlite3_exec(c, sql, NULL, NULL, NULL) != SQLITE_OK) fail_msg("%s: %s", sql, sqlite3_errmsg(c));
+    sqlite3_close(c);
+}
+
+/* Not the disk's fault but something nobody thought of: nothing is counted by half, nothing is let in, and all is made up for. */
+static void sums_that_the_database_refuses_stop_everything_and_are_made_up_for(void **state)
+{
+    struct led_room *x = *state;
+    enum { N = 10 };
+    struct admission a[N], late = admission(1, clock_wall_us());
+    struct err e = {0};
+    _Atomic int done = 0, refused = 0;
+    for (int i = 0; i < N; i++) {
+        a[i] = admission(i, clock_wall_us());
+        admit(x, &a[i]);
+    }
+    exec_beside(x, "CREATE TRIGGER no BEFORE INSERT ON rollup_hour BEGIN SELECT raise(FAIL, 'no'); END");
+    for (int i = 0; i < N; i++) {
+        struct settlement s = settlement(i, &a[i]);
+        ledger_settle(x->l, &a[i], &s, settled, (void *)&done);
+    }
+    for (int i = 0; i < 5000 && db_writable(x->r.db); i++) usleep(200);
+    usleep(300000);
+    assert_int_equal(done, 0);
+    assert_int_equal(ledger_admit(x->l, &late, admitted, (void *)&refused, &e), -1);
+    assert_int_equal(room_number(&x->r, "SELECT count(*) FROM rollup_day"), 0);
+    exec_beside(x, "DROP TRIGGER no");
+    for (int i = 0; i < 20000 && done < N; i++) usleep(200);
+    assert_int_equal(done, N);
+    balances(x, N);
+}
+
 static _Atomic int sync_errno;
 
 int fdatasync(int fd)
@@ -541,7 +688,7 @@ static void a_settlement_whose_first_sync_fails_is_used_in_memory_as_in_the_file
     assert_ok(limits_open(&limits, x->r.db, &e), e);
     assert_ok(limits_put(limits, &by, "tenant:tenant-1", o, 0, &out, &e), e);
     ledger_set_limits(x->l, limits, NULL);
-    assert_ok(limit_admit(limits, &(struct limit_ask){&a.who, "", 100, 0}, &a.held, &v, &e), e);
+    assert_ok(limit_admit(limits, &(struct limit_ask){&a.who, "", 100, 0, 0}, &a.held, &v, &e), e);
     admit(x, &a);
     sync_errno = EIO;
     ledger_settle(x->l, &a, &s, settled, (void *)&done);
@@ -558,158 +705,6 @@ static void a_settlement_whose_first_sync_fails_is_used_in_memory_as_in_the_file
     limits_close(limits);
     json_decref(o);
     json_decref(out);
-}
-
-/* --- kill -9 --- */
-
-struct word { /* what the child says over the pipe */
-    char id[UUID_LEN];
-    char what; /* 'a' admitted, 's' settled */
-};
-
-static int pipe_fd;
-
-struct flight {
-    struct admission a;
-    int n;
-    struct ledger *l;
-    _Atomic int *busy;
-};
-
-static void say(const char *id, char what)
-{
-    struct word w = {.what = what};
-    memcpy(w.id, id, sizeof w.id);
-    if (write(pipe_fd, &w, sizeof w) != (ssize_t)sizeof w) _exit(3);
-}
-
-static void child_settled(void *u)
-{
-    struct flight *f = u;
-    say(f->a.id, 's');
-    --*f->busy;
-    free(f);
-}
-
-static void child_admitted(void *u, const struct err *e)
-{
-    struct flight *f = u;
-    if (e) _exit(4);
-    say(f->a.id, 'a');
-    if (f->n % 3 == 0) ledger_progress(f->l, f->a.id, 5, 0, 3);
-    struct settlement s = settlement(f->n, &f->a);
-    if (f->n % 50 == 49) return; /* a stream that is still open when the kill comes */
-    ledger_settle(f->l, &f->a, &s, child_settled, f);
-}
-
-static void child_main(const char *dir, int fd)
-{
-    struct err e = {0};
-    struct db *d;
-    struct ledger *l;
-    _Atomic int busy = 0;
-    pipe_fd = fd;
-    if (db_open(&d, &(struct db_options){.dir = dir, .sync_ms = 2}, &e) || ledger_open(&l, d, &e)) _exit(5);
-    int closed;
-    if (ledger_recover(l, NULL, NULL, &closed, &e)) _exit(6);
-    for (int n = 0; n < 1000000; n++) {
-        while (busy > 100) usleep(100);
-        struct flight *f = calloc(1, sizeof *f);
-        f->a = admission(n, clock_wall_us());
-        f->n = n;
-        f->l = l;
-        f->busy = &busy;
-        busy++;
-        if (ledger_admit(l, &f->a, child_admitted, f, &e)) _exit(7);
-    }
-    _exit(8);
-}
-
-/* Reads what the child said until it is dead; adds to the lists. */
-static void hear(int fd, char (**said)[UUID_LEN], int *n, int *settled_n)
-{
-    struct word w;
-    ssize_t got;
-    while ((got = read(fd, &w, sizeof w)) == (ssize_t)sizeof w) {
-        if (w.what == 's') {
-            ++*settled_n;
-            continue;
-        }
-        if (*n % 4096 == 0) *said = realloc(*said, (size_t)(*n + 4096) * UUID_LEN);
-        memcpy((*said)[(*n)++], w.id, UUID_LEN);
-    }
-}
-
-struct lookup {
-    char (*said)[UUID_LEN];
-    int n, missing;
-};
-
-static int read_lookup(struct db *d, sqlite3 *c, void *u, struct err *e)
-{
-    struct lookup *k = u;
-    sqlite3_stmt *st = NULL;
-    (void)d;
-    if (sqlite3_prepare_v2(c, in_month("SELECT 1 FROM usage_%06d WHERE id = ?1", clock_wall_us()), -1, &st, NULL) !=
-        SQLITE_OK)
-        return db_error(c, "lookup", e);
-    for (int i = 0; i < k->n; i++) {
-        sqlite3_bind_text(st, 1, k->said[i], -1, SQLITE_STATIC);
-        k->missing += sqlite3_step(st) != SQLITE_ROW;
-        sqlite3_reset(st);
-    }
-    sqlite3_finalize(st);
-    return 0;
-}
-
-static void killed_at_any_moment_no_row_is_lost_or_doubled(void **state)
-{
-    struct led_room *x = *state;
-    struct lookup k = {0};
-    int settled_n = 0;
-    led_stop(x);
-    srandom(7);
-    for (int round = 0; round < KILLS; round++) {
-        int p[2];
-        assert_int_equal(pipe(p), 0);
-        pid_t pid = fork();
-        if (pid == 0) {
-            close(p[0]);
-            child_main(x->r.dir, p[1]);
-        }
-        close(p[1]);
-        struct pollfd ready = {.fd = p[0], .events = POLLIN};
-        assert_int_equal(poll(&ready, 1, 20000), 1); /* at work */
-        usleep((useconds_t)(random() % 30000));
-        kill(pid, SIGKILL);
-        hear(p[0], &k.said, &k.n, &settled_n);
-        close(p[0]);
-        int status;
-        assert_int_equal(waitpid(pid, &status, 0), pid);
-        assert_true(WIFSIGNALED(status));
-    }
-    led_start(x);
-    struct err e = {0};
-    int closed;
-    int64_t rows, bad;
-    assert_ok(ledger_recover(x->l, NULL, NULL, &closed, &e), e);
-    assert_ok(ledger_verify(x->l, &rows, &bad, &e), e);
-    assert_ok(db_read(x->r.db, read_lookup, &k, 60000, &e), e);
-    print_message("%d kills: %d admitted, %d settled by word, %lld rows, %d closed at the last start, %d missing, %lld "
-                  "rollups wrong\n",
-                  KILLS, k.n, settled_n, (long long)rows, closed, k.missing, (long long)bad);
-    assert_int_equal(k.missing, 0);
-    assert_int_equal(bad, 0);
-    assert_true(rows >= k.n &&
-                rows <=
-                    k.n + KILLS * 200); /* beyond the word: admissions committed but not said yet; ids are the key */
-    /* What was said to be settled has its own state; only what was not may be a crash. */
-    assert_true(room_number(&x->r, in_month("SELECT count(*) FROM usage_%06d WHERE state < 5", clock_wall_us())) >=
-                settled_n);
-    assert_int_equal(room_number(&x->r, "SELECT count(*) FROM admission"), 0);
-    assert_int_equal(room_number(&x->r, "SELECT count(*) FROM pragma_integrity_check WHERE integrity_check <> 'ok'"),
-                     0);
-    free(k.said);
 }
 
 static void one_more_admitted(void *u, const struct err *e)
@@ -778,17 +773,24 @@ int main(void)
         T(a_request_becomes_one_row_and_its_rollups),
         T(the_same_id_settled_twice_counts_once),
         T(an_id_is_open_once),
+        T(a_request_that_began_a_minute_ago_is_not_admitted),
         T(an_explicit_zero_stays_zero_and_nonsense_is_tamed),
+        T(no_more_is_cached_than_was_sent_whatever_an_upstream_says),
         T(each_month_has_its_table),
-        T(a_rollup_that_differs_is_found),
+        T(a_rollup_that_differs_is_found_and_made_anew),
+        T(a_ledger_of_an_older_version_gets_its_rollups_at_the_start),
+        T(settled_rows_stand_in_the_outbox_in_order_where_a_webhook_wants_them),
         T(usage_is_summed_by_bucket_and_group),
         T(requests_are_listed_newest_first_over_a_months_turn),
         T(recovery_closes_what_is_open_with_what_was_noted),
+        T(what_was_billed_is_held_against_the_engines_receipts),
         T(a_settlement_handed_in_before_the_stop_is_kept),
         T(settlements_are_counted_in_the_metrics),
         T(requests_that_end_while_the_disk_is_full_are_settled_afterwards),
+        T(who_is_impatient_is_told_while_the_disk_is_full_and_settled_afterwards),
+        T(a_write_that_fails_anywhere_in_a_group_leaves_rows_and_sums_alike),
+        T(sums_that_the_database_refuses_stop_everything_and_are_made_up_for),
         T(a_settlement_whose_first_sync_fails_is_used_in_memory_as_in_the_file),
-        T(killed_at_any_moment_no_row_is_lost_or_doubled),
         T(a_request_may_end_before_its_admission_was_told),
         T(a_burst_settles_in_groups),
 #undef T

@@ -1,11 +1,11 @@
 /* Tests of gateway/limit: no 60 seconds hold more than the limit, all or nothing, nothing leaks, memory says what the file
  * says. Time is simulated where it matters. */
 #include "base/json.h"
-#include "gateway/db_audit.h"
-#include "gateway/event.h"
-#include "gateway/limit_internal.h"
-#include "gateway/limit_request.h"
-#include "gateway/page.h"
+#include "gateway/api/page.h"
+#include "gateway/db/db_audit.h"
+#include "gateway/limits/limit_internal.h"
+#include "gateway/limits/limit_request.h"
+#include "gateway/live/event.h"
 #include "tests/unit/data_room.h"
 #include <stdatomic.h>
 #include <time.h>
@@ -190,7 +190,7 @@ static int ask(struct lim_room *x, const struct principal *who, const char *adap
                struct limit_ticket *t, struct limit_view *v, struct err *e)
 {
     struct limit_view unused;
-    return limit_admit(x->l, &(struct limit_ask){who, adapter, tokens, cost}, t, v ? v : &unused, e);
+    return limit_admit(x->l, &(struct limit_ask){who, adapter, tokens, cost, 0}, t, v ? v : &unused, e);
 }
 
 static json_t *used(struct lim_room *x, const char *subject)

@@ -1,7 +1,7 @@
 /* The multipart reader: what it takes, what it refuses, and that the cut of the pieces does not matter. The oracle for
  * well-formed bodies is the text they were made from; that of a real client is in tests/e2e (python-requests). */
 #include "base/buf.h"
-#include "gateway/multipart.h"
+#include "gateway/registry/multipart.h"
 #include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,8 +1,8 @@
 /* Tests of the API's description: YAML to JSON, what is added to fragments, and that it describes the routes of both listeners, all of them and
  * nothing else. */
 #include "base/json.h"
+#include "gateway/api/openapi.h"
 #include "gateway/gateway.h"
-#include "gateway/openapi.h"
 #include <cmocka.h>
 #include <stdio.h>
 #include <stdlib.h>

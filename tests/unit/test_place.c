@@ -1,6 +1,6 @@
 /* Placement: few adapters move when engines come and go, loads stay bounded, and engines that lose requests come back by
  * and by, in simulated time. */
-#include "gateway/place.h"
+#include "gateway/pool/place.h"
 #include <cmocka.h>
 #include <math.h>
 #include <stdio.h>
@@ -113,11 +113,12 @@ static uint64_t next_random(void)
 
 static int most(double part)
 {
-    double most = ceil(LOAD_BOUND * part + 1e-9); /* sums in another order */
+    double most = ceil(LOAD_BOUND * part + LOAD_CHANCE * sqrt(part) + 1e-9); /* sums in another order */
     return (int)(most > LOAD_FLOOR ? most : LOAD_FLOOR);
 }
 
-/* Whatever the adapters and however skewed: no engine is given more than LOAD_BOUND times its share of what is in flight. */
+/* Whatever the adapters and however skewed: no engine is given more than LOAD_BOUND times its share of what is in flight,
+ * and the room for chance. */
 static void loads_stay_within_the_bound_under_any_mix(void **state)
 {
     struct place v[PLACE_MAX];
@@ -164,10 +165,78 @@ static void a_hot_adapter_is_shared_by_more_engines_the_least_loaded_first(void 
     place_order(v, n, key(3), order);
     for (int i = 0; i < n; i++) v[i].in_flight = 40;
     v[order[1]].in_flight = 35;
-    assert_int_equal(place_adapter(v, n, key(3), 10), order[0]);
+    assert_int_equal(place_adapter(v, n, key(3), 9), order[0]); /* HOT_SHARE of 39 */
+    assert_int_equal(place_adapter(v, n, key(3), 10), order[1]);
     assert_int_equal(place_adapter(v, n, key(3), 40), order[1]);
     v[order[1]].queue = 20; /* others sent it work, too */
     assert_int_equal(place_adapter(v, n, key(3), 40), order[0]);
+}
+
+/* What it needs and a quarter of all to choose from, and never more than it has a reason for. */
+static void an_adapter_is_hot_from_its_count_on_and_the_rest_of_its_order_has_none_of_it(void **state)
+{
+    struct place v[PLACE_MAX];
+    int n = engines(v, 40), order[PLACE_MAX], used = 0, furthest = 0;
+    (void)state;
+    for (int i = 0; i < n; i++) v[i].in_flight = 8;
+    place_order(v, n, key(5), order);
+    v[order[0]].in_flight = 9; /* within its bound: who has one request at a time does not care */
+    assert_int_equal(place_adapter(v, n, key(5), HOT_LEAST - 1), order[0]);
+    for (int hot = 2; hot < 10; hot++) v[place_adapter(v, n, key(5), hot)].in_flight++;
+    for (int k = 0; k < n; k++)
+        if (v[order[k]].in_flight > (k ? 8 : 9)) used++, furthest = k;
+    assert_int_equal(used, 8);
+    assert_true(furthest < 1 + 10 / 2 + n / HOT_PART);
+}
+
+/* The fault that was most of all cold loads: a hot adapter that fills its first engines up to the bound sends away all others that live there. */
+static void those_at_home_beside_a_hot_adapter_stay(void **state)
+{
+    struct place v[PLACE_MAX];
+    int n = engines(v, 200), order[PLACE_MAX], home = 0, asked = 0;
+    (void)state;
+    place_order(v, n, key(0), order);
+    for (int i = 0; i < n; i++) v[i].in_flight = 9;
+    for (int hot = 0; hot < 200; hot++) v[place_adapter(v, n, key(0), hot)].in_flight++;
+    for (int i = 1; i < KEYS; i++) {
+        int mine[PLACE_MAX];
+        place_order(v, n, key(i), mine);
+        if (mine[0] != order[0] && mine[0] != order[1]) continue;
+        asked++;
+        home += place_adapter(v, n, key(i), 0) == mine[0];
+    }
+    assert_true(asked > 10);
+    assert_int_equal(home, asked);
+}
+
+static void chance_alone_sends_nobody_away(void **state)
+{
+    struct place v[PLACE_MAX];
+    int n = engines(v, 200);
+    (void)state;
+    for (int i = 0; i < n; i++) v[i].in_flight = 10;
+    v[7].in_flight = 15; /* 1.25 times 10, and more than one and a half times what chance is on the mean */
+    assert_true(place_within_bound(v, n, 7));
+    v[7].in_flight = 16;
+    assert_false(place_within_bound(v, n, 7));
+}
+
+static void as_many_engines_as_may_be_are_placed_among(void **state)
+{
+    struct place v[PLACE_MAX];
+    int n = engines(v, PLACE_MAX), order[PLACE_MAX];
+    bool seen[PLACE_MAX] = {false};
+    (void)state;
+    place_order(v, n, key(9), order);
+    for (int i = 0; i < n; i++) {
+        assert_false(seen[order[i]]);
+        seen[order[i]] = true;
+    }
+    assert_int_equal(place_adapter(v, n, key(9), 0), order[0]);
+    for (int i = 0; i < n; i++) v[order[i]].in_flight = i < n - 1 ? 64 : 0;
+    assert_int_equal(place_adapter(v, n, key(9), 0), order[0]);
+    v[order[0]].in_flight = 100;
+    assert_int_equal(place_adapter(v, n, key(9), 0), order[1]);
 }
 
 static void a_base_request_goes_to_the_less_loaded_of_two_and_never_to_the_most_loaded_of_all(void **state)
@@ -213,6 +282,28 @@ static void three_losses_in_a_row_eject_and_a_success_between_them_does_not(void
     assert_true(place_returns(&h, 22 + EJECT_FIRST_US));
     assert_false(place_returns(&h, 22 + EJECT_FIRST_US + 1));
     assert_false(place_ejected(&h));
+}
+
+static void who_comes_back_is_on_trial_until_a_request_succeeds_and_one_loss_ends_it(void **state)
+{
+    struct place_health h = {0};
+    (void)state;
+    place_up(&h, 0);
+    assert_false(place_on_trial(&h)); /* closed */
+    for (int i = 0; i < EJECT_LOSSES; i++) place_lost(&h, 1);
+    assert_true(place_ejected(&h) && !place_on_trial(&h)); /* open */
+    assert_true(place_returns(&h, 1 + EJECT_FIRST_US));
+    assert_true(place_on_trial(&h) && !place_ejected(&h)); /* half open */
+    assert_true(place_lost(&h, 2 + EJECT_FIRST_US));       /* the first loss opens it again, for longer */
+    assert_true(place_ejected(&h) && !place_on_trial(&h));
+    assert_true(h.ejected_until - h.ejected_at == 2 * EJECT_FIRST_US);
+    assert_true(place_returns(&h, h.ejected_until));
+    place_won(&h);
+    assert_false(place_on_trial(&h));
+    assert_false(place_lost(&h, h.back_at + 1)); /* closed: it takes EJECT_LOSSES again */
+    place_down(&h);
+    place_up(&h, h.back_at + 2);
+    assert_false(place_on_trial(&h));
 }
 
 static int64_t eject(struct place_health *h, int64_t now)
@@ -267,10 +358,15 @@ int main(void)
         cmocka_unit_test(loads_stay_within_the_bound_under_any_mix),
         cmocka_unit_test(one_adapters_requests_stay_on_one_engine_until_it_is_loaded_and_then_spill_in_one_order),
         cmocka_unit_test(a_hot_adapter_is_shared_by_more_engines_the_least_loaded_first),
+        cmocka_unit_test(an_adapter_is_hot_from_its_count_on_and_the_rest_of_its_order_has_none_of_it),
+        cmocka_unit_test(those_at_home_beside_a_hot_adapter_stay),
+        cmocka_unit_test(chance_alone_sends_nobody_away),
+        cmocka_unit_test(as_many_engines_as_may_be_are_placed_among),
         cmocka_unit_test(a_base_request_goes_to_the_less_loaded_of_two_and_never_to_the_most_loaded_of_all),
         cmocka_unit_test(idle_engines_share_base_requests_by_their_weights),
         cmocka_unit_test(three_losses_in_a_row_eject_and_a_success_between_them_does_not),
         cmocka_unit_test(ejections_last_longer_each_time_up_to_a_minute_and_are_forgotten_in_calm),
+        cmocka_unit_test(who_comes_back_is_on_trial_until_a_request_succeeds_and_one_loss_ends_it),
         cmocka_unit_test(who_comes_back_starts_slowly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,9 +1,11 @@
 /* Tests of gateway/price and gateway/event: which price counts, what it comes to, and lists of events by seq. */
 #include "base/json.h"
-#include "gateway/event.h"
-#include "gateway/page.h"
-#include "gateway/price_store.h"
+#include "gateway/api/page.h"
+#include "gateway/ledger/price_store.h"
+#include "gateway/live/event.h"
 #include "tests/unit/data_room.h"
+#include <pthread.h>
+#include <stdatomic.h>
 
 #define AT(s) ((s)*1000000ll)
 
@@ -26,8 +28,8 @@ static int setup(void **state)
 static int teardown(void **state)
 {
     struct price_room *x = *state;
-    prices_close(x->p);
     room_end(&x->r);
+    prices_close(x->p);
     free(x);
     return 0;
 }
@@ -86,6 +88,51 @@ static void the_most_specific_price_that_began_counts(void **state)
     assert_int_equal(price_remove(x->p, &tester, sql, &out, &e), -1);
     assert_int_equal(e.code, ERR_NOT_FOUND);
     assert_int_equal(room_number(&x->r, "SELECT count(*) FROM audit WHERE action LIKE 'price.%'"), 7);
+}
+
+struct busy {
+    struct db *db;
+    _Atomic int *held;
+    _Atomic bool *over;
+};
+
+static int hold(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    (void)d, (void)c, (void)e;
+    const struct busy *b = u;
+    for (++*b->held; !*b->over;) usleep(1000);
+    return 0;
+}
+
+static void *hold_reader(void *u)
+{
+    const struct busy *b = u;
+    struct err e = {0};
+    db_read(b->db, hold, u, 60000, &e);
+    return NULL;
+}
+
+/* All readers are busy for longer than a change waits: it is told as done, for it is, and counts soon after. */
+static void a_change_whose_prices_could_not_be_read_again_is_done_and_made_up_for(void **state)
+{
+    struct price_room *x = *state;
+    pthread_t thread[DB_READERS];
+    _Atomic int held = 0;
+    _Atomic bool over = false;
+    struct busy b = {x->r.db, &held, &over};
+    set(x, "", "", 10, 1);
+    for (int i = 0; i < DB_READERS; i++) pthread_create(&thread[i], NULL, hold_reader, &b);
+    while (held < DB_READERS) usleep(1000);
+    set(x, "", "", 30, 2);
+    assert_int_equal(output_of(x, "", "", 40), 1); /* still */
+    over = true;
+    for (int i = 0; i < DB_READERS; i++) pthread_join(thread[i], NULL);
+    assert_int_equal(room_number(&x->r, "SELECT count(*) FROM price"), 2);
+    for (int i = 0; i < 5000 && output_of(x, "", "", 40) != 2; i++) {
+        prices_tick(x->p);
+        usleep(1000);
+    }
+    assert_int_equal(output_of(x, "", "", 40), 2);
 }
 
 static void costs_add_up_and_never_overflow(void **state)
@@ -150,6 +197,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(the_most_specific_price_that_began_counts, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_change_whose_prices_could_not_be_read_again_is_done_and_made_up_for, setup, teardown),
         cmocka_unit_test(costs_add_up_and_never_overflow),
         cmocka_unit_test_setup_teardown(events_come_oldest_first_and_each_tenants_alone, setup, teardown),
     };

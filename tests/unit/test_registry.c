@@ -1,6 +1,6 @@
 /* Tests of gateway/registry: names and versions, newest ready one, another tenant's as absent, removal and orphans. */
-#include "gateway/page.h"
-#include "gateway/revision.h"
+#include "gateway/api/page.h"
+#include "gateway/api/revision.h"
 #include "tests/unit/reg_room.h"
 
 static int add(struct reg_room *g, int tenant, const char *name, int n)

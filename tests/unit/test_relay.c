@@ -1,5 +1,5 @@
 /* The relay: our comments go, all else stays to the byte, and the mark is never ahead of a complete event. */
-#include "gateway/relay.h"
+#include "gateway/proxy/relay.h"
 #include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -64,6 +64,8 @@ static const struct {
     {"carriage returns", ": weft 5 0 1\r\n\r\ndata: a\r\n\r\n", "data: a\r\n\r\n", 1, false, false, ""},
     {"other comments stay", ": keep-alive\n\n: weftwork 1 2 3\n\n", ": keep-alive\n\n: weftwork 1 2 3\n\n", 0, false,
      false, ""},
+    {"the account of the engine's time goes, whatever it says", ": weft 5 0 1\n\n: weft-time 1 2 3 4 5\n\ndata: a\n\n: weft-time x\n\n",
+     "data: a\n\n", 1, false, false, ""},
     {"a comment with too few numbers stays", ": weft 1 2\n\n", ": weft 1 2\n\n", 0, false, false, ""},
     {"a comment with more behind stays", ": weft 1 2 3 4\n\n", ": weft 1 2 3 4\n\n", 0, false, false, ""},
     {"empty lines of others stay", "\n\ndata: a\n\n\n", "\n\ndata: a\n\n\n", 0, false, false, ""},
@@ -116,6 +118,22 @@ static void the_mark_of_an_event_comes_with_its_last_byte(void **state)
     finish(&r, &s);
 }
 
+static void the_account_of_the_engines_time_is_the_last_that_makes_sense(void **state)
+{
+    static const char in[] = ": weft-time 1 2 3 0 0\n\ndata: a\n\n: weft-time 1 2 3 40 5\n\n: weft-time 9 9 9 9 -9\n\n: weft-time 9 9 9 9 9 9\n\n";
+    (void)state;
+    struct relay r;
+    struct sink s = {0};
+    run(in, sizeof in - 1, 1, &r, &s);
+    assert_true(r.times.known);
+    assert_int_equal(r.times.prefill_us, 3);
+    assert_int_equal(r.times.decode_us, 40);
+    assert_int_equal(r.times.paused_us, 5);
+    relay_reset(&r);
+    assert_false(r.times.known);
+    finish(&r, &s);
+}
+
 static void a_flush_that_comes_whole_goes_on_in_one_piece(void **state)
 {
     static const char in[] = ": weft 7 3 2\n\ndata: a\n\ndata: b\n\n: weft 7 3 3\n\ndata: c\n\n";
@@ -148,6 +166,21 @@ static void a_line_beyond_the_limit_passes_in_pieces(void **state)
         }
         buf_close(&in);
     }
+}
+
+static void what_follows_the_end_is_dropped_and_counts_nothing(void **state)
+{
+    static const char end[] = ": weft 11 3 1\n\ndata: {\"a\":1}\n\ndata: [DONE]\n\n", more[] = ": weft 11 3 50\n\ndata: {\"a\":2}\n\ndata: [DONE]\n\n";
+    (void)state;
+    struct relay r;
+    struct sink s = {0};
+    run(end, sizeof end - 1, sizeof end - 1, &r, &s);
+    size_t n = s.b.len;
+    assert_int_equal(relay_feed(&r, more, sizeof more - 1, emit, &s), 0);
+    assert_true(r.done);
+    assert_int_equal(s.b.len, n);
+    assert_int_equal(r.counts.output, 1);
+    finish(&r, &s);
 }
 
 static void a_refused_piece_stops_the_relay(void **state)
@@ -305,7 +338,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_stream_comes_out_the_same_in_any_cut),
         cmocka_unit_test(the_mark_of_an_event_comes_with_its_last_byte),
+        cmocka_unit_test(what_follows_the_end_is_dropped_and_counts_nothing),
         cmocka_unit_test(what_follows_the_error_of_another_kind_is_not_an_end),
+        cmocka_unit_test(the_account_of_the_engines_time_is_the_last_that_makes_sense),
         cmocka_unit_test(a_flush_that_comes_whole_goes_on_in_one_piece),
         cmocka_unit_test(a_line_beyond_the_limit_passes_in_pieces),
         cmocka_unit_test(a_refused_piece_stops_the_relay),

@@ -120,6 +120,19 @@ static void test_a_prompt_in_chunks_is_the_same_as_whole(void **state)
     tiny_close(&t);
 }
 
+/* Microseconds that the crowd had to wait after its first turn; nobody's times may be off. */
+static int64_t paused_in_all(void)
+{
+    int64_t sum = 0;
+    for (int i = 0; i < CROWD; i++) {
+        const struct gen_times *w = &crowd[i].times;
+        assert_true(w->queue_us >= 0 && w->load_us >= 0 && w->prefill_us > 0 && w->decode_us > 0);
+        assert_true(w->paused_us >= 0 && w->paused_us <= w->prefill_us + w->decode_us);
+        sum += w->paused_us;
+    }
+    return sum;
+}
+
 static void test_a_preempted_sequence_gives_the_same_answer(void **state)
 {
     (void)state;
@@ -136,6 +149,7 @@ static void test_a_preempted_sequence_gives_the_same_answer(void **state)
         ask_together();
         assert_same_answers();
     }
+    assert_true(paused_in_all() > 0);
     sched_get_state(t.s, &st);
     assert_int_equal(st.pages_total, 16);
     assert_true(st.preemptions > 0);
@@ -235,6 +249,7 @@ static void test_a_deadline_passes_also_while_the_adapter_is_awaited(void **stat
     assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = 1, .n = 4, .max = 4, .deadline_ms = 50}, &r), ERR_NONE);
     tiny_finish(&r);
     assert_int_equal(r.err.code, ERR_DEADLINE);
+    assert_true(r.times.load_us >= 49000 && r.times.queue_us < r.times.load_us && r.times.prefill_us == 0);
     assert_int_equal(tiny_submit(&t, &(struct ask){.adapter = 1, .n = 4, .max = 4}, &r), ERR_NONE);
     tiny_finish(&r);
     assert_int_equal(r.err.code, ERR_NO_SLOT);

@@ -423,6 +423,28 @@ static void test_a_full_queue_says_when_to_come_back(void **state)
     sim_close();
 }
 
+/* A tenant that fills the queue leaves room for one that comes late and asks for little. */
+static void test_a_full_queue_has_room_for_who_has_few_in_it(void **state)
+{
+    (void)state;
+    struct sched_options o = busy;
+    o.max_running = 1;
+    o.max_waiting = 16;
+    sim_open(1, 0);
+    for (int i = 0; i < 40; i++)
+        sim_add(&(struct sim_request){
+            .tenant = "crowd", .class = CLASS_NORMAL, .prompt = 10, .output = 200, .seed = (uint64_t)i});
+    for (int i = 0; i < 2; i++)
+        sim_add(&(struct sim_request){
+            .at_us = 1000, .tenant = "late", .class = CLASS_NORMAL, .prompt = 10, .output = 20, .seed = (uint64_t)(50 + i)});
+    sim_run(&o);
+    int full = 0;
+    for (int i = 0; i < 40; i++) full += sim.q[i].err.code == ERR_QUEUE_FULL;
+    assert_in_range(full, 40 - 16 - 1, 40 - 14);
+    for (int i = 40; i < 42; i++) assert_int_equal(sim.q[i].err.code, ERR_NONE);
+    sim_close();
+}
+
 /* --- adapters --- */
 
 static int64_t lone_ttft(int slots, bool beside)
@@ -728,6 +750,7 @@ int main(void)
         cmocka_unit_test(test_a_deadline_that_can_not_be_met_is_refused_at_once),
         cmocka_unit_test(test_a_deadline_that_can_be_met_is_not_refused),
         cmocka_unit_test(test_a_full_queue_says_when_to_come_back),
+        cmocka_unit_test(test_a_full_queue_has_room_for_who_has_few_in_it),
         cmocka_unit_test(test_a_lone_request_of_another_adapter_waits_for_no_busy_streams),
         cmocka_unit_test(test_a_lone_request_does_not_wait_for_the_prompts_of_a_crowd),
         cmocka_unit_test(test_steps_with_prompts_are_short_while_somebody_is_rare),

@@ -17,7 +17,8 @@ PROGRAM = os.environ.get("WEFT_ENGINE", str(TOP / "build/release/weft-engine"))
 MODEL = os.environ.get("WEFT_MODEL", "")
 DEMO = TOP / "ops/demo"
 TOKEN = "test-token-0123456789abcdef"
-START_S, STOP_S, IDLE_S = 60, 30, 20
+SLOW = float(os.environ.get("WEFT_SLOW", 1))  # so many times as long is waited: programs under a sanitizer or valgrind
+START_S, STOP_S, IDLE_S, ANSWER_S = 60 * SLOW, 30 * SLOW, 20 * SLOW, 60 * SLOW
 
 
 class Engine:
@@ -48,12 +49,12 @@ class Engine:
     def client(self, token=True):
         headers = {"Authorization": f"Bearer {self.token}"} if token and self.token else {}
         transport = httpx.HTTPTransport(uds=str(self.socket)) if self.unix else None
-        return httpx.Client(base_url=self.url, headers=headers, transport=transport, timeout=60)
+        return httpx.Client(base_url=self.url, headers=headers, transport=transport, timeout=ANSWER_S)
 
     def openai(self, token=None, **kw):
         transport = httpx.HTTPTransport(uds=str(self.socket)) if self.unix else None
         return openai.OpenAI(base_url=self.url + "/v1", api_key=token or self.token or "none", max_retries=0,
-                             http_client=httpx.Client(transport=transport, timeout=60), **kw)
+                             http_client=httpx.Client(transport=transport, timeout=ANSWER_S), **kw)
 
     def logged(self, event, field, timeout=START_S):
         """The value of a field in the first line of that event, as soon as it stands in the log."""
@@ -66,6 +67,9 @@ class Engine:
                 break
             time.sleep(0.01)
         raise AssertionError(f"no {event} in the log (exit {self.process.poll()}):\n{self.log.read_text()}")
+
+    def tail(self):
+        return self.log.read_text()[-6000:]
 
     def wait_ready(self):
         end = time.monotonic() + START_S
@@ -135,7 +139,7 @@ class Engine:
 
 def run_program(*args, timeout=60):
     env = {k: v for k, v in os.environ.items() if not k.startswith("WEFT_")}
-    return subprocess.run([PROGRAM, *args], capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL, env=env)
+    return subprocess.run([PROGRAM, *args], capture_output=True, text=True, timeout=timeout * SLOW, stdin=subprocess.DEVNULL, env=env)
 
 
 def sse(response):

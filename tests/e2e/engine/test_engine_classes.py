@@ -175,6 +175,7 @@ def test_the_trace_over_tcp_asks_for_the_token(start, tmp_path):
     out, token = tmp_path / "t.json", str(e.folder / "token")
     assert run_program("trace", str(out), "--url", e.url).returncode == 4 and not out.exists()
     assert run_program("trace", str(out), "--url", e.url, "--token-file", token).returncode == 0
+    assert run_program("trace", str(out), "--url", e.url + "/", "--token-file", token).returncode == 0
     assert isinstance(json.loads(out.read_text()), list)
 
 

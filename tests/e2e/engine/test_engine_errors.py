@@ -111,11 +111,20 @@ def test_unknown_routes_and_methods(engine):
 
 
 @pytest.mark.parametrize("name,value", [("X-Weft-Weight", "0"), ("X-Weft-Weight", "nan"), ("X-Weft-Weight", "1x"),
-                                        ("X-Weft-Deadline-Ms", "-5"), ("X-Weft-Request-Id", "x" * 64), ("X-Weft-Tenant", "a b"),
+                                        ("X-Weft-Weight", "0x2"), ("X-Weft-Weight", "1e1"), ("X-Weft-Weight", "inf"), ("X-Weft-Weight", "1.2.3"),
+                                        ("X-Weft-Deadline-Ms", "-5"), ("X-Weft-Deadline-Ms", "0x10"), ("X-Weft-Deadline-Ms", "1e3"), ("X-Weft-Deadline-Ms", "99.5"),
+                                        ("X-Weft-Deadline-Ms", "+99"), ("X-Weft-Deadline-Ms", "86400001"), ("X-Weft-Tenant", "x" * 600), ("X-Weft-Request-Id", "x" * 64), ("X-Weft-Tenant", "a b"),
                                         ("X-Weft-Model", "m" * 256)])
 def test_a_header_that_is_wrong_is_named(engine, base, name, value):
     r = engine.http.post("/v1/completions", json={"model": base, "prompt": "x"}, headers={name: value})
     assert r.status_code == 400 and error_of(r)["param"] == name
+
+
+@pytest.mark.parametrize("name,values", [("X-Weft-Class", ("batch", "batch")), ("X-Weft-Class", ("normal", "interactive")), ("X-Weft-Class", ("normal", "")),
+                                         ("X-Weft-Deadline-Ms", ("60000", "60000")), ("X-Weft-Weight", ("1", "2")), ("X-Weft-Tenant", ("a", "b"))])
+def test_a_header_that_comes_twice_is_refused(engine, base, name, values):
+    r = engine.http.post("/v1/completions", json={"model": base, "prompt": "x"}, headers=[(name, v) for v in values])
+    assert r.status_code == 400 and error_of(r)["param"] == name and "twice" in error_of(r)["message"]
 
 
 def test_an_unknown_receipt_is_not_found(engine):
@@ -150,3 +159,20 @@ def test_a_deadline_that_cannot_be_met_answers_503(start):
         r = e.http.post("/v1/completions", json={"model": e.base, "prompt": "x"}, headers={"X-Weft-Deadline-Ms": "50"})
         assert r.status_code == 503 and error_of(r)["code"] == "deadline" and r.headers["Retry-After"]
     e.assert_idle()
+
+
+def test_a_gateway_that_another_one_took_over_from_is_refused(engine, base):
+    """X-Weft-Takeover (ENGINE_API.md): who comes with a smaller number than was heard of the same books must not serve any more."""
+    def ask(takeover):
+        with engine.client() as c:
+            return c.post("/v1/chat/completions", json={"model": base, "messages": CHAT, "max_tokens": 1}, headers={"X-Weft-Takeover": takeover})
+
+    mine, other = "ab" * 16, "cd" * 16
+    for takeover, status in ((f"{mine}-0", 200), (f"{mine}-2", 200), (f"{mine}-1", 409), (f"{mine}-0", 409), (f"{other}-0", 200), (f"{mine}-2", 200)):
+        r = ask(takeover)
+        assert r.status_code == status, r.text
+        if status == 409:
+            assert "taken over" in error_of(r)["message"]
+    for bad in (mine, f"{mine}-", f"{mine}-x", f"{mine[:-1]}-1", f"{mine.upper()}-1", f"{mine}-1234567890", f"{mine}--1"):
+        r = ask(bad)
+        assert r.status_code == 400 and error_of(r)["param"] == "X-Weft-Takeover", bad

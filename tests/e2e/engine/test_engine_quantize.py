@@ -226,7 +226,8 @@ def test_killed_in_the_middle_it_leaves_no_half_file(tmp_path, sig, there):
     if there:
         out.write_bytes(b"what was there")
     with open(log, "wb") as f:
-        p = subprocess.Popen([PROGRAM, "quantize", MODEL, str(out), "--type", "int2"], stderr=f, stdin=subprocess.DEVNULL)
+        p = subprocess.Popen([PROGRAM, "quantize", MODEL, str(out), "--type", "int2"], stderr=f, stdin=subprocess.DEVNULL,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))  # a job in the background is started without it
     end = time.monotonic() + 30
     while log.read_text().count("layer_quantized") < 5 and time.monotonic() < end and p.poll() is None:
         time.sleep(0.005)

@@ -86,6 +86,8 @@ def test_counting_comments_go_before_what_they_count(engine):
     assert events[0][0] == "comment" and events[-1] == ("data", "[DONE]")
     counts, seen_text = [], False
     for kind, text in events:
+        if kind == "comment" and text.startswith("weft-time "):
+            continue
         if kind == "comment":
             word, prompt, cached, output = text.split(" ")
             assert word == "weft" and int(prompt) == usage["prompt_tokens"] and int(cached) >= 0
@@ -94,6 +96,43 @@ def test_counting_comments_go_before_what_they_count(engine):
             seen_text = True
             assert counts[-1] >= 1
     assert seen_text and counts == sorted(counts) and counts[-1] == usage["completion_tokens"]
+
+
+@pytest.mark.parametrize("body", [CHAT, {**CHAT, "stop": ["zzzz", "qqq"], "n": 2, "seed": 1}, {**CHAT, "max_tokens": 1}])
+def test_a_stream_that_breaks_off_anywhere_was_counted_no_higher_than_what_came(engine, body):
+    """The last comment before each chunk, against the tokens that the chunks up to it bring: an end token comes with the last one."""
+    events = raw(engine, {**body, "return_token_ids": True}, {"X-Weft-Request-Id": ID.format(6)})
+    count = came = 0
+    for kind, text in events:
+        if kind == "comment" and text.startswith("weft "):
+            count = int(text.split(" ")[3])
+        elif kind == "data" and text != "[DONE]":
+            choice = json.loads(text)["choices"][0]
+            came += len(choice.get("token_ids") or [])
+            assert count <= came, (count, came, text)
+    assert count == came > 0
+
+
+def test_where_the_time_went_is_told_with_the_first_token_and_at_the_end(engine):
+    events = raw(engine, CHAT, {"X-Weft-Request-Id": ID.format(3)})
+    times = [[int(n) for n in text.split(" ")[1:]] for kind, text in events if kind == "comment" and text.startswith("weft-time ")]
+    (queue, load, prefill, decode, paused), last = times
+    assert len(times) == 2 and decode == 0 < prefill and last[:3] == [queue, load, prefill] and last[3] > 0 and last[4] >= paused
+    assert [i for i, (kind, text) in enumerate(events) if text.startswith("weft-time")] == [1, len(events) - 2]
+    whole = engine.http.post("/v1/chat/completions", json={"model": engine.base, **CHAT}, headers={"X-Weft-Request-Id": ID.format(4)})
+    said = [int(n) for n in whole.headers["x-weft-time"].split(" ")]
+    assert list(engine.receipt(ID.format(4)).json()["times"].values()) == said and said[2] > 0 and said[3] > 0
+    assert "x-weft-time" not in engine.http.post("/v1/chat/completions", json={"model": engine.base, **CHAT}).headers
+
+
+def test_the_log_names_the_trace_and_the_gateways_request(start):
+    e = start("--log-level", "debug", unix=True)
+    for parent in ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "00-broken"):
+        r = e.http.post("/v1/chat/completions", json={"model": e.base, **CHAT}, headers={"X-Weft-Request-Id": ID.format(5), "traceparent": parent})
+        assert r.status_code == 200
+    log = e.log.read_text()
+    assert f"request={ID.format(5)} trace=4bf92f3577b34da6a3ce929d0e0e4736 " in log and f'request={ID.format(5)} trace="" ' in log
+    assert "broken" not in log and "colours" not in log
 
 
 def test_without_a_request_id_there_are_no_comments(engine):

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from gateway_process import FAKE, MODEL, PROGRAM, Gateway, until
+from webhook_process import Inbox
 
 DEMO_NAMES = ("triage", "sql", "pirate")
 
@@ -59,6 +60,9 @@ def other(fake, _fake_tenants):
 def _real(tmp_path_factory, _model):
     g = Gateway(tmp_path_factory.mktemp("real"), "--precision", "exact")
     yield g
+    verdict = g.admin.get("/admin/v1/ledger?verify=1").json()
+    assert verdict["verify"]["bad_buckets"] == 0 and verdict["receipts"]["differ"] == 0, verdict
+    assert verdict["receipts"]["known"] > 0 or verdict["receipts"]["asked"] == 0, verdict
     g.close()
 
 
@@ -95,3 +99,11 @@ def start(tmp_path, _model):
     yield go
     for g in started:
         g.close()
+
+
+@pytest.fixture
+def inbox(tmp_path):
+    """A receiver of webhooks."""
+    box = Inbox(tmp_path / "inbox")
+    yield box
+    box.kill()

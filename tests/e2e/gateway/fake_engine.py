@@ -9,8 +9,9 @@ like the real one. What it does with a request stands in the request's last text
     stall_after N    nothing comes any more              no_done 1     the stream ends cleanly without [DONE]
     error_after N    an error event, then the end        burst N       tokens in one flush (1)    bytes N      of a token's text (6)
     blame_after N    the same, naming the adapters by their digests                              prompt N      tokens of the prompt (11)
+    times Q,L,P,D,S  microseconds that it says its steps took     lie WORD     breaks the contract (fake_lies.py)
 
-GET /fake/log lists what was asked (headers, body, whether the caller left); POST /fake/load {"status":N} sets what loads answer, /fake/selftest {"status","max_error"} what self-tests answer; POST /fake/forget drops all
+GET /fake/log lists what was asked (headers, body, whether the caller left); POST /fake/load {"status":N} sets what loads answer, /fake/selftest {"status","max_error","die"} what self-tests answer, or that they end it; POST /fake/forget drops all
 digests, or {"digest"}; POST /fake/garbage {"on"}: answers that are not streams are another server's. Standard library only."""
 
 import argparse
@@ -23,6 +24,8 @@ import secrets
 import signal
 import sys
 import time
+
+import fake_lies
 
 HIDDEN, KV, FFN, LAYERS = 576, 192, 1536, 30
 BASE = {
@@ -37,17 +40,22 @@ WORDS = {200: "OK", 400: "Bad Request", 404: "Not Found", 422: "Unprocessable", 
 class Engine:
     def __init__(self, token="", base=""):
         self.token, self.base = token, {**BASE, **({"name": base, "digest": hashlib.sha256(base.encode()).hexdigest()} if base else {})}
-        self.loads = []
+        self.loads, self.unloads = [], {}
         self.loaded, self.log, self.load_status, self.running = {}, [], 200, 0
         self.selftest = {"status": 200, "max_error": 0.001}
         self.garbage = False
+        self.ended = self.generated = 0
 
     def error(self, status, code, message="as asked"):
         return status, {"error": {"message": message, "type": "server_error", "param": None, "code": code}}
 
     def state(self):
-        return {"base": self.base, "precision": "exact", "kernels": "fake", "max_context": 2048, "pid": os.getpid(), "running": self.running, "waiting": 0,
-                "pages": {"total": 400, "used": 100 if self.running else 0}}
+        return {"base": self.base, "precision": "exact", "kernels": "fake", "max_context": 2048, "pid": int(os.environ.get("FAKE_PID", os.getpid())), "running": self.running, "waiting": 0,
+                "pages": {"total": 400, "used": 100 if self.running else 0}, "slots": {"max": 8, "resident": len(self.loaded), "loading": 0},
+                "steps": {"count": 1 + self.generated, "us_p50": 2500, "us_p99": 9000}}
+
+    def metrics(self):
+        return f'vllm:request_success_total{{finished_reason="length"}} {self.ended}\nvllm:generation_tokens_total {self.generated}\n'
 
     def load(self, body):
         if self.load_status != 200:
@@ -59,6 +67,8 @@ class Engine:
     def test(self, body):
         if body["digest"] not in self.loaded:
             return self.error(404, "adapter_not_loaded")
+        if self.selftest.get("die"):
+            os._exit(9)
         if self.selftest["status"] != 200:
             return self.error(self.selftest["status"], {404: "not_found", 503: "no_slot"}.get(self.selftest["status"], "adapter_invalid"))
         return 200, {"digest": body["digest"], "modules": {"q_proj": self.selftest["max_error"], "v_proj": 0.0}, "max_error": self.selftest["max_error"]}
@@ -76,6 +86,8 @@ class Engine:
             return self.load(body)
         if path == "/v1/unload_lora_adapter":
             return (200, {}) if self.loaded.pop(body["lora_name"], None) else self.error(404, "adapter_not_loaded")
+        if path == "/metrics":
+            return 200, f"# HELP weft_steps_total Forward passes\n# TYPE weft_steps_total counter\nweft_steps_total {len(self.log)}\n"
         if path == "/weft/v1/tokenize":
             return 200, {"prompt_tokens": int(wishes(body).get("prompt", 11)), "max_model_len": 2048}
         if path == "/weft/v1/selftest":
@@ -106,6 +118,11 @@ def wishes(body):
     return {k: v for k, v in pairs}
 
 
+def usage_of(w, n):
+    prompt = int(w.get("prompt", 11))
+    return {"prompt_tokens": prompt, "completion_tokens": n, "total_tokens": prompt + n, "prompt_tokens_details": {"cached_tokens": int(w.get("cached", 3))}}
+
+
 def begin(engine, exchange):
     """How many answers are open, this one with them."""
     exchange.open = 1
@@ -126,9 +143,13 @@ class Exchange:
 
     async def reply(self, status, value, headers=()):
         end(self.engine, self)
-        text = json.dumps(value).encode()
+        kind, text = ("text/plain", value.encode()) if isinstance(value, str) else ("application/json", json.dumps(value).encode())
         extra = "".join(f"{k}: {v}\r\n" for k, v in headers)
-        self.writer.write(f"HTTP/1.1 {status} {WORDS.get(status, 'X')}\r\nContent-Type: application/json\r\n{extra}Content-Length: {len(text)}\r\n\r\n".encode() + text)
+        self.writer.write(f"HTTP/1.1 {status} {WORDS.get(status, 'X')}\r\nContent-Type: {kind}\r\n{extra}Content-Length: {len(text)}\r\n\r\n".encode() + text)
+        await self.writer.drain()
+
+    async def page(self, text):
+        self.writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {len(text)}\r\n\r\n{text}".encode())
         await self.writer.drain()
 
     async def chunk(self, text):
@@ -143,12 +164,18 @@ class Exchange:
             return await self.reply(*self.engine.error(400, "invalid_value", "no text to answer"))
         model = headers.get("x-weft-model", body["model"])
         stack = [a["name"] for a in body.get("adapters") or []]
+        id = headers.get("x-weft-request-id", "")
+        if int(w.get("unloads", 0)) > self.engine.unloads.get(id, 0):  # as if somebody had unloaded it just before it came, so many times
+            self.engine.unloads[id] = self.engine.unloads.get(id, 0) + 1
+            self.engine.loaded.pop(body["model"], None)
         missing = [n for n in [body["model"]] + stack if n != self.engine.base["name"] and n not in self.engine.loaded]
         if missing:
             await self.reply(*self.engine.error(404, "adapter_not_loaded", f"no adapter {missing[0]}"))
         elif "status" in w:
             status = int(w["status"])
             await self.reply(*self.engine.error(status, w.get("code"), f"refused for {body['model']}"), headers=[("Retry-After", "7")] if status == 503 else [])
+        elif "lie" in w:
+            await fake_lies.lie(self.writer, w["lie"], w, body)
         elif body.get("stream"):
             await self.stream(path, model, w, body)
         else:
@@ -171,10 +198,10 @@ class Exchange:
             await self.trouble(w, i)
             await asyncio.sleep(int(w.get("delay_ms", 0)) / 1000)
         text = "".join(f"tok{i:<{int(w.get('bytes', 6)) - 3}}" for i in range(n))
-        prompt = int(w.get("prompt", 11))
-        usage = {"prompt_tokens": prompt, "completion_tokens": n, "total_tokens": prompt + n, "prompt_tokens_details": {"cached_tokens": 3}}
-        await self.reply(200, {"id": "x", "object": "chat.completion", "created": 1, "model": model, "usage": usage,
-                               "choices": [{"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": text}}]})
+        self.engine.generated += n
+        await self.reply(200, {"id": "x", "object": "chat.completion", "created": 1, "model": model, "usage": usage_of(w, n),
+                               "choices": [{"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": text}}]},
+                         headers=[("X-Weft-Time", w["times"].replace(",", " "))] if "times" in w else ())
 
     async def stream(self, path, model, w, body):
         n, burst = int(w.get("tokens", 4)), int(w.get("burst", 1))
@@ -182,12 +209,13 @@ class Exchange:
         await self.trouble(w, 0)
         self.writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         for i in range(0, n, burst):
-            out = f": weft {w.get('prompt', 11)} 3 {min(i + burst, n)}\n\n"
+            out = f": weft {w.get('prompt', 11)} {w.get('cached', 3)} {min(i + burst, n)}\n\n"
             for k in range(i, min(i + burst, n)):
                 delta = {"content": f"tok{k:<{int(w.get('bytes', 6)) - 3}}"}
                 finish = "length" if k == n - 1 else None
                 out += "data: " + json.dumps({"id": "x", "object": "chat.completion.chunk", "created": 1, "model": model,
                                               "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}) + "\n\n"
+            self.engine.generated += min(burst, n - i)
             await self.chunk(out)
             await self.trouble(w, i + burst)
             if i + burst == int(w.get("error_after", -1)):
@@ -201,6 +229,10 @@ class Exchange:
                 return
             await asyncio.sleep(int(w.get("delay_ms", 0)) / 1000)
         end(self.engine, self)
+        if "times" in w:
+            await self.chunk(f": weft-time {w['times'].replace(',', ' ')}\n\n")
+        if (body.get("stream_options") or {}).get("include_usage"):
+            await self.chunk("data: " + json.dumps({"id": "x", "object": "chat.completion.chunk", "created": 1, "model": model, "choices": [], "usage": usage_of(w, n)}) + "\n\n")
         if "no_done" not in w:
             await self.chunk("data: [DONE]\n\n")
         self.writer.write(b"0\r\n\r\n")
@@ -236,6 +268,7 @@ async def generate(engine, exchange, reader, path, headers, body):
         work.result()
     finally:
         end(engine, exchange)
+        engine.ended += 1
         engine.running -= 1
 
 
@@ -245,7 +278,9 @@ async def serve_one(engine, reader, writer):
             method, path, headers, body = await read_request(reader)
             exchange = Exchange(engine, writer)
             at_once = engine.simple(method, path, body)
-            if at_once:
+            if path == "/metrics":
+                await exchange.page(engine.metrics())
+            elif at_once:
                 await exchange.reply(*at_once)
             elif path in ("/v1/chat/completions", "/v1/completions"):
                 await generate(engine, exchange, reader, path, headers, body)

@@ -41,6 +41,7 @@ class Upstream:
     def __init__(self, kind, model, key):
         self.kind, self.model, self.key = kind, model, key
         self.loaded, self.log, self.running, self.load_status, self.queue = {}, [], 0, 200, None
+        self.ended = self.generated = 0  # counted by what it shares with fake_engine.py
 
     def error(self, name, **changed):
         body = recorded(name)

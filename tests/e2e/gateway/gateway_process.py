@@ -21,7 +21,8 @@ FAKE = Path(__file__).with_name("fake_engine.py")
 MODEL = os.environ.get("WEFT_MODEL", "")
 DEMO = TOP / "ops/demo"
 BASE = "smollm2-135m-instruct"
-START_S, STOP_S, WAIT_S = 90, 30, 20
+SLOW = float(os.environ.get("WEFT_SLOW", 1))  # so many times as long is waited: programs under a sanitizer
+START_S, STOP_S, WAIT_S = 90 * SLOW, 30 * SLOW, 20 * SLOW
 ALL_ROLES = ["admin"]
 
 
@@ -51,7 +52,7 @@ class Gateway:
     # --- life ---
 
     def _admin_key(self):
-        out = subprocess.run([PROGRAM, "admin-key", "--data", self.data], capture_output=True, text=True, timeout=30)
+        out = subprocess.run([PROGRAM, "admin-key", "--data", self.data], capture_output=True, text=True, timeout=30 * SLOW)
         found = re.search(r"wfa_[\w-]+", out.stdout)
         assert found, f"no admin key: {out.stdout} {out.stderr}"
         return found.group(0)
@@ -70,7 +71,7 @@ class Gateway:
         text = ports.read_text()
         self.url = re.search(r"WEFT_URL='(.*)'", text).group(1)
         self.admin_url = re.search(r"WEFT_ADMIN_URL='(.*)'", text).group(1)
-        self.admin = httpx.Client(base_url=self.admin_url, headers={"Authorization": f"Bearer {self.admin_key}"}, timeout=30)
+        self.admin = httpx.Client(base_url=self.admin_url, headers={"Authorization": f"Bearer {self.admin_key}"}, timeout=30 * SLOW)
         if ready:
             until(self.engine_pid, START_S, "an engine")
 
@@ -107,7 +108,7 @@ class Gateway:
 
     def engine(self):
         sockets = glob.glob(str(self.data / "run/*.sock"))
-        return httpx.Client(base_url="http://engine", transport=httpx.HTTPTransport(uds=sockets[0] if sockets else "/nonexistent"), timeout=10)
+        return httpx.Client(base_url="http://engine", transport=httpx.HTTPTransport(uds=sockets[0] if sockets else "/nonexistent"), timeout=10 * SLOW)
 
     def engine_pid(self):
         """The engine's pid once it is ready."""
@@ -160,11 +161,11 @@ class Tenant:
         self.gateway, self.name, self.key = gateway, name, key
 
     def http(self):
-        return httpx.Client(base_url=self.gateway.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=120)
+        return httpx.Client(base_url=self.gateway.url, headers={"Authorization": f"Bearer {self.key}"}, timeout=120 * SLOW)
 
     def openai(self, in_path=False, key=None, retries=0):
         path = f"/t/{self.name}/v1" if in_path else "/v1"
-        return openai.OpenAI(base_url=self.gateway.url + path, api_key=key or self.key, max_retries=retries, timeout=120)
+        return openai.OpenAI(base_url=self.gateway.url + path, api_key=key or self.key, max_retries=retries, timeout=120 * SLOW)
 
     def upload(self, name, folder=None, config=None, weights=None, path="/v1/adapters?wait=ready", **fields):
         folder = Path(folder or DEMO / name)

@@ -136,7 +136,8 @@ def test_two_faults_quarantine_a_version_until_it_is_restored(life):
     assert t.ask("status=422 code=adapter_fault", model="sql").status_code == 500
     until(lambda: get(t, "/v1/adapters/sql/versions/1")["state"] == "quarantined")
     assert get(t, "/v1/adapters/sql/versions/1")["failure"]["code"] == "adapter_fault"
-    assert t.ask("x", model="sql").status_code == 404
+    r = t.ask("x", model="sql")
+    assert (r.status_code, r.json()["error"]["code"]) == (422, "quarantined")
     assert [e["target"] for e in events_of(t, "version.quarantined")] == ["sql@1"]
     with t.http() as c:
         assert c.post("/v1/adapters/sql/versions/1/restore?wait=ready").json()["state"] == "ready"

@@ -192,6 +192,14 @@ def test_an_adapter_that_the_engine_forgot_is_loaded_again_unnoticed(fake, acme)
     assert len(asked(fake, r.headers["x-request-id"])) == 2
 
 
+def test_an_adapter_that_others_unload_again_and_again_is_loaded_again_but_not_for_ever(fake, acme):
+    r = acme.ask("unloads=4", model="sql")
+    assert r.status_code == 200 and len(asked(fake, r.headers["x-request-id"])) == 5, r.text
+    r = acme.ask("unloads=100", model="sql")
+    assert r.status_code == 502 and len(asked(fake, r.headers["x-request-id"])) == 9
+    assert acme.usage(r.headers["x-request-id"])["output_tokens"] == 0
+
+
 @pytest.mark.parametrize("load,status,code", [(503, 503, "no_slot"), (404, 404, "model_not_found"), (400, 502, "engine_error")])
 def test_a_load_that_fails_is_told_once_and_metered(fake, acme, load, status, code):
     fake.fake_set("/fake/forget")

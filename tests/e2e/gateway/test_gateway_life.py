@@ -7,6 +7,7 @@ import threading
 import time
 
 import httpx
+import pytest
 
 from gateway_process import BASE, FAKE, events, until
 from test_gateway_exchange import stream
@@ -79,7 +80,8 @@ def test_an_engine_that_dies_is_started_again_and_again_with_pauses(start):
     for _ in range(3):
         pid = g.kill_engine()
         until(lambda: (p := g.engine_pid()) and p != pid, what="a new engine")
-    assert t.ask("tokens=1").status_code == 200
+    answer = t.ask("tokens=1")
+    assert answer.status_code == 200, answer.text + g.tail()
     pauses = [int(l.split("retry_ms=")[1].split()[0]) for l in g.log.read_text().splitlines() if "event=engine_down" in l]
     assert pauses == [250, 500, 1000]
 
@@ -200,3 +202,34 @@ def test_an_engine_elsewhere_is_used_lost_and_found_again(start, tmp_path):
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("asked", ["whole", "stream"])
+def test_what_a_client_was_told_to_be_complete_is_in_the_ledger_whatever_dies_next(start, asked):
+    g = start(fake=True)
+    t = g.tenant("acme")
+    told = {}
+    for tokens in range(2, 7):
+        if asked == "whole":
+            r = t.ask(f"tokens={tokens}")
+        else:
+            r, lines = stream(t, f"tokens={tokens} burst={tokens}")
+            assert events(lines)[1]
+        g.kill()
+        told[r.headers["x-request-id"]] = tokens
+        g.start()
+    rows = t.usage_rows()
+    assert {x["id"]: x["output_tokens"] for x in rows} == told and {x["state"] for x in rows} == {"completed"}
+
+
+def test_a_stream_whose_reader_stops_before_its_end_is_billed_for_what_it_took_and_frees_its_place(start):
+    g = start("--stream-buffer", "1m", fake=True)
+    t = g.tenant("acme")
+    with t.http() as c, c.stream("POST", "/v1/chat/completions", json={"model": BASE, "stream": True, "max_tokens": 4096, "messages": [
+            {"role": "user", "content": "tokens=60 burst=60 bytes=16000"}]}) as r:
+        request_id = r.headers["x-request-id"]
+        next(r.iter_lines())
+        until(lambda: g.engine_state()["running"] == 0, what="the engine's end")
+    row = t.usage(request_id)
+    assert row["state"] in ("completed", "client_abort") and row["output_tokens"] <= 60
+    assert t.ask("tokens=1").status_code == 200

@@ -214,6 +214,78 @@ def test_an_upload_that_is_cut_leaves_nothing(fake, acme):
         until(lambda: fake.temporary() == [], what="an empty tmp/")
 
 
+def read_to_end(s):
+    said = b""
+    while piece := s.recv(65536):
+        said += piece
+    return said
+
+
+def begun(tenant, where="/v1/adapters"):
+    """The connection of an upload whose body stays away."""
+    host, port = tenant.gateway.url.removeprefix("http://").split(":")
+    c = socket.create_connection((host, int(port)), 10)
+    c.sendall((f"POST {where} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {tenant.key}\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+               "Content-Length: 100000\r\n\r\n--b\r\n").encode())
+    return c
+
+
+def test_one_tenants_uploads_leave_room_for_anothers(fake, acme, other):
+    held = [begun(acme) for _ in range(32)]
+    try:
+        until(lambda: acme.upload("one-more", DEMO / "sql").status_code == 429, what="the tenant's places to be taken")
+        r = acme.upload("one-more", DEMO / "sql")
+        assert r.status_code == 429 and r.headers["retry-after"] and "32 uploads" in r.json()["error"]["message"], r.text
+        assert other.upload("fits", DEMO / "sql").status_code == 201
+    finally:
+        for c in held:
+            c.close()
+    until(lambda: acme.upload("one-more", DEMO / "sql").status_code in (200, 201), what="the places to come free")
+    for t, name in ((acme, "one-more"), (other, "fits")):
+        assert t.http().delete(f"/v1/adapters/{name}").status_code == 200
+
+
+@pytest.mark.parametrize("sent", [0, 3000, 1000000])
+def test_an_upload_that_falls_silent_gets_408_and_leaves_nothing(start, sent):
+    g = start("--upload-quiet-s", "1", fake=True)
+    t = g.tenant("acme")
+    host, port = g.url.removeprefix("http://").rsplit(":", 1)
+    with socket.create_connection((host, int(port)), timeout=20) as s:
+        body = b'--b\r\nContent-Disposition: form-data; name="weights"; filename=x\r\n\r\n' + WEIGHTS["sql"]
+        s.sendall(f"POST /v1/adapters HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {t.key}\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+                  f"Content-Length: {len(body) + 100}\r\n\r\n".encode() + body[:sent])
+        head, _, said = read_to_end(s).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 408 ") and json.loads(said)["error"]["code"] == "request_timeout"
+    until(lambda: g.temporary() == [], what="an empty tmp/")
+    assert t.upload("sql").status_code == 201
+
+
+def test_a_part_that_falls_silent_gets_408_and_what_came_counts(start):
+    g = start("--upload-quiet-s", "1", fake=True)
+    t = g.tenant("acme")
+    host, port = g.url.removeprefix("http://").rsplit(":", 1)
+    size = len(WEIGHTS["sql"])
+    with t.http() as c:
+        at = f"/v1/adapters/sql/uploads/{c.post('/v1/adapters/sql/uploads', json={}).json()['id']}"
+
+        def said(sent):
+            with socket.create_connection((host, int(port)), timeout=20) as s:
+                s.sendall(f"PUT {at}/weights HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {t.key}\r\nContent-Range: bytes 0-{size - 1}/{size}\r\n"
+                          f"Content-Length: {size}\r\n\r\n".encode() + WEIGHTS["sql"][:sent])
+                answer = read_to_end(s)
+            assert b"request_timeout" in answer or b"conflict" in answer, answer  # 409 until the worker has let go of what the watcher answered
+            return b"request_timeout" in answer
+
+        for sent, whole in ((0, 0), (4000, 4000)):
+            until(lambda: said(sent), what="the watcher's answer")
+            until(lambda: c.get(at).json()["files"]["weights"]["received"] == whole, what="the bytes that came")
+        rest = WEIGHTS["sql"][4000:]
+        put = lambda: c.put(at + "/weights", content=rest, headers={"Content-Range": f"bytes 4000-{size - 1}/{size}"}).status_code == 200
+        until(put, what="the rest")  # 409 until the worker has let go of what the watcher answered
+        assert c.delete(at).status_code in (200, 204)
+    until(lambda: g.temporary() == [], what="an empty tmp/")
+
+
 def test_a_dry_run_tells_what_would_be_and_keeps_nothing(fake, acme):
     before = fake.blobs()
     r = acme.upload("dry", DEMO / "triage", path="/v1/adapters:validate")

@@ -3,6 +3,7 @@ tests/vllm/run does the same with a real vLLM."""
 
 import json
 
+import httpx
 import pytest
 from upstream_process import Upstream
 
@@ -167,6 +168,27 @@ def test_a_client_that_leaves_stops_the_work_there(acme, up):
             "model": "sql", "stream": True, "messages": [{"role": "user", "content": "tokens=500 delay_ms=50 leave=1"}]}) as r:
         next(r.iter_lines())
     until(lambda: [x for x in up.asked() if x.get("left") and "leave=1" in x["body"]["messages"][0]["content"]], what="the engine's end of it")
+
+
+def uncounted(gateway, kind):
+    page = httpx.get(gateway.admin_url + "/metrics", headers={"Authorization": f"Bearer {gateway.admin_key}"}).text
+    return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(f'weft_uncounted_requests_total{{kind="{kind}"}}'))
+
+
+def leave_early(tenant, model, streamed):
+    """Asks, leaves before anything came, and returns the row."""
+    before = {r["id"] for r in tenant.usage_rows()}
+    with tenant.http() as c, pytest.raises(httpx.ReadTimeout):
+        c.post("/v1/chat/completions", json={"model": model, "stream": streamed, "messages": [{"role": "user", "content": "first_ms=2500"}]}, timeout=0.4)
+    return until(lambda: next((r for r in tenant.usage_rows() if r["id"] not in before), None), what="the row")
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+def test_who_leaves_before_it_counted_is_billed_nothing_and_counted(gateway, acme, up, streamed):
+    was = uncounted(gateway, "vllm")
+    row = leave_early(acme, "sql", streamed)
+    assert (row["state"], row["input_tokens"], row["output_tokens"], row["count_source"]) == ("client_abort", 0, 0, "none")
+    assert uncounted(gateway, "vllm") == was + 1
 
 
 # --- what it says no to ---

@@ -7,7 +7,7 @@ import uuid
 
 import httpx
 
-from gateway_process import until
+from gateway_process import DEMO, until
 
 DAY_US = 86400 * 1000000
 
@@ -54,6 +54,49 @@ def test_a_secret_is_shown_again_to_its_maker_and_lies_nowhere_in_the_open(start
         data = path.read_bytes()
         assert secret not in data and secret.hex().encode() not in data, path
     assert secret not in g.log.read_bytes()
+
+
+def act(g, t, path, key, **query):
+    return httpx.post(f"{g.url}/v1/adapters/{path}", params=query, headers={"Authorization": f"Bearer {t.key}", "Idempotency-Key": key}, timeout=30)
+
+
+def test_what_is_done_with_an_adapter_is_done_once(start):
+    """Without a version it is the newest that fits: archived a second time that would be another."""
+    g = start(fake=True)
+    t = g.tenant("acme")
+    assert t.upload("sql").status_code == 201 and t.upload("sql", DEMO / "pirate").status_code == 201
+    states = lambda: {v["version"]: (v["state"], v["pinned"]) for v in t.http().get("/v1/adapters/sql").json()["versions"]}
+    until(lambda: states() == {1: ("ready", False), 2: ("ready", False)}, what="both")
+    for what, key, after in (("sql/versions/1/pin", "k-pin", {1: ("ready", True), 2: ("ready", False)}), ("sql/versions/1/pin", "k-pin-again", {1: ("ready", True), 2: ("ready", False)}),
+                             ("sql/versions/1/unpin", "k-unpin", {1: ("ready", False), 2: ("ready", False)}), ("sql/archive", "k-archive", {1: ("ready", False), 2: ("archived", False)})):
+        first, again = act(g, t, what, key), act(g, t, what, key)
+        assert (first.status_code, again.status_code) == (200, 200), again.text
+        assert "idempotent-replayed" not in first.headers and again.headers["idempotent-replayed"] == "true", what
+        assert again.json() == first.json() and first.json()["object"] == "adapter" and isinstance(first.json()["residency"], list)
+        assert states() == after, what
+    assert act(g, t, "sql/versions/1/archive", "k-archive").status_code == 422  # another request
+    first, again = act(g, t, "sql/restore", "k-restore", wait="ready"), act(g, t, "sql/restore", "k-restore", wait="ready")
+    assert (first.json()["state"], again.json()["state"], again.json()["version"]) == ("ready", "validating", 2) and again.headers["idempotent-replayed"] == "true"
+    assert act(g, t, "sql/restore", "k-restore-2").status_code == 404 and states() == {1: ("ready", False), 2: ("ready", False)}
+    assert act(g, t, "gone/pin", "k-gone").status_code == 404 and act(g, t, "gone/pin", "k-gone").headers.get("idempotent-replayed") is None
+
+
+def test_an_upload_is_completed_once(start):
+    g = start(fake=True)
+    t = g.tenant("acme")
+    with t.http() as c:
+        up = c.post("/v1/adapters/sql/uploads", json={}).json()
+        for name, file in (("config", "adapter_config.json"), ("weights", "adapter_model.safetensors")):
+            data = (DEMO / "sql" / file).read_bytes()
+            assert c.put(f"/v1/adapters/sql/uploads/{up['id']}/{name}", content=data, headers={"Content-Range": f"bytes 0-{len(data) - 1}/{len(data)}"}).status_code == 200
+        until(lambda: c.get(f"/v1/adapters/sql/uploads/{up['id']}").json()["files"]["weights"]["received"] == len(data), what="all bytes")
+        first, again = (act(g, t, f"sql/uploads/{up['id']}/complete", "k") for _ in range(2))
+        assert (first.status_code, again.status_code) == (202, 202) and again.headers["idempotent-replayed"] == "true", again.text
+        assert again.json() == first.json() and first.json()["state"] == "validating" and again.json()["files"]["weights"]["received"] == len(data)
+        until(lambda: c.get("/v1/adapters/sql/versions/1").json()["state"] == "ready", what="the version")
+        assert act(g, t, f"sql/uploads/{up['id']}/complete", "k").json() == again.json()
+        told, again = (act(g, t, f"sql/uploads/{up['id']}/complete", "other") for _ in range(2))  # said again it says how things stand
+        assert (told.status_code, told.json()["state"], again.json()) == (200, "done", told.json()) and again.headers["idempotent-replayed"] == "true"
 
 
 def test_the_same_key_for_another_request_is_refused(start):

@@ -336,6 +336,22 @@ def test_a_tenant_sees_its_limits_and_its_keys(g, t):
     assert httpx.get(g.url + "/v1/limits").status_code == 401
 
 
+def test_a_key_that_replaces_another_goes_on_with_its_budget_and_the_books_balance(g, t):
+    old = g.key(t.name, ["inference"])
+    put(t, key=old, tokens_per_day=10**9)
+    ask_as = lambda key: httpx.post(g.url + "/v1/chat/completions", headers={"Authorization": f"Bearer {key}"}, timeout=20,
+                                    json={"model": BASE, "messages": [{"role": "user", "content": "tokens=4"}]}).status_code
+    assert ask_as(old) == 200
+    until_free(t, key=old)
+    new = g.admin.post(f"/admin/v1/keys/{old.split('_')[1]}/rotate", json={"grace_s": 60}).json()["key"]
+    assert used(t, key=new)["tokens_per_day"] == PROMPT + 4
+    assert ask_as(new) == 200 and ask_as(old) == 200
+    until_free(t, key=new)
+    assert used(t, key=new)["tokens_per_day"] == 2 * (PROMPT + 4)
+    verdict = g.admin.get("/admin/v1/ledger?verify=1").json()
+    assert verdict["verify"]["bad_buckets"] == 0
+
+
 def test_there_are_no_limits_of_what_is_not_there(g, t):
     for at in ("/admin/v1/tenants/nobody/limits", "/admin/v1/keys/nokey/limits", path(t, adapter="none"), f"/admin/v1/keys/{g.admin_key.split('_')[1]}/limits"):
         for r in (g.admin.get(at), g.admin.put(at, json={})):

@@ -25,7 +25,7 @@ def test_both_documents_are_valid_openapi_of_their_own_routes(world):
     for d in world.documents:
         validate(d.json)
         assert d.json["openapi"].startswith("3.1")
-    assert {o.path for o in public.operations} & {o.path for o in admin.operations} <= {"/health", "/openapi.json", "/docs"}
+    assert {o.path for o in public.operations} & {o.path for o in admin.operations} <= {"/health", "/openapi.json", "/docs", "/dashboard", "/dashboard/", "/dashboard/{file}"}
     assert all(o.path.startswith("/admin/") or not o.item["security"] for o in admin.operations)
     assert not any(o.path.startswith("/admin/") for o in public.operations)
 
@@ -66,9 +66,9 @@ def test_the_page_takes_nothing_from_elsewhere_and_may_run_its_own_script_only(w
 
 
 def problems(op, r, kind):
-    """An example with a body does what it shows; what acts on an object as it is may find it in another state."""
+    """An example with a body does what it shows; what acts on an object as it is may find it in another state; what moved says where."""
     state = kind is None and op.method in ("post", "delete") and r.status_code in (404, 409)
-    if not 200 <= r.status_code < 300 and not state:
+    if not 200 <= r.status_code < 300 and not state and not (r.status_code == 308 and "location" in r.headers):
         return [f"{op}: {r.status_code} {r.text[:200]}"]
     try:
         op.check(r)
@@ -127,11 +127,11 @@ def test_lists_page_both_ways(world):
             continue
         page = r.json()
         assert "data" in page, (op, page)
-        every, limit = names(page["data"]), 1 if len(page["data"]) < 12 else 9
-        assert not page["has_more"], op
-        assert names(walk(world, op, limit)) == every, op
-        if len(every) > 1:
-            assert names(walk(world, op, limit, back_from=page["last_id"])) == every[:-1], op
+        first, limit = names(page["data"]), 1 if len(page["data"]) < 12 else 9
+        every = names(walk(world, op, 100)) if page["has_more"] else first  # the audit trail is long when all operations were tried before
+        assert every[:len(first)] == first and names(walk(world, op, limit)) == every, op
+        if len(first) > 1:
+            assert names(walk(world, op, limit, back_from=page["last_id"])) == first[:-1], op
             found += 1
     assert found >= 3
 

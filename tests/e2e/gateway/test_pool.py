@@ -160,14 +160,14 @@ def test_requests_for_the_base_are_spread_and_an_adapters_stay_on_one_engine(poo
 
 
 def test_a_busy_adapter_spills_to_further_engines_in_one_order(pool):
-    g, engines = pool(4)
+    g, engines = pool(8)
     t = g.tenant("acme")
     assert t.upload("sql").status_code == 201
-    with concurrent.futures.ThreadPoolExecutor(12) as many:
+    with concurrent.futures.ThreadPoolExecutor(6) as many:  # above four it leaves home: one engine for each two in flight, and a quarter of all to choose from
         answers = list(many.map(lambda _: t.ask("tokens=4 delay_ms=50", model="sql").status_code, range(24)))
     assert answers == [200] * 24
     used = [e for e in engines if e.served()]
-    assert 2 <= len(used) <= 3
+    assert 2 <= len(used) <= 6
     top = g.admin.get("/admin/v1/top").json()
     where = [x for x in top["adapters"] if x["adapter"] == "sql"][0]["engines"]
     assert {x["engine"] for x in where if x["resident"]} == {e.name for e in used}
@@ -745,7 +745,7 @@ def test_top_shows_engines_tenants_and_where_adapters_are(pool):
         assert sum(e["in_flight"] for e in adapter["engines"]) == 3 and all(e["resident"] for e in adapter["engines"])
         assert [r.result()[0] for r in running] == [200] * 3
     idle(g)
-    assert g.admin.get("/admin/v1/top").json()["tenants"][0]["in_flight"] == 0
+    until(lambda: g.admin.get("/admin/v1/top").json()["tenants"][0]["in_flight"] == 0, what="a tenant without requests")
     assert g.admin.get("/admin/v1/top", params={"limit": 0}).status_code == 400
     text = httpx.get(g.admin_url + "/metrics").text
     assert 'weft_engine_ready{engine="e0"} 1' in text and 'weft_engine_in_flight{engine="e1"} 0' in text

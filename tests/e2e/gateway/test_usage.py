@@ -241,7 +241,7 @@ def test_nobody_sees_another_tenants_rows(told):
         assert "acme" not in json.dumps([rows, usage(c, group_by="adapter,key,model")])
 
 
-@pytest.mark.parametrize("query, param", [("after=x", "after"), ("after=", "after"), ("limit=0", "limit"), ("limit=101", "limit"), ("state=completed", "state"),
+@pytest.mark.parametrize("query, param", [("after=x", "after"), ("after=", "after"), ("limit=0", "limit"), ("limit=101", "limit"), ("state=done", "state"), ("colour=red", "colour"),
                                           ("tenant=other", "tenant"), ("after=01a1fdf4-0f44-7000-b73f-571bb3492da7%00", None)])
 def test_a_bad_cursor_is_refused(told, query, param):
     with told.acme.http() as c:
@@ -325,3 +325,19 @@ def test_what_a_client_chooses_makes_no_series_of_its_own(g, told):
             c.get(f"/t/stranger-{i}/v1/models")
             c.post("/v1/chat/completions", json={"model": f"absent-{i}", "messages": []})
     assert families(g.admin_url)[1].count("\n") - before <= 8
+
+
+def test_every_route_that_answers_is_metered(g):
+    """I14: each path of the tag Inference, in both of its forms, leaves one row that names it."""
+    paths = [p for p, item in httpx.get(g.url + "/openapi.json").json()["paths"].items() if "Inference" in item.get("post", {}).get("tags", [])]
+    assert len(paths) >= 2
+    tenant = g.tenant("metered")
+    for path in paths:
+        for prefix in ("", "/t/metered"):
+            body = {"model": BASE, "stream": bool(prefix), "messages": [{"role": "user", "content": "tokens=2"}], "prompt": "tokens=2"}
+            body.pop("prompt" if path.endswith("chat/completions") else "messages")
+            with tenant.http() as c:
+                r = c.post(prefix + path, json=body)
+            assert r.status_code == 200, r.text
+            row = tenant.usage(r.headers["x-request-id"])
+            assert (row["endpoint"], row["output_tokens"], row["state"]) == (path, 2, "completed")

@@ -1,8 +1,0 @@
-/* meters: the table behind gateway/meters.h. */
-#include "gateway/meters.h"
-
-const struct metric_row gateway_meter_rows[GATEWAY_METERS] = {
-#define X(id, kind, name, help, labels) {METRIC_##kind, name, help, labels},
-#include "schema/gateway_metrics.def"
-#undef X
-};

@@ -1,0 +1,148 @@
+/* /v1/aliases: names in front of versions (gateway/registry/alias.h), a tenant's own; and below /admin/v1/tenants/{name}, where the operator sets them for a
+ * tenant (a rollback at night needs no key of the tenant's). Each handler runs on one of the database's threads.
+ *
+ * A PUT takes the whole alias, so a change is read, edited, written back, with If-Match what was read; a rollback needs
+ * no reading, which is what one wants of it. */
+#include "base/json.h"
+#include "gateway/api/admin_api.h"
+#include "gateway/api/page.h"
+#include "gateway/api/revision.h"
+#include "gateway/proxy/chat_api.h"
+#include "gateway/registry/alias.h"
+#include "gateway/registry/residency.h"
+
+/* Takes v over. */
+static void reply(struct http_request *r, int status, json_t *v)
+{
+    revision_show(r, json_integer_value(json_object_get(v, "revision")));
+    api_reply(r, status, v);
+}
+
+static int fill(const struct http_request *r, const struct page *p, json_t *data, bool *more, struct err *e)
+{
+    return alias_list(admin_gateway(r)->registry, admin_tenant(r), p, data, more, e);
+}
+
+static void list(struct http_request *r)
+{
+    admin_answer_page(r, NULL, "id", fill);
+}
+
+static void get(struct http_request *r)
+{
+    struct err e = {0};
+    json_t *v;
+    if (admin_query_none(r, &e) || alias_get(admin_gateway(r)->registry, admin_tenant(r), api_param(r, 0), &v, &e))
+        api_refuse(r, &e);
+    else
+        reply(r, 200, v);
+}
+
+static void put(struct http_request *r)
+{
+    static const char *const names[] = {"targets", "policy", "sticky", "system_prefix", NULL};
+    struct gateway *g = admin_gateway(r);
+    struct actor by = admin_actor(r);
+    struct err e = {0};
+    json_t *body = NULL, *v = NULL;
+    bool created = false;
+    struct alias_put p = {.tenant = admin_tenant(r), .name = api_param(r, 0), .served = residency_serves, .u = g};
+    int rc = admin_query_none(r, &e) || revision_wanted(r, &p.want, &e) || admin_body(r, names, &body, &e) ? -1 : 0;
+    p.body = body;
+    if (rc == 0) rc = alias_put(g->registry, &by, &p, &v, &created, &e);
+    json_decref(body);
+    if (rc)
+        api_refuse(r, &e);
+    else
+        reply(r, created ? 201 : 200, v);
+}
+
+static void rollback(struct http_request *r)
+{
+    struct gateway *g = admin_gateway(r);
+    struct actor by = admin_actor(r);
+    struct err e = {0};
+    int64_t want;
+    json_t *v = NULL;
+    if (admin_query_none(r, &e) || revision_wanted(r, &want, &e) ||
+        alias_rollback(g->registry, &by, admin_tenant(r), api_param(r, 0), want, residency_serves, g, &v, &e))
+        api_refuse(r, &e);
+    else
+        reply(r, 200, v);
+}
+
+static void drop(struct http_request *r)
+{
+    struct actor by = admin_actor(r);
+    struct err e = {0};
+    int64_t want;
+    if (admin_query_none(r, &e) || revision_wanted(r, &want, &e) ||
+        alias_delete(admin_gateway(r)->registry, &by, admin_tenant(r), api_param(r, 0), want, &e))
+        api_refuse(r, &e);
+    else
+        api_reply(r, 200, json_pack("{ss ss sb}", "id", api_param(r, 0), "object", "alias", "deleted", 1));
+}
+
+struct work {
+    void (*fn)(struct http_request *r);
+};
+
+static void later(struct http_request *r)
+{
+    admin_defer(r, ((const struct work *)api_route(r)->what)->fn);
+}
+
+static void later_for(struct http_request *r)
+{
+    struct err e = {0};
+    if (admin_for_tenant(r, &e))
+        api_refuse(r, &e);
+    else
+        ((const struct work *)api_route(r)->what)->fn(r);
+}
+
+static void operators(struct http_request *r) { admin_defer(r, later_for); }
+
+#define ROW(method, where, body, most, call, path)                                                                     \
+    {                                                                                                                  \
+        method, where, body, most, api_who, NULL, later, &(const struct api_route)                                     \
+        {                                                                                                              \
+            SCOPE_WRITE, path, &(const struct work)                                                                    \
+            {                                                                                                          \
+                call                                                                                                   \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+#define BOTH(method, where, body, most, call)                                                                          \
+    ROW(method, "/v1/aliases" where, body, most, call, false),                                                         \
+        ROW(method, "/t/{tenant}/v1/aliases" where, body, most, call, true)
+
+const struct http_route routes_aliases[] = {
+    BOTH("GET", "", HTTP_BODY_NONE, 0, list),
+    BOTH("GET", "/{name}", HTTP_BODY_NONE, 0, get),
+    BOTH("PUT", "/{name}", HTTP_BODY_BUFFER, 4 * ALIAS_PREFIX_MAX + API_BODY_MAX, put),
+    BOTH("DELETE", "/{name}", HTTP_BODY_NONE, 0, drop),
+    BOTH("POST", "/{name}/rollback", HTTP_BODY_NONE, 0, rollback),
+    {0},
+};
+
+#define FOR(method, where, body, most, call)                                                                           \
+    {                                                                                                                  \
+        method, "/admin/v1/tenants/{name}/aliases" where, body, most, admin_head, NULL, operators,                     \
+            &(const struct api_route)                                                                                  \
+        {                                                                                                              \
+            0, true, &(const struct work)                                                                              \
+            {                                                                                                          \
+                call                                                                                                   \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+
+const struct http_route routes_aliases_admin[] = {
+    FOR("GET", "", HTTP_BODY_NONE, 0, list),
+    FOR("GET", "/{alias}", HTTP_BODY_NONE, 0, get),
+    FOR("PUT", "/{alias}", HTTP_BODY_BUFFER, 4 * ALIAS_PREFIX_MAX + API_BODY_MAX, put),
+    FOR("DELETE", "/{alias}", HTTP_BODY_NONE, 0, drop),
+    FOR("POST", "/{alias}/rollback", HTTP_BODY_NONE, 0, rollback),
+    {0},
+};
