@@ -17,7 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BUSY_MS 5000          /* nobody else writes, so a busy is a bug; wait rather than fail */
 #define PROGRESS_OPS 2000     /* virtual machine steps between looks at the deadline */
 #define READER_PART 4         /* a reader's page cache is that part of the writer's */
 
@@ -140,7 +139,7 @@ static int set_up(struct db_conn *k, int cache_kib, bool writer, struct err *e)
     char cache[48];
     snprintf(cache, sizeof cache, "PRAGMA cache_size=-%d", cache_kib);
     sqlite3_extended_result_codes(k->c, 1);
-    sqlite3_busy_timeout(k->c, BUSY_MS);
+    sqlite3_busy_timeout(k->c, DB_BUSY_MS);
     sqlite3_db_config(k->c, SQLITE_DBCONFIG_DEFENSIVE, 1, NULL);
     sqlite3_db_config(k->c, SQLITE_DBCONFIG_DQS_DML, 0, NULL);
     sqlite3_db_config(k->c, SQLITE_DBCONFIG_DQS_DDL, 0, NULL);

@@ -9,6 +9,7 @@
 #define DB_STATEMENTS 1024 /* per connection, a power of two; filled to three quarters at most */
 #define DB_PATH_MAX DB_PATH_LEN
 #define DB_GROUP_MAX 4096 /* jobs of one transaction: the more, the more of them count in the same sums */
+#define DB_BUSY_MS 5000 /* nobody else writes, so a busy is a bug; wait rather than fail */
 
 enum db_health { DB_HEALTHY, DB_BROKEN, DB_CORRUPT };
 
@@ -67,6 +68,8 @@ struct db {
     int64_t retry_us;     /* broken: not before */
     int64_t group_us;     /* monotonic; end of the last group */
     int wal_pages, checkpoint_at;
+    int wal_longest;         /* pages, since the file was cut */
+    int64_t cut_again_us;    /* not before */
     uint32_t wal_frames;     /* of the last commit's WAL, checkpointed or not */
     struct db_pages *pages; /* db_pages.c's; NULL: nobody asks */
     bool reserve_gone;

@@ -30,6 +30,8 @@
 #define CHECKPOINT_PAGES 1500      /* of the WAL, 6 MB: when nothing was to do for CHECKPOINT_IDLE_MS */
 #define CHECKPOINT_BUSY_PAGES 6000 /* more than these: in any case. All stays below journal_size_limit */
 #define CHECKPOINT_IDLE_MS 20
+#define WAL_KEPT_PAGES (CHECKPOINT_PAGES * 5 / 4) /* a file of more is cut off when nothing was to do for WAL_CUT_IDLE_MS */
+#define WAL_CUT_IDLE_MS 1000
 
 static const char sql_begin[] = "BEGIN IMMEDIATE", sql_commit[] = "COMMIT", sql_rollback[] = "ROLLBACK", sql_save[] = "SAVEPOINT job",
                   sql_release[] = "RELEASE job", sql_undo[] = "ROLLBACK TO job";
@@ -48,6 +50,7 @@ static int note_wal(void *u, sqlite3 *c, const char *name, int pages)
     struct db *d = u;
     d->wal_pages = pages;
     d->wal_frames = (uint32_t)pages;
+    if (pages > d->wal_longest) d->wal_longest = pages;
     return SQLITE_OK;
 }
 
@@ -57,6 +60,7 @@ static int prepare(struct db *d, struct err *e)
         if (!db_stmt(d, d->writer.c, control[i], e)) return -1;
     sqlite3_wal_hook(d->writer.c, note_wal, d);
     d->checkpoint_at = CHECKPOINT_PAGES;
+    d->wal_longest = WAL_KEPT_PAGES + 1; /* what an earlier process left is as long as it is */
     return 0;
 }
 
@@ -256,6 +260,34 @@ static void checkpoint(struct db *d)
     if (all && d->reserve_gone && db_reserve_again(&d->files)) d->reserve_gone = false;
 }
 
+static int64_t cut_from(const struct db *d)
+{
+    int64_t idle = d->group_us + WAL_CUT_IDLE_MS * 1000ll;
+    return d->wal_longest <= WAL_KEPT_PAGES || d->health != DB_HEALTHY ? 0 : idle > d->cut_again_us ? idle : d->cut_again_us;
+}
+
+/* The file is written from its beginning again and again, so it stays as long as it ever was; not worth a write while somebody waits for one, so it
+ * is cut when nobody does. A reader that is still in it is not waited for. */
+static void cut_wal(struct db *d)
+{
+    struct err e = {0};
+    int64_t from = cut_from(d);
+    if (!from || d->sync_due_us || clock_mono_us() < from) return;
+    db_sync_wait(d);
+    db_pages_look(d);
+    sqlite3_busy_timeout(d->writer.c, 0);
+    int rc = sqlite3_wal_checkpoint_v2(d->writer.c, "main", SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
+    sqlite3_busy_timeout(d->writer.c, DB_BUSY_MS);
+    d->cut_again_us = clock_mono_us() + WAL_CUT_IDLE_MS * 1000ll;
+    if (rc == SQLITE_OK) {
+        d->wal_longest = d->wal_pages = 0;
+        d->checkpoint_at = CHECKPOINT_PAGES;
+    } else if (rc != SQLITE_BUSY) {
+        db_error(d->writer.c, "checkpoint", &e);
+        mark_broken(d, rc, &e);
+    }
+}
+
 static int probe(struct db *d, struct err *e)
 {
     static const char sql[] = "INSERT INTO meta(name, value) VALUES('probe', ?1) ON CONFLICT DO UPDATE SET value = excluded.value";
@@ -294,11 +326,16 @@ static void wait_until(struct db *d, int64_t mono_us)
     else pthread_cond_wait(&d->wake, &d->lock);
 }
 
-/* When there is something to do without a job: the sync's date, a checkpoint's. 0: never. Under the lock. */
+static int64_t sooner(int64_t a, int64_t b)
+{
+    return !a || (b && b < a) ? b : a;
+}
+
+/* When there is something to do without a job: the sync's date, a checkpoint's, the WAL's cut. 0: never. Under the lock. */
 static int64_t next_date(const struct db *d)
 {
     int64_t sync = d->syncing ? 0 : d->sync_due_us, idle = d->wal_pages >= d->checkpoint_at ? idle_from(d) : 0;
-    return !sync || (idle && idle < sync) ? idle : sync;
+    return sooner(sooner(sync, idle), d->sync_due_us ? 0 : cut_from(d));
 }
 
 static bool has_come(int64_t date)
@@ -339,6 +376,7 @@ static void *writer_main(void *u)
         }
         sync_when_due(d);
         checkpoint(d);
+        cut_wal(d);
     }
     db_sync_wait(d);
     judge_sync(d, db_sync_result(d), NULL);

@@ -186,6 +186,79 @@ static void pages_that_were_checkpointed_before_a_snapshot_saw_them_are_given(vo
 
 static void write_few(struct room *r, uint32_t *seed) { write_some(r, seed, 20); }
 
+/* --- the WAL's length --- */
+
+static int64_t wal_bytes(const struct room *r)
+{
+    char path[DB_PATH_MAX + 4];
+    struct stat st;
+    snprintf(path, sizeof path, "%s-wal", r->db->path);
+    assert_int_equal(stat(path, &st), 0);
+    return st.st_size;
+}
+
+static bool is_cut(const struct room *r)
+{
+    for (int t = 0; t < 8000 && wal_bytes(r) > 2000 * PAGE; t++) usleep(1000);
+    return wal_bytes(r) <= 2000 * PAGE;
+}
+
+static int run_long(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char put[] = "INSERT INTO meta(name, value) SELECT hex(zeroblob(5000000)), 1 WHERE true ON CONFLICT DO UPDATE SET value = value + 1";
+    sqlite3_stmt *st = db_stmt(d, c, put, e);
+    (void)u;
+    return st ? db_done(st, e) : -1;
+}
+
+static void make_long(struct room *r)
+{
+    struct err e = {0};
+    assert_ok(db_write_wait(r->db, run_long, NULL, &e), e);
+    assert_true(wal_bytes(r) > 9000000);
+}
+
+static void a_long_wal_is_cut_when_nothing_is_to_do_and_what_follows_goes_on(void **state)
+{
+    struct room *r = *state;
+    struct mirror m;
+    uint32_t seed = 5;
+    mirror_of(r, &m, DB_SNAP_MOST);
+    for (int i = 0; i < 2; i++) {
+        make_long(r);
+        follow(r, &m, NULL, NULL);
+        write_some(r, &seed, 100); /* mostly not looked at before the cut */
+        assert_true(is_cut(r));
+        write_some(r, &seed, 1);
+        int64_t before = m.pages_taken;
+        follow(r, &m, NULL, NULL);
+        assert_true(m.pages_taken - before < 400); /* what was noted before the cut is known after it */
+    }
+}
+
+static int read_and_wait(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    struct room *r = u;
+    uint32_t seed = 7;
+    int64_t there = ask(c, sums);
+    (void)e;
+    int64_t tried = d->cut_again_us;
+    for (int t = 0; t < 8000 && d->cut_again_us == tried; t++) usleep(1000); /* it was tried beside this reader */
+    assert_true(d->cut_again_us != tried && wal_bytes(r) > 0);
+    write_some(r, &seed, 1);
+    assert_int_equal(ask(c, sums), there);
+    return 0;
+}
+
+static void a_reader_in_the_wal_is_not_waited_for(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    make_long(r);
+    assert_ok(db_read(r->db, read_and_wait, r, 60000, &e), e);
+    assert_true(is_cut(r));
+}
+
 static void in_many_small_answers_with_writes_between_them_it_ends_whole(void **state)
 {
     struct room *r = *state;
@@ -270,6 +343,8 @@ int main(void)
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
         T(what_follows_holds_each_snapshot_over_checkpoints_and_undone_jobs),
         T(pages_that_were_checkpointed_before_a_snapshot_saw_them_are_given),
+        T(a_long_wal_is_cut_when_nothing_is_to_do_and_what_follows_goes_on),
+        T(a_reader_in_the_wal_is_not_waited_for),
         T(in_many_small_answers_with_writes_between_them_it_ends_whole),
         T(beside_a_writer_every_snapshot_is_one_moment),
         T(an_idle_database_gives_a_few_pages_only),
