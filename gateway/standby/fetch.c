@@ -135,13 +135,18 @@ static bool came_before(const struct follow *f, const char *in, const char *sha2
     return files_hash(path, NULL, is, &bytes, NULL) == 0 && strcmp(is, sha256) == 0;
 }
 
+static bool is_month(const char *name)
+{
+    return strncmp(name, "archive/usage_", 14) == 0 && strspn(name + 14, "0123456789") == 6 && strcmp(name + 20, ".db") == 0;
+}
+
 /* "archive/usage_YYYYMM.db BYTES SHA256": the same line as before is the same file. One that is another than the state says was probably written anew since:
  * the next state says so. Where that is so twice the primary's file is damaged, and is as good as missing. */
 static int fetch_month(struct follow *f, const char *line, struct err *e)
 {
     char name[64], sha256[SHA256_HEX], in[80];
     struct err why = {0};
-    if (sscanf(line, "%40s %*s %64s", name, sha256) != 2 || strncmp(name, "archive/usage_", 14) != 0 || strlen(name) != 23 || strchr(name + 8, '/'))
+    if (sscanf(line, "%40s %*s %64s", name, sha256) != 2 || !is_month(name))
         return err_set(e, ERR_INVALID, "a list of files names '%.60s'", line);
     if (has_line(&f->s->names, line) && !has_line(&f->s->missing, line) && is_here(f, name)) return 0;
     snprintf(in, sizeof in, "standby/in/%s", name + 8);

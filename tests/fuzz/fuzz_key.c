@@ -40,7 +40,7 @@ static void check_words(const char *s)
     unsigned scopes = 0, tenant = auth_scopes_of(s, s, false), admin = auth_scopes_of(s, s, true);
     int at = 0;
     FUZZ_NEED((tenant & ~(unsigned)(SCOPE_INFER | SCOPE_WRITE | SCOPE_USAGE | SCOPE_KEYS)) == 0);
-    FUZZ_NEED((admin & ~(unsigned)(SCOPE_ADMIN | SCOPE_ADMIN_READ)) == 0);
+    FUZZ_NEED((admin & ~(unsigned)(SCOPE_ADMIN | SCOPE_ADMIN_READ | SCOPE_BACKUP)) == 0);
     for (const char *w; (w = auth_scope_word(tenant, &at));) {
         unsigned one = 0;
         FUZZ_NEED(auth_scope(w, false, &one) && (one & tenant));
