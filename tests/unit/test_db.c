@@ -431,6 +431,38 @@ static void one_shortage_of_memory_stops_nobody_but_who_met_it(void **state)
     assert_int_equal(room_number(r, "SELECT count(*) FROM meta WHERE name LIKE 'v%'"), 5);
 }
 
+static int read_one(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "SELECT count(*) FROM meta";
+    (void)u;
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    return st ? db_done(st, e) : -1;
+}
+
+static int read_starved(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    int rc = read_one(d, c, u, e);
+    short_of_memory = true; /* for all that comes after it, too */
+    return rc;
+}
+
+/* A connection that nobody read with before: the first one is taken meanwhile. */
+static int read_beside(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    (void)c, (void)u;
+    db_read(d, read_starved, NULL, 1000, NULL);
+    short_of_memory = false;
+    assert_true(sqlite3_get_autocommit(d->reader[1].c));
+    return db_read(d, read_one, NULL, 1000, e);
+}
+
+static void the_end_of_a_read_needs_no_memory(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    assert_ok(db_read(r->db, read_beside, NULL, 5000, &e), e);
+}
+
 static int run_checkpoint_due(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
     (void)c, (void)u, (void)e;
@@ -641,6 +673,7 @@ int main(void)
         T(after_the_disk_refused_the_writer_recovers_and_nothing_acknowledged_is_lost),
         T(a_read_that_failed_once_is_no_malformed_file),
         T(one_shortage_of_memory_stops_nobody_but_who_met_it),
+        T(the_end_of_a_read_needs_no_memory),
         T(the_reserve_is_given_up_on_a_full_disk_and_made_again_after_it),
         T(a_commit_does_not_wait_for_the_sync_of_an_earlier_one),
         T(a_sync_that_fails_beside_the_writer_stops_it_until_the_disk_is_back),
