@@ -14,7 +14,6 @@
  * http_lost (watcher, or the thread that stops the server) and http_unref (any). */
 #include "base/clock.h"
 #include "base/http_internal.h"
-#include "base/json.h"
 #include "base/sha256.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -311,7 +310,6 @@ static void hand_over(struct http_exchange *x)
     x->owed = true;
     pthread_mutex_unlock(&x->lock);
     http_ref(x);
-    json_was_short(); /* of another request */
     x->r.route->handle(&x->r);
 }
 

@@ -74,6 +74,7 @@ static void give(struct http_request *r, int status, const char *content_type, s
     x->owed = false;
     http_wake(x);
     pthread_mutex_unlock(&x->lock);
+    json_short_is_told(); /* whoever this thread serves next met none yet */
     if (owed) http_unref(x);
 }
 

@@ -21,9 +21,12 @@ void json_load_start(void); /* the latter alone */
  * too; je may be NULL. Nobody calls json_loads() or json_loadb() but this. */
 json_t *json_load(const char *text, size_t len, size_t flags, json_error_t *je);
 
-/* Whether one of jansson's allocations failed on this thread, in a parse or out of it, since the last call: what was built since may lack something, for
- * nobody looks at each json_array_append_new(). */
-bool json_was_short(void);
+/* Whether one of jansson's allocations failed on this thread, in a parse or out of it, at since_us (clock_mono_us()) or later: what was built from then on
+ * may lack something, for nobody looks at each json_array_append_new(). Whoever asks says when its own work began, for a request http_request.t_start_us,
+ * so there is nothing to be reset before: what earlier work met does not count. json_short_is_told: nor does it from here on for those who began before,
+ * but were not the ones that met it (base/http_reply.c, with each answer). */
+bool json_was_short(int64_t since_us);
+void json_short_is_told(void);
 
 /* Whether json_load() gave NULL for want of memory, and not for what the text says. */
 bool json_lacked_memory(const json_error_t *je);

@@ -10,6 +10,7 @@
  * Outside of a parse the functions are malloc and free: jansson minds what those say there, and who gets a text from json_dumps() frees it as ever. Blocks
  * have no header for the same reason. The list is searched from its end, where nearly all that a parse frees stands. Any thread. */
 #include "base/json.h"
+#include "base/clock.h"
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,14 +25,14 @@ struct parse {
 };
 
 static _Thread_local struct parse *parse;
-static _Thread_local bool was_short;
+static _Thread_local int64_t short_us; /* when an allocation failed last, monotonic; 0: none did, or it was told */
 
 static void *take(size_t size)
 {
     struct parse *p = parse;
     if (!p) {
         void *b = malloc(size);
-        was_short |= !b;
+        if (!b) short_us = clock_mono_us();
         return b;
     }
     if (p->n == p->room) {
@@ -58,11 +59,14 @@ static void give(void *b)
     free(b);
 }
 
-bool json_was_short(void)
+bool json_was_short(int64_t since_us)
 {
-    bool was = was_short;
-    was_short = false;
-    return was;
+    return short_us && short_us >= since_us;
+}
+
+void json_short_is_told(void)
+{
+    short_us = 0;
 }
 
 void json_load_start(void) { json_set_alloc_funcs(take, give); }
@@ -82,7 +86,7 @@ json_t *json_load(const char *text, size_t len, size_t flags, json_error_t *je)
         v = json_loadb(text, len, flags, &why);
     } else {
         forget(&p);
-        was_short = true;
+        short_us = clock_mono_us();
         snprintf(why.text, sizeof why.text, "out of memory");
         why.text[JSON_ERROR_TEXT_LENGTH - 1] = json_error_out_of_memory; /* where json_error_code() looks */
     }

@@ -73,7 +73,7 @@ void admin_reply(struct http_request *r, int status, json_t *v)
 {
     struct buf b;
     buf_init(&b, ADMIN_ANSWER_MAX);
-    bool whole = !json_was_short();
+    bool whole = !json_was_short(r->t_start_us);
     if (v && json_dump(v, false, &b) == 0 && whole)
         http_reply(r, status, NULL, b.data, b.len);
     else
@@ -174,7 +174,6 @@ static void run_deferred(void *u)
     struct deferred *d = u;
     if (look_up(d->r)) return;
     struct once *once = d->r->layer;
-    json_was_short(); /* of another request */
     d->work(d->r);
     once_end(once);
 }

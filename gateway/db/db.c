@@ -49,7 +49,7 @@ static size_t slot_of(const char *sql)
     return (size_t)(((uintptr_t)sql * 0x9E3779B97F4A7C15ull) >> 40) & (DB_STATEMENTS - 1);
 }
 
-static sqlite3_stmt *conn_stmt(struct db_conn *k, const char *sql, struct err *e)
+sqlite3_stmt *db_conn_stmt(struct db_conn *k, const char *sql, struct err *e)
 {
     size_t i = slot_of(sql);
     while (k->slot[i].sql && k->slot[i].sql != sql) i = (i + 1) & (DB_STATEMENTS - 1);
@@ -74,10 +74,10 @@ static sqlite3_stmt *conn_stmt(struct db_conn *k, const char *sql, struct err *e
 
 sqlite3_stmt *db_stmt(struct db *d, sqlite3 *c, const char *sql, struct err *e)
 {
-    if (c == d->writer.c) return conn_stmt(&d->writer, sql, e);
+    if (c == d->writer.c) return db_conn_stmt(&d->writer, sql, e);
     for (int i = 0; i < DB_READERS; i++)
-        if (c == d->reader[i].c) return conn_stmt(&d->reader[i], sql, e);
-    if (db_alone && c == db_alone->c) return conn_stmt(db_alone, sql, e);
+        if (c == d->reader[i].c) return db_conn_stmt(&d->reader[i], sql, e);
+    if (db_alone && c == db_alone->c) return db_conn_stmt(db_alone, sql, e);
     err_set(e, ERR_INTERNAL, "a statement for a connection that is not of this database");
     return NULL;
 }

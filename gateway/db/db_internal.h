@@ -96,6 +96,7 @@ struct db {
 /* db.c */
 int db_conn_open(struct db_conn *k, const struct db *d, bool writer, struct err *e);
 void db_conn_close(struct db_conn *k);
+sqlite3_stmt *db_conn_stmt(struct db_conn *k, const char *sql, struct err *e); /* db_stmt() of this connection */
 void db_conn_reset(struct db_conn *k); /* ends every statement that is still in mid-result */
 
 /* db_files.c */

@@ -63,16 +63,26 @@ static void end_alone(struct db *d)
     pthread_mutex_unlock(&d->pool);
 }
 
+static const char begin[] = "BEGIN", commit[] = "COMMIT";
+
+/* The end of a read needs no memory: a connection that could not prepare its COMMIT would keep the snapshot, and refuse the next BEGIN. */
+static int open_reader(struct db_conn *k, const struct db *d, struct err *e)
+{
+    if (db_conn_open(k, d, false, e)) return -1;
+    if (db_conn_stmt(k, begin, e) && db_conn_stmt(k, commit, e)) return 0;
+    db_conn_close(k);
+    return -1;
+}
+
 /* begin takes the snapshot by a look at the file: what fn attaches is opened after it. */
 static int in_snapshot(struct db *d, struct db_conn *k, int (*fn)(struct db *d, sqlite3 *c, void *u, struct err *e), void *u, struct err *e)
 {
-    static const char begin[] = "BEGIN", commit[] = "COMMIT";
-    sqlite3_stmt *st = db_stmt(d, k->c, begin, e);
+    sqlite3_stmt *st = db_conn_stmt(k, begin, e);
     int rc = st ? db_done(st, e) : -1;
     if (rc == 0) rc = fn(d, k->c, u, e);
     k->deadline_us = 0; /* the end of a transaction is never interrupted */
     db_conn_reset(k);
-    if (!sqlite3_get_autocommit(k->c) && (st = db_stmt(d, k->c, commit, NULL))) db_done(st, NULL);
+    if (!sqlite3_get_autocommit(k->c) && (st = db_conn_stmt(k, commit, NULL))) db_done(st, NULL);
     return rc;
 }
 
@@ -91,7 +101,7 @@ static int read_alone(struct db *d, int (*fn)(struct db *d, sqlite3 *c, void *u,
 {
     struct db_conn *k = malloc(sizeof *k);
     if (!k) return err_set(e, ERR_NO_MEMORY, "no memory for a connection to the database");
-    int rc = db_conn_open(k, d, false, e);
+    int rc = open_reader(k, d, e);
     if (rc == 0) {
         k->deadline_us = deadline;
         db_alone = k;
@@ -154,7 +164,7 @@ static void *reader_main(void *u)
 int db_readers_start(struct db *d, struct err *e)
 {
     for (int i = 0; i < DB_READERS; i++)
-        if (db_conn_open(&d->reader[i], d, false, e)) return -1;
+        if (open_reader(&d->reader[i], d, e)) return -1;
     for (; d->nthreads < DB_READERS; d->nthreads++)
         if (pthread_create(&d->reader_thread[d->nthreads], NULL, reader_main, d))
             return err_set(e, ERR_NO_MEMORY, "no thread for database reader %d", d->nthreads);

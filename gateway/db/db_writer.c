@@ -20,6 +20,7 @@
  * what is queued at a failed try fails with ERR_LEDGER. Checkpoints are PASSIVE, between groups, on this same connection, and keep it
  * for some milliseconds: so they wait for a moment without work until the WAL is CHECKPOINT_BUSY_PAGES longer than it need be. */
 #include "base/clock.h"
+#include "base/json.h"
 #include "base/log.h"
 #include "gateway/db/db_internal.h"
 #include <stdlib.h>
@@ -152,8 +153,11 @@ static int run_job(struct db *d, const struct db_job *j, int *spoilt, struct err
 {
     sqlite3 *c = d->writer.c;
     int left = d->nleft;
-    if (step(d, sql_save, e) == 0 && j->run(d, c, j->user, e) == 0 && step(d, sql_release, e) == 0) return 0;
-    int rc = sqlite3_errcode(c);
+    int64_t began_us = clock_mono_us();
+    int rc = step(d, sql_save, e) || j->run(d, c, j->user, e) ? -1 : 0;
+    if (rc == 0 && json_was_short(began_us)) rc = err_set(e, ERR_NO_MEMORY, "no memory for what is to be written"); /* a part of it may be lacking */
+    if (rc == 0 && step(d, sql_release, e) == 0) return 0;
+    rc = sqlite3_errcode(c);
     d->nleft = left;
     err_set(e, ERR_INTERNAL, "a change of the database failed without a reason");
     db_conn_reset(&d->writer);

@@ -147,9 +147,10 @@ static void refresh(struct gateway *g, const struct now_ask *a, struct view *v)
 static int make_view(struct gateway *g, const struct now_ask *a, struct view *v)
 {
     refresh(g, a, v);
+    int64_t began_us = clock_mono_us();
     json_t *o = now_json(g, a, &v->sums);
     buf_reset(&v->text);
-    int rc = o ? add_event(&v->text, "now", 0, o) : -1;
+    int rc = o && !json_was_short(began_us) ? add_event(&v->text, "now", 0, o) : -1;
     json_decref(o);
     return rc;
 }
@@ -171,35 +172,39 @@ static int64_t seq_of(const json_t *event)
     return json_integer_value(json_object_get(event, "seq"));
 }
 
-/* A page of those after `seq`; tenant NULL: everybody's. NULL: none, or not now. */
-static json_t *events_after(struct gateway *g, const char *tenant, int64_t seq, bool *more)
+/* A page of those after `seq`; tenant NULL: everybody's. NULL: not now. */
+static json_t *events_after(struct gateway *g, const char *tenant, int64_t seq, bool *more, struct err *e)
 {
     char after[24];
     json_t *list = json_array();
     snprintf(after, sizeof after, "%lld", (long long)seq);
     struct page p = {seq ? after : "", "", PAGE_MAX};
     *more = false;
-    if (event_list(g->db, tenant, &p, list, more, NULL) == 0 && json_array_size(list)) return list;
+    int rc = list ? event_list(g->db, tenant, &p, list, more, e) : err_set(e, ERR_NO_MEMORY, "no memory for events");
+    if (rc == 0) return list;
     json_decref(list);
     return NULL;
 }
 
-/* For one who was here before: what it missed, up to the last event that there is now. */
-static void add_missed(struct gateway *g, struct listener *x, int64_t since, struct buf *b)
+/* For one who was here before: what it missed, up to the last event that there is now. -1: that can't be told now, so it is to come again. */
+static int add_missed(struct gateway *g, struct listener *x, int64_t since, struct buf *b, struct err *e)
 {
+    int64_t began_us = clock_mono_us();
     bool more = since < x->seq;
     for (int i = 0; i < EVENT_PAGES && more; i++) {
-        json_t *list = events_after(g, x->ask.tenant, since, &more), *event;
+        json_t *list = events_after(g, x->ask.tenant, since, &more, e), *event;
         size_t k;
+        if (!list) return -1;
         json_array_foreach(list, k, event)
         {
             since = seq_of(event);
             if (x->ask.admin && x->ask.tenant) json_object_set_new(event, "tenant", json_string(x->name));
             if (since <= x->seq) add_event(b, "event", since, event);
         }
-        more = more && list && since < x->seq;
+        more = more && since < x->seq;
         json_decref(list);
     }
+    return b->failed || json_was_short(began_us) ? err_set(e, ERR_NO_MEMORY, "no memory for the answer") : 0;
 }
 
 /* As a list of everybody's says it, for one listener: false where it is not its affair. The tenant's own has no `tenant`. */
@@ -232,8 +237,8 @@ static bool is_over(struct live_streams *s, const struct listener *x, int64_t no
     return (x->until_us && now >= x->until_us) || !auth_still(s->g->auth, &x->who, scope);
 }
 
-/* False: it is cut. */
-static bool tell_events(struct listener *x, json_t *list)
+/* False: it is cut, as where an event lacks something since began_us; it may come back and say which one it had last. */
+static bool tell_events(struct listener *x, json_t *list, int64_t began_us)
 {
     struct buf b;
     size_t i;
@@ -245,7 +250,7 @@ static bool tell_events(struct listener *x, json_t *list)
         snprintf(of, sizeof of, "%s", json_string_value(json_object_get(event, "tenant")));
         fits(x, event, of, &b);
     }
-    int rc = b.failed ? -1 : b.len ? http_stream_write(x->stream, b.data, b.len, 0) : 0;
+    int rc = b.failed || json_was_short(began_us) ? -1 : b.len ? http_stream_write(x->stream, b.data, b.len, 0) : 0;
     int64_t last = seq_of(json_array_get(list, json_array_size(list) - 1));
     if (last > x->seq) x->seq = last;
     buf_close(&b);
@@ -256,12 +261,12 @@ static void pass_events(struct live_streams *s)
 {
     bool more = true;
     for (int page = 0; page < EVENT_PAGES && more && s->first; page++) {
-        int64_t seq = INT64_MAX;
+        int64_t seq = INT64_MAX, began_us = clock_mono_us();
         for (struct listener *x = s->first; x; x = x->next)
             if (x->seq < seq) seq = x->seq;
-        json_t *list = events_after(s->g, NULL, seq, &more);
-        for (struct listener **p = &s->first; *p && list;)
-            if (tell_events(*p, list))
+        json_t *list = events_after(s->g, NULL, seq, &more, NULL);
+        for (struct listener **p = &s->first; *p && json_array_size(list);)
+            if (tell_events(*p, list, began_us))
                 p = &(*p)->next;
             else
                 end_listener(s, p, true);
@@ -376,7 +381,7 @@ static int first_words(struct gateway *g, struct listener *x, int64_t since, str
 {
     struct view v = {.tick = 0};
     buf_adds(b, "retry: 2000\n\n");
-    add_missed(g, x, since, b);
+    if (add_missed(g, x, since, b, e)) return -1;
     buf_init(&v.text, EVENT_MAX);
     int rc = make_view(g, &x->ask, &v) || buf_add(b, v.text.data, v.text.len);
     buf_close(&v.text);

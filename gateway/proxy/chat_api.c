@@ -34,7 +34,6 @@ static const struct endpoint chat = {"/v1/chat/completions", true}, completion =
 
 void api_refuse(struct http_request *r, const struct err *e)
 {
-    json_was_short();
     http_reply_error(r, e);
 }
 
@@ -43,7 +42,7 @@ void api_reply(struct http_request *r, int status, struct json_t *v)
     struct buf b;
     struct err e = {0};
     buf_init(&b, API_REPLY_MAX);
-    bool whole = !json_was_short();
+    bool whole = !json_was_short(r->t_start_us);
     if (!v || json_dump(v, false, &b) || !whole) {
         err_set(&e, ERR_NO_MEMORY, "no memory for the answer");
         http_reply_error(r, &e);

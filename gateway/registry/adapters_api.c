@@ -3,7 +3,6 @@
  *
  * Uploading runs on the worker, whose socket it reads; what waits for the database runs on one of its reader threads.
  * Where a route names no version, it is the newest that the action fits: ready, for restore archived or quarantined. */
-#include "base/json.h"
 #include "gateway/api/admin_api.h"
 #include "gateway/api/page.h"
 #include "gateway/api/revision.h"
@@ -155,7 +154,6 @@ static void warmed(void *u, bool cold, const struct err *e)
 {
     struct http_request *r = u;
     struct err why = {0};
-    json_was_short(); /* of another answer of this thread */
     if (e) {
         err_set(&why, e->code == ERR_NOT_FOUND || e->code == ERR_INTERNAL ? ERR_ENGINE : e->code, "%s", e->msg);
         api_refuse(r, &why);

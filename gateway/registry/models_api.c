@@ -100,7 +100,7 @@ static int list_aliases(struct gateway *g, const struct principal *who, const ch
     struct listing l = {who->tenant, who->tenant_name, NULL, only, 0, json_array()};
     int rc = db_read(g->db, read_aliases, &l, READ_MS, e);
     name_parents(g, who->tenant, l.data);
-    json_array_extend(data, l.data);
+    if (rc == 0 && json_array_extend(data, l.data)) rc = err_set(e, ERR_NO_MEMORY, "no memory for the list of models");
     json_decref(l.data);
     return rc;
 }
@@ -225,7 +225,7 @@ void models_get(struct http_request *r)
         one = json_incref(json_array_get(l.data, 0));
         if (one)
             json_object_set_new(one, "id", json_string(id)); /* NAME where NAME was asked for */
-        else if (json_was_short())
+        else if (json_was_short(r->t_start_us))
             err_set(&e, ERR_NO_MEMORY, "no memory for a model");
         else
             err_field(&e, ERR_MODEL_NOT_FOUND, "model",

@@ -76,7 +76,6 @@ static void *work(void *p)
         u->first = j->next;
         if (!u->first) u->last = NULL;
         pthread_mutex_unlock(&u->lock);
-        json_was_short(); /* of another job */
         j->run(u, j);
         pthread_mutex_lock(&u->lock);
     }

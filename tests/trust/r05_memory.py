@@ -186,7 +186,7 @@ without("R5", "calls that end where libcurl lost their socket", file="base/clien
 without("R5", "one shortage that is no failure of the disk", file="gateway/db/db_writer.c",
         old="if (rc == SQLITE_NOMEM && sqlite3_get_autocommit(d->writer.c) && d->shortages++ == 0) return;", new="")
 without("R5", "an answer of the gateway's that lacks what had no memory is none", file="base/json_load.c",
-        old="    was_short = false;\n    return was;\n", new="    was_short = false;\n    return was && was_short;\n")
+        old="    return short_us && short_us >= since_us;\n", new="    return short_us && since_us < 0;\n")
 without("R5", "an answer of the engine's that lacks what had no memory is none", file="base/json.c",
         old="    if (!failed) return;\n", new="    if (!failed || *v) return;\n")
 without("R5", "an answer whose headers had no memory is none", file="base/http_reply.c",

@@ -159,18 +159,33 @@ const char *__asan_default_options(void) { return "allocator_may_return_null=1";
 const char *__tsan_default_options(void);
 const char *__tsan_default_options(void) { return "allocator_may_return_null=1"; }
 
-static void json_that_could_not_be_built_is_told_once(void **state)
+static void *ask_another_thread(void *since_us)
+{
+    return json_was_short(*(int64_t *)since_us) ? since_us : NULL;
+}
+
+static void json_that_could_not_be_built_is_told_to_the_work_that_met_it(void **state)
 {
     (void)state;
     json_load_start();
-    json_was_short();
+    int64_t before = clock_mono_us(), after;
+    pthread_t other;
+    void *there;
+    assert_false(json_was_short(before));
     json_t *list = json_array();
     json_array_append_new(list, json_stringn_nocheck("x", SIZE_MAX / 4)); /* as where memory is short: nobody looks */
     assert_int_equal(json_array_size(list), 0);
-    assert_true(json_was_short());
-    assert_false(json_was_short());
+    assert_true(json_was_short(before));
+    assert_true(json_was_short(before)); /* asking changes nothing */
+    assert_int_equal(pthread_create(&other, NULL, ask_another_thread, &before), 0);
+    pthread_join(other, &there);
+    assert_null(there);
+    while ((after = clock_mono_us()) == before || json_was_short(after)) {} /* the next microsecond */
     json_array_append_new(list, json_string("y"));
-    assert_false(json_was_short());
+    assert_false(json_was_short(after)); /* of work that begins now, which had nothing to reset */
+    assert_true(json_was_short(before));
+    json_short_is_told();
+    assert_false(json_was_short(before));
     json_decref(list);
 }
 
@@ -434,7 +449,7 @@ int main(void)
         cmocka_unit_test(a_buffer_refuses_all_after_its_limit),
         cmocka_unit_test(json_strings_survive_any_bytes),
         cmocka_unit_test(an_arena_gives_aligned_zeroed_memory_up_to_its_limit),
-        cmocka_unit_test(json_that_could_not_be_built_is_told_once),
+        cmocka_unit_test(json_that_could_not_be_built_is_told_to_the_work_that_met_it),
         cmocka_unit_test(json_from_strangers_is_bounded_and_errors_do_not_quote_it),
         cmocka_unit_test(getters_name_the_field_and_its_range),
         cmocka_unit_test(no_value_can_forge_a_log_line),

@@ -1,6 +1,7 @@
 /* Tests of gateway/db: groups and savepoints, durability, the reader's deadline, the lock, the pepper, migrations, a
  * failing disk. */
 #include "base/clock.h"
+#include "base/json.h"
 #include "gateway/db/db_audit.h"
 #include "gateway/db/db_internal.h"
 #include "tests/unit/data_room.h"
@@ -431,6 +432,70 @@ static void one_shortage_of_memory_stops_nobody_but_who_met_it(void **state)
     assert_int_equal(room_number(r, "SELECT count(*) FROM meta WHERE name LIKE 'v%'"), 5);
 }
 
+static int read_one(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    static const char sql[] = "SELECT count(*) FROM meta";
+    (void)u;
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    return st ? db_done(st, e) : -1;
+}
+
+static int read_starved(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    int rc = read_one(d, c, u, e);
+    short_of_memory = true; /* for all that comes after it, too */
+    return rc;
+}
+
+/* A connection that nobody read with before: the first one is taken meanwhile. */
+static int read_beside(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    (void)c, (void)u;
+    db_read(d, read_starved, NULL, 1000, NULL);
+    short_of_memory = false;
+    assert_true(sqlite3_get_autocommit(d->reader[1].c));
+    return db_read(d, read_one, NULL, 1000, e);
+}
+
+static void the_end_of_a_read_needs_no_memory(void **state)
+{
+    struct room *r = *state;
+    struct err e = {0};
+    assert_ok(db_read(r->db, read_beside, NULL, 5000, &e), e);
+}
+
+/* Sanitizers ask for these: what is larger than anything is answered with NULL there, too. */
+const char *__asan_default_options(void);
+const char *__asan_default_options(void) { return "allocator_may_return_null=1"; }
+const char *__tsan_default_options(void);
+const char *__tsan_default_options(void) { return "allocator_may_return_null=1"; }
+
+/* What is said in JSON, without the part that had no memory: nobody looks. */
+static void say_less(void)
+{
+    json_t *list = json_array();
+    json_array_append_new(list, json_stringn_nocheck("x", SIZE_MAX / 4));
+    json_decref(list);
+}
+
+static int put_less(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    say_less();
+    return run_put(d, c, u, e);
+}
+
+static void what_lacks_a_part_for_want_of_memory_is_not_written(void **state)
+{
+    struct room *r = *state;
+    struct err short_of = {0}, e = {0};
+    struct put less = {.value = 1}, whole = {.value = 2};
+    json_load_start();
+    assert_int_equal(db_write_wait(r->db, put_less, &less, &short_of), -1);
+    assert_int_equal(short_of.code, ERR_NO_MEMORY);
+    assert_ok(db_write_wait(r->db, run_put, &whole, &e), e);
+    assert_int_equal(room_number(r, "SELECT count(*) FROM meta WHERE name LIKE 'v%'"), 1);
+}
+
 static int run_checkpoint_due(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
     (void)c, (void)u, (void)e;
@@ -641,6 +706,8 @@ int main(void)
         T(after_the_disk_refused_the_writer_recovers_and_nothing_acknowledged_is_lost),
         T(a_read_that_failed_once_is_no_malformed_file),
         T(one_shortage_of_memory_stops_nobody_but_who_met_it),
+        T(the_end_of_a_read_needs_no_memory),
+        T(what_lacks_a_part_for_want_of_memory_is_not_written),
         T(the_reserve_is_given_up_on_a_full_disk_and_made_again_after_it),
         T(a_commit_does_not_wait_for_the_sync_of_an_earlier_one),
         T(a_sync_that_fails_beside_the_writer_stops_it_until_the_disk_is_back),
