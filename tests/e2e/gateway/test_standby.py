@@ -128,6 +128,27 @@ def test_keys_that_were_revoked_and_adapters_that_came_are_so_there(g, standby, 
         again.close()
 
 
+# --- what these tests wait for ---
+
+def test_a_status_that_is_long_on_its_way_is_not_taken_for_that_of_a_newer_state(tmp_path, monkeypatch):
+    """Of the helper itself: a state asked for 50 ms before synced(), whose age comes 200 ms late; then one asked for after it."""
+    s, now, ages = Standby(tmp_path / "none", "http://127.0.0.1:1", "wfa_none"), [1000.0], [0.05, 0.01]
+
+    class Alive:
+        @staticmethod
+        def poll():
+            return None
+
+    def status():
+        now[0] += 0.2
+        return {"behind_s": ages.pop(0)}
+
+    s.process = Alive
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(s, "status", status)
+    assert s.synced() == {"behind_s": 0.01} and not ages
+
+
 # --- what travels ---
 
 def test_only_what_changed_travels_and_after_a_start_of_the_primary_only_what_differs(tmp_path, _model):
