@@ -68,7 +68,7 @@ class Standby:
             return {}
 
     def metric(self, name):
-        found = re.search(rf"^{name} (\S+)$", httpx.get(self.at + "/metrics", timeout=5 * SLOW).text, re.M)
+        found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(self.at + "/metrics", timeout=5 * SLOW).text, re.M)
         return float(found.group(1)) if found else None
 
     def synced(self, timeout=START_S):

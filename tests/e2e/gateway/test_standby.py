@@ -232,6 +232,7 @@ def test_changed_and_cut_bytes_are_refused_and_it_goes_on_from_the_last_good_sta
     try:
         standby.start().synced()
         good = standby.state()
+        assert standby.metric('weft_standby_verify_failures_total{what="answer"}') == 0
 
         def flip(data, n):
             if len(data) < 600:
@@ -242,6 +243,7 @@ def test_changed_and_cut_bytes_are_refused_and_it_goes_on_from_the_last_good_sta
         g.acme.ask("tokens=4")
         proxy.change = flip
         standby.failed("digest is another")
+        assert standby.metric('weft_standby_verify_failures_total{what="answer"}') >= 1
         proxy.change = lambda data, n: None if n > 2000 else data[:2500]
         failures = standby.status()["failures"]
         until(lambda: standby.status()["failures"] > failures, what="a cut answer")
@@ -330,6 +332,7 @@ def test_a_pepper_that_is_not_the_states_own_is_noticed_and_fetched_again(g, sta
     assert "not the one of the state" in promote(standby.data, "--force", status=1)
     standby.start().synced()
     assert (standby.data / "pepper").read_bytes() == (g.data / "pepper").read_bytes()
+    assert standby.metric('weft_standby_verify_failures_total{what="pepper"}') == 1
 
 
 def test_a_folder_with_another_gateways_pepper_and_no_state_does_not_follow(g, standby):
@@ -422,6 +425,7 @@ def test_a_month_that_the_primary_lost_is_told_and_comes_when_it_is_there_again(
         until(lambda: s.synced()["missing_files"] == 1, what="a state without it")
         file.write_bytes(damaged)
         until(lambda: "usage_202501" in (s.synced()["warning"] or ""), what="a state without it")
+        assert s.metric('weft_standby_verify_failures_total{what="month"}') >= 1
         assert not there.exists()
         file.write_bytes(good)
         until(lambda: s.synced()["missing_files"] == 0, what="the month")
