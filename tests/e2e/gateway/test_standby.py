@@ -2,6 +2,7 @@
 its last look; it never takes over by itself. Gateways with the fake engine."""
 
 import concurrent.futures
+import json
 import os
 import random
 import shutil
@@ -505,6 +506,27 @@ def test_a_standby_whose_question_takes_long_keeps_nobody_from_the_admin_api(g):
 def primary_view(g):
     """The standby that was seen last, as the primary tells of it."""
     return max(g.admin.get("/admin/v1/standby").json()["data"], key=lambda o: o["seen_at"])
+
+
+def test_what_was_given_counts_as_had_only_where_the_standby_says_so(g):
+    """`since` is what it asks on from, `have` the state that it keeps: of two that differ the second says how old its state is."""
+    key = backup_key(g, name="asks-itself")
+
+    def ask(**body):
+        r = httpx.post(g.admin_url + "/admin/v1/standby/pages", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        assert r.status_code == 200, r.text
+        head = json.loads(r.content.split(b"\n", 1)[0])
+        assert head["next"] == 0  # all of it, so a state once it is kept
+        mine = [o for o in g.admin.get("/admin/v1/standby").json()["data"] if o["key"] == key.split("_")[1]][0]
+        return head["epoch"], head["gen"], mine["synced_at"]
+
+    epoch, first, synced = ask()
+    assert synced is None
+    epoch, second, synced = ask(epoch=epoch, since=first, have=0)
+    assert synced is None and second > first
+    epoch, third, synced = ask(epoch=epoch, since=first, have=second)
+    assert synced is not None
+    assert ask(epoch=epoch, since=third)[2] >= synced  # where it says nothing they are the same
 
 
 def test_a_full_disk_keeps_the_last_good_state_and_says_so(g, tmp_path):
