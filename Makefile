@@ -352,6 +352,9 @@ deb: ## Debian packages into build/deb: weft-gateway, weft-engine, weft, and wef
 deb-check: ## packages in a bare Debian 12: installed, docs/OPERATOR.md run block by block, upgraded under load, purged; root, minutes (tests/packages/run)
 	tests/packages/run $(ARGS)
 
+# The primary that a standby asks is in the test.
+$(B)/tests/unit/test_standby_follow: LDFLAGS += -Wl,--wrap=client_fetch
+
 # Tests of the engine on a device open it.
 $(addprefix $(B)/tests/unit/,test_device test_device_follow test_device_group test_families test_adapters_golden): | $(S)/weft-cuda.so
 

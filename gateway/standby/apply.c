@@ -23,11 +23,24 @@
 
 void standby_path(const struct standby *s, const char *name, char out[FILES_PATH_MAX]) { files_join(out, s->dir, name); }
 
+void standby_count(struct standby *s, enum standby_check what)
+{
+    pthread_mutex_lock(&s->lock_stats);
+    s->stats.unverified[what]++;
+    pthread_mutex_unlock(&s->lock_stats);
+}
+
 /* --- state.json --- */
+
+static int other_version(const struct standby *s, const char *name, int64_t version, struct err *e)
+{
+    return err_set(e, ERR_UNSUPPORTED, "%s/standby/%s was left by another version of weft-gateway: its format is %lld, this program's %d. Promote it with the version that left it; or, where "
+                   "the primary serves, let this version's standby follow until it has a whole state", s->dir, name, (long long)version, REDO_VERSION - '0');
+}
 
 json_t *state_json(const struct state *t)
 {
-    return json_pack("{ss ss ss sI sI sI sI sI}", "epoch", t->epoch, "tag", t->tag, "names", t->names, "gen", (json_int_t)t->gen, "pages", (json_int_t)t->pages,
+    return json_pack("{si ss ss ss sI sI sI sI sI}", "version", REDO_VERSION - '0', "epoch", t->epoch, "tag", t->tag, "names", t->names, "gen", (json_int_t)t->gen, "pages", (json_int_t)t->pages,
                      "page_size", (json_int_t)t->page_size, "wall_us", (json_int_t)t->wall_us, "asked_us", (json_int_t)t->asked_us);
 }
 
@@ -54,9 +67,12 @@ int state_read(const struct standby *s, struct state *out, struct err *e)
     json_t *o = NULL;
     standby_path(s, "standby/state.json", path);
     if (read_json(path, &o, e)) return -1;
-    int rc = state_of(o, out, e);
+    int64_t version = REDO_VERSION - '0'; /* where none is said: of before it was */
+    int rc = json_get_int(o, "version", 0, INT64_MAX, &version, NULL, e);
+    if (rc == 0 && version != REDO_VERSION - '0') rc = other_version(s, "state.json", version, e);
+    else if (rc == 0) rc = state_of(o, out, e);
     json_decref(o);
-    return rc ? err_prefix(e, "%s", path) : 0;
+    return rc && e->code != ERR_UNSUPPORTED ? err_prefix(e, "%s", path) : rc;
 }
 
 int state_write(const struct standby *s, const struct state *t, struct err *e)
@@ -150,6 +166,14 @@ static int get_number(struct applying *a, uint32_t *out, struct err *e)
     return 0;
 }
 
+/* Before its digest: where another version puts that is not known here. */
+static int check_redo_version(struct applying *a, struct err *e)
+{
+    char head[REDO_MAGIC_LEN + 1];
+    if (fread(head, 1, sizeof head, a->f) != sizeof head || memcmp(head, REDO_MAGIC, REDO_MAGIC_LEN) != 0 || head[REDO_MAGIC_LEN] == REDO_VERSION) return 0;
+    return other_version(a->s, "redo", head[REDO_MAGIC_LEN] - '0', e);
+}
+
 /* All of it is read once, before any of it is used. */
 static int check_digest(struct applying *a, struct err *e)
 {
@@ -175,9 +199,9 @@ static int check_digest(struct applying *a, struct err *e)
 
 static int read_head(struct applying *a, struct err *e)
 {
-    char magic[8];
+    char magic[REDO_MAGIC_LEN + 1];
     if (get(a, magic, sizeof magic, e) || get_number(a, &a->page_size, e) || get_number(a, &a->count, e)) return -1;
-    if (memcmp(magic, REDO_MAGIC, 8) == 0 && a->page_size >= 512 && a->page_size <= REDO_PAGE_MAX) return 0;
+    if (memcmp(magic, REDO_MAGIC, REDO_MAGIC_LEN) == 0 && a->page_size >= 512 && a->page_size <= REDO_PAGE_MAX) return 0;
     return err_set(e, ERR_INVALID, "%s/standby/redo is none that this program knows", a->s->dir);
 }
 
@@ -327,11 +351,12 @@ int apply_redo(struct standby *s, bool *applied, struct err *e)
     a.f = fopen(path, "rbe");
     if (!a.f) return errno == ENOENT ? 0 : err_errno(e, "%s", path);
     buf_init(&a.list, STANDBY_NAMES_MAX);
-    int rc = check_digest(&a, e) || read_end(&a, e) || write_all(&a, e) ? -1 : 0;
+    int rc = check_redo_version(&a, e) || check_digest(&a, e) || read_end(&a, e) || write_all(&a, e) ? -1 : 0;
     buf_close(&a.list);
     if (a.db >= 0) close(a.db);
     fclose(a.f);
     if (rc) return -1;
+    s->has_foreign = false;
     if (unlink(path)) return err_errno(e, "%s", path);
     standby_path(s, "standby", path);
     if (files_sync_folder(path, e)) return -1;
@@ -380,6 +405,23 @@ static int make_mark(const struct standby *s, const char *from, struct err *e)
 
 /* A redo is synced before it has its name: one that is torn was damaged since, perhaps when half of it was applied. Then nobody knows which state this is:
  * promote refuses, and who follows compares all pages. */
+static void forget_state(struct standby *s)
+{
+    pthread_mutex_lock(&s->lock_stats);
+    s->state = (struct state){0};
+    pthread_mutex_unlock(&s->lock_stats);
+}
+
+/* Half of a redo may be in weft.db, which this program can't end. The version that left it can, as long as redo and state.json are there: a primary that is
+ * gone may come back, or not. So they stay until a state that was compared is sealed, which takes their names. */
+static int follow_beside(struct standby *s, const struct err *why)
+{
+    if (!s->has_foreign) log_warn("standby_other_version", LS("reason", why->msg));
+    s->has_foreign = true;
+    forget_state(s);
+    return 0;
+}
+
 int apply_left(struct standby *s, bool follows, struct err *e)
 {
     char path[FILES_PATH_MAX];
@@ -387,11 +429,11 @@ int apply_left(struct standby *s, bool follows, struct err *e)
     bool applied;
     int rc = apply_redo(s, &applied, &why);
     if (rc == 0 && applied) log_info("standby_redone", LI("gen", s->state.gen));
+    if (why.code == ERR_INVALID) standby_count(s, CHECK_REDO);
+    if (why.code == ERR_UNSUPPORTED && follows) return follow_beside(s, &why);
     if (rc == 0 || why.code != ERR_INVALID || !follows) return rc ? err_set(e, why.code, "%s", why.msg) : 0;
     log_error("standby_torn", LS("reason", why.msg));
-    pthread_mutex_lock(&s->lock_stats);
-    s->state = (struct state){0};
-    pthread_mutex_unlock(&s->lock_stats);
+    forget_state(s);
     standby_path(s, "standby/state.json", path);
     if (unlink(path) && errno != ENOENT) return err_errno(e, "%s", path);
     standby_path(s, "standby/redo", path);
@@ -406,9 +448,24 @@ static void check_names(struct standby *s)
     sha256_of(s->names.data, s->names.len, digest);
     sha256_hex(digest, is);
     if (!s->state.pages || strcmp(is, s->state.names) == 0) return;
+    standby_count(s, CHECK_LIST);
     log_warn("standby_list", LS("reason", "the list of files is not the one of the state: it is asked for again"));
     *s->state.names = 0;
     buf_reset(&s->names);
+}
+
+/* Months that came for what another version left stay, too; the beginnings of files are nobody's. */
+static void remove_parts(const char *folder)
+{
+    char path[FILES_PATH_MAX];
+    DIR *d = opendir(folder);
+    for (struct dirent *x; d && (x = readdir(d));) {
+        size_t n = strlen(x->d_name);
+        if (n < 5 || strcmp(x->d_name + n - 5, ".part") != 0) continue;
+        files_join(path, folder, x->d_name);
+        unlink(path);
+    }
+    if (d) closedir(d);
 }
 
 static int finish_left(struct standby *s, bool follows, struct err *e)
@@ -416,10 +473,15 @@ static int finish_left(struct standby *s, bool follows, struct err *e)
     char path[FILES_PATH_MAX];
     struct err why = {0};
     s->state = (struct state){0};
-    if (state_read(s, &s->state, &why) && why.code != ERR_NOT_FOUND) return err_set(e, why.code, "%s", why.msg);
+    if (state_read(s, &s->state, &why) && why.code != ERR_NOT_FOUND && (why.code != ERR_UNSUPPORTED || !follows)) return err_set(e, why.code, "%s", why.msg);
+    if (why.code == ERR_UNSUPPORTED) follow_beside(s, &why);
     if (names_read(s, e) || missing_read(s, e) || apply_left(s, follows, e)) return -1;
     check_names(s);
     standby_path(s, "standby/in", path);
+    if (s->has_foreign) {
+        remove_parts(path);
+        return 0;
+    }
     return files_remove_tree(path, e) || files_folder(path, e) ? -1 : 0;
 }
 

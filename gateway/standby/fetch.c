@@ -66,7 +66,10 @@ static int fetch(struct follow *f, const char *name, const char *to, const char 
     struct err why = {0};
     int rc = fetch_pieces(f, name, fd, part, &why);
     close(fd);
-    if (rc == 0 && sha256 && files_hash(part, NULL, is, &bytes, &why) == 0 && strcmp(is, sha256) != 0) err_set(&why, ERR_CONFLICT, "%s is another file than the database names", name);
+    if (rc == 0 && sha256 && files_hash(part, NULL, is, &bytes, &why) == 0 && strcmp(is, sha256) != 0) {
+        standby_count(f->s, CHECK_MONTH);
+        err_set(&why, ERR_CONFLICT, "%s is another file than the database names", name);
+    }
     if (why.code && why.code != ERR_UNAVAILABLE && why.code != ERR_ENGINE && why.code != ERR_UPSTREAM_TIMEOUT) unlink(part);
     if (why.code) return err_set(e, why.code, "%s", why.msg);
     if (files_folders(full, strlen(f->s->dir), e)) return -1;
@@ -210,11 +213,13 @@ static int take_pepper(struct follow *f, struct err *e)
     static const char name[] = "standby/in/pepper";
     char from[FILES_PATH_MAX], to[FILES_PATH_MAX];
     if (strcmp(f->pepper, f->to.tag) == 0) return 0;
+    if (*f->pepper) standby_count(f->s, CHECK_PEPPER);
     if (*f->pepper) log_warn("standby_pepper", LS("reason", "the pepper in the folder is not the one of its state: it is fetched again"));
     if (fetch(f, "pepper", name, NULL, e) || pepper_tag(f->s, name, f->pepper, e)) return -1;
     standby_path(f->s, name, from);
     standby_path(f->s, "pepper", to);
     if (strcmp(f->pepper, f->to.tag) != 0) {
+        standby_count(f->s, CHECK_PEPPER);
         unlink(from);
         return err_set(e, ERR_CONFLICT, "the pepper that came is not the one of the database that came");
     }

@@ -118,7 +118,9 @@ int ask(struct follow *f, const char *method, const char *path, const json_t *bo
     s->stats.received += (int64_t)n;
     pthread_mutex_unlock(&s->lock_stats);
     if (f->status != 200) return refused(f->status, f->answer ? f->answer : "", n, e);
-    return parcel_open(f->answer, n, &f->head, &f->bytes, &f->len, e);
+    if (parcel_open(f->answer, n, &f->head, &f->bytes, &f->len, e) == 0) return 0;
+    standby_count(s, CHECK_ANSWER);
+    return -1;
 }
 
 /* --- what its head says --- */
@@ -211,7 +213,10 @@ static int keep_list(struct follow *f, const struct moment *m, struct err *e)
     if (!f->new_list) return 0;
     sha256_of(f->bytes, (size_t)m->names_bytes, digest);
     sha256_hex(digest, is);
-    if (strcmp(is, m->t.names) != 0) return err_set(e, ERR_INVALID, "the list of files is not what it says");
+    if (strcmp(is, m->t.names) != 0) {
+        standby_count(f->s, CHECK_LIST);
+        return err_set(e, ERR_INVALID, "the list of files is not what it says");
+    }
     return buf_add(&f->list, f->bytes, (size_t)m->names_bytes) ? err_set(e, ERR_NO_MEMORY, "no memory for a list of files") : 0;
 }
 

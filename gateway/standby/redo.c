@@ -1,8 +1,9 @@
 /* redo: what is received of the next state, until it is whole (see standby_impl.h; applied by apply.c).
  *
- *     standby/fresh:  MAGIC  page size  0      | number page | number page | ...            grows; a page that comes again is written over
- *     standby/redo:   MAGIC  page size  count  | number page | ... | 0  state  list of files | SHA-256 of all that
+ *     standby/fresh:  MAGIC and version  page size  0      | number page | number page | ...            grows; a page that comes again is written over
+ *     standby/redo:   MAGIC and version  page size  count  | number page | ... | 0  state  list of files | SHA-256 of all that
  *
+ * What is of another version is none of it: of fresh another is begun; redo is left for the version that wrote it until a state of this one is whole (apply.c).
  * be32 numbers; the state is JSON after its length; the list after its length, or UNCHANGED where the state before had the same. Pages, state and list are
  * one file under one digest and get their name by one rename, so none of them can be of another state than the others.
  *
@@ -39,7 +40,8 @@ static int put_at(const struct redo *r, const void *bytes, size_t n, int64_t at,
 static int put_head(const struct redo *r, uint32_t count, struct err *e)
 {
     unsigned char head[REDO_HEAD];
-    memcpy(head, REDO_MAGIC, 8);
+    memcpy(head, REDO_MAGIC, REDO_MAGIC_LEN);
+    head[REDO_MAGIC_LEN] = REDO_VERSION;
     put_be32((uint32_t)r->page_size, head + 8);
     put_be32(count, head + 12);
     return put_at(r, head, sizeof head, 0, e);
@@ -145,7 +147,7 @@ void redo_take_up(struct redo *r, const struct standby *s)
     fresh_path(r, path);
     r->fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW);
     if (r->fd < 0) return;
-    bool whole = pread(r->fd, head, sizeof head, 0) == sizeof head && memcmp(head, REDO_MAGIC, 8) == 0;
+    bool whole = pread(r->fd, head, sizeof head, 0) == sizeof head && memcmp(head, REDO_MAGIC, REDO_MAGIC_LEN) == 0 && head[REDO_MAGIC_LEN] == REDO_VERSION;
     r->page_size = whole ? get_be32(head + 8) : 0;
     if (r->page_size >= 512 && r->page_size <= REDO_PAGE_MAX) take_records(r);
     if (!r->count) redo_drop(r);

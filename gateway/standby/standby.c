@@ -40,6 +40,8 @@ static const struct metric_row meter_rows[M_ROWS] = {
 #undef X
 };
 
+static const char *const check_name[CHECKS] = {[CHECK_ANSWER] = "answer", [CHECK_LIST] = "list", [CHECK_MONTH] = "month", [CHECK_PEPPER] = "pepper", [CHECK_REDO] = "redo"};
+
 static const char usage[] = "weft-gateway standby --from URL --token-file FILE --data DIR\n"
                             "  --from URL         the admin address of the gateway that is followed\n"
                             "  --token-file FILE  an admin key of the role backup: weft admin-key create --role backup\n"
@@ -120,6 +122,7 @@ static void set_meters(struct standby *s)
     metric_set(meters, M_LAST_PAGES, NULL, (double)st.last_pages);
     metric_set(meters, M_RECEIVING, NULL, (double)st.receiving);
     metric_set(meters, M_MISSING, NULL, (double)st.missing);
+    for (int i = 0; i < CHECKS; i++) metric_set(meters, M_UNVERIFIED, (const char *[]){check_name[i]}, (double)st.unverified[i]);
     metric_set(meters, M_TOOK, NULL, (double)st.took_us / 1e6);
     metric_set(meters, M_COMPARED, NULL, (double)st.compared);
     metric_set(meters, M_DATABASE, NULL, (double)(t.pages * t.page_size));

@@ -22,10 +22,14 @@ struct state {
     int64_t asked_us; /* by ours: it was not yet over when this was noted */
 };
 
+/* What a digest, or a tag, said of something that came or lies here; the metric's label. */
+enum standby_check { CHECK_ANSWER, CHECK_LIST, CHECK_MONTH, CHECK_PEPPER, CHECK_REDO, CHECKS };
+
 struct standby_stats {
     int64_t syncs, failures, received, last_bytes, last_pages, took_us, compared;
     int64_t receiving; /* pages of the next state that are here */
     int64_t missing;   /* files of the state that the primary could not give */
+    int64_t unverified[CHECKS];
     char why[400];     /* of the last failure; "" after a success */
     char warning[400]; /* what would be wrong with a promotion now, though the last look went well; "": nothing */
     bool too_new;      /* this program can't open the state */
@@ -62,6 +66,7 @@ struct standby {
     struct buf names;   /* the list of it */
     struct buf missing; /* those of its lines whose files the primary could not give; as in DIR/standby/missing */
     bool was_walked;    /* the whole list was looked through since the start */
+    bool has_foreign;   /* standby/redo is another version's: it stays until a whole state takes its place */
     char odd[200];      /* the line of a month that was another file at the last look */
     struct receiving rx;
     bool (*is_asked_to_end)(void);
@@ -72,9 +77,14 @@ struct standby {
 /* DIR/NAME */
 void standby_path(const struct standby *s, const char *name, char out[FILES_PATH_MAX]);
 
+/* Something was not what its digest says: one more of those. */
+void standby_count(struct standby *s, enum standby_check what);
+
 /* --- redo.c --- */
 
-#define REDO_MAGIC "WEFTRED2"
+#define REDO_MAGIC "WEFTRED"
+#define REDO_MAGIC_LEN 7
+#define REDO_VERSION '2' /* of redo, fresh and state.json: a new one where a program that knows only the old could misread what is there */
 #define REDO_HEAD 16
 #define REDO_UNCHANGED 0xFFFFFFFFu
 #define REDO_PAGE_MAX 65536
@@ -94,9 +104,9 @@ void redo_close(struct redo *r); /* the file stays */
 
 json_t *state_json(const struct state *t);
 
-/* Where there is a sealed one: applies it. *applied: there was. ERR_INVALID: it is torn, and nothing was changed. */
+/* Where there is a sealed one: applies it. *applied: there was. ERR_INVALID: it is torn, and nothing was changed. ERR_UNSUPPORTED: another version's. */
 int apply_redo(struct standby *s, bool *applied, struct err *e);
-/* Where a kill, or a disk that refused, left one. One that is torn: who follows goes on as if there were no state, promote refuses. */
+/* Where a kill, or a disk that refused, left one. One that is torn, or another version's: who follows goes on as if there were no state, promote refuses. */
 int apply_left(struct standby *s, bool follows, struct err *e);
 
 int state_read(const struct standby *s, struct state *out, struct err *e); /* ERR_NOT_FOUND */

@@ -52,6 +52,17 @@ static inline const char *text_of(const char *dir, const char *name)
     return text;
 }
 
+/* Over what stands there. */
+static inline void room_write(const char *dir, const char *name, off_t at, const char *bytes, size_t n)
+{
+    char path[FILES_PATH_MAX];
+    files_join(path, dir, name);
+    int fd = open(path, O_WRONLY);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, bytes, n, at), (ssize_t)n);
+    close(fd);
+}
+
 static inline void sha256_text(const char *text, char out[SHA256_HEX])
 {
     uint8_t d[SHA256_BYTES];

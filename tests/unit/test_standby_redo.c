@@ -242,8 +242,97 @@ static void a_sealed_state_that_is_damaged_is_neither_followed_nor_promoted(void
         open_home(w, &s);
         assert_int_equal(s.state.gen, 0);
         assert_int_equal(s.state.pages, 0);
+        assert_int_equal(s.stats.unverified[CHECK_REDO], 1);
         standby_close(&s);
     }
+}
+
+/* --- of another version --- */
+
+/* A folder of state 0 whose state 1 is sealed and waits; its format is said to be another. The byte at 7 of redo says it. */
+static void leave_redo(struct world *w, const char *version)
+{
+    struct standby s;
+    struct err e = {0};
+    make_home(w, 0);
+    open_home(w, &s);
+    bring_files(w, 1);
+    assert_true(bring_changes(w, &s, 1, &e) > 0);
+    assert_ok(seal_state(w, &s, 1, &e), e);
+    standby_close(&s);
+    room_write(w->home, "standby/redo", 7, version, 1);
+}
+
+static void what_another_version_left_is_told_and_that_version_can_end_it(void **state)
+{
+    struct world *w = *state;
+    struct standby s;
+    static const char *const others[] = {"1", "3"};
+    for (int i = 0; i < 2; i++) {
+        leave_redo(w, others[i]);
+        assert_int_equal(promote_home(w, true, NULL), 1);
+        check_said(w, "was left by another version of weft-gateway: its format is");
+        open_home(w, &s); /* who follows takes none of it, and leaves it all where it is */
+        assert_true(s.has_foreign && !s.state.gen && !s.state.pages);
+        assert_int_equal(s.stats.unverified[CHECK_REDO], 0);
+        standby_close(&s);
+        assert_int_equal(promote_home(w, true, NULL), 1);
+        check_said(w, "Promote it with the version that left it");
+        room_write(w->home, "standby/redo", 7, "2", 1); /* so it is that one's program */
+        assert_int_equal(promote_home(w, true, NULL), 0);
+        check_files(w, 1);
+    }
+}
+
+static void who_follows_beside_what_another_version_left_has_a_whole_state_in_the_end(void **state)
+{
+    struct world *w = *state;
+    struct standby s;
+    struct err e = {0};
+    leave_redo(w, "1");
+    open_home(w, &s);
+    bring_files(w, 1);
+    assert_ok(apply_left(&s, true, &e), e); /* as each look begins */
+    assert_ok(bring_state(w, &s, 1, &e), e);
+    assert_false(s.has_foreign);
+    check_home(w, &s, 1);
+    standby_close(&s);
+    assert_int_equal(promote_home(w, true, NULL), 0);
+}
+
+static void a_state_of_another_version_is_told_and_followed_anew(void **state)
+{
+    struct world *w = *state;
+    struct standby s;
+    struct err e = {0};
+    make_home(w, 0);
+    const char *text = text_of(w->home, "standby/state.json"), *at = strstr(text, "\"version\":2");
+    assert_non_null(at);
+    room_write(w->home, "standby/state.json", at - text + 10, "9", 1);
+    assert_int_equal(promote_home(w, true, NULL), 1);
+    check_said(w, "state.json was left by another version of weft-gateway: its format is 9");
+    open_home(w, &s);
+    assert_true(s.has_foreign && !s.state.pages);
+    bring_files(w, 1);
+    assert_ok(bring_state(w, &s, 1, &e), e);
+    check_home(w, &s, 1);
+    standby_close(&s);
+}
+
+static void a_state_that_says_no_version_is_of_the_one_that_did_not_yet(void **state)
+{
+    struct world *w = *state;
+    struct standby s;
+    make_home(w, 0);
+    char text[4096];
+    snprintf(text, sizeof text, "%s", text_of(w->home, "standby/state.json"));
+    char *at = strstr(text, "\"version\":2,");
+    assert_non_null(at);
+    memmove(at, at + 12, strlen(at + 12) + 1);
+    put_file(w->home, "standby/state.json", text);
+    open_home(w, &s);
+    check_home(w, &s, 0);
+    standby_close(&s);
 }
 
 int main(void)
@@ -258,6 +347,10 @@ int main(void)
         T(what_is_no_beginning_of_a_state_is_not_taken_up),
         T(a_list_of_files_that_is_not_the_states_own_is_asked_for_again),
         T(a_sealed_state_that_is_damaged_is_neither_followed_nor_promoted),
+        T(what_another_version_left_is_told_and_that_version_can_end_it),
+        T(who_follows_beside_what_another_version_left_has_a_whole_state_in_the_end),
+        T(a_state_of_another_version_is_told_and_followed_anew),
+        T(a_state_that_says_no_version_is_of_the_one_that_did_not_yet),
 #undef T
     };
     return cmocka_run_group_tests_name("standby_redo", tests, NULL, NULL);

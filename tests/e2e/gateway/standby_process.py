@@ -68,7 +68,7 @@ class Standby:
             return {}
 
     def metric(self, name):
-        found = re.search(rf"^{name} (\S+)$", httpx.get(self.at + "/metrics", timeout=5 * SLOW).text, re.M)
+        found = re.search(rf"^{re.escape(name)} (\S+)$", httpx.get(self.at + "/metrics", timeout=5 * SLOW).text, re.M)
         return float(found.group(1)) if found else None
 
     def synced(self, timeout=START_S):
@@ -77,8 +77,9 @@ class Standby:
 
         def look():
             assert self.process.poll() is None, f"exit {self.process.returncode}:\n{self.tail()}"
+            before = time.time()  # an answer may be long on its way: by the time behind it an old state would look new
             o = self.status()
-            return o if o.get("behind_s") is not None and time.time() - o["behind_s"] > since else None
+            return o if o.get("behind_s") is not None and before - o["behind_s"] > since else None
 
         return until(look, timeout, f"a state of the primary ({self.tail()})")
 

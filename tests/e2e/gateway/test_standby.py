@@ -2,6 +2,7 @@
 its last look; it never takes over by itself. Gateways with the fake engine."""
 
 import concurrent.futures
+import json
 import os
 import random
 import shutil
@@ -128,6 +129,27 @@ def test_keys_that_were_revoked_and_adapters_that_came_are_so_there(g, standby, 
         again.close()
 
 
+# --- what these tests wait for ---
+
+def test_a_status_that_is_long_on_its_way_is_not_taken_for_that_of_a_newer_state(tmp_path, monkeypatch):
+    """Of the helper itself: a state asked for 50 ms before synced(), whose age comes 200 ms late; then one asked for after it."""
+    s, now, ages = Standby(tmp_path / "none", "http://127.0.0.1:1", "wfa_none"), [1000.0], [0.05, 0.01]
+
+    class Alive:
+        @staticmethod
+        def poll():
+            return None
+
+    def status():
+        now[0] += 0.2
+        return {"behind_s": ages.pop(0)}
+
+    s.process = Alive
+    monkeypatch.setattr(time, "time", lambda: now[0])
+    monkeypatch.setattr(s, "status", status)
+    assert s.synced() == {"behind_s": 0.01} and not ages
+
+
 # --- what travels ---
 
 def test_only_what_changed_travels_and_after_a_start_of_the_primary_only_what_differs(tmp_path, _model):
@@ -211,6 +233,7 @@ def test_changed_and_cut_bytes_are_refused_and_it_goes_on_from_the_last_good_sta
     try:
         standby.start().synced()
         good = standby.state()
+        assert standby.metric('weft_standby_verify_failures_total{what="answer"}') == 0
 
         def flip(data, n):
             if len(data) < 600:
@@ -221,6 +244,7 @@ def test_changed_and_cut_bytes_are_refused_and_it_goes_on_from_the_last_good_sta
         g.acme.ask("tokens=4")
         proxy.change = flip
         standby.failed("digest is another")
+        assert standby.metric('weft_standby_verify_failures_total{what="answer"}') >= 1
         proxy.change = lambda data, n: None if n > 2000 else data[:2500]
         failures = standby.status()["failures"]
         until(lambda: standby.status()["failures"] > failures, what="a cut answer")
@@ -309,6 +333,7 @@ def test_a_pepper_that_is_not_the_states_own_is_noticed_and_fetched_again(g, sta
     assert "not the one of the state" in promote(standby.data, "--force", status=1)
     standby.start().synced()
     assert (standby.data / "pepper").read_bytes() == (g.data / "pepper").read_bytes()
+    assert standby.metric('weft_standby_verify_failures_total{what="pepper"}') == 1
 
 
 def test_a_folder_with_another_gateways_pepper_and_no_state_does_not_follow(g, standby):
@@ -401,6 +426,7 @@ def test_a_month_that_the_primary_lost_is_told_and_comes_when_it_is_there_again(
         until(lambda: s.synced()["missing_files"] == 1, what="a state without it")
         file.write_bytes(damaged)
         until(lambda: "usage_202501" in (s.synced()["warning"] or ""), what="a state without it")
+        assert s.metric('weft_standby_verify_failures_total{what="month"}') >= 1
         assert not there.exists()
         file.write_bytes(good)
         until(lambda: s.synced()["missing_files"] == 0, what="the month")
@@ -480,6 +506,27 @@ def test_a_standby_whose_question_takes_long_keeps_nobody_from_the_admin_api(g):
 def primary_view(g):
     """The standby that was seen last, as the primary tells of it."""
     return max(g.admin.get("/admin/v1/standby").json()["data"], key=lambda o: o["seen_at"])
+
+
+def test_what_was_given_counts_as_had_only_where_the_standby_says_so(g):
+    """`since` is what it asks on from, `have` the state that it keeps: of two that differ the second says how old its state is."""
+    key = backup_key(g, name="asks-itself")
+
+    def ask(**body):
+        r = httpx.post(g.admin_url + "/admin/v1/standby/pages", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=60)
+        assert r.status_code == 200, r.text
+        head = json.loads(r.content.split(b"\n", 1)[0])
+        assert head["next"] == 0  # all of it, so a state once it is kept
+        mine = [o for o in g.admin.get("/admin/v1/standby").json()["data"] if o["key"] == key.split("_")[1]][0]
+        return head["epoch"], head["gen"], mine["synced_at"]
+
+    epoch, first, synced = ask()
+    assert synced is None
+    epoch, second, synced = ask(epoch=epoch, since=first, have=0)
+    assert synced is None and second > first
+    epoch, third, synced = ask(epoch=epoch, since=first, have=second)
+    assert synced is not None
+    assert ask(epoch=epoch, since=third)[2] >= synced  # where it says nothing they are the same
 
 
 def test_a_full_disk_keeps_the_last_good_state_and_says_so(g, tmp_path):
