@@ -6,7 +6,7 @@ A command stands in a fence of a language that runs: sh, python, js. Marks in th
     ```sh run-by="docs-check"       that make target runs it, not the everyday check
     ```sh until="Weft is up"        it stays: it runs beside what follows once its output has these words
     ```sh fails="3"                 it ends with this exit status, and the page says why
-    ```sh on="standby"              on which machine, where what runs it has several
+    ```sh on="second"               on which machine, where what runs it has several
 
 What follows as ```output is an example of what the block before it prints (`Example`). All other fences are text.
 """

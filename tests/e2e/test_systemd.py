@@ -33,7 +33,7 @@ def installed(tmp_path_factory):
 @pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
 def test_systemd_finds_nothing_wrong_with_the_units_as_they_are_installed(installed):
     units = sorted((installed / "lib/systemd/system").iterdir())
-    assert {u.name for u in units} == {p.name for p in [*UNITS.glob("weft-*"), *UNITS.parent.glob("vllm/*.service")]}
+    assert {u.name for u in units} == {p.name for p in [*UNITS.glob("*.socket"), *UNITS.glob("*.service"), *UNITS.parent.glob("vllm/*.service")]}
     verified = [str(u) for u in units if "@" not in u.name]  # no environment of a vLLM is here
     run = subprocess.run(["systemd-analyze", "verify", "--man=no", *verified], capture_output=True, text=True, timeout=60)
     assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
@@ -49,6 +49,37 @@ def test_no_unit_is_less_shut_in_than_it_was(name):
     assert set(EXPOSURE) == {p.name for p in UNITS.glob("*.service")}
     run = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", f"--threshold={EXPOSURE[name]}", UNITS / name], capture_output=True, text=True, timeout=60)
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def with_drop_in(folder, bin):
+    """weft-engine@far.service and the drop-in for an engine on another machine, its program where it is here; the unit's path."""
+    (folder / "weft-engine@far.service.d").mkdir()
+    for name, to in {"weft-engine@.service": "weft-engine@far.service", "weft-engine-pull.conf": "weft-engine@far.service.d/pull.conf"}.items():
+        (folder / to).write_text((UNITS / name).read_text().replace("/usr/bin/", f"{bin}/"))
+    return folder / "weft-engine@far.service"
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="no systemd-analyze here")
+def test_an_engine_elsewhere_gets_a_network_and_loses_nothing_else_of_its_sandbox(installed, tmp_path):
+    path = with_drop_in(tmp_path, installed / "bin")
+    run = subprocess.run(["systemd-analyze", "verify", "--man=no", path], capture_output=True, text=True, timeout=60)
+    assert (run.returncode, run.stdout, run.stderr) == (0, "", "")
+    run = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=14", path], capture_output=True, text=True, timeout=60)
+    assert run.returncode == 0, run.stdout
+    refused = subprocess.run(["systemd-analyze", "security", "--offline=true", "--no-pager", "--threshold=5", path], capture_output=True, text=True, timeout=60)
+    assert refused.returncode != 0  # the drop-in was read: without it the unit is at 0.5
+
+
+def test_the_drop_in_starts_the_units_command_without_the_gateways_folder():
+    own, elsewhere = unit("weft-engine@.service")["Service"], (UNITS / "weft-engine-pull.conf").read_text()
+    started = re.findall(r"^ExecStart=(.*)$", elsewhere, re.M)
+    assert started[0] == "" and started[1:] == [re.sub(r" --(socket|store) \S+", "", own["ExecStart"])]
+    guide = (UNITS.parents[1] / "docs/OPERATOR.md").read_text()
+    store = re.search(r"^store = /var/cache/(\S+?)/", guide, re.M).group(1)
+    assert store.replace("far", "%i") == re.search(r"^CacheDirectory=(.*)$", elsewhere, re.M).group(1)
+    settings = {m for m in re.findall(r"^X\((\w+),", (UNITS.parents[1] / "schema/engine_settings.def").read_text(), re.M)}
+    named = re.search(r"<<'END'\n(.*?)\nEND\n", guide, re.S).group(1)
+    assert {line.split(" = ")[0] for line in named.splitlines()} <= settings
 
 
 def settings_of_standby(text):
