@@ -651,7 +651,21 @@ def asked():
     seed("give", "\2nonsense")
 
 
+# --- what others answer us ---
+
+def answers():
+    def says(text, **more):
+        return "data: " + dump({"choices": [{"delta": {"content": text}}], **more}) + "\n\n"
+
+    end, fails = "data: [DONE]\n\n", "data: " + dump({"error": {"message": "no", "code": "engine_error"}}) + "\n\n"
+    whole = dump({"choices": [{"message": {"content": "yes \u00fc"}}]})
+    streams = (says("one ") + says("two") + end, says("one").replace("\n", "\r\n") + end, ": a comment\nevent: x\nid: 1\n\n" + says("\n\u2028\U0001f600") + end + says("late"), fails + says("x") + fails, says("cut")[:-9], "data:[DONE]",
+               "data: {\"choices\":[]}\ndata: []\ndata: {\"choices\":[{\"delta\":{\"content\":null}}]}\ndata: {\"choices\":[{\"delta\":{\"content\":\"\\u0000\"}}]}\n" + end, "data:\ndata: \ndata:  {}\n\r\n" + end, says("a") * 9, "")
+    seed("chat_stream", *["\0" + s for s in streams], *["\x14" + s for s in streams[:4]], "\1" + whole, "\5" + whole, "\1{\"choices\":[{\"message\":{\"content\":null}}]}", "\1[]", "\1" + whole[:9], "\2" + fails[6:], "\6" + "x" * 90, "\3" + whole)
+
+
 def main():
+    answers()
     adapters()
     primaries()
     pulls()

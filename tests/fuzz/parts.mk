@@ -61,3 +61,4 @@ with_pull := engine/pull_helper.c engine/meters.c $(SRC_adapters)
 link_pull := -Wl,--wrap=poll -Wl,--wrap=clock_mono_us -Wl,--wrap=posix_fallocate
 own_give := gateway/pool/blobs_range.c gateway/standby/feed_ask.c
 link_follow := -Wl,--wrap=clock_mono_us -Wl,--wrap=nanosleep -Wl,--wrap=fsync -Wl,--wrap=posix_fallocate
+own_chat_stream := gateway/cli/cli_chat_stream.c
