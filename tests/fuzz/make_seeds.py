@@ -651,6 +651,35 @@ def asked():
     seed("give", "\2nonsense")
 
 
+# --- packed files ---
+
+def packed(entries, meta=b"{}", how=3, magic=b"WEFTPACK", version=1, count=None, index=None, spare=0):
+    """entries: (kind, layout, n, k, bytes, name)"""
+    def even(n):
+        return -(-n // 64) * 64
+
+    at = even(128 + 256 * len(entries) + len(meta))
+    body, rows = b"", b""
+    for kind, layout, n, k, raw, name in entries:
+        rows += struct.pack("<IIiiQQ", kind, layout, n, k, at + len(body), len(raw)) + struct.pack("<16f", *range(16)) + bytes(32) + name.encode().ljust(128, b"\0")
+        body += raw.ljust(even(len(raw)), b"\0")
+    meta_at = 128 + 256 * len(entries)
+    text = struct.pack("<8sIIQQQQQQ", magic, version, 0, 128 if index is None else index, len(entries) if count is None else count, meta_at if meta_at % 64 == 0 else even(meta_at), len(meta), 0, 0) + bytes(64)
+    return bytes([how]) + text + rows + meta.ljust(at - 128 - len(rows), b" ") + body + bytes(spare)
+
+
+def packed_files():
+    sizes = {0: (2, 256), 1: (2, 128), 2: (32, 1088), 3: (32, 640), 4: (32, 1152), 5: (32, 672), 6: (32, 640), 7: (32, 1152), 8: (32, 384)}
+
+    def weight(layout, n=3, name="w"):
+        return (1, layout, n, sizes[layout][0], bytes(i % 251 for i in range(sizes[layout][1])), name)
+
+    blob, vector = (0, 0, 0, 0, b"{}", "config.json"), (2, 0, 5, 0, values(5), "final_norm")
+    seed("packed", packed([blob, vector, weight(0)]), *[packed([weight(l)]) for l in sizes], packed([weight(2), weight(3, name="v"), weight(8, 32, "u")]), packed([vector, blob], b'{"type":"int4"}'), packed([]), packed([], b"[]"), packed([], b"{"), packed([blob], how=1), packed([blob], how=2),
+         packed([blob], how=7), packed([blob], magic=b"WEFTPACX"), packed([blob], version=2), packed([blob], count=2), packed([blob], count=1 << 21), packed([blob], count=1 << 60), packed([blob], index=64), packed([blob], index=129), packed([blob, blob]), packed([(0, 0, 0, 0, b"x", "")]), packed([(0, 0, 0, 0, b"x", "n" * 128)]),
+         packed([(3, 0, 0, 0, b"x", "n")]), packed([(1, 9, 3, 32, b"x", "n")]), packed([(1, 2, 3, 31, b"x", "n")]), packed([(1, 2, -1, 32, b"x", "n")]), packed([weight(2, 33)]), packed([(2, 0, 4, 0, values(5), "n")]), packed([(2, 0, 0, 0, b"", "n")]), packed([blob], spare=64), packed([(0, 0, 0, 0, b"", "e")]), b"\3WEFTPACK", b"")
+
+
 # --- what others answer us ---
 
 def answers():
@@ -687,6 +716,7 @@ def answers():
 
 def main():
     answers()
+    packed_files()
     adapters()
     primaries()
     pulls()

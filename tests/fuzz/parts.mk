@@ -67,3 +67,6 @@ own_webhook_answer := gateway/webhook/webhook_answer.c base/retry_after.c
 own_engine_answers := gateway/pool/engine_answers.c
 own_client := base/client_head.c
 link_client := -Wl,--wrap=socket
+own_packed := engine/packed.c engine/packed_verify.c
+with_packed := kernels/weight.c kernels/tensor.c $(wildcard kernels/pack*.c)
+link_packed := -Wl,--wrap=pthread_create
