@@ -14,48 +14,21 @@
 #include <unistd.h>
 
 #define READ_BUFFER 2048L /* libcurl's, per call: four thousand streams may be open, and one that never ends gets a hundred of them in its turn */
+#define STATUS_MAX 999 /* three digits; libcurl takes more */
 #define FETCH_BUFFER 65536L /* of one exchange on its own thread */
 
 /* --- what libcurl tells --- */
-
-static void keep_header(const char *line, size_t n, const char *name, char *out, size_t cap)
-{
-    size_t len = strlen(name);
-    if (n <= len || strncasecmp(line, name, len) || line[len] != ':') return;
-    const char *v = line + len + 1, *end = line + n;
-    while (v < end && (*v == ' ' || *v == '\t')) v++;
-    while (end > v && (unsigned char)end[-1] <= ' ') end--;
-    snprintf(out, cap, "%.*s", (int)(end - v), v);
-}
-
-/* Whole or not at all: a URL that is cut is another one. */
-static void keep_location(struct client_call *k, const char *line, size_t n)
-{
-    static const char name[] = "location:";
-    size_t len = sizeof name - 1;
-    if (n <= len || strncasecmp(line, name, len) != 0) return;
-    while (len < n && (line[len] == ' ' || line[len] == '\t')) len++;
-    while (n > len && (unsigned char)line[n - 1] <= ' ') n--;
-    free(k->location);
-    k->location = strndup(line + len, n - len);
-}
 
 static size_t on_header(char *line, size_t size, size_t n, void *user)
 {
     struct client_call *k = user;
     n *= size;
     k->last_us = clock_mono_us();
-    if (n > 5 && memcmp(line, "HTTP/", 5) == 0) k->content_type[0] = k->retry_after[0] = k->request_id[0] = k->etag[0] = k->weft_time[0] = 0;
-    keep_header(line, n, "content-type", k->content_type, sizeof k->content_type);
-    keep_header(line, n, "retry-after", k->retry_after, sizeof k->retry_after);
-    keep_location(k, line, n);
-    keep_header(line, n, "x-request-id", k->request_id, sizeof k->request_id);
-    keep_header(line, n, "etag", k->etag, sizeof k->etag);
-    keep_header(line, n, "x-weft-time", k->weft_time, sizeof k->weft_time);
-    if (k->status || n > 2 || line[0] == ' ') return n; /* not the empty line, or trailers */
+    client_head_line(&k->head, line, n);
+    if (k->status || (line[0] != '\r' && line[0] != '\n')) return n; /* what libcurl takes for the head's end begins so; or trailers */
     long status = 0;
     curl_easy_getinfo(k->easy, CURLINFO_RESPONSE_CODE, &status);
-    if (status < 200) return n;
+    if (status < 200 || status > STATUS_MAX) return n;
     k->status = (int)status;
     client_call_near(k);
     struct client_reply r = client_call_reply(k);
@@ -63,10 +36,20 @@ static size_t on_header(char *line, size_t size, size_t n, void *user)
     return n;
 }
 
+/* libcurl is content with half a head, and with a status that is none. */
+static void no_head(const struct client_call *k, struct err *e)
+{
+    err_set(e, ERR_ENGINE, "the exchange with %s broke off: its answer has no whole head", k->url_shown);
+}
+
 static size_t on_write(char *bytes, size_t size, size_t n, void *user)
 {
     struct client_call *k = user;
     k->last_us = clock_mono_us();
+    if (!k->status) {
+        no_head(k, &k->cause);
+        return size * n + 1;
+    }
     if (k->into) return buf_add(k->into, bytes, size * n) ? size * n + 1 : size * n;
     if (!k->req.on_data || k->req.on_data(k->req.user, bytes, size * n) == 0) return size * n;
     err_set(&k->cause, ERR_ENGINE, "the call was cut by its reader");
@@ -253,7 +236,7 @@ void client_call_free(struct client_call *k)
     if (k->easy) curl_easy_cleanup(k->easy);
     if (k->file) fclose(k->file);
     curl_slist_free_all(k->headers);
-    free(k->location);
+    free(k->head.location);
     free(k->body);
     free(k);
 }
@@ -263,12 +246,12 @@ void client_call_free(struct client_call *k)
 struct client_reply client_call_reply(const struct client_call *k)
 {
     return (struct client_reply){.status = k->status,
-                                 .content_type = k->content_type[0] ? k->content_type : NULL,
-                                 .retry_after = k->retry_after[0] ? k->retry_after : NULL,
-                                 .request_id = k->request_id[0] ? k->request_id : NULL,
-                                 .etag = k->etag[0] ? k->etag : NULL,
-                                 .weft_time = k->weft_time[0] ? k->weft_time : NULL,
-                                 .location = k->location};
+                                 .content_type = k->head.content_type[0] ? k->head.content_type : NULL,
+                                 .retry_after = k->head.retry_after[0] ? k->head.retry_after : NULL,
+                                 .request_id = k->head.request_id[0] ? k->head.request_id : NULL,
+                                 .etag = k->head.etag[0] ? k->head.etag : NULL,
+                                 .weft_time = k->head.weft_time[0] ? k->head.weft_time : NULL,
+                                 .location = k->head.location};
 }
 
 int64_t client_call_deadline(const struct client_call *k)
@@ -306,6 +289,7 @@ static const char *certificate_fault(const struct client_call *k)
 
 void client_call_verdict(const struct client_call *k, CURLcode code, struct err *e)
 {
+    if (code == CURLE_OK && !k->status) no_head(k, e);
     if (code == CURLE_OK) return;
     if (k->cause.code) {
         err_set(e, k->cause.code, "%s", k->cause.msg);

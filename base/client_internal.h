@@ -7,6 +7,15 @@
 #include <stdbool.h>
 #include <stdio.h>
 
+/* The fields of an answer's head that are kept; "": not there. */
+struct client_head {
+    char content_type[128], retry_after[64], request_id[64], etag[64], weft_time[128];
+    char *location; /* malloc'ed, or NULL */
+};
+
+/* client_head.c: a line of a head, its end included. A status line begins it anew: of several (100, 103) the last counts. */
+void client_head_line(struct client_head *h, const char *line, size_t n);
+
 struct client_call {
     struct client *client;
     CURL *easy;
@@ -18,8 +27,7 @@ struct client_call {
     char url_shown[128]; /* for messages: scheme, host and path, no user part and no query */
 
     int status; /* of the head, once it is whole */
-    char content_type[128], retry_after[64], request_id[64], etag[64], weft_time[128];
-    char *location; /* or NULL */
+    struct client_head head;
     int64_t last_us;     /* the last byte either way; the start before that */
     struct buf *into;    /* client_fetch: the body goes here */
     int64_t *nearest_us; /* the client's next scan; NULL in client_fetch */

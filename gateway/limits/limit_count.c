@@ -5,6 +5,7 @@
  * answer comes on the client's thread. */
 #include "gateway/limits/limit_count.h"
 #include "base/json.h"
+#include "gateway/pool/engine_answers.h"
 #include "gateway/pool/engine_kind.h"
 #include <stdatomic.h>
 #include <stdio.h>
@@ -14,7 +15,6 @@
 #define BODY_MAX (512u << 20)
 #define CONNECT_MS 1000
 #define WAIT_MS 5000
-#define TOKENS_MAX 1000000000
 
 struct question {
     struct pool *pool;
@@ -39,20 +39,10 @@ static int on_data(void *u, const char *bytes, size_t n)
     return buf_add(&((struct question *)u)->answer, bytes, n);
 }
 
-static int64_t read_answer(const struct question *q)
-{
-    json_t *o = NULL;
-    int64_t tokens = -1;
-    if (json_parse(q->answer.data, q->answer.len, &o, NULL)) return -1;
-    if (json_get_int(o, "prompt_tokens", 0, TOKENS_MAX, &tokens, NULL, NULL)) tokens = -1;
-    json_decref(o);
-    return tokens;
-}
-
 static void on_done(void *u, const struct client_reply *r, const struct err *e)
 {
     struct question *q = u;
-    int64_t tokens = r->status == 200 && !(e && e->code) ? read_answer(q) : -1;
+    int64_t tokens = r->status == 200 && !(e && e->code) ? engine_read_tokens(q->answer.data, q->answer.len) : -1;
     void (*done)(void *, int64_t) = q->done;
     void *user = q->user;
     question_free(q, tokens < 0 ? PICK_UNUSED : PICK_OK);

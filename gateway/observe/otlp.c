@@ -5,17 +5,18 @@
  *          v                                            '--------'   or no answer       TRIES times; then lost
  *        counted                                                 `-> anything else      refused, and not tried again
  *
- * Which answers are worth another try is the specification's list. A batch goes when OTLP_BATCH records wait, or
+ * What an answer says is read by otlp_answer.c. A batch goes when OTLP_BATCH records wait, or
  * FLUSH_MS after the first of them. While a batch is tried again the queue fills and new records are dropped: memory and
  * the collector's load are bounded, and the oldest of an outage are what is known of it. Nobody waits for this thread but
  * otlp_close(). What goes wrong is logged once until it goes well again. */
 #include "gateway/observe/otlp.h"
 #include "base/client.h"
 #include "base/clock.h"
-#include "base/json.h"
 #include "base/log.h"
+#include "base/retry_after.h"
 #include "base/sha256.h"
 #include "gateway/observe/meters.h"
+#include "gateway/observe/otlp_answer.h"
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -89,21 +90,8 @@ struct answer {
 
 static void on_head(void *u, const struct client_reply *r)
 {
-    struct answer *a = u;
-    char *end;
-    long s = r->retry_after ? strtol(r->retry_after, &end, 10) : 0;
-    if (r->retry_after && end != r->retry_after && s > 0) a->retry_after_ms = s < PAUSE_MAX_MS / 1000 ? s * 1000 : PAUSE_MAX_MS;
-}
-
-/* {"partialSuccess":{"rejectedSpans":"3","errorMessage":...}}: a number or, as 64-bit ones are written, a string. */
-static void read_partial(struct answer *a, const char *body, size_t n)
-{
-    json_t *v = NULL;
-    if (json_parse(body, n, &v, NULL)) return;
-    const json_t *rejected = json_object_get(json_object_get(v, "partialSuccess"), "rejectedSpans");
-    a->refused = json_is_string(rejected) ? strtoll(json_string_value(rejected), NULL, 10) : json_integer_value(rejected);
-    if (a->refused < 0) a->refused = 0;
-    json_decref(v);
+    int64_t s = retry_after_s(r->retry_after, clock_wall_us() / 1000000, PAUSE_MAX_MS / 1000);
+    if (s > 0) ((struct answer *)u)->retry_after_ms = s * 1000;
 }
 
 /* "Authorization: Bearer ...", or "" where there is none to be had. */
@@ -130,7 +118,7 @@ static int64_t time_left_ms(struct otlp *o)
     return until ? (until - clock_mono_us()) / 1000 : SEND_MS;
 }
 
-static void post(struct otlp *o, const struct buf *body, struct answer *a)
+static void post(struct otlp *o, const struct buf *body, int64_t spans, struct answer *a)
 {
     char auth[TOKEN_MAX + 32], *answer = NULL;
     size_t len = 0;
@@ -160,18 +148,13 @@ static void post(struct otlp *o, const struct buf *body, struct answer *a)
         snprintf(a->why, sizeof a->why, "%.150s", e.msg);
     } else {
         snprintf(a->why, sizeof a->why, "status %d", a->status);
-        if (a->status == 200) read_partial(a, answer, len);
+        if (a->status == 200) a->refused = otlp_rejected(answer, len, spans);
     }
     free(answer);
     explicit_bzero(auth, sizeof auth);
 }
 
 /* --- a batch --- */
-
-static bool may_try_again(int status)
-{
-    return status == 0 || status == 429 || status == 502 || status == 503 || status == 504;
-}
 
 static void wait_until(struct otlp *o, int64_t us)
 {
@@ -200,19 +183,20 @@ static void tell(struct otlp *o, const struct answer *a, bool well)
 }
 
 /* Until it is taken, refused or given up. */
-static void deliver(struct otlp *o, const struct buf *body, size_t n)
+static void deliver(struct otlp *o, const struct buf *body, size_t n, int64_t spans)
 {
     struct answer a;
     for (int tries = 0;; tries++) {
-        post(o, body, &a);
-        bool well = a.status >= 200 && a.status < 300;
+        post(o, body, spans, &a);
+        enum otlp_verdict verdict = otlp_verdict(a.status);
+        bool well = verdict == OTLP_TAKEN;
         tell(o, &a, well);
         if (well) {
             count(o, "sent", n);
             if (a.refused) metric_add(o->metrics, GM_SPANS_REFUSED, NULL, (double)a.refused);
             return;
         }
-        if (!may_try_again(a.status)) {
+        if (verdict == OTLP_REFUSED) {
             count(o, "refused", n);
             return;
         }
@@ -224,6 +208,14 @@ static void deliver(struct otlp *o, const struct buf *body, size_t n)
     }
 }
 
+/* At least as many as there are in it: the request's own, its stages, and the steps of an engine. */
+static int64_t spans_of(struct trace_record *const *batch, size_t n)
+{
+    int64_t spans = 0;
+    for (size_t i = 0; i < n; i++) spans += 1 + batch[i]->nspans + OTLP_STEPS;
+    return spans;
+}
+
 static void send_batch(struct otlp *o, struct trace_record **batch, size_t n)
 {
     struct buf body;
@@ -231,7 +223,7 @@ static void send_batch(struct otlp *o, struct trace_record **batch, size_t n)
     if (otlp_write(batch, n, o->instance, &body))
         count(o, "lost", n);
     else
-        deliver(o, &body, n);
+        deliver(o, &body, n, spans_of(batch, n));
     for (size_t i = 0; i < n; i++) free(batch[i]);
     buf_close(&body);
 }

@@ -12,6 +12,7 @@
 #define OTLP_QUEUE 4096 /* records that wait */
 #define OTLP_BATCH 128  /* records in one request to the collector */
 #define OTLP_NAME 80
+#define OTLP_STEPS 4 /* of an engine, below its try */
 
 /* A stage that is over. Wall microseconds. */
 struct span_note {

@@ -248,7 +248,7 @@ static void write_steps(struct list *spans, const struct trace_record *r, const 
     const struct {
         const char *name;
         int64_t us;
-    } step[] = {{"engine.load", t->load_us}, {"engine.queue", t->queue_us}, {"engine.prefill", t->prefill_us}, {"engine.decode", t->decode_us}};
+    } step[OTLP_STEPS] = {{"engine.load", t->load_us}, {"engine.queue", t->queue_us}, {"engine.prefill", t->prefill_us}, {"engine.decode", t->decode_us}};
     int64_t before = t->load_us + t->queue_us + t->prefill_us;
     int64_t at = r->stream && r->first_us ? r->first_us - before : n->start_us;
     uint8_t id[SPAN_BYTES];

@@ -6,6 +6,7 @@
  * that was overheard is of no use for another nonce. */
 #include "adapters/store.h"
 #include "base/json.h"
+#include "gateway/pool/engine_answers.h"
 #include "gateway/pool/engine_kind.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,21 +165,15 @@ static int residents(const struct engine_link *l, void (*one)(void *u, const cha
 
 static int receipt(const struct engine_link *l, const char *id, struct relay_counts *out)
 {
-    char path[128];
-    json_t *v = NULL;
-    const char *word = "";
-    struct relay_counts c = {.known = true};
+    char path[128], *body = NULL;
+    size_t len = 0;
+    int status = 0;
+    bool runs;
     snprintf(path, sizeof path, "/weft/v1/receipts/%.60s", id);
-    if (kind_get_json(l, path, &v, NULL)) return -1;
-    int rc = json_get_int(v, "prompt_tokens", 0, INT32_MAX, &c.prompt, NULL, NULL) |
-             json_get_int(v, "cached_tokens", 0, INT32_MAX, &c.cached, NULL, NULL) |
-             json_get_int(v, "output_tokens", 0, INT32_MAX, &c.output, NULL, NULL) |
-             json_get_str(v, "finish_reason", sizeof c.finish - 1, &word, NULL, NULL);
-    snprintf(c.finish, sizeof c.finish, "%s", word);
-    json_decref(v);
-    if (rc) return -1;
-    *out = c;
-    return 0;
+    if (kind_get(l, path, true, &status, &body, &len, NULL)) return -1;
+    int rc = status == 200 ? engine_read_receipt(body, len, &runs, out) : -1;
+    free(body);
+    return rc;
 }
 
 /* --- adapters --- */

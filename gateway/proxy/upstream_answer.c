@@ -12,8 +12,10 @@
  * where that takes longer than keepalive_ms it is opened before, and a refusal becomes an error event.
  *
  * Callbacks run on the client's thread and never block; the stream is shared with the timer under exchange.write. */
+#include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "base/retry_after.h"
 #include "gateway/proxy/quarantine.h"
 #include "gateway/proxy/upstream_impl.h"
 #include "gateway/registry/upload.h"
@@ -229,6 +231,15 @@ static void clean_body(struct exchange *x, struct buf *out)
         if (out->data[i] == '\n' || out->data[i] == '\r') out->data[i] = ' ';
 }
 
+/* In seconds, however the engine says it: its word is no header of ours. */
+static void set_retry_after(struct exchange *x)
+{
+    char text[24];
+    int64_t s = x->retry_after_s < 0 && x->status == 503 ? RETRY_AFTER_S : x->retry_after_s;
+    snprintf(text, sizeof text, "%lld", (long long)s);
+    if (s >= 0) http_set_header(x->req, "Retry-After", text);
+}
+
 static void pass_refusal(struct exchange *x)
 {
     struct buf b;
@@ -238,8 +249,7 @@ static void pass_refusal(struct exchange *x)
     if (x->stream) {
         end_with_event(x, b.data, b.len);
     } else {
-        if (x->retry_after[0] || x->status == 503)
-            http_set_header(x->req, "Retry-After", x->retry_after[0] ? x->retry_after : RETRY_AFTER_S);
+        set_retry_after(x);
         http_reply(x->req, x->status, "application/json", b.data, b.len);
     }
     buf_close(&b);
@@ -253,7 +263,7 @@ void exchange_on_head(void *u, const struct client_reply *r)
     x->status = r->status;
     if (r->weft_time) relay_read_times(r->weft_time, &x->relay.times);
     snprintf(x->content_type, sizeof x->content_type, "%s", r->content_type ? r->content_type : "application/json");
-    snprintf(x->retry_after, sizeof x->retry_after, "%s", r->retry_after ? r->retry_after : "");
+    x->retry_after_s = retry_after_s(r->retry_after, clock_wall_us() / 1000000, RETRY_AFTER_MAX_S);
     if (r->status != 200) return;
     if (!x->adm.stream) {
         x->t_first = exchange_now(x);

@@ -20,7 +20,8 @@
 #define EXCHANGE_PROGRESS_US 1000000    /* a progress note so often */
 #define EXCHANGE_PROGRESS_TOKENS 256    /* or after so many tokens */
 #define UPSTREAM_TICK_MS 50             /* how late a keep-alive or a resend may be */
-#define RETRY_AFTER_S "1"
+#define RETRY_AFTER_S 1 /* where an engine that is busy does not say */
+#define RETRY_AFTER_MAX_S 86400
 
 struct outcome {
     enum usage_state state;
@@ -77,7 +78,8 @@ struct exchange {
     struct buf answer;
     bool too_large;
     int status;
-    char content_type[96], retry_after[16];
+    char content_type[96];
+    int64_t retry_after_s; /* -1: it did not say */
     int64_t t_first, t_end;         /* wall us */
     int64_t noted_us, noted_tokens; /* of the last progress note */
     int64_t shown_tokens;           /* counted into `live` */

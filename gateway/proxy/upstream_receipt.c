@@ -13,7 +13,7 @@
  * engines tell at the first question; one under load is asked for RECEIPT_US: until then the place among the concurrent
  * requests is kept, and so is what was reserved. */
 #include "base/clock.h"
-#include "base/json.h"
+#include "gateway/pool/engine_answers.h"
 #include "gateway/proxy/upstream_impl.h"
 #include <stdio.h>
 #include <string.h>
@@ -35,19 +35,10 @@ static bool is_due(struct exchange *x)
 /* True: it still runs, which the engine will notice soon. */
 static bool read_receipt(struct exchange *x, int status)
 {
-    struct relay_counts c = {.known = true};
-    const char *state = "", *finish = "";
-    json_t *v = NULL;
-    if (status != 200 || json_parse(x->answer.data, x->answer.len, &v, NULL)) return false;
-    int rc = json_get_int(v, "prompt_tokens", 0, INT32_MAX, &c.prompt, NULL, NULL) |
-             json_get_int(v, "cached_tokens", 0, INT32_MAX, &c.cached, NULL, NULL) |
-             json_get_int(v, "output_tokens", 0, INT32_MAX, &c.output, NULL, NULL) |
-             json_get_str(v, "state", sizeof c.finish, &state, NULL, NULL) |
-             json_get_str(v, "finish_reason", sizeof c.finish - 1, &finish, NULL, NULL);
-    bool runs = strcmp(state, "running") == 0;
-    snprintf(c.finish, sizeof c.finish, "%s", finish);
-    json_decref(v);
-    if (rc || runs) return runs;
+    struct relay_counts c;
+    bool runs = false;
+    if (status != 200 || engine_read_receipt(x->answer.data, x->answer.len, &runs, &c)) return false;
+    if (runs) return true;
     x->relay.counts = c;
     x->receipt = true;
     return false;

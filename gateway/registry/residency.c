@@ -15,7 +15,6 @@
 #include "gateway/pool/engine_kind.h"
 #include "gateway/proxy/quarantine.h"
 #include <errno.h>
-#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -239,48 +238,11 @@ static int ask(struct gateway *g, const struct pick *k, const char *digest, stru
     return client_start(g->client, &r, NULL, e);
 }
 
-static void find_worst(const json_t *modules, struct selftest *out)
-{
-    const char *name;
-    json_t *v;
-    double most = -1;
-    json_object_foreach((json_t *)modules, name, v)
-    {
-        if (json_number_value(v) <= most) continue;
-        most = json_number_value(v);
-        snprintf(out->worst, sizeof out->worst, "%s", name);
-    }
-}
-
 static int read_answer(const struct wait *w, struct selftest *out, struct err *e)
 {
-    json_t *o = NULL;
-    struct err why = {0};
     out->lost = w->e.code != 0;
     if (w->e.code) return err_set(e, w->e.code, "the engine was lost during the self-test: %s", w->e.msg);
-    bool parsed = json_parse(w->answer.data, w->answer.len, &o, &why) == 0;
-    const json_t *error = json_object_get(o, "error");
-    const char *word = json_string_value(json_object_get(error, "code")),
-               *msg = json_string_value(json_object_get(error, "message"));
-    enum err_code code = word ? err_by_word(word) : ERR_NONE;
-    int rc = 0;
-    if (w->status == 200 && json_is_number(json_object_get(o, "max_error"))) {
-        out->ran = true;
-        out->max_error = json_number_value(json_object_get(o, "max_error"));
-        if (!isfinite(out->max_error)) out->max_error = 1e308;
-        find_worst(json_object_get(o, "modules"), out);
-    } else if (w->status == 404 && code != ERR_ADAPTER_NOT_LOADED) {
-        out->ran = false; /* no such route: another kind of engine */
-    } else if (w->status == 404 || w->status == 503) {
-        rc = err_set(e, ERR_UNAVAILABLE, "the engine could not test the adapter now");
-    } else {
-        rc = err_set(e, code ? code : ERR_INTERNAL, "the engine's self-test failed: %.300s",
-                     msg      ? msg
-                     : parsed ? "no figure"
-                              : why.msg);
-    }
-    json_decref(o);
-    return rc;
+    return engine_read_selftest(w->status, w->answer.data, w->answer.len, &out->figure, e);
 }
 
 static int test_on(struct gateway *g, struct pick *k, const char *digest, const atomic_bool *stop, struct selftest *out,
@@ -309,7 +271,7 @@ int residency_selftest(struct gateway *g, const char *tenant, const char *digest
     char base[128];
     struct pool_want want;
     struct pick k;
-    *out = (struct selftest){.ran = false};
+    *out = (struct selftest){.lost = false};
     if (want_of(g, tenant, digest, base, &want, e)) return -1;
     if (pool_pick(g->pool, &want, &k, e)) return err_set(e, ERR_UNAVAILABLE, "no engine of the base is ready");
     snprintf(out->engine, sizeof out->engine, "%s", pick_name(&k));

@@ -2,6 +2,7 @@
  * digest. The only file of the registry's side that talks to an engine. */
 #pragma once
 #include "gateway/gateway.h"
+#include "gateway/pool/engine_answers.h"
 #include <stdatomic.h>
 
 /* A base that is served, by its name; "": the first. ERR_UNAVAILABLE: not known yet, ERR_MODEL_NOT_FOUND. */
@@ -22,11 +23,9 @@ struct json_t *residency_json(struct gateway *g, const char *digest);
 void residency_unload(struct gateway *g, const char *digest); /* fire and forget; what runs on it is answered in full */
 
 struct selftest {
-    bool ran;         /* false: the engine has no such test; loading was the test */
-    double max_error; /* NaN and infinite ones are there as 1e308 */
-    char worst[64];   /* the module that has it */
-    bool lost;        /* the engine, while it loaded or tested: */
-    char engine[64];  /* which, in which of its lives */
+    struct engine_selftest figure;
+    bool lost;       /* the engine, while it loaded or tested: */
+    char engine[64]; /* which, in which of its lives */
     uint64_t life;
 };
 

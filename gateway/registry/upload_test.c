@@ -53,7 +53,7 @@ static void ready(struct uploads *u, const struct test *t, const struct selftest
 {
     change(u, &t->v,
            &(struct version_change){
-               .from = 1u << VERSION_VALIDATING, .to = VERSION_READY, .max_error = s->ran ? s->max_error : -1});
+               .from = 1u << VERSION_VALIDATING, .to = VERSION_READY, .max_error = s->figure.ran ? s->figure.max_error : -1});
 }
 
 static void failed(struct uploads *u, struct test *t, const char *code, const char *tensor, const char *detail,
@@ -77,13 +77,13 @@ static void failed(struct uploads *u, struct test *t, const char *code, const ch
 static void judge(struct uploads *u, struct test *t, const struct selftest *s)
 {
     char detail[256];
-    if (!s->ran || s->max_error <= ERROR_MAX) {
+    if (!s->figure.ran || s->figure.max_error <= ERROR_MAX) {
         ready(u, t, s);
         return;
     }
-    snprintf(detail, sizeof detail, "the engine's result for %s is off by %.3g, more than %.3g", s->worst, s->max_error,
+    snprintf(detail, sizeof detail, "the engine's result for %s is off by %.3g, more than %.3g", s->figure.worst, s->figure.max_error,
              ERROR_MAX);
-    failed(u, t, "selftest_failed", s->worst, detail, s->max_error);
+    failed(u, t, "selftest_failed", s->figure.worst, detail, s->figure.max_error);
 }
 
 static void refuse(struct uploads *u, struct test *t, const struct err *e)

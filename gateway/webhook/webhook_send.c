@@ -8,7 +8,7 @@
  *
  *     2xx        delivered                     410    paused, an event says so
  *     413        tried again with half of it   other  tried again: after 1 s, 2 s, 4 s ... webhook_retry_s, each 50 to 100 % of it
- *     Retry-After is kept to where it is longer, up to RETRY_AFTER_MAX_S. Redirects are not followed: they are no 2xx.
+ *     Retry-After is kept to where it is longer, up to HOOK_RETRY_AFTER_MAX_S. Redirects are not followed: they are no 2xx.
  *
  * URLs are strangers': https to public addresses, judged when they are dialled, but for hosts of the setting webhook_hosts (see
  * import_address.h). The client is one of its own, so slow receivers take no connection from the engines; its connections are kept, and
@@ -19,17 +19,15 @@
 #include "base/log.h"
 #include "gateway/observe/meters.h"
 #include "gateway/settings.h"
+#include "gateway/webhook/webhook_answer.h"
 #include "gateway/webhook/webhook_impl.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 #include <time.h>
 
 #define TICK_MS 100       /* between looks at the outbox while there are webhooks */
 #define IDLE_TICK_MS 10000
-#define RETRY_FIRST_MS 1000
-#define RETRY_AFTER_MAX_S 86400
 #define STOP_MS 1500      /* for batches under way, at the end */
 #define CA_LINES_MAX 100000
 #define PASSED_ROWS 10000 /* looked through for nothing: worth a write */
@@ -132,7 +130,7 @@ static void pass(struct hook *h, const struct hook_place *to)
 static void later(struct hook *h, const struct err *e)
 {
     log_warn("webhook_batch", LS("webhook", h->id), LS("reason", e->msg));
-    h->due_us = clock_mono_us() + RETRY_FIRST_MS * 1000;
+    h->due_us = clock_mono_us() + HOOK_RETRY_FIRST_MS * 1000;
 }
 
 static void fail(struct hook *h);
@@ -189,28 +187,11 @@ static void begin(struct hook *h)
 
 /* --- judge --- */
 
-/* Seconds, or a date. */
-static int64_t retry_after_s(const char *text)
+static int64_t pause_us(const struct hook *h)
 {
-    struct tm t = {0};
-    size_t digits = strspn(text, "0123456789");
-    int64_t s = 0;
-    if (digits && !text[digits]) s = digits <= 9 ? strtoll(text, NULL, 10) : RETRY_AFTER_MAX_S;
-    else if (strptime(text, "%a, %d %b %Y %H:%M:%S GMT", &t)) s = (int64_t)timegm(&t) - clock_wall_us() / 1000000;
-    return s < 0 ? 0 : s < RETRY_AFTER_MAX_S ? s : RETRY_AFTER_MAX_S;
-}
-
-/* Half of it and up to as much again, so that receivers that came back are not met by all at once. */
-static int64_t backoff_us(const struct hook *h)
-{
-    uint32_t some = 0;
-    int64_t most = h->all->g->set->webhook_retry_s * 1000, ms = RETRY_FIRST_MS;
-    for (int i = 1; i < h->failures && ms < most; i++) ms *= 2;
-    if (ms > most) ms = most;
-    random_bytes(&some, sizeof some);
-    ms = ms / 2 + (int64_t)(some % (uint32_t)(ms / 2 + 1));
-    int64_t asked = retry_after_s(h->retry_after) * 1000;
-    return (asked > ms ? asked : ms) * 1000;
+    uint32_t dice = 0;
+    random_bytes(&dice, sizeof dice);
+    return webhook_pause_ms(h->failures, h->all->g->set->webhook_retry_s * 1000, dice, h->retry_after, clock_wall_us() / 1000000) * 1000;
 }
 
 static void say_why(struct hook *h)
@@ -223,13 +204,14 @@ static void say_why(struct hook *h)
 
 static void fail(struct hook *h)
 {
+    enum hook_verdict verdict = webhook_verdict(h->status, true, h->n);
     h->moves = false;
-    h->pause = h->status == 410;
+    h->pause = verdict == HOOK_GONE;
     say_why(h);
     if (h->failures < INT32_MAX) h->failures++;
     if (!h->failing_since) h->failing_since = clock_wall_us();
-    h->due_us = clock_mono_us() + backoff_us(h);
-    if (h->status == 413 && h->n > 1) { /* another batch, with an id of its own */
+    h->due_us = clock_mono_us() + pause_us(h);
+    if (verdict == HOOK_SMALLER) { /* another batch, with an id of its own */
         h->batch_max = h->n / 2;
         h->msg[0] = 0;
         h->due_us = 0;
@@ -244,7 +226,7 @@ static void judge(struct hook *h)
     struct metrics *m = h->all->g->metrics;
     h->all->in_flight--;
     h->call = NULL;
-    h->moves = h->status >= 200 && h->status < 300 && (!h->broken.code || h->cut);
+    h->moves = webhook_verdict(h->status, h->broken.code && !h->cut, h->n) == HOOK_DELIVERED;
     if (!h->moves) {
         fail(h);
         return;

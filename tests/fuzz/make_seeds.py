@@ -651,7 +651,72 @@ def asked():
     seed("give", "\2nonsense")
 
 
+# --- packed files ---
+
+def packed(entries, meta=b"{}", how=3, magic=b"WEFTPACK", version=1, count=None, index=None, spare=0):
+    """entries: (kind, layout, n, k, bytes, name)"""
+    def even(n):
+        return -(-n // 64) * 64
+
+    at = even(128 + 256 * len(entries) + len(meta))
+    body, rows = b"", b""
+    for kind, layout, n, k, raw, name in entries:
+        rows += struct.pack("<IIiiQQ", kind, layout, n, k, at + len(body), len(raw)) + struct.pack("<16f", *range(16)) + bytes(32) + name.encode().ljust(128, b"\0")
+        body += raw.ljust(even(len(raw)), b"\0")
+    meta_at = 128 + 256 * len(entries)
+    text = struct.pack("<8sIIQQQQQQ", magic, version, 0, 128 if index is None else index, len(entries) if count is None else count, meta_at if meta_at % 64 == 0 else even(meta_at), len(meta), 0, 0) + bytes(64)
+    return bytes([how]) + text + rows + meta.ljust(at - 128 - len(rows), b" ") + body + bytes(spare)
+
+
+def packed_files():
+    sizes = {0: (2, 256), 1: (2, 128), 2: (32, 1088), 3: (32, 640), 4: (32, 1152), 5: (32, 672), 6: (32, 640), 7: (32, 1152), 8: (32, 384)}
+
+    def weight(layout, n=3, name="w"):
+        return (1, layout, n, sizes[layout][0], bytes(i % 251 for i in range(sizes[layout][1])), name)
+
+    blob, vector = (0, 0, 0, 0, b"{}", "config.json"), (2, 0, 5, 0, values(5), "final_norm")
+    seed("packed", packed([blob, vector, weight(0)]), *[packed([weight(l)]) for l in sizes], packed([weight(2), weight(3, name="v"), weight(8, 32, "u")]), packed([vector, blob], b'{"type":"int4"}'), packed([]), packed([], b"[]"), packed([], b"{"), packed([blob], how=1), packed([blob], how=2),
+         packed([blob], how=7), packed([blob], magic=b"WEFTPACX"), packed([blob], version=2), packed([blob], count=2), packed([blob], count=1 << 21), packed([blob], count=1 << 60), packed([blob], index=64), packed([blob], index=129), packed([blob, blob]), packed([(0, 0, 0, 0, b"x", "")]), packed([(0, 0, 0, 0, b"x", "n" * 128)]),
+         packed([(3, 0, 0, 0, b"x", "n")]), packed([(1, 9, 3, 32, b"x", "n")]), packed([(1, 2, 3, 31, b"x", "n")]), packed([(1, 2, -1, 32, b"x", "n")]), packed([weight(2, 33)]), packed([(2, 0, 4, 0, values(5), "n")]), packed([(2, 0, 0, 0, b"", "n")]), packed([blob], spare=64), packed([(0, 0, 0, 0, b"", "e")]), b"\3WEFTPACK", b"")
+
+
+# --- what others answer us ---
+
+def answers():
+    def says(text, **more):
+        return "data: " + dump({"choices": [{"delta": {"content": text}}], **more}) + "\n\n"
+
+    end, fails = "data: [DONE]\n\n", "data: " + dump({"error": {"message": "no", "code": "engine_error"}}) + "\n\n"
+    whole = dump({"choices": [{"message": {"content": "yes \u00fc"}}]})
+    streams = (says("one ") + says("two") + end, says("one").replace("\n", "\r\n") + end, ": a comment\nevent: x\nid: 1\n\n" + says("\n\u2028\U0001f600") + end + says("late"), fails + says("x") + fails, says("cut")[:-9], "data:[DONE]",
+               "data: {\"choices\":[]}\ndata: []\ndata: {\"choices\":[{\"delta\":{\"content\":null}}]}\ndata: {\"choices\":[{\"delta\":{\"content\":\"\\u0000\"}}]}\n" + end, "data:\ndata: \ndata:  {}\n\r\n" + end, says("a") * 9, "")
+    seed("chat_stream", *["\0" + s for s in streams], *["\x14" + s for s in streams[:4]], "\1" + whole, "\5" + whole, "\1{\"choices\":[{\"message\":{\"content\":null}}]}", "\1[]", "\1" + whole[:9], "\2" + fails[6:], "\6" + "x" * 90, "\3" + whole)
+    dates = ("Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994", "Mon, 23 Nov 2026 12:00:00 GMT", "Wed, 01 Jan 9999 00:00:00 GMT", "Mon, 23 Nov 2026 12:00:00 GMT ", "Mon, 23 Nov 2026 12:00:00", "Mon,\t23 Nov +026 12:00:00 GMT")
+    after = ("", "0", "7", "29", "86401", "999999999", "10000000000000000000000", "-1", "+7", " 7", "7s", "1e3", "soon", *dates)
+    bodies = ({}, {"partialSuccess": {}}, *[{"partialSuccess": {"rejectedSpans": v, "errorMessage": "no"}} for v in (3, "3", 0, -1, "-1", "", "3x", "9" * 18, "9" * 19, 1 << 62, 1.5, None, [])])
+    seed("otlp_answer", *[bytes([s // 4, 9]) + a.encode() + b"\0" for s, a in zip((0, 200, 400, 429, 500, 502, 503, 504) * 3, after)], *[bytes([50, 9]) + b"\0" + dump(b).encode() for b in bodies], b"\x32\x09\0<html>", b"")
+    for i, a in enumerate(after):
+        seed("webhook_answer", struct.pack(">HBBHI", (200, 204, 302, 410, 413, 429, 500, 503)[i % 8], i % 20, i * 37 % 256, (0, 3, 900, 65535)[i % 4], i * 1234567891 % (1 << 32)) + a.encode())
+    def head(*lines, status="200 OK", body=b"", version="1.1"):
+        return "\r\n".join((f"HTTP/{version} {status}", *lines, "", "")).encode() + body
+
+    json_head, sized = "Content-Type: application/json", "Content-Length: 2"
+    fields = ("Retry-After: 7", "ETag: \"5\"", "X-Request-Id: 0191d8a0-0000-7000-8000-000000000001", "x-weft-time:1 2 3 4 5", "Location: https://a/b?c")
+    chunks = b"2\r\n{}\r\n0\r\nETag: late\r\n\r\n"
+    seed("client", *[bytes([h]) + a for h in (0, 1, 2, 6) for a in (head(json_head, sized, body=b"{}"), head("Transfer-Encoding: chunked", *fields, body=chunks), head(*fields, body=b"x" * 40), head("Location: /x", sized, *fields, status="302 Found", body=b"{}"))],
+         *[b"\0" + a for a in (head("Link: x", "ETag: early", status="103 Early Hints") + head(sized, body=b"{}"), head(status="100 Continue") + head(sized, status="503 No", body=b"{}"), head("Retry-After: " + "1" * 70, "X-Weft-Time: " + "1 " * 70), head("ETag: a\x01b", "X-Request-Id: \x1b[2J", "Retry-After:\t 7 \t"),
+                                head("ETag:", "ETag: a", "etag: b", "X-Request-Id"), head("Content-Length: 9", body=b"{}"), head("Content-Length: 1", "Content-Length: 2", body=b"{}"), head("Content-Length: -1"), head(status="204 No Content"), head(version="1.0", body=b"x" * 2049), head(version="2"),
+                                head("Transfer-Encoding: chunked", body=b"zz\r\n"), head("A: b\r\n  folded", "ETag: x\r\n y"), b"HTTP/0.9 200\n\nx", b"garbage", b"", b"HTTP/1.1 200 OK", head("X: " + "y" * 900))])
+    counts = {"prompt_tokens": 12, "cached_tokens": 8, "output_tokens": 3}
+    seed("engine_answers", *["\0" + dump(v) for v in ({**counts, "state": "completed", "finish_reason": "stop"}, {**counts, "state": "running", "finish_reason": None}, {"state": "x" * 17}, {"state": 1}, {"finish_reason": "x" * 16}, {"prompt_tokens": -1},
+                                                      {"prompt_tokens": 1 << 31}, {"output_tokens": "3"}, {"output_tokens": 3.0}, {})], *["\1" + dump(v) for v in (counts, {"prompt_tokens": 10 ** 9}, {"prompt_tokens": 10 ** 9 + 1}, {"prompt_tokens": "1"}, {})], "\0[]", "\1",
+         *[bytes([2, s]) + dump(v).encode() for s, v in ((0, {"max_error": 1e-7, "modules": {"q_proj": 1e-7, "v_proj": 1e-9}}), (0, {"max_error": 0, "modules": {}}), (0, {"max_error": 1e308, "modules": {"x" * 62 + "\u00fc": 1}}), (0, {"max_error": -1}), (0, {"max_error": "0"}), (0, {}), (0, {"max_error": 1, "modules": [1]}),
+                                                         (1, {}), (1, {"error": {"code": "adapter_not_loaded"}}), (2, {}), (3, {"error": {"code": "adapter_invalid", "message": "x" * 302 + "\u00fc"}}), (4, {"error": {"message": "\u00fc"}}), (3, {"error": 1}), (5, {}))], b"\2\3<html>")
+
+
 def main():
+    answers()
+    packed_files()
     adapters()
     primaries()
     pulls()

@@ -61,3 +61,12 @@ with_pull := engine/pull_helper.c engine/meters.c $(SRC_adapters)
 link_pull := -Wl,--wrap=poll -Wl,--wrap=clock_mono_us -Wl,--wrap=posix_fallocate
 own_give := gateway/pool/blobs_range.c gateway/standby/feed_ask.c
 link_follow := -Wl,--wrap=clock_mono_us -Wl,--wrap=nanosleep -Wl,--wrap=fsync -Wl,--wrap=posix_fallocate
+own_chat_stream := gateway/cli/cli_chat_stream.c
+own_otlp_answer := gateway/observe/otlp_answer.c base/retry_after.c
+own_webhook_answer := gateway/webhook/webhook_answer.c base/retry_after.c
+own_engine_answers := gateway/pool/engine_answers.c
+own_client := base/client_head.c
+link_client := -Wl,--wrap=socket
+own_packed := engine/packed.c engine/packed_verify.c
+with_packed := kernels/weight.c kernels/tensor.c $(wildcard kernels/pack*.c)
+link_packed := -Wl,--wrap=pthread_create

@@ -52,6 +52,7 @@ fuzz: $(if $(FUZZ_CC),$(foreach f,$(if $(FUZZ_ONLY),$(FUZZ_ONLY),$(FUZZ)),$(F)/f
 
 # Without clang: files in, TAP out.
 FUZZ_REPLAYS := $(addprefix $(B)/tests/fuzz/replay_,$(FUZZ))
+$(B)/tests/fuzz/replay_chat_stream: $(B)/gateway/cli/cli_chat_stream.o
 $(B)/tests/fuzz/replay_cli: $(filter-out $(B)/gateway/cli/cli.o,$(call obj,$(SRC_cli)))
 $(B)/tests/fuzz/replay_%: $(B)/tests/fuzz/fuzz_%.o $(B)/tests/fuzz/replay.o $(LIBS)
 	@mkdir -p $(@D)

@@ -1,5 +1,6 @@
 /* client: against our own server, and against sockets that behave badly. */
 #include "base/client.h"
+#include "base/client_internal.h" /* the reading of a head */
 #include "tests/unit/test_base_net.h"
 
 struct seen {
@@ -156,6 +157,7 @@ struct mute {
     const char *say_first;
     pthread_t thread;
     int held[64], n;
+    bool ends; /* what it says, as it says no more */
 };
 
 static void *mute_run(void *arg)
@@ -166,13 +168,14 @@ static void *mute_run(void *arg)
         char drop[4096];
         ssize_t got = recv(fd, drop, sizeof drop, 0);
         if (got > 0) says(fd, m->say_first);
+        if (m->ends) shutdown(fd, SHUT_WR);
     }
     return NULL;
 }
 
-static void mute_start(struct mute *m, const char *say_first)
+static void mute_start(struct mute *m, const char *say_first, bool ends)
 {
-    *m = (struct mute){.say_first = say_first, .fd = socket(AF_INET, SOCK_STREAM, 0)};
+    *m = (struct mute){.say_first = say_first, .ends = ends, .fd = socket(AF_INET, SOCK_STREAM, 0)};
     struct sockaddr_in in = {.sin_family = AF_INET};
     socklen_t n = sizeof in;
     in.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -207,7 +210,7 @@ static void each_time_limit_ends_the_call_with_its_own_words(void **state)
         struct mute m;
         struct seen s;
         char url[128];
-        mute_start(&m, rows[i].says);
+        mute_start(&m, rows[i].says, false);
         seen_init(&s);
         struct client *c = new_client(4);
         snprintf(url, sizeof url, "http://user:secret@127.0.0.1:%d/x?key=secret", m.port);
@@ -225,6 +228,66 @@ static void each_time_limit_ends_the_call_with_its_own_words(void **state)
         client_free(c);
         mute_stop(&m);
     }
+}
+
+/* Whatever comes of the body, the head was told before it; and without one nothing went well. */
+static void an_odd_head_is_told_once_or_is_an_error(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *says, *body;
+        int status;
+    } rows[] = {
+        {"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc", "abc", 200},
+        {"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\rodd\r\nabc", "abc", 200},
+        {"HTTP/1.1 200 OK\r\nETag: x", "", 0},
+        {"HTTP/2 2400 OK\r\n\r\nabc", "", 0},
+        {"HTTP/211 .00 OK\r\nContent-Length: 3\r\n\r\nabc", "", 0},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct mute m;
+        struct seen s;
+        char url[128];
+        mute_start(&m, rows[i].says, true);
+        seen_init(&s);
+        struct client *c = new_client(4);
+        snprintf(url, sizeof url, "http://127.0.0.1:%d/x", m.port);
+        struct client_request r = request(url, &s);
+        start(c, &r);
+        WAIT_FOR(atomic_load(&s.dones) == 1, 3000);
+        assert_int_equal(s.status, rows[i].status);
+        assert_int_equal(s.heads, rows[i].status ? 1 : 0);
+        assert_string_equal(s.body.data, rows[i].body);
+        assert_int_equal(s.e.code, rows[i].status ? ERR_NONE : ERR_ENGINE);
+        buf_close(&s.body);
+        client_free(c);
+        mute_stop(&m);
+    }
+}
+
+/* What is too long, or holds what no header has, would be another value. */
+static void a_headers_value_is_kept_whole_or_not_at_all(void **state)
+{
+    struct client_head h = {.location = NULL};
+    char line[300];
+    (void)state;
+    static const char *const lines[] = {"HTTP/1.1 103 Early\r\n", "ETag: early\r\n", "HTTP/1.1 200 OK\r\n", "Retry-After: \t7 \r\n", "x-request-id:a b\r\n", "X-Weft-Time: 1\x1b[2J\r\n", "Location: /a\r\n"};
+    for (size_t i = 0; i < sizeof lines / sizeof *lines; i++) client_head_line(&h, lines[i], strlen(lines[i]));
+    assert_string_equal(h.retry_after, "7");
+    assert_string_equal(h.request_id, "a b");
+    assert_string_equal(h.location, "/a");
+    assert_string_equal(h.etag, "");
+    assert_string_equal(h.weft_time, "");
+    for (int n = 62; n < 66; n++) {
+        int len = snprintf(line, sizeof line, "ETag: %0*d\r\n", n, 0);
+        client_head_line(&h, line, (size_t)len);
+        assert_int_equal(strlen(h.etag), n < 64 ? n : 0);
+    }
+    client_head_line(&h, "Location: \r\n", 12);
+    assert_null(h.location);
+    client_head_line(&h, "Location: /b\r\n", 14);
+    client_head_line(&h, "HTTP/1.1 200 OK\r\n", 17);
+    assert_null(h.location);
 }
 
 static void a_refused_connection_an_unknown_name_and_other_protocols_are_told_apart(void **state)
@@ -447,6 +510,8 @@ int main(void)
         cmocka_unit_test(a_stream_arrives_whole_and_done_comes_last_and_once),
         cmocka_unit_test(bodies_and_headers_go_as_given_over_tcp_and_unix_sockets),
         cmocka_unit_test(each_time_limit_ends_the_call_with_its_own_words),
+        cmocka_unit_test(an_odd_head_is_told_once_or_is_an_error),
+        cmocka_unit_test(a_headers_value_is_kept_whole_or_not_at_all),
         cmocka_unit_test(a_refused_connection_an_unknown_name_and_other_protocols_are_told_apart),
         cmocka_unit_test(a_stream_cut_in_the_middle_is_an_error_after_its_data),
         cmocka_unit_test(cancel_closes_the_connection_soon_and_done_follows),

@@ -173,7 +173,7 @@ class Exchange:
             await self.reply(*self.engine.error(404, "adapter_not_loaded", f"no adapter {missing[0]}"))
         elif "status" in w:
             status = int(w["status"])
-            await self.reply(*self.engine.error(status, w.get("code"), f"refused for {body['model']}"), headers=[("Retry-After", "7")] if status == 503 else [])
+            await self.reply(*self.engine.error(status, w.get("code"), f"refused for {body['model']}"), headers=[("Retry-After", w.get("after", "7").replace("_", " "))] if status == 503 or "after" in w else [])
         elif "lie" in w:
             await fake_lies.lie(self.writer, w["lie"], w, body)
         elif body.get("stream"):

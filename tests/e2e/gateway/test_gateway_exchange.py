@@ -129,6 +129,12 @@ def test_the_engines_refusals_pass_on_with_the_clients_name(fake, acme, status, 
     assert (row["state"], row["http_status"], row["output_tokens"]) == ("rejected", status, 0)
 
 
+@pytest.mark.parametrize("said, told", [("Fri,_01_Jan_2100_00:00:00_GMT", "86400"), ("Sat,_01_Jan_2000_00:00:00_GMT", "0"), ("soon", "1"), ("12", "12")])
+def test_an_engines_retry_after_goes_on_in_seconds_or_not_at_all(acme, said, told):
+    r = acme.ask(f"status=503 after={said}")
+    assert r.status_code == 503 and r.headers["retry-after"] == told
+
+
 def test_a_refusal_after_a_keep_alive_comes_as_an_event_without_done(fake, acme):
     r, lines = stream(acme, "first_ms=10")
     assert events(lines)[1]
