@@ -36,6 +36,21 @@ static void print_again(const json_t *o, bool canonical)
     buf_close(&b);
 }
 
+/* What is built of a stranger's values says what they say, and shares nothing that is changed afterwards. */
+static void build_with(const json_t *o)
+{
+    json_t *top = json_copy_top(o), *all = json_copy_all(o), *list = json_array(), *holder = json_object();
+    FUZZ_NEED(top && all && json_equal(top, o) && json_equal(all, o));
+    json_list_add(&list, all);
+    json_object_put(&holder, "list", list);
+    FUZZ_NEED(json_object_size(holder) == 1 && json_equal(json_array_get(json_object_get(holder, "list"), 0), o));
+    json_object_clear(top);
+    json_object_clear(all);
+    FUZZ_NEED(json_object_size(json_array_get(list, 0)) == 0);
+    json_decref(top);
+    json_decref(holder);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
     char *s = fuzz_text(data, n);
@@ -49,8 +64,12 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         print_again(o, false);
         print_again(o, true);
         read_fields(o);
+        size_t there = json_object_size(o);
+        build_with(o);
+        FUZZ_NEED(json_object_size(o) == there);
     } else {
         FUZZ_NEED(e.code == ERR_INVALID_JSON && !strstr(e.msg, " near '"));
+        snprintf(e.param, sizeof e.param, "%.20s", s);
         buf_init(&b, 1u << 16);
         FUZZ_NEED(json_error(&e, &b) == 0 && json_parse(b.data, b.len, &o, NULL) == 0);
         buf_close(&b);
