@@ -146,7 +146,7 @@ void http_on_free(struct http_request *r, void (*fn)(struct http_request *r));
 
 /* A response header to go with the answer; copied; a second one of the same name replaces the first. Control bytes,
  * names that are none, Content-Length and Transfer-Encoding are refused (-1). "x-request-id: <r->id>" is there unless
- * set. */
+ * set. Nobody has to look whether there was memory for it: without, no answer goes out but an error. */
 int http_set_header(struct http_request *r, const char *name, const char *value);
 
 /* Copies the body. content_type NULL: application/json. */

@@ -84,6 +84,7 @@ struct http_exchange {
 
     /* the handler's, one thread at a time */
     struct http_pair *out_headers;
+    bool lacks_header; /* one had no memory */
     const char *query; /* raw, or NULL */
     struct http_pair *args;
     bool args_parsed;

@@ -31,7 +31,10 @@ int http_set_header(struct http_request *r, const char *name, const char *value)
     struct http_pair *h = find_out(x, name);
     bool fresh = !h;
     if (fresh) h = arena_alloc(r->arena, sizeof *h);
-    if (!n || !v || !h) return -1;
+    if (!n || !v || !h) {
+        x->lacks_header = true;
+        return -1;
+    }
     h->name = n;
     h->value = v;
     if (fresh) {
@@ -52,7 +55,7 @@ void http_dress(struct http_exchange *x, int status, const char *content_type)
 {
     x->status = status;
     if (!x->response) return;
-    bool whole = true;
+    bool whole = !x->lacks_header;
     for (const struct http_pair *h = x->out_headers; h; h = h->next) whole &= has_added(x, h->name, h->value);
     if (!find_out(x, "x-request-id")) whole &= has_added(x, "x-request-id", x->r.id);
     if (!find_out(x, "content-type") && content_type) whole &= has_added(x, "Content-Type", content_type);
@@ -111,6 +114,7 @@ void http_reply_error(struct http_request *r, const struct err *e)
     char after[16] = RETRY_AFTER_S;
     if (e->retry_after_s > 0) snprintf(after, sizeof after, "%d", e->retry_after_s);
     if ((row->status == 503 || e->retry_after_s > 0) && !find_out((struct http_exchange *)r, "retry-after")) http_set_header(r, "Retry-After", after);
+    ((struct http_exchange *)r)->lacks_header = false; /* those were the answer's; an error says enough without */
     if (json_error(e, &b)) reply_plainly(r, err_info(ERR_NO_MEMORY));
     else http_reply(r, row->status, NULL, b.data, b.len);
     buf_close(&b);

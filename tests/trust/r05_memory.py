@@ -21,11 +21,11 @@ ASAN = TOP / "build/asan/weft-gateway"
 
 
 def nodes(answer):
-    """How many values an answer in JSON has, at all levels; 0 of another."""
+    """How many values an answer in JSON has, at all levels; 0 of another, and of none."""
     def count(v):
         return 1 + sum(map(count, v.values() if isinstance(v, dict) else v if isinstance(v, list) else ()))
 
-    return count(answer.json()) if answer.status_code == 200 and answer.headers.get("content-type", "").startswith("application/json") else 0
+    return count(answer.json()) if answer is not None and answer.status_code == 200 and answer.headers.get("content-type", "").startswith("application/json") else 0
 
 
 class GatewayWalk(Walk):
@@ -37,14 +37,20 @@ class GatewayWalk(Walk):
         """The next request, without a fault. The writer waits 100 ms where two groups in a row met no memory: then one soon after."""
         if lasting:
             until(self.is_well, 10, "a database that writes")
-        try:
-            r = send()
-        except httpx.TransportError as e:
-            self.wrong("not served", f"{what}: {e!r}")
+        r = self.unstruck(what, send)
+        if r is None:
             return
         if r.status_code >= 500:
             self.wrong("not served", f"{what}: {r.status_code} {r.text[:120]}")
         self.blame(what, r.status_code)
+
+    def unstruck(self, what, send):
+        """The answer to a request beside which nothing fails; None: it broke off, which is told with what the gateway said last."""
+        try:
+            return send()
+        except httpx.TransportError as e:
+            self.wrong("not served", f"{what}: {e!r}\n{self.server.tail()[-1500:]}")
+            return None
 
     def is_well(self):
         """A kept connection that was struck between two requests ends with the next one."""
@@ -64,12 +70,12 @@ class GatewayWalk(Walk):
             if w == what and 400 <= said < 500 and said != status and said not in (() if what.startswith("GET") else (404, 409)):
                 self.wrong("blamed on the client", f"{point}: {said} instead of {status}: {text}")
 
-    def completeness(self, send):
+    def completeness(self, op, send):
         """For a question: whether a 200 has less in it than the answers before and after."""
-        before = nodes(send())
+        before = nodes(self.unstruck(f"{op}, before", send))
 
         def look(what, r):
-            if r.status_code == 200 and nodes(r) < min(before, nodes(send())):
+            if r.status_code == 200 and nodes(r) < min(before, nodes(self.unstruck(f"{what}, after", send))):
                 self.wrong("lacking something", f"{what}: {r.text[:160]}")
 
         return look
@@ -79,7 +85,7 @@ class GatewayWalk(Walk):
             return world.send(op, kind, value)
 
         far, lasting = FARTHEST, False
-        look = self.completeness(send) if op.method == "get" else None
+        look = self.completeness(op, send) if op.method == "get" else None
         for _ in range(points):
             at, times = self.point(far)
             lasting |= times > 1 or points > 1  # several points in a row are no single shortage either

@@ -188,6 +188,20 @@ static void errors_are_openai_objects_with_a_request_id(void **state)
     unserve(&t);
 }
 
+static void an_answer_that_lacks_a_header_for_want_of_memory_is_none(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    struct test_server t = serve(&o);
+    struct buf b = ask(&t, ASK("GET /lack") "\r\n");
+    assert_int_equal(b.len, 0);
+    buf_close(&b);
+    b = ask(&t, ASK("GET /lack?q=1") "\r\n");
+    assert_int_equal(status_of(&b), err_info(ERR_NO_MEMORY)->status);
+    buf_close(&b);
+    unserve(&t);
+}
+
 static void head_is_answered_as_get_without_a_body(void **state)
 {
     (void)state;
@@ -651,6 +665,7 @@ int main(void)
         cmocka_unit_test(more_than_64_headers_are_refused_with_431),
         cmocka_unit_test(a_long_head_may_come_in_small_pieces),
         cmocka_unit_test(errors_are_openai_objects_with_a_request_id),
+        cmocka_unit_test(an_answer_that_lacks_a_header_for_want_of_memory_is_none),
         cmocka_unit_test(head_is_answered_as_get_without_a_body),
         cmocka_unit_test(patterns_match_segment_by_segment_and_values_are_decoded_once),
         cmocka_unit_test(a_thousand_requests_go_over_one_connection),

@@ -73,6 +73,19 @@ static inline void hello(struct http_request *r)
     http_reply(r, 200, "text/plain", "hi", 2);
 }
 
+/* A header that has no memory, then the answer, or with ?q an error. */
+static inline void lack(struct http_request *r)
+{
+    bool fails = http_query(r, "q") != NULL;
+    for (size_t n = 1 << 20; n; n /= 2)
+        while (arena_alloc(r->arena, n)) {}
+    assert_int_equal(http_set_header(r, "Content-Encoding", "gzip"), -1);
+    if (fails)
+        http_reply_error(r, &(struct err){.code = ERR_NO_MEMORY, .msg = "no memory"});
+    else
+        hello(r);
+}
+
 static inline void *answer_later(void *arg)
 {
     struct http_request *r = arg;
@@ -231,6 +244,7 @@ static inline void show_params(struct http_request *r)
 static const struct http_route test_routes[] = {
     {.method = "GET", .pattern = "/hello", .handle = hello},
     {.method = "GET", .pattern = "/later", .handle = later},
+    {.method = "GET", .pattern = "/lack", .handle = lack},
     {.method = "GET", .pattern = "/hang", .handle = hang},
     {.method = "GET", .pattern = "/stream", .handle = stream},
     {.method = "GET", .pattern = "/cut", .handle = cut},
