@@ -621,7 +621,9 @@ int peft_load(struct peft_config **out, const char *path, struct err *e)
 {
     int fd = open_plain(path, e);
     if (fd < 0) return -1;
-    size_t len = 0, cap = PEFT_CONFIG_MAX + 1; /* one more than allowed, so that too much is seen */
+    struct stat st;
+    bool known = fstat(fd, &st) == 0 && st.st_size < PEFT_CONFIG_MAX;
+    size_t len = 0, cap = (known ? (size_t)st.st_size : PEFT_CONFIG_MAX) + 1; /* one more than allowed, so that too much is seen */
     char *text = malloc(cap);
     int rc = text ? read_upto(fd, text, cap, &len, e) : err_set(e, ERR_NO_MEMORY, "out of memory for a config");
     if (!rc) rc = peft_parse(out, text, len, e);

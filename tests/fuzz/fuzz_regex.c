@@ -2,22 +2,10 @@
  * reads the pattern in the same way. Choices are walked too: an answer is one of them. Input: the pattern, a NUL, bytes that steer the walk. */
 #define PCRE2_CODE_UNIT_WIDTH 8
 #define WALK_MAX 32
-#include "engine/grammar_machine.h"
 #include "tests/fuzz/constrain_walk.h"
 #include <pcre2.h>
 
 #define CHOICE_MAX 12 /* bytes: of a choice no more is to be learned from long ones */
-
-/* What is looked ahead at changes no answer but "too large", and takes milliseconds: it is tried as far as so much work goes (parts.mk: --wrap). */
-#define PROBE_WORK 400
-int __real_machine_probe(struct machine *m, struct clock *clock);
-int __wrap_machine_probe(struct machine *m, struct clock *clock);
-int __wrap_machine_probe(struct machine *m, struct clock *clock)
-{
-    struct clock c = {.until_ns = 0, .charged = CLOCK_CHARGES - PROBE_WORK};
-    (void)clock;
-    return __real_machine_probe(m, &c);
-}
 
 /* False: PCRE2 could not say. */
 static bool pcre_says(const char *pattern, const char *subject, bool *match)

@@ -23,6 +23,7 @@ own_tokenizer_json := $(filter-out engine/tokenizer_gguf.c,$(wildcard engine/tok
 own_jinja := engine/chat.c $(wildcard engine/jinja_*.c)
 with_jinja := engine/tokenizer_utf8.c
 own_schema := $(filter-out engine/grammar_regex%,$(wildcard engine/grammar_*.c)) engine/constrain.c engine/constrain_lexicon.c
+link_schema := -Wl,--wrap=machine_probe
 with_schema := engine/grammar_regex.c engine/grammar_regex_net.c
 own_regex := engine/grammar_regex.c engine/grammar_regex_net.c engine/grammar_machine.c engine/grammar_net.c
 link_regex := -Wl,--wrap=machine_probe
