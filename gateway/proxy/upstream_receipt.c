@@ -42,6 +42,8 @@ static bool read_receipt(struct exchange *x, int status)
     int rc = json_get_int(v, "prompt_tokens", 0, INT32_MAX, &c.prompt, NULL, NULL) |
              json_get_int(v, "cached_tokens", 0, INT32_MAX, &c.cached, NULL, NULL) |
              json_get_int(v, "output_tokens", 0, INT32_MAX, &c.output, NULL, NULL) |
+             json_get_int(v, "policy_before_tokens", 0, INT32_MAX, &c.before, NULL, NULL) |
+             json_get_int(v, "policy_after_tokens", 0, INT32_MAX, &c.after, NULL, NULL) |
              json_get_str(v, "state", sizeof c.finish, &state, NULL, NULL) |
              json_get_str(v, "finish_reason", sizeof c.finish - 1, &finish, NULL, NULL);
     bool runs = strcmp(state, "running") == 0;
