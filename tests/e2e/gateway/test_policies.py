@@ -189,3 +189,23 @@ def test_a_template_stands_in_no_trail_and_no_log(real, tenants):
     assert "template_sha256" in audit and "xylophone" not in audit and "xylophone" not in json.dumps(events_of(t, "alias")) and "xylophone" not in real.log.read_text()
     with t.http() as c:
         assert c.delete("/v1/aliases/secret").status_code == 200
+
+
+# --- compression ---
+
+
+def test_a_compressed_prompt_is_billed_as_it_was_computed_and_a_limit_holds_both(real, tenants):
+    t = tenants["triage"]
+    long = [{"role": "user", "content": "Please hold the line. All our lines are busy. " * 20}] + turns(0)
+    put_alias(t, "half", [{"adapter": "triage"}], prompt_policy={"compress": {"ratio": 0.4}})
+    assert get(t, "/v1/aliases/half")["prompt_policy"] == {"compress": {"ratio": 0.4, "min_tokens": 256, "unit": "sentence"}}
+    r = chat(t, "half", long)
+    row = row_of(t, r)
+    assert row["policy_after_tokens"] < 0.6 * row["policy_before_tokens"]
+    scored = row["input_tokens"] - row["policy_after_tokens"]
+    assert 0.8 * row["policy_before_tokens"] < scored <= row["policy_before_tokens"] + 8
+    short = chat(t, "half", turns(0))
+    assert row_of(t, short)["policy_after_tokens"] == row_of(t, short)["policy_before_tokens"] == row_of(t, short)["input_tokens"]
+    with t.http() as c:
+        r = c.post("/v1/completions", json={"model": "half", "prompt": "x"})
+    assert r.status_code == 400 and r.json()["error"]["code"] == "unsupported_parameter", r.text
