@@ -80,7 +80,7 @@ SIMT_CXX     := -x c++ -std=c++17 -DWEFT_SIMT -D_GNU_SOURCE -I. -MMD -MP -g -fPI
 	-fdebug-prefix-map=$(CURDIR)/= \
 	-ffp-contract=off -fno-strict-aliasing -Wall -Wextra -Wno-unused-function -Werror
 
-.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench plan-check bench-gateway bench-kernels bench-ledger bench-speculation bench-text bench-usage compile_commands.json install kills clean bench-export bench-archive trust trust-programs fuzz fuzz-programs simulate simulate-sweep man deb deb-check bench-standby
+.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench plan-check bench-gateway bench-kernels bench-ledger bench-speculation eval-policies bench-text bench-usage compile_commands.json install kills clean bench-export bench-archive trust trust-programs fuzz fuzz-programs simulate simulate-sweep man deb deb-check bench-standby
 .SECONDARY:
 
 all: programs ## build the three programs into build/MODE
@@ -301,6 +301,9 @@ include tests/sim/rules.mk
 .PHONY: containers-check
 containers-check: ## build the images of ops/containers in a bare Debian and start them (docs/CONTAINERS.md): needs root, mmdebstrap; ARGS="cpu", cuda, --podman, --jobs N
 	@bash -c '. ops/setup.sh && fetch_base && exec "$$0" tests/containers/run $(ARGS)' $(E2E_PYTHON)
+
+eval-policies: programs ## what prompt policies keep and cost on the demo base (docs/POLICIES.md): ARGS="--seeds 4"
+	$(E2E_PYTHON) tests/load/policies $(ARGS)
 
 bench-speculation: programs ## what guessing ahead brings at one stream; needs the packages of tests/e2e/requirements.txt
 	$(E2E_PYTHON) tests/load/speculation

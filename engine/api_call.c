@@ -45,7 +45,7 @@ void call_fail(struct call *c, const struct err *why)
 
 static struct gen_counts total(const struct call *c)
 {
-    struct gen_counts t = {0};
+    struct gen_counts t = {.prompt = c->scored};
     for (int i = 0; i < c->nparts; i++) {
         bool first = part_choice(&c->part[i]) == 0; /* a prompt counts once, however many answers it gets */
         t.prompt += first ? c->part[i].counts.prompt : 0;
@@ -79,6 +79,8 @@ static void note_receipt(const struct call *c, enum receipt_state state, const c
 {
     struct gen_counts t = total(c);
     struct receipt x = {.state = state, .finish = finish, .prompt = t.prompt, .cached = t.cached, .output = t.output, .times = longest(c)};
+    x.before = c->policy.before;
+    x.after = c->policy.after;
     snprintf(x.id, sizeof x.id, "%s", c->origin.id);
     receipts_put(c->api->receipts, &x, clock_mono_us());
 }
@@ -292,6 +294,7 @@ static void add_counts(const struct part *p, struct buf *out)
     struct call *c = p->call;
     if (!c->origin.counted) return;
     render_counts(&c->shown, out);
+    if (!c->timed && c->policy.before) render_policy(&c->policy, out);
     if (!c->timed) render_times(&p->times, out);
     c->timed = true;
 }

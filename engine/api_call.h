@@ -55,6 +55,10 @@ struct call {
     bool cut;                   /* failed because the reader is gone or too slow: no last words */
     struct buf out;
     struct gen_counts shown; /* what the bytes sent so far amount to */
+    struct compress *compress;   /* NULL: the prompt stands as it is */
+    int asked_max;               /* max_tokens as it was asked, 0: not */
+    int scored;                  /* tokens that were computed to compress it */
+    struct policy_counts policy; /* tokens of the prompts before and after the gateway's policy; 0: there is none */
     int nparts;
     struct part part[];
 };
@@ -63,6 +67,12 @@ struct call {
 int call_new(struct call **out, struct http_request *r, const struct api_engine *g, enum ask_kind kind,
              const char **digest, struct err *e);
 void call_free(struct call *c);
+/* The lengths against the context, anew: of a call whose prompt changed. */
+int call_fit(struct call *c, const struct api_engine *g, struct err *e);
+/* Its receipt, before anything of it is computed. */
+void call_note_running(struct call *c);
+/* One request of the scheduler as all of this call are: whose, how urgent, under which salt. */
+void call_fill(const struct call *c, struct gen_request *q);
 
 /* The part's place among the choices of its prompt, and that prompt. */
 int part_choice(const struct part *p);
@@ -71,6 +81,14 @@ const struct tokens *part_prompt(const struct part *p);
 /* Hands the parts to the scheduler; the call then answers its request by itself, whatever happens, perhaps before this
  * returns. */
 void call_run(struct call *c, const struct api_engine *g, const char *digest);
+
+/* api_compress.c. Makes c->compress where the ask wants it and there is something to leave out; else NULL stays. */
+int compress_plan(struct call *c, const struct api_engine *g, struct err *e);
+/* In call_run()'s place: the scheduler scores the units, then compress_go_on() is called on the side thread, and the call runs. */
+void compress_run(struct call *c, const struct api_engine *g, const char *digest);
+void compress_go_on(struct call *c, const struct api_engine *g);
+void compress_cancel(struct call *c); /* under c->lock: the client has left */
+void compress_free(struct compress *z);
 
 /* For call_run and the events. */
 void call_on_event(void *part, const struct gen_event *ev);

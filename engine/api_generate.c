@@ -125,8 +125,13 @@ static int tokenize_parts(struct call *c, const struct api_engine *g, struct err
 {
     for (int i = 0; i < c->nparts; i++) {
         struct part *p = &c->part[i];
-        if (part_choice(p) == 0 && api_tokenize(g, &c->ask, i / c->ask.n, &p->prompt, e)) return -1;
+        int before = 0;
+        if (part_choice(p) == 0 && api_tokenize(g, &c->ask, i / c->ask.n, &p->prompt, &before, e)) return -1;
         const struct tokens *t = part_prompt(p);
+        if (c->ask.policy.on && part_choice(p) == 0) {
+            c->policy.before += before;
+            c->policy.after += (int)t->n;
+        }
         p->counts.prompt = (int)t->n;
         for (size_t k = 0; k < t->n && c->ask.echo; k++) {
             size_t n;
@@ -134,6 +139,13 @@ static int tokenize_parts(struct call *c, const struct api_engine *g, struct err
             if (buf_add(&p->text, s, n)) return err_set(e, ERR_NO_MEMORY, "no memory for the answer");
         }
     }
+    c->asked_max = c->ask.p.max_tokens;
+    return fit_context(c, g, e);
+}
+
+int call_fit(struct call *c, const struct api_engine *g, struct err *e)
+{
+    c->ask.p.max_tokens = c->asked_max;
     return fit_context(c, g, e);
 }
 
@@ -221,7 +233,8 @@ static int set_render(struct call *c, struct err *e)
                                .id = uuid,
                                .created = clock_wall_us() / 1000000,
                                .model = c->origin.model ? c->origin.model : c->ask.model,
-                               .fingerprint = c->api->fingerprint};
+                               .fingerprint = c->api->fingerprint,
+                               .policy = c->policy};
     return render_init(&c->render, &spec, e);
 }
 
@@ -270,7 +283,7 @@ int call_new(struct call **out, struct http_request *r, const struct api_engine 
         return err_set(e, ERR_NO_MEMORY, "no memory for the request");
     }
     if (api_resolve(g, a.model, digest, e) || resolve_stack(g, &c->ask, e) || read_origin(r, &c->origin, e) ||
-        tokenize_parts(c, g, e) || shape_answer(c, g, e) || set_render(c, e)) {
+        tokenize_parts(c, g, e) || shape_answer(c, g, e) || set_render(c, e) || (c->ask.policy.ratio > 0 && compress_plan(c, g, e))) {
         call_free(c);
         return -1;
     }
@@ -288,6 +301,7 @@ void call_free(struct call *c)
         logprobs_close(&p->lp);
         tool_parser_free(p->tools);
     }
+    compress_free(c->compress);
     grammar_unref(c->grammar);
     ask_close(&c->ask);
     render_close(&c->render);
@@ -298,6 +312,17 @@ void call_free(struct call *c)
 
 /* --- handing over --- */
 
+void call_fill(const struct call *c, struct gen_request *q)
+{
+    q->salt = c->ask.cache_salt;
+    q->tenant = c->origin.tenant;
+    q->weight = c->origin.weight;
+    q->class = c->origin.class;
+    q->deadline_ms = c->origin.deadline_ms;
+    snprintf(q->id, sizeof q->id, "%s", c->origin.id);
+    memcpy(q->trace, c->origin.trace, sizeof q->trace);
+}
+
 /* Returns what sched_submit() says; nothing is submitted once the client left or a sibling failed. */
 static int submit(struct part *p, const struct api_engine *g, const char *digest, struct err *e)
 {
@@ -307,13 +332,8 @@ static int submit(struct part *p, const struct api_engine *g, const char *digest
                             .nprompt = (int)part_prompt(p)->n,
                             .digest = a->nadapters ? NULL : digest,
                             .nadapters = a->nadapters,
-                            .salt = a->cache_salt,
                             .prompt_logprobs = a->echo && a->p.sample.logprobs >= 0,
                             .grammar = c->grammar,
-                            .tenant = c->origin.tenant,
-                            .weight = c->origin.weight,
-                            .class = c->origin.class,
-                            .deadline_ms = c->origin.deadline_ms,
                             .p = c->ask.p,
                             .on_event = call_on_event,
                             .user = p};
@@ -322,8 +342,7 @@ static int submit(struct part *p, const struct api_engine *g, const char *digest
         q.adapter[i].digest = a->adapter[i].name;
         q.adapter[i].weight = (float)a->adapter[i].weight;
     }
-    snprintf(q.id, sizeof q.id, "%s", c->origin.id);
-    memcpy(q.trace, c->origin.trace, sizeof q.trace);
+    call_fill(c, &q);
     int rc = 0;
     pthread_mutex_lock(&c->lock);
     if (!c->gone && !c->failed) {
@@ -334,13 +353,21 @@ static int submit(struct part *p, const struct api_engine *g, const char *digest
     return rc;
 }
 
-void call_run(struct call *c, const struct api_engine *g, const char *digest)
+void call_note_running(struct call *c)
 {
-    struct err e = {0};
     struct receipt running = {.state = RECEIPT_RUNNING, .finish = ""};
     snprintf(running.id, sizeof running.id, "%s", c->origin.id);
     for (int i = 0; i < c->nparts; i += c->ask.n) running.prompt += c->part[i].counts.prompt;
+    running.prompt += c->scored;
+    running.before = c->policy.before;
+    running.after = c->policy.after;
     receipts_put(c->api->receipts, &running, clock_mono_us());
+}
+
+void call_run(struct call *c, const struct api_engine *g, const char *digest)
+{
+    struct err e = {0};
+    call_note_running(c);
     for (int i = 0; i < c->nparts; i++) {
         if (submit(&c->part[i], g, digest, &e) == 0) continue;
         call_fail(c, &e);
@@ -357,6 +384,7 @@ static void on_gone(struct http_request *r)
     c->gone = true;
     for (int i = 0; i < c->nparts; i++)
         if (c->part[i].gen) sched_cancel(c->api->engine.sched, c->part[i].gen);
+    compress_cancel(c);
     pthread_mutex_unlock(&c->lock);
 }
 
@@ -378,5 +406,8 @@ void api_generate(struct http_request *r, const struct api_engine *g, enum ask_k
     http_on_free(r, on_free);
     http_on_gone(r, on_gone);
     if (http_is_gone(r)) on_gone(r); /* before anybody could be told */
-    call_run(c, g, digest);
+    if (c->compress)
+        compress_run(c, g, digest);
+    else
+        call_run(c, g, digest);
 }

@@ -46,8 +46,17 @@ void api_reply_json(struct http_request *r, json_t *v);
  * ERR_ADAPTER_NOT_LOADED. */
 int api_resolve(const struct api_engine *g, const char *name, const char **digest, struct err *e);
 
-/* Prompt i of an ask as token ids (out->id: free()), at most the model's context. */
-int api_tokenize(const struct api_engine *g, const struct ask *a, int i, struct tokens *out, struct err *e);
+/* Prompt i of an ask as token ids (out->id: free()), at most the model's context, as its policy leaves it; *before: how many
+ * there were without one. */
+int api_tokenize(const struct api_engine *g, struct ask *a, int i, struct tokens *out, int *before, struct err *e);
+/* The same as it stands, of a chat with these messages; more than `most` tokens are ERR_CONTEXT_LENGTH. */
+int api_tokenize_of(const struct api_engine *g, const struct ask *a, int i, const json_t *messages, size_t most,
+                    struct tokens *out, struct err *e);
+
+/* api_policy.c: under a->policy, whose messages become those that are kept. */
+int policy_tokenize(const struct api_engine *g, struct ask *a, int i, struct tokens *out, int *before, struct err *e);
+/* What of a policy this engine knows: a gateway asks for nothing else. */
+json_t *policy_names(void);
 
 /* --- api_side.c --- */
 

@@ -263,7 +263,7 @@ static int parse_template_args(struct ask *a, int vocab, struct err *e)
 static ask_parser *const parsers[] = {
     parse_seed,           parse_stop,      parse_stop_ids,     parse_special,  parse_salt,
     parse_stream_options, parse_logprobs,  ask_parse_choices,  ask_parse_bias, ask_parse_format,
-    parse_template_args,  ask_parse_tools, ask_parse_adapters,
+    parse_template_args,  ask_parse_tools, ask_parse_adapters, ask_parse_policy,
 };
 
 static int parse_all(struct ask *a, int vocab, struct err *e)

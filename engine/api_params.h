@@ -23,6 +23,18 @@ enum ask_kind { ASK_CHAT = 1, ASK_COMPLETION = 2 };
 /* What the answer has to look like. */
 enum ask_format { FORMAT_ANY, FORMAT_JSON_OBJECT, FORMAT_JSON_SCHEMA, FORMAT_REGEX, FORMAT_CHOICE };
 
+/* What a gateway asks to be done with a prompt before it is read: its field `weft_prompt_policy` (schema/ENGINE_API.md, docs/POLICIES.md). */
+struct ask_policy {
+    bool on;        /* any of what follows */
+    int max_tokens; /* truncate to so many; 0: don't */
+    int head_turns, last_turns; /* of a chat: kept whatever happens */
+    int head_tokens;            /* of a completion's prompt, likewise */
+    double ratio;               /* compress: of the tokens that may be left out so many stay; 0: don't compress */
+    int min_tokens;             /* prompts with less are left alone */
+    bool words;                 /* units are words, not sentences */
+    const json_t *text;         /* object of strings that stand in the messages and must be plain text, like all of them; NULL: anything goes */
+};
+
 struct ask {
     enum ask_kind kind;
     json_t *root; /* owns all that is borrowed below */
@@ -53,6 +65,7 @@ struct ask {
     bool echo, return_token_ids;
     bool add_special_tokens; /* completions: begin with BOS where the vocabulary does */
     const char *cache_salt;  /* or NULL */
+    struct ask_policy policy;
 };
 
 /* vocab: token ids are below it. On failure nothing is held. */

@@ -12,6 +12,9 @@ int ask_check_id(const json_t *v, const char *name, int vocab, struct err *e);
 int ask_parse_messages(struct ask *a, struct err *e);
 int ask_parse_prompts(struct ask *a, int vocab, struct err *e);
 
+/* --- api_policy.c --- */
+ask_parser ask_parse_policy; /* weft_prompt_policy */
+
 /* --- api_params_output.c --- */
 ask_parser ask_parse_choices;  /* n, best_of */
 ask_parser ask_parse_bias;     /* logit_bias */

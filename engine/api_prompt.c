@@ -36,12 +36,12 @@ static int prepend_bos(const struct model *m, struct tokens *t, struct err *e)
 }
 
 static int encode(const struct api_engine *g, const struct ask *a, const char *text, size_t len, const char *field,
-                  struct tokens *out, struct err *e)
+                  size_t most, struct tokens *out, struct err *e)
 {
     const struct model *m = g->model;
     struct err why = {0};
     struct tokens t = {0};
-    if (tokenizer_encode(m->tok, text, len, true, (size_t)g->max_context, &t, &why)) {
+    if (tokenizer_encode(m->tok, text, len, true, most, &t, &why)) {
         if (why.code == ERR_CONTEXT_LENGTH)
             return err_field(e, why.code, field,
                              "This model's maximum context length is %d tokens; the %s alone are longer.",
@@ -56,7 +56,8 @@ static int encode(const struct api_engine *g, const struct ask *a, const char *t
     return 0;
 }
 
-static int chat_tokens(const struct api_engine *g, const struct ask *a, struct tokens *out, struct err *e)
+static int chat_tokens(const struct api_engine *g, const struct ask *a, const json_t *messages, size_t most,
+                       struct tokens *out, struct err *e)
 {
     const struct model *m = g->model;
     struct buf text;
@@ -67,16 +68,16 @@ static int chat_tokens(const struct api_engine *g, const struct ask *a, struct t
     const json_t *tools = a->tool_choice == TOOL_CHOICE_NONE ? NULL : a->tools;
     if (tools && !g->template_takes_tools)
         return err_field(e, ERR_UNSUPPORTED, "tools", "the chat template of %s has no place for tools", m->name);
-    int rc = chat_render(m->chat, a->messages, tools, a->add_generation_prompt, a->template_args, &text, e);
-    if (!rc) rc = encode(g, a, text.data, text.len, "messages", out, e);
+    int rc = chat_render(m->chat, messages, tools, a->add_generation_prompt, a->template_args, &text, e);
+    if (!rc) rc = encode(g, a, text.data, text.len, "messages", most, out, e);
     buf_close(&text);
     return rc;
 }
 
-static int copy_ids(const struct api_engine *g, const json_t *ids, struct tokens *out, struct err *e)
+static int copy_ids(const struct api_engine *g, const json_t *ids, size_t most, struct tokens *out, struct err *e)
 {
     size_t n = json_array_size(ids);
-    if (n > (size_t)g->max_context)
+    if (n > most)
         return err_field(e, ERR_CONTEXT_LENGTH, "prompt",
                          "This model's maximum context length is %d tokens; the prompt has %zu.", g->max_context, n);
     int32_t *id = malloc((n ? n : 1) * sizeof *id);
@@ -87,13 +88,14 @@ static int copy_ids(const struct api_engine *g, const json_t *ids, struct tokens
     return 0;
 }
 
-int api_tokenize(const struct api_engine *g, const struct ask *a, int i, struct tokens *out, struct err *e)
+int api_tokenize_of(const struct api_engine *g, const struct ask *a, int i, const json_t *messages, size_t most,
+                    struct tokens *out, struct err *e)
 {
     struct tokens t = {0};
     const json_t *v = a->prompt[i];
-    int rc = a->kind == ASK_CHAT ? chat_tokens(g, a, &t, e)
-             : json_is_array(v)  ? copy_ids(g, v, &t, e)
-                                 : encode(g, a, json_string_value(v), json_string_length(v), "prompt", &t, e);
+    int rc = a->kind == ASK_CHAT ? chat_tokens(g, a, messages, most, &t, e)
+             : json_is_array(v)  ? copy_ids(g, v, most, &t, e)
+                                 : encode(g, a, json_string_value(v), json_string_length(v), "prompt", most, &t, e);
     if (rc) return -1;
     if (t.n == 0) {
         free(t.id);
@@ -103,15 +105,24 @@ int api_tokenize(const struct api_engine *g, const struct ask *a, int i, struct 
     return 0;
 }
 
+int api_tokenize(const struct api_engine *g, struct ask *a, int i, struct tokens *out, int *before, struct err *e)
+{
+    if (a->policy.on) return policy_tokenize(g, a, i, out, before, e);
+    if (api_tokenize_of(g, a, i, a->messages, (size_t)g->max_context, out, e)) return -1;
+    *before = (int)out->n;
+    return 0;
+}
+
 /* POST /weft/v1/tokenize: the body of either route, told apart by `messages`. */
-static void reply_tokens(struct http_request *r, const struct ask *a, const struct api_engine *g)
+static void reply_tokens(struct http_request *r, struct ask *a, const struct api_engine *g)
 {
     struct err e = {0};
     int64_t total = 0;
     json_t *ids = json_array();
     for (int i = 0; i < a->nprompts; i++) {
         struct tokens t;
-        if (api_tokenize(g, a, i, &t, &e)) {
+        int before;
+        if (api_tokenize(g, a, i, &t, &before, &e)) {
             json_decref(ids);
             api_refuse(r, &e);
             return;

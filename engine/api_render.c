@@ -203,6 +203,7 @@ int render_init(struct render *r, const struct render_spec *s, struct err *e)
                                              {"chat.completion", "chat.completion.chunk"}};
     bool chat = s->kind == ASK_CHAT;
     r->kind = s->kind;
+    r->policy = s->policy;
     r->stream = s->stream;
     r->include_usage = s->include_usage;
     r->continuous_usage = s->continuous_usage;
@@ -223,12 +224,15 @@ void render_close(struct render *r)
     r->head.data = NULL;
 }
 
-static void add_usage(const struct gen_counts *c, struct buf *out)
+static void add_usage(const struct render *r, const struct gen_counts *c, struct buf *out)
 {
     buf_addf(out,
              ",\"usage\":{\"prompt_tokens\":%d,\"completion_tokens\":%d,\"total_tokens\":%d,\"prompt_tokens_details\":{"
-             "\"cached_tokens\":%d}}",
+             "\"cached_tokens\":%d",
              c->prompt, c->output, c->prompt + c->output, c->cached);
+    if (r->policy.before)
+        buf_addf(out, ",\"policy_before_tokens\":%d,\"policy_after_tokens\":%d", r->policy.before, r->policy.after);
+    buf_adds(out, "}}");
 }
 
 static void add_prompt_ids(const struct piece *p, struct buf *out)
@@ -312,7 +316,7 @@ void render_chunk(const struct render *r, const struct piece *p, const struct ge
     buf_addc(out, ']');
     if (p->prompt_ids && r->kind == ASK_CHAT) add_prompt_ids(p, out);
     if (r->continuous_usage)
-        add_usage(c, out);
+        add_usage(r, c, out);
     else if (r->include_usage)
         buf_adds(out, ",\"usage\":null");
     buf_adds(out, "}\n\n");
@@ -322,7 +326,7 @@ void render_usage_chunk(const struct render *r, const struct gen_counts *c, stru
 {
     buf_add(out, r->head.data, r->head.len);
     buf_addc(out, ']');
-    add_usage(c, out);
+    add_usage(r, c, out);
     buf_adds(out, "}\n\n");
 }
 
@@ -335,7 +339,7 @@ void render_whole(const struct render *r, const struct piece *p, int n, const st
     }
     buf_addc(out, ']');
     if (p->prompt_ids && r->kind == ASK_CHAT) add_prompt_ids(p, out);
-    add_usage(c, out);
+    add_usage(r, c, out);
     buf_addc(out, '}');
 }
 
@@ -344,6 +348,11 @@ void render_whole(const struct render *r, const struct piece *p, int n, const st
 void render_counts(const struct gen_counts *c, struct buf *out)
 {
     buf_addf(out, ": weft %d %d %d\n\n", c->prompt, c->cached, c->output);
+}
+
+void render_policy(const struct policy_counts *c, struct buf *out)
+{
+    buf_addf(out, ": weft-prompt %d %d\n\n", c->before, c->after);
 }
 
 void render_times_value(const struct gen_times *t, struct buf *out)

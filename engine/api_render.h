@@ -30,9 +30,15 @@ void logprobs_reset(struct logprobs *l); /* after its tokens were sent: the offs
 int logprobs_add_first(struct logprobs *l, const struct vocab_text *v, int32_t id);
 int logprobs_add(struct logprobs *l, enum ask_kind kind, const struct vocab_text *v, const struct sample *s);
 
+/* Tokens of all prompts as the client's request had them, and as the model reads them. */
+struct policy_counts {
+    int before, after;
+};
+
 struct render {
     enum ask_kind kind;
     bool stream, include_usage, continuous_usage;
+    struct policy_counts policy; /* told in `usage` where before is not 0 */
     struct buf head; /* '{"id":...,"choices":[', behind "data: " in a stream */
 };
 
@@ -42,6 +48,7 @@ struct render_spec {
     const char *id;  /* UUID */
     int64_t created; /* unix seconds */
     const char *model, *fingerprint;
+    struct policy_counts policy;
 };
 
 int render_init(struct render *r, const struct render_spec *spec, struct err *e);
@@ -68,6 +75,8 @@ void render_whole(const struct render *r, const struct piece *p, int n, const st
 
 /* ": weft PROMPT CACHED OUTPUT" and an empty line. */
 void render_counts(const struct gen_counts *c, struct buf *out);
+/* ": weft-prompt BEFORE AFTER" and an empty line. */
+void render_policy(const struct policy_counts *c, struct buf *out);
 /* ": weft-time QUEUE LOAD PREFILL DECODE PAUSED" and an empty line; the five numbers alone. */
 void render_times(const struct gen_times *t, struct buf *out);
 void render_times_value(const struct gen_times *t, struct buf *out);

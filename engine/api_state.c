@@ -141,6 +141,7 @@ void api_state(struct http_request *r)
     json_object_put(&v, "memory", memory_json(g, resident));
     json_object_put(&v, "device", device_json(g));
     if (g->pull) json_object_put(&v, "pull", pull_json(g->pull));
+    json_object_put(&v, "prompt_policies", policy_names());
     if (json_object_update_new(v, load_json(&s))) {
         json_decref(v);
         v = NULL;
@@ -184,8 +185,11 @@ void api_receipt(struct http_request *r)
         return;
     }
     json_t *finish = x.finish[0] ? json_string(x.finish) : json_null();
-    api_reply_json(r, json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:o}", "id", x.id, "state", receipt_state_name[x.state],
+    json_t *v = json_pack("{s:s, s:s, s:I, s:I, s:I, s:o, s:o}", "id", x.id, "state", receipt_state_name[x.state],
                                 "prompt_tokens", (json_int_t)x.prompt, "cached_tokens", (json_int_t)x.cached,
                                 "output_tokens", (json_int_t)x.output, "finish_reason", finish,
-                                "times", times_json(&x.times)));
+                                "times", times_json(&x.times));
+    if (x.before) json_object_put(&v, "policy_before_tokens", json_integer(x.before));
+    if (x.before) json_object_put(&v, "policy_after_tokens", json_integer(x.after));
+    api_reply_json(r, v);
 }

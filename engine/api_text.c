@@ -1,7 +1,7 @@
 /* api_text: which thread gets a request for text ready. A short one is tokenized by the HTTP worker that read it; a long
  * one, or one whose answer has a shape that may have to be compiled, takes milliseconds, in which the worker's streams
- * would stand still: it goes to a side thread (api_side.c), tenants in turn. */
-#include "engine/api_impl.h"
+ * would stand still: it goes to a side thread (api_side.c), tenants in turn. There a call comes back, too, whose prompt was scored (api_compress.c). */
+#include "engine/api_call.h"
 #include <string.h>
 
 #define LIGHT_BODY (16u << 10) /* bytes: a millisecond or two */
@@ -28,7 +28,10 @@ static void run(struct http_request *r, const struct api_engine *g)
 void api_text_run(struct http_request *r)
 {
     struct api *api = r->server_user;
-    run(r, &api->engine);
+    if (r->user)
+        compress_go_on(r->user, &api->engine);
+    else
+        run(r, &api->engine);
 }
 
 void api_text(struct http_request *r)

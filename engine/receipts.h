@@ -22,6 +22,7 @@ struct receipt {
     enum receipt_state state;
     const char *finish;             /* a constant string: "stop", "length", "cancelled", "error", or "" while running */
     int64_t prompt, cached, output; /* tokens */
+    int64_t before, after;          /* of the prompt, under a policy; 0: there is none */
     struct gen_times times;
     int64_t t_us;                   /* monotonic, of the last change */
 };

@@ -16,6 +16,7 @@
 
 #define DIGITS_MAX 18
 #define FILE_LINE 4096
+#define JSON_FILE_MAX (1 << 20) /* bytes */
 #define NANO 1000000000LL
 #define NANO_PER_MILLION 1000LL /* a price of 1 per million is 1000 nano-units each */
 #define WORD 64                 /* of a value shown in a message */
@@ -227,6 +228,38 @@ static int read_pair(const char *text, json_t **out, char why[CLI_WHY])
     return no(why, "not valid UTF-8");
 }
 
+/* A file's text, to be freed; NULL with the reason. */
+static char *read_all(const char *path, char why[CLI_WHY])
+{
+    FILE *f = fopen(path, "rb");
+    char *text = f ? malloc(JSON_FILE_MAX + 1) : NULL;
+    size_t n = text ? fread(text, 1, JSON_FILE_MAX + 1, f) : 0;
+    bool good = text && !ferror(f) && n <= JSON_FILE_MAX;
+    if (f) fclose(f);
+    if (good) {
+        text[n] = 0;
+        return text;
+    }
+    free(text);
+    snprintf(why, CLI_WHY, "%.120s: %s", path, f ? "too long, or it can't be read" : strerror(errno));
+    return NULL;
+}
+
+static int read_json(const char *text, json_t **out, char why[CLI_WHY])
+{
+    char *file = NULL;
+    struct err e = {0};
+    json_t *o = NULL;
+    if (!strcmp(text, "none")) return *out = json_null(), 0;
+    if (*text == '@' && !(file = read_all(text + 1, why))) return -1;
+    const char *said = file ? file : text;
+    int rc = json_parse(said, strlen(said), &o, &e);
+    if (rc) snprintf(why, CLI_WHY, "%.*s", CLI_WHY - 1, e.msg);
+    free(file);
+    *out = o;
+    return rc;
+}
+
 int cli_value_read(enum cli_value_kind kind, const char *text, double least, double most, json_t **out,
                    char why[CLI_WHY])
 {
@@ -259,6 +292,8 @@ int cli_value_read(enum cli_value_kind kind, const char *text, double least, dou
         return read_time(text, out, why);
     case CLI_V_FILE:
         return read_file(text, out, why);
+    case CLI_V_JSON:
+        return read_json(text, out, why);
     }
     return no(why, "not a value");
 }

@@ -7,6 +7,7 @@
  *     SPAN     90 90s 15m 24h 30d 4w  seconds
  *     TIME     30d 2027-01-31 2027-01-31T12:00:00Z never    Unix seconds; a span is from now on
  *     FILE     a path, or - for stdin: its first line
+ *     JSON     '{"a": 1}', @FILE, or none: an object; none is null
  *     PAIR     NAME=VALUE: an object of one; number, true and false where VALUE is one
  *
  * Decimals are taken exactly: what would have to be rounded is refused. */
@@ -29,6 +30,7 @@ enum cli_value_kind {
     CLI_V_SPAN,
     CLI_V_TIME,
     CLI_V_FILE,
+    CLI_V_JSON,
 };
 
 #define CLI_WHY 256

@@ -35,6 +35,6 @@ export default function aliases({page, params}) {
   return {title: "Aliases", tools: [tenant(params), mayAlias() && button("New alias", () => create(owner), {kind: "first", id: "new"})], body: h("div.grid", null,
     paged({page, title: "Aliases", path: aliasApi(owner), empty: "There is no alias: names lead to adapters themselves.", columns: [
       {key: "name", label: "Alias", show: a => h("a", {href: route.href(isAdmin() ? ["alias", owner, a.name] : ["alias", a.name])}, a.name)}, {key: "policy", label: "Policy", show: a => tag(a.policy, "info")}, {key: "targets", label: "Leads to", value: leads, class: "wide"},
-      {key: "sticky", label: "Sticks to"}, {key: "system_prefix", label: "Prefix", value: a => a.system_prefix ? "yes" : "no"}, {key: "changed_at", label: "Changed (UTC)", value: a => fmt.moment(a.changed_at), class: "nowrap"},
+      {key: "sticky", label: "Sticks to"}, {key: "system_prefix", label: "Prefix", value: a => a.system_prefix ? "yes" : "no"}, {key: "prompt_policy", label: "Prompts", value: a => Object.keys(a.prompt_policy || {}).join(", ") || "as they come"}, {key: "changed_at", label: "Changed (UTC)", value: a => fmt.moment(a.changed_at), class: "nowrap"},
       {key: "canary", label: "", noCsv: true, value: () => "", show: a => a.targets.length > 1 ? h("a", {href: route.href("canary", {alias: a.name})}, "Compare") : ""}]}))};
 }

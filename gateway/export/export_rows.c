@@ -59,6 +59,8 @@ static const struct column {
     {"load_us", INT, AT(load_us)},
     {"engine", TEXT_OR_NULL, AT(engine)},
     {"adjusts", TEXT_OR_NULL, AT(adjusts)},
+    {"policy_before_tokens", INT, AT(before)},
+    {"policy_after_tokens", INT, AT(after)},
 #undef AT
 };
 #define COLUMNS (sizeof columns / sizeof *columns)

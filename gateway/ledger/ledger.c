@@ -290,6 +290,8 @@ static struct settlement tidy(const struct settlement *s, int64_t t_start)
     if (t.cached > t.prompt) t.cached = t.prompt;
     t.delivered = count_of(s->delivered);
     t.produced = count_of(s->produced);
+    t.before = count_of(s->before);
+    t.after = count_of(s->after);
     if (t.t_first && t.t_first < t_start) t.t_first = t_start;
     if (t.t_end < t_start) t.t_end = t_start;
     if (t.t_first > t.t_end) t.t_end = t.t_first;

@@ -37,6 +37,7 @@ struct settlement {
     char finish[16];          /* "stop", "length", "" */
     int64_t t_first, t_end;   /* wall us; t_first 0: no token came */
     int64_t prompt, cached, delivered, produced; /* tokens */
+    int64_t before, after;    /* tokens of the prompt as it was sent and as it was read, under a prompt policy; before 0: there was none */
     enum count_source source;
     int attempt;              /* 1: the first engine answered */
     bool cold;

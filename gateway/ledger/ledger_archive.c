@@ -353,6 +353,7 @@ static int run_remove(struct job *j, sqlite3 *c, struct err *e)
 {
     static const char open[] = "SELECT 1 FROM admission WHERE t_start >= ?1 AND t_start < ?2 LIMIT 1";
     static const char sql[] = "UPDATE archive SET removed = ?2, lost = lost + rows WHERE month = ?1 AND removed IS NULL";
+    static const char policies[] = "DELETE FROM usage_policy WHERE month = ?1"; /* a walk of that table, once a month at most */
     struct db *d = j->p->l->db;
     sqlite3_stmt *st = db_stmt(d, c, open, e);
     if (!st || db_bind(st, e, "ii", month_start(j->m->yyyymm) * 1000000, month_start(month_after(j->m->yyyymm)) * 1000000)) return -1;
@@ -361,7 +362,9 @@ static int run_remove(struct job *j, sqlite3 *c, struct err *e)
     j->waits = rc == 1;
     if (rc) return rc < 0 ? -1 : 0;
     st = db_stmt(d, c, sql, e);
-    return st && db_bind(st, e, "ii", (int64_t)j->m->yyyymm, j->t) == 0 ? db_done(st, e) : -1;
+    if (!st || db_bind(st, e, "ii", (int64_t)j->m->yyyymm, j->t) || db_done(st, e)) return -1;
+    st = db_stmt(d, c, policies, e);
+    return st && db_bind(st, e, "i", (int64_t)j->m->yyyymm) == 0 ? db_done(st, e) : -1;
 }
 
 /* First no longer counted, then gone: a kill between leaves a file that the next pass takes. */

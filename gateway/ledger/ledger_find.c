@@ -41,10 +41,11 @@ static json_t *row_json(const struct usage_row *r)
                           "base", r->base, "adapter", base ? json_null() : json_string(r->adapter), "version", base ? json_null() : json_integer(r->version),
                           "alias", r->alias, "endpoint", r->endpoint, "stream", (int)r->stream, "state", word(usage_state_name, USAGE_STATES, r->state),
                           "http_status", (json_int_t)r->http_status, "finish_reason", r->finish);
-    json_t *counts = json_pack("{sI sI sI sI ss sI sb ss sI sI}", "input_tokens", (json_int_t)r->prompt, "input_cached_tokens", (json_int_t)r->cached,
+    json_t *counts = json_pack("{sI sI sI sI ss sI sb ss sI sI sI sI}", "input_tokens", (json_int_t)r->prompt, "input_cached_tokens", (json_int_t)r->cached,
                                "output_tokens", (json_int_t)r->output, "produced_tokens", (json_int_t)r->produced, "count_source",
                                word(count_source_name, COUNT_SOURCES, r->source), "attempt", (json_int_t)r->attempt, "cold", (int)r->cold, "engine", r->engine,
-                               "load_us", (json_int_t)r->load_us, "cost_nano", (json_int_t)r->cost);
+                               "load_us", (json_int_t)r->load_us, "cost_nano", (json_int_t)r->cost,
+                               "policy_before_tokens", (json_int_t)r->before, "policy_after_tokens", (json_int_t)r->after);
     json_t *times = json_pack("{sI sI so sI so}", "created_at", (json_int_t)(r->t_start / 1000000), "start_us", (json_int_t)r->t_start, "first_us",
                               r->t_first ? json_integer(r->t_first) : json_null(), "end_us", (json_int_t)r->t_end, "adjusts",
                               r->adjusts ? json_string(r->adjusts) : json_null());

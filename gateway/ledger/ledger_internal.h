@@ -16,12 +16,12 @@ struct month {
     int yyyymm;
     _Atomic bool made; /* its table is committed */
     _Atomic int64_t added; /* rows put into it since the start, on the writer thread */
-    char create[1400], index[120], index_2[120], indexed[140], insert[700], of_tenant[600], of_all[600], of_tenant_before[600], of_all_before[600];
-    char bad_tenant[600], bad_tenant_before[600], bad_all[600], bad_all_before[600];
+    char create[1400], index[120], index_2[120], indexed[140], insert[700], of_tenant[800], of_all[800], of_tenant_before[800], of_all_before[800];
+    char bad_tenant[800], bad_tenant_before[800], bad_all[800], bad_all_before[800];
     char last[100], add_alias[100], add_load[100], columns[200];
-    char rows_tenant[600], rows_all[600], row[600];                      /* of weft.db */
-    char archived_rows_tenant[600], archived_rows_all[600], archived_row[600],
-        archived_of_tenant[600], archived_of_all[600], archived_of_tenant_before[600], archived_of_all_before[600]; /* of the file that is attached as `archive` */
+    char rows_tenant[800], rows_all[800], row[800];                      /* of weft.db */
+    char archived_rows_tenant[800], archived_rows_all[800], archived_row[800],
+        archived_of_tenant[800], archived_of_all[800], archived_of_tenant_before[800], archived_of_all_before[800]; /* of the file that is attached as `archive` */
     char raw_table[400], raw_file[400], raw_both[800]; /* views of all of the month */
     struct month *next;
 };

@@ -36,9 +36,10 @@ static const char add_alias_sql[] = "ALTER TABLE usage_%1$06d ADD COLUMN alias T
 static const char add_load_sql[] = "ALTER TABLE usage_%1$06d ADD COLUMN load_us INTEGER NOT NULL DEFAULT 0";
 
 /* For ledger_rows.c, in the order of its enum. ?1 the tenant or NULL, ?2 and ?3 between which ids, ?4 and ?5 the times. */
+#define UNDER(which) "(SELECT p." which " FROM main.usage_policy p WHERE p.id = u.id)"
 #define COLUMNS \
     "SELECT u.id, u.tenant, key, base, adapter, model, alias, endpoint, finish, engine, adjusts, version, stream, u.state, http, t_start, t_first," \
-    " t_end, prompt, cached, output, produced, source, price, cost, attempt, cold, load_us FROM "
+    " t_end, prompt, cached, output, produced, source, price, cost, attempt, cold, load_us, " UNDER("before") ", " UNDER("after") " FROM "
 #define WHOLE(schema) COLUMNS schema "usage_%1$06d u "
 #define RANGE "AND id > ?2 AND id < ?3 AND t_start >= ?4 AND t_start < ?5 ORDER BY id LIMIT ?6"
 static const char rows_tenant_sql[] = WHOLE("main.") "WHERE tenant = ?1 " RANGE;

@@ -88,7 +88,7 @@ void ledger_take_row(sqlite3_stmt *st, int month, struct usage_row *r)
 {
     const char **text[] = {&r->id, &r->tenant, &r->key, &r->base, &r->adapter, &r->model, &r->alias, &r->endpoint, &r->finish, &r->engine, &r->adjusts};
     int64_t *number[] = {&r->version, &r->stream, &r->state, &r->http_status, &r->t_start, &r->t_first, &r->t_end, &r->prompt, &r->cached,
-                         &r->output, &r->produced, &r->source, &r->price, &r->cost, &r->attempt, &r->cold, &r->load_us};
+                         &r->output, &r->produced, &r->source, &r->price, &r->cost, &r->attempt, &r->cold, &r->load_us, &r->before, &r->after};
     int column = 0;
     for (size_t i = 0; i < sizeof text / sizeof *text; i++) *text[i] = db_text(st, column++);
     if (sqlite3_column_type(st, column - 1) == SQLITE_NULL) r->adjusts = NULL;

@@ -8,6 +8,7 @@ struct usage_row {
     const char *id, *tenant, *key, *base, *adapter, *model, *alias, *endpoint, *finish, *engine;
     const char *adjusts; /* of a correction: the row that it corrects, or "" for one that no request caused; NULL: a request */
     int64_t version, stream, state, http_status, t_start, t_first, t_end, prompt, cached, output, produced, source, price, cost, attempt, cold, load_us;
+    int64_t before, after; /* of the prompt under a policy; 0: none, or not known */
     int month;           /* YYYYMM, of its table */
 };
 

@@ -18,7 +18,7 @@ static void fill_row(struct usage_row *r, const struct month *m, const struct ad
                             .version = a->what.version, .stream = a->stream, .state = s->state, .http_status = s->http_status,
                             .t_start = a->t_start, .t_first = s->t_first, .t_end = s->t_end, .prompt = s->prompt, .cached = s->cached,
                             .output = s->delivered, .produced = s->produced, .source = s->source, .price = a->price.row,
-                            .cost = settled_cost(a, s), .attempt = s->attempt, .cold = s->cold, .load_us = s->load_us, .month = m->yyyymm};
+                            .cost = settled_cost(a, s), .attempt = s->attempt, .cold = s->cold, .load_us = s->load_us, .before = s->before, .after = s->after, .month = m->yyyymm};
 }
 
 static int insert_row(struct db *d, sqlite3 *c, struct month *m, const struct usage_row *r, bool *fresh, struct err *e)
@@ -66,9 +66,17 @@ static int end_group(struct db *d, sqlite3 *c, const void *const *what, int n, s
     return rc || wanted < 0 ? -1 : 0;
 }
 
+/* Only where there was a policy: all others have no row there. */
+static int insert_policy(struct db *d, sqlite3 *c, const struct usage_row *r, struct err *e)
+{
+    static const char sql[] = "INSERT OR IGNORE INTO usage_policy(id, month, before, after) VALUES(?1, ?2, ?3, ?4)";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    return st && db_bind(st, e, "siii", r->id, (int64_t)r->month, r->before, r->after) == 0 ? db_done(st, e) : -1;
+}
+
 int ledger_count_run(struct db *d, sqlite3 *c, struct month *m, const struct usage_row *r, bool *fresh, struct err *e)
 {
-    if (insert_row(d, c, m, r, fresh, e)) return -1;
+    if (insert_row(d, c, m, r, fresh, e) || (*fresh && r->before > 0 && insert_policy(d, c, r, e))) return -1;
     return *fresh ? db_later(d, end_group, r, e) : 0;
 }
 

@@ -46,9 +46,10 @@ struct limit_most limit_exact(const struct limit_wish *w, int64_t prompt)
 {
     int64_t context = w->max_context > 0 ? w->max_context : CONTEXT_UNKNOWN, n = w->prompts * w->choices;
     int64_t answer = w->max_tokens < 0 ? context : least(w->max_tokens, context);
+    prompt *= w->twice ? 2 : 1;
     struct limit_most m = {.prompt = prompt, .output = answer * n};
     /* p + n (context - p) <= n context: an answer without max_tokens ends where the context does. */
-    m.tokens = w->max_tokens < 0 ? most(m.output, m.prompt) : m.prompt + m.output;
+    m.tokens = w->max_tokens < 0 && !w->twice ? most(m.output, m.prompt) : m.prompt + m.output;
     return m;
 }
 

@@ -16,6 +16,7 @@ struct limit_wish {
     int64_t max_tokens;       /* of one answer; -1: as many as the context has room for */
     int64_t max_context;      /* 0: not known */
     bool tools;               /* some are given */
+    bool twice;               /* a prompt is read a second time, to be compressed (docs/POLICIES.md) */
 };
 
 /* The most that it can use. tokens may be less than prompt + output, where these share a context. */

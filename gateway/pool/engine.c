@@ -641,6 +641,7 @@ void engine_get_link(struct engine *g, struct engine_link *out)
                                 .local = g->o.local};
     pthread_mutex_lock(&g->lock);
     out->pulls = g->view.pulls;
+    out->policies = g->view.policies;
     snprintf(out->model, sizeof out->model, "%s", g->o.upstream_model[0] ? g->o.upstream_model : g->view.model);
     pthread_mutex_unlock(&g->lock);
 }

@@ -17,6 +17,8 @@ int engine_read_receipt(const char *body, size_t n, bool *runs, struct relay_cou
     int rc = json_get_int(v, "prompt_tokens", 0, INT32_MAX, &c.prompt, NULL, NULL) |
              json_get_int(v, "cached_tokens", 0, INT32_MAX, &c.cached, NULL, NULL) |
              json_get_int(v, "output_tokens", 0, INT32_MAX, &c.output, NULL, NULL) |
+             json_get_int(v, "policy_before_tokens", 0, INT32_MAX, &c.before, NULL, NULL) |
+             json_get_int(v, "policy_after_tokens", 0, INT32_MAX, &c.after, NULL, NULL) |
              json_get_str(v, "state", STATE_MAX, &state, NULL, NULL) |
              json_get_str(v, "finish_reason", sizeof c.finish - 1, &finish, NULL, NULL);
     bool now = strcmp(state, "running") == 0;

@@ -67,6 +67,12 @@ static void take_word(const json_t *o, const char *field, char *out, size_t n)
     snprintf(out, n, "%s", s ? s : "");
 }
 
+int kind_refuse_policy(const struct engine_link *l, struct err *e)
+{
+    return err_field(e, ERR_UNSUPPORTED, "model",
+                     "This alias has a prompt policy, which the engine '%.64s' does not know; only an up to date weft-engine does.", l->name);
+}
+
 void kind_read_error(const char *body, size_t n, struct kind_error *out)
 {
     json_t *root = NULL;

@@ -28,6 +28,7 @@ struct engine_link {
     const struct json_t *settings; /* the row's settings; an object, or NULL */
     bool local;
     bool pulls;                    /* as the last look found: it fetches what it loads by digest */
+    bool policies;                 /* likewise: it knows prompt policies */
 };
 
 /* What an engine computes on, as it told when it became ready. */
@@ -46,6 +47,7 @@ struct engine_view {
     int max_context; /* 0: it does not say */
     struct engine_device device;
     bool pulls; /* it fetches adapters from the listener for engines */
+    bool policies; /* it knows prompt policies */
     pid_t pid; /* 0: it does not say */
 };
 
@@ -81,6 +83,7 @@ struct kind_ask {
     const char *body;   /* JSON as weft-engine takes it: digests for adapters, `base` for the base, cache_salt */
     size_t len;
     bool stream;
+    bool policy; /* the body asks for a prompt policy (schema/ENGINE_API.md) */
     /* For write_body() to note, and for event() and answer() to follow: */
     bool usage, usage_each;       /* the client asked for include_usage, continuous_usage_stats */
     int choices;                  /* of each prompt */
@@ -140,6 +143,9 @@ struct kind {
     /* What became of a request: 0 with its counts. NULL: it does not know. */
     int (*receipt)(const struct engine_link *l, const char *id, struct relay_counts *out);
 };
+
+/* ERR_UNSUPPORTED: the alias has a prompt policy, and this engine can't follow it. */
+int kind_refuse_policy(const struct engine_link *l, struct err *e);
 
 /* The row of a kind; NULL: this build has none. */
 const struct kind *kind_of(enum engine_kind k);

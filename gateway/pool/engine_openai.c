@@ -10,6 +10,7 @@
  * nothing: that is what requests find out. Any thread. */
 #include "base/json.h"
 #include "gateway/pool/engine_words.h"
+#include "gateway/registry/prompt_policy.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +56,7 @@ static int write_stream_options(struct words_body *b, const struct json_member *
 
 static const struct words_field fields[] = {
     {"model", write_model},
+    {PROMPT_FIELD, words_refuse_policy},
     {"cache_salt", nothing},
     {"adapters", words_leave_out},
     {"stream_options", write_stream_options},

@@ -14,6 +14,7 @@
 #include "adapters/store.h"
 #include "base/json.h"
 #include "gateway/pool/engine_words.h"
+#include "gateway/registry/prompt_policy.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -212,6 +213,7 @@ static int write_guided(struct words_body *b, const struct json_member *m, struc
 
 static const struct words_field fields[] = {
     {"model", write_model},
+    {PROMPT_FIELD, words_refuse_policy},
     {"adapters", nothing}, /* read with the model */
     {"stream_options", words_stream_options},
     {"best_of", write_best_of},

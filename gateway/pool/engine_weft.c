@@ -92,7 +92,7 @@ static int look(const struct engine_link *l, struct engine_view *out, struct err
     if (!rc) rc = json_get_int(v, "max_context", 1, INT32_MAX, &context, NULL, e);
     if (!rc) rc = json_get_int(v, "pid", 0, INT32_MAX, &id, NULL, e);
     read_device(json_object_get(v, "device"), &out->device);
-    bool pulls = json_is_object(json_object_get(v, "pull"));
+    bool pulls = json_is_object(json_object_get(v, "pull")), policies = json_is_array(json_object_get(v, "prompt_policies"));
     json_decref(v);
     if (rc) return err_prefix(e, "the engine's state");
     memcpy(out->model, out->base.name, sizeof out->model);
@@ -101,6 +101,7 @@ static int look(const struct engine_link *l, struct engine_view *out, struct err
     out->max_context = (int)context;
     out->pid = (pid_t)id;
     out->pulls = pulls;
+    out->policies = policies;
     return 0;
 }
 
@@ -216,6 +217,7 @@ static int unload(const struct engine_link *l, const char *digest, struct kind_c
 static int write_body(const struct engine_link *l, struct kind_ask *a, struct buf *out, struct err *e)
 {
     json_t *o = NULL;
+    if (a->policy && !l->policies) return kind_refuse_policy(l, e); /* an older one, which would not see it */
     if (a->digest || !l->base[0] || strcmp(l->base, l->model) == 0) return 0;
     if (json_parse(a->body, a->len, &o, e)) return -1;
     int rc = json_object_set_new(o, "model", json_string(l->model)) || json_dump(o, false, out);

@@ -49,6 +49,12 @@ int words_refuse(struct words_body *b, const struct json_member *m, struct err *
     return err_field(e, ERR_UNSUPPORTED, name, "'%s' is not served by the engine that this model runs on", name);
 }
 
+int words_refuse_policy(struct words_body *b, const struct json_member *m, struct err *e)
+{
+    (void)m;
+    return kind_refuse_policy(b->link, e);
+}
+
 int words_leave_out(struct words_body *b, const struct json_member *m, struct err *e)
 {
     if (json_span_is(m->value, "null") || json_span_is(m->value, "[]") || json_span_is(m->value, "{}")) return 0;

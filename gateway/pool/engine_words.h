@@ -32,6 +32,7 @@ void words_put(struct words_body *b, struct json_span key, const char *value, si
 void words_put_model(struct words_body *b, struct json_span key, const char *name); /* also kept in ask->sent */
 /* A field of ours that this engine has not: left out where it says nothing, else ERR_UNSUPPORTED. */
 int words_leave_out(struct words_body *b, const struct json_member *m, struct err *e);
+int words_refuse_policy(struct words_body *b, const struct json_member *m, struct err *e);
 int words_refuse(struct words_body *b, const struct json_member *m, struct err *e);
 /* Read here already, and appended by words_write_body(). */
 int words_stream_options(struct words_body *b, const struct json_member *m, struct err *e);

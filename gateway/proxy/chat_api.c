@@ -16,6 +16,7 @@
 #include "gateway/proxy/quarantine.h"
 #include "gateway/proxy/upstream.h"
 #include "gateway/registry/alias.h"
+#include "gateway/registry/prompt_policy.h"
 #include "gateway/registry/residency.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -247,12 +248,17 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     int rc = choose(r, &w, w.model, &c, e);
     if (rc == 0 && c.aliased) snprintf(a->alias, sizeof a->alias, "%s", w.model);
     size_t prefix = c.prefix ? strlen(c.prefix) : 0;
+    if (rc == 0 && c.prompt) rc = prompt_policy_apply(c.prompt, end->chat, *root, e);
+    ask->policy = json_object_get(*root, PROMPT_FIELD) != NULL;
     if (rc == 0 && prefix) rc = chat_ask_prefix(*root, end->chat, c.prefix, e);
     if (rc == 0) rc = add_routes(r, &w, *root, &c, ask, &context, e);
     choice_close(g->registry, &c);
     if (rc) return -1;
     a->what = ask->route[0].what;
-    *limited = chat_ask_limits(&w, *root, r->body_len + prefix * (size_t)w.prompts, context);
+    size_t bytes = r->body_len + prefix * (size_t)w.prompts;
+    if (ask->policy && ask->route[0].body_len > bytes) bytes = ask->route[0].body_len; /* a template has more than its slots */
+    *limited = chat_ask_limits(&w, *root, bytes, context);
+    limited->twice = json_object_get(json_object_get(*root, PROMPT_FIELD), "compress") != NULL;
     return 0;
 }
 

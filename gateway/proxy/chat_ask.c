@@ -9,6 +9,7 @@
  *
  * Everything here is of one request: no locks, any thread. */
 #include "gateway/proxy/chat_ask.h"
+#include "gateway/registry/prompt_policy.h"
 #include <string.h>
 
 #define COMPLETION_TOKENS 16 /* OpenAI's default of max_tokens for /v1/completions */
@@ -28,6 +29,7 @@ static const struct {
     {"max_tokens", IN_BOTH},
     {"max_completion_tokens", IN_CHAT},
     {"messages", IN_CHAT},
+    {"slots", IN_CHAT}, /* of an alias with a template; others ignore them */
     {"prompt", IN_COMPLETION},
     {"temperature", IN_BOTH},
     {"top_p", IN_BOTH},
@@ -112,6 +114,7 @@ int chat_ask_read(const char *text, size_t len, bool chat, bool strict, json_t *
 {
     if (json_parse(text, len, root, e)) return -1;
     if (strict && check_known(*root, chat ? IN_CHAT : IN_COMPLETION, e)) return -1;
+    json_object_del(*root, PROMPT_FIELD); /* is ours to write */
     return read_fields(*root, chat, a, e);
 }
 

@@ -87,6 +87,8 @@ void relay_usage(const char *body, size_t n, struct relay_counts *out)
     out->prompt = find_count(object, "\"prompt_tokens\"", 0);
     out->output = find_count(object, "\"completion_tokens\"", -1);
     out->cached = find_count(object, "\"cached_tokens\"", 0);
+    out->before = find_count(object, "\"policy_before_tokens\"", 0);
+    out->after = find_count(object, "\"policy_after_tokens\"", 0);
     out->known = out->output >= 0;
     if (!out->known) out->output = 0;
 }
@@ -102,12 +104,26 @@ void relay_read_times(const char *text, struct relay_times *out)
     *out = (struct relay_times){true, v[0], v[1], v[2], v[3], v[4]};
 }
 
-/* Reads ": weft P C O" and ": weft-time ..."; whether the line is one of ours. */
+static void read_policy(const char *text, struct relay_counts *out)
+{
+    long long before, after;
+    int used = 0;
+    if (sscanf(text, "%lld %lld%n", &before, &after, &used) != 2 || strspn(text + used, " \r\n") != strlen(text + used)) return;
+    if (before < 0 || after < 0 || before > INT32_MAX || after > INT32_MAX) return;
+    out->before = before;
+    out->after = after;
+}
+
+/* Reads ": weft P C O", ": weft-prompt B A" and ": weft-time ..."; whether the line is one of ours. */
 static bool read_comment(struct relay *r, const char *s)
 {
-    static const char times[] = ": weft-time ";
+    static const char times[] = ": weft-time ", policy[] = ": weft-prompt ";
     if (strncmp(s, times, sizeof times - 1) == 0) {
         relay_read_times(s + sizeof times - 1, &r->times);
+        return true;
+    }
+    if (strncmp(s, policy, sizeof policy - 1) == 0) {
+        read_policy(s + sizeof policy - 1, &r->counts);
         return true;
     }
     long long p, c, o;

@@ -12,6 +12,7 @@
 
 struct relay_counts {
     int64_t prompt, cached, output;
+    int64_t before, after; /* of the prompt, where a policy was followed; else 0 */
     bool known;
     bool estimated;  /* counted by us: the engine did not say */
     char finish[16]; /* the last finish_reason, or "" */

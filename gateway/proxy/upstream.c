@@ -74,6 +74,7 @@ static struct exchange *exchange_new(struct upstream *u, struct http_request *r,
     x->arrived_us = clock_mono_us();
     x->path = ask->path;
     x->named_by = ask->named_by;
+    x->policy = ask->policy;
     memcpy(route, ask->route, (size_t)ask->nroutes * sizeof *route);
     x->nroutes = ask->nroutes;
     x->route = x->at = route;

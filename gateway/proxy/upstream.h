@@ -41,6 +41,7 @@ struct upstream_ask {
     struct admission adm; /* complete but for id (and t_start, which limit_start() sets); adm.what is route[0].what */
     const char *path;     /* of the engine's route: "/v1/chat/completions" */
     const char *named_by; /* the field that says which adapters: "model" or "adapters" */
+    bool policy;          /* the bodies ask for a prompt policy, which not all engines know */
     struct upstream_route route[UPSTREAM_ROUTES];
     int nroutes;
 };

@@ -67,6 +67,7 @@ struct exchange {
     int reloads;      /* after "adapter_not_loaded", by this engine */
     int attempt, retries, lost_loads;
     const char *named_by;
+    bool policy;
     int next_need;             /* of the route; those before it were loaded */
     int64_t arrived_us;        /* monotonic */
     int64_t load_begun_us, load_us; /* monotonic; waited for loads so far */

@@ -84,7 +84,8 @@ static int put(struct exchange *x, const struct kind *k, const struct engine_lin
                                .digest = own ? x->at->need[0].digest : NULL,
                                .body = x->at->body,
                                .len = x->at->body_len,
-                               .stream = x->adm.stream};
+                               .stream = x->adm.stream,
+                               .policy = x->policy};
     buf_reset(&x->body);
     if (k->write_body && k->write_body(l, &x->ask, &x->body, e)) return -1;
     return x->body.failed ? err_set(e, ERR_NO_MEMORY, "no memory for the request") : 0;

@@ -55,6 +55,8 @@ void exchange_settle(struct exchange *x, void (*done)(void *u), void *u)
     s.prompt = c->prompt;
     s.cached = c->cached;
     s.produced = c->output;
+    s.before = c->before;
+    s.after = c->after;
     s.source = !c->known                          ? COUNT_NONE
                : x->receipt                       ? COUNT_RECEIPT
                : c->estimated                     ? COUNT_ESTIMATE

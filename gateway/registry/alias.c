@@ -46,6 +46,13 @@ static struct alias_known *catalog_more_alias(struct catalog *g, struct err *e)
     return &g->alias[g->naliases++];
 }
 
+/* A column's text, or NULL where it is empty; false: no memory. */
+static bool take_text(sqlite3_stmt *st, int column, char **out)
+{
+    *out = *db_text(st, column) ? strdup(db_text(st, column)) : NULL;
+    return *out || !*db_text(st, column);
+}
+
 static int read_alias(sqlite3_stmt *st, struct alias_known *a, struct err *e)
 {
     snprintf(a->tenant, sizeof a->tenant, "%s", db_text(st, 1));
@@ -55,9 +62,8 @@ static int read_alias(sqlite3_stmt *st, struct alias_known *a, struct err *e)
     a->policy = strcmp(db_text(st, 3), alias_policy_name[ALIAS_FALLBACK]) == 0 ? ALIAS_FALLBACK : ALIAS_WEIGHTED;
     for (int i = 0; i < ALIAS_STICKIES; i++)
         if (strcmp(db_text(st, 4), alias_sticky_name[i]) == 0) a->sticky = (enum alias_sticky)i;
-    if (!*db_text(st, 5)) return 0;
-    a->prefix = strdup(db_text(st, 5));
-    return a->prefix ? 0 : err_set(e, ERR_NO_MEMORY, "no memory for an alias");
+    bool had = take_text(st, 5, &a->prefix) && take_text(st, 11, &a->prompt);
+    return had ? 0 : err_set(e, ERR_NO_MEMORY, "no memory for an alias");
 }
 
 static void read_target(sqlite3_stmt *st, struct alias_known *a)
@@ -74,7 +80,7 @@ int alias_load(struct db *d, sqlite3 *c, struct catalog *g, struct err *e)
 {
     static const char sql[] =
         "SELECT l.row, l.tenant, l.name, l.policy, l.sticky, l.system_prefix, l.revision, a.name, t.version, t.base, "
-        "t.weight"
+        "t.weight, l.prompt_policy"
         " FROM alias l LEFT JOIN alias_target t ON t.alias = l.row LEFT JOIN adapter a ON a.row = t.adapter"
         " ORDER BY l.tenant, l.name, t.position";
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
@@ -190,6 +196,11 @@ static int choose(const struct catalog *g, const struct alias_ask *a, struct tar
     return k != NULL;
 }
 
+static bool copy_text(const char *from, char **out)
+{
+    return !from || (*out = strdup(from));
+}
+
 /* 0, -1, or 1 where the snapshot changed meanwhile. */
 static int choose_now(struct registry *r, const struct alias_ask *a, struct choice *out, struct err *e)
 {
@@ -200,7 +211,7 @@ static int choose_now(struct registry *r, const struct alias_ask *a, struct choi
     c.aliased = by != NULL;
     int rc = c.n ? registry_hold(r, g, c.target, c.n) : 0;
     if (rc < 0) err_set(e, ERR_NO_MEMORY, "no memory for the request");
-    if (rc == 0 && by && by->prefix && c.n && !(c.prefix = strdup(by->prefix))) {
+    if (rc == 0 && by && c.n && !(copy_text(by->prefix, &c.prefix) && copy_text(by->prompt, &c.prompt))) {
         choice_close(r, &c);
         rc = err_set(e, ERR_NO_MEMORY, "no memory for the request");
     }
@@ -239,5 +250,6 @@ void choice_close(struct registry *r, struct choice *c)
     for (int i = 0; i < c->n; i++)
         if (!c->target[i].is_base) registry_release(r, c->target[i].digest);
     free(c->prefix);
+    free(c->prompt);
     *c = (struct choice){.n = 0};
 }

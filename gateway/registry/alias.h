@@ -32,6 +32,7 @@ struct choice {
     int n;
     bool aliased; /* an alias of that name led here */
     char *prefix; /* system prefix; malloc'ed, or NULL */
+    char *prompt; /* prompt policy (gateway/registry/prompt_policy.h), likewise */
 };
 
 /* A model name that is not a base's: an alias, NAME or NAME@VERSION. ERR_MODEL_NOT_FOUND in registry_resolve()'s words,
@@ -48,7 +49,7 @@ int alias_pick(const int *weight, int n, uint64_t point);
 struct json_t;
 struct alias_put {
     const char *tenant, *name;
-    const struct json_t *body; /* {targets, policy, sticky, system_prefix} */
+    const struct json_t *body; /* {targets, policy, sticky, system_prefix, prompt_policy} */
     int64_t want;              /* revision that it must have, as in gateway/api/revision.h */
     bool (*served)(void *u, const char *base);
     void *u;

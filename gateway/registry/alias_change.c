@@ -16,6 +16,7 @@
 #include "gateway/api/page.h"
 #include "gateway/api/revision.h"
 #include "gateway/live/event.h"
+#include "gateway/registry/prompt_policy.h"
 #include "gateway/registry/registry_impl.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,9 +36,16 @@ struct draft {
     enum alias_policy policy;
     enum alias_sticky sticky;
     const char *prefix;
+    json_t *prompt; /* its own; NULL: no policy */
     int n;
     struct draft_target target[ALIAS_TARGETS];
 };
+
+static void draft_close(struct draft *d)
+{
+    json_decref(d->prompt);
+    d->prompt = NULL;
+}
 
 static int check_fields(const json_t *o, const char *const *names, const char *where, struct err *e)
 {
@@ -105,9 +113,10 @@ static int read_targets(const json_t *list, struct draft *d, struct err *e)
     return 0;
 }
 
+/* On failure there is nothing to close. */
 static int read_draft(const json_t *o, struct draft *d, struct err *e)
 {
-    static const char *const names[] = {"targets", "policy", "sticky", "system_prefix", NULL};
+    static const char *const names[] = {"targets", "policy", "sticky", "system_prefix", "prompt_policy", NULL};
     int policy = ALIAS_WEIGHTED, sticky = ALIAS_REQUEST;
     *d = (struct draft){.prefix = ""};
     if (check_fields(o, names, NULL, e) || read_word(o, "policy", alias_policy_name, ALIAS_POLICIES, &policy, e) ||
@@ -116,7 +125,8 @@ static int read_draft(const json_t *o, struct draft *d, struct err *e)
         return -1;
     d->policy = (enum alias_policy)policy;
     d->sticky = (enum alias_sticky)sticky;
-    return read_targets(json_object_get(o, "targets"), d, e);
+    if (read_targets(json_object_get(o, "targets"), d, e)) return -1;
+    return prompt_policy_read(json_object_get(o, "prompt_policy"), &d->prompt, e);
 }
 
 static json_t *target_json(const char *adapter, int64_t version, const char *base, int64_t weight)
@@ -133,8 +143,9 @@ static json_t *draft_json(const struct draft *d)
     for (int i = 0; i < d->n; i++)
         json_array_append_new(
             list, target_json(d->target[i].adapter, d->target[i].version, d->target[i].base, d->target[i].weight));
-    return json_pack("{so ss ss ss}", "targets", list, "policy", alias_policy_name[d->policy], "sticky",
-                     alias_sticky_name[d->sticky], "system_prefix", d->prefix);
+    return json_pack("{so ss ss ss so}", "targets", list, "policy", alias_policy_name[d->policy], "sticky",
+                     alias_sticky_name[d->sticky], "system_prefix", d->prefix, "prompt_policy",
+                     d->prompt ? json_incref(d->prompt) : json_null());
 }
 
 /* --- what stands --- */
@@ -169,22 +180,24 @@ static int add_targets(struct db *d, sqlite3 *c, int64_t alias, json_t *list, st
 static int find_row(struct db *d, sqlite3 *c, const char *tenant, const char *name, struct row *x, struct err *e)
 {
     static const char sql[] =
-        "SELECT row, revision, created, changed, policy, sticky, system_prefix, previous FROM alias"
+        "SELECT row, revision, created, changed, policy, sticky, system_prefix, previous, prompt_policy FROM alias"
         " WHERE tenant = ?1 AND name = ?2";
     row_close(x);
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     int rc = st && db_bind(st, e, "ss", tenant, name) == 0 ? db_row(st, e) : -1;
     if (rc == 1) {
-        const char *was = db_text(st, 7);
+        const char *was = db_text(st, 7), *prompt = db_text(st, 8);
+        json_t *policy = NULL;
         *x = (struct row){sqlite3_column_int64(st, 0),
                           sqlite3_column_int64(st, 1),
                           sqlite3_column_int64(st, 2),
                           sqlite3_column_int64(st, 3),
                           NULL,
                           NULL};
-        x->body = json_pack("{s[] ss ss ss}", "targets", "policy", db_text(st, 4), "sticky", db_text(st, 5),
-                            "system_prefix", db_text(st, 6));
-        if (*was && json_parse(was, strlen(was), &x->previous, e)) rc = -1;
+        if (*prompt && json_parse(prompt, strlen(prompt), &policy, e)) rc = -1;
+        x->body = json_pack("{s[] ss ss ss so}", "targets", "policy", db_text(st, 4), "sticky", db_text(st, 5),
+                            "system_prefix", db_text(st, 6), "prompt_policy", policy ? policy : json_null());
+        if (rc == 1 && *was && json_parse(was, strlen(was), &x->previous, e)) rc = -1;
     }
     if (st) sqlite3_reset(st);
     if (rc == 1 && add_targets(d, c, x->row, json_object_get(x->body, "targets"), e)) rc = -1;
@@ -201,18 +214,35 @@ static json_t *alias_json(const char *name, const struct row *x)
     return o;
 }
 
-/* Without the prefix's text. */
-static json_t *entry_json(const json_t *body)
+static json_t *hash_of(const char *s, size_t n)
 {
-    json_t *o = json_copy_top(body), *prefix = json_object_get(body, "system_prefix");
     char hex[SHA256_HEX] = "";
     uint8_t sum[SHA256_BYTES];
-    if (json_string_length(prefix)) {
-        sha256_of(json_string_value(prefix), json_string_length(prefix), sum);
-        sha256_hex(sum, hex);
-    }
+    if (n) sha256_of(s, n, sum);
+    if (n) sha256_hex(sum, hex);
+    return json_string(hex);
+}
+
+/* A prompt policy without its template's texts. */
+static json_t *entry_policy(const json_t *policy)
+{
+    json_t *o = json_copy_top(policy), *t = json_object_get(policy, "template");
+    struct buf text;
+    if (!o || !t) return o;
+    buf_init(&text, 4 * PROMPT_POLICY_MAX);
+    if (json_dump(t, true, &text) == 0) json_object_set_new(o, "template_sha256", hash_of(text.data, text.len));
+    json_object_del(o, "template");
+    buf_close(&text);
+    return o;
+}
+
+/* Without the prefix's text, nor a template's. */
+static json_t *entry_json(const json_t *body)
+{
+    json_t *o = json_copy_top(body), *prefix = json_object_get(body, "system_prefix"), *policy = json_object_get(body, "prompt_policy");
     if (o) json_object_del(o, "system_prefix");
-    if (o) json_object_set_new(o, "system_prefix_sha256", json_string(hex));
+    if (o) json_object_set_new(o, "system_prefix_sha256", hash_of(json_string_value(prefix), json_string_length(prefix)));
+    if (o && json_is_object(policy)) json_object_set_new(o, "prompt_policy", entry_policy(policy));
     return o;
 }
 
@@ -272,20 +302,22 @@ static int write_targets(struct db *d, sqlite3 *c, const struct putting *p, cons
 static int write_row(struct db *d, sqlite3 *c, struct putting *p, const struct draft *f, struct err *e)
 {
     static const char fresh[] =
-        "INSERT INTO alias(tenant, name, policy, sticky, system_prefix, previous, created, changed)"
-        " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)";
+        "INSERT INTO alias(tenant, name, policy, sticky, system_prefix, previous, created, changed, prompt_policy)"
+        " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8)";
     static const char change[] =
-        "UPDATE alias SET policy = ?3, sticky = ?4, system_prefix = ?5, previous = ?6, changed = ?7,"
+        "UPDATE alias SET policy = ?3, sticky = ?4, system_prefix = ?5, previous = ?6, changed = ?7, prompt_policy = ?8,"
         " revision = revision + 1 WHERE tenant = ?1 AND name = ?2";
-    struct buf was;
+    struct buf was, prompt;
     buf_init(&was, 1 << 20);
-    int rc = p->now.row ? json_dump(p->now.body, true, &was) : 0;
+    buf_init(&prompt, 4 * PROMPT_POLICY_MAX);
+    int rc = (p->now.row && json_dump(p->now.body, true, &was)) || (f->prompt && json_dump(f->prompt, true, &prompt));
     sqlite3_stmt *st = rc ? NULL : db_stmt(d, c, p->now.row ? change : fresh, e);
-    rc = st && db_bind(st, e, "ssssssi", p->s.tenant, p->s.name, alias_policy_name[f->policy],
-                       alias_sticky_name[f->sticky], f->prefix, was.data, clock_wall_us()) == 0
+    rc = st && db_bind(st, e, "ssssssis", p->s.tenant, p->s.name, alias_policy_name[f->policy],
+                       alias_sticky_name[f->sticky], f->prefix, was.data, clock_wall_us(), f->prompt ? prompt.data : "") == 0
              ? db_done(st, e)
              : err_set(e, ERR_NO_MEMORY, "no memory for an alias");
     buf_close(&was);
+    buf_close(&prompt);
     if (rc == 0 && !p->now.row) p->now.row = sqlite3_last_insert_rowid(c);
     return rc;
 }
@@ -327,6 +359,7 @@ static int apply(struct db *d, sqlite3 *c, struct putting *p, const json_t *body
     if (rc == 0) rc = find_row(d, c, p->s.tenant, p->s.name, &p->now, e);
     json_decref(is);
     json_decref(was);
+    draft_close(&f);
     return rc;
 }
 
@@ -374,7 +407,9 @@ int alias_put(struct registry *r, const struct actor *by, const struct alias_put
                          NAME_MAX_LEN);
     if (p->served(p->u, p->name))
         return err_field(e, ERR_CONFLICT, "name", "'%s' is the name of a base model.", p->name);
-    if (read_draft(p->body, &f, e) || put(r, &x, out, e)) return -1;
+    if (read_draft(p->body, &f, e)) return -1;
+    draft_close(&f);
+    if (put(r, &x, out, e)) return -1;
     *created = x.created;
     return 0;
 }

@@ -9,6 +9,7 @@
 #include "gateway/api/revision.h"
 #include "gateway/proxy/chat_api.h"
 #include "gateway/registry/alias.h"
+#include "gateway/registry/prompt_policy.h"
 #include "gateway/registry/residency.h"
 
 /* Takes v over. */
@@ -40,7 +41,7 @@ static void get(struct http_request *r)
 
 static void put(struct http_request *r)
 {
-    static const char *const names[] = {"targets", "policy", "sticky", "system_prefix", NULL};
+    static const char *const names[] = {"targets", "policy", "sticky", "system_prefix", "prompt_policy", NULL};
     struct gateway *g = admin_gateway(r);
     struct actor by = admin_actor(r);
     struct err e = {0};
@@ -83,6 +84,8 @@ static void drop(struct http_request *r)
         api_reply(r, 200, json_pack("{ss ss sb}", "id", api_param(r, 0), "object", "alias", "deleted", 1));
 }
 
+#define PUT_MAX (4 * (ALIAS_PREFIX_MAX + PROMPT_POLICY_MAX) + API_BODY_MAX)
+
 struct work {
     void (*fn)(struct http_request *r);
 };
@@ -120,7 +123,7 @@ static void operators(struct http_request *r) { admin_defer(r, later_for); }
 const struct http_route routes_aliases[] = {
     BOTH("GET", "", HTTP_BODY_NONE, 0, list),
     BOTH("GET", "/{name}", HTTP_BODY_NONE, 0, get),
-    BOTH("PUT", "/{name}", HTTP_BODY_BUFFER, 4 * ALIAS_PREFIX_MAX + API_BODY_MAX, put),
+    BOTH("PUT", "/{name}", HTTP_BODY_BUFFER, PUT_MAX, put),
     BOTH("DELETE", "/{name}", HTTP_BODY_NONE, 0, drop),
     BOTH("POST", "/{name}/rollback", HTTP_BODY_NONE, 0, rollback),
     {0},
@@ -141,7 +144,7 @@ const struct http_route routes_aliases[] = {
 const struct http_route routes_aliases_admin[] = {
     FOR("GET", "", HTTP_BODY_NONE, 0, list),
     FOR("GET", "/{alias}", HTTP_BODY_NONE, 0, get),
-    FOR("PUT", "/{alias}", HTTP_BODY_BUFFER, 4 * ALIAS_PREFIX_MAX + API_BODY_MAX, put),
+    FOR("PUT", "/{alias}", HTTP_BODY_BUFFER, PUT_MAX, put),
     FOR("DELETE", "/{alias}", HTTP_BODY_NONE, 0, drop),
     FOR("POST", "/{alias}/rollback", HTTP_BODY_NONE, 0, rollback),
     {0},

@@ -21,7 +21,10 @@ const char *const version_state_name[VERSION_STATES] = {"uploading", "validating
 static void catalog_free(struct catalog *g)
 {
     if (!g) return;
-    for (size_t i = 0; i < g->naliases; i++) free(g->alias[i].prefix);
+    for (size_t i = 0; i < g->naliases; i++) {
+        free(g->alias[i].prefix);
+        free(g->alias[i].prompt);
+    }
     free(g->alias);
     free(g->v);
     free(g->digests);

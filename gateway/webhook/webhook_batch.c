@@ -122,7 +122,7 @@ static const struct {
 } texts[] = {{"api_key_id", AT(key)}, {"model", AT(model)}, {"base", AT(base)}, {"endpoint", AT(endpoint)}, {"finish_reason", AT(finish)},
              {"engine", AT(engine)}},
   numbers[] = {{"http_status", AT(http_status)}, {"input_tokens", AT(prompt)}, {"input_cached_tokens", AT(cached)}, {"output_tokens", AT(output)},
-               {"produced_tokens", AT(produced)}, {"attempt", AT(attempt)}, {"load_us", AT(load_us)}, {"cost_nano", AT(cost)}, {"start_us", AT(t_start)},
+               {"produced_tokens", AT(produced)}, {"attempt", AT(attempt)}, {"load_us", AT(load_us)}, {"cost_nano", AT(cost)}, {"policy_before_tokens", AT(before)}, {"policy_after_tokens", AT(after)}, {"start_us", AT(t_start)},
                {"end_us", AT(t_end)}};
 
 static const char *word_of(const char *const *words, int n, int64_t v)

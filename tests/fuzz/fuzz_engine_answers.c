@@ -32,6 +32,8 @@ static void check_receipt(const char *body, size_t n, const json_t *v)
     FUZZ_NEED(v && c.known && !c.estimated && runs == (state && !strcmp(state, "running")));
     need_count(v, "prompt_tokens", c.prompt);
     need_count(v, "cached_tokens", c.cached);
+    need_count(v, "policy_before_tokens", c.before);
+    need_count(v, "policy_after_tokens", c.after);
     need_count(v, "output_tokens", c.output);
     need_text(c.finish, sizeof c.finish);
 }

@@ -61,7 +61,8 @@ static inline void ledger_room_add(struct ledger_room *x, int n, int64_t t_start
     struct admission a = {.endpoint = "/v1/chat/completions", .t_start = t_start, .stream = n & 1};
     struct settlement s = {.state = (enum usage_state)(n % USAGE_STATES), .http_status = 200, .finish = "stop", .t_first = t_start + 500 + n % 90,
                            .t_end = t_start + 1000 + n % 100, .prompt = 10 + n % 7, .cached = n % 7, .delivered = 20 + n % 11, .produced = 21 + n % 13,
-                           .source = COUNT_ENGINE, .attempt = 1, .cold = n % 9 == 0, .load_us = n % 9 ? 0 : 77, .engine = "local"};
+                           .source = COUNT_ENGINE, .attempt = 1, .cold = n % 9 == 0, .load_us = n % 9 ? 0 : 77, .engine = "local",
+                           .before = n % 3 ? 0 : 900 + n, .after = n % 3 ? 0 : 10 + n % 7};
     usage_id_at(t_start, a.id);
     snprintf(a.id + 24, 13, "%012d", n);
     snprintf(a.who.tenant, sizeof a.who.tenant, "tenant-%d", n % 5);
@@ -101,7 +102,8 @@ static inline int ledger_room_see(void *u, const struct usage_row *r, struct err
     buf_addf(&t->b, "%d %s %s %s %s %s %s %s %s %s %s %s", r->month, r->id, r->tenant, r->key, r->base, r->adapter, r->model, r->alias, r->endpoint, r->finish,
              r->engine, r->adjusts ? r->adjusts : "-");
     const int64_t number[] = {r->version, r->stream, r->state,  r->http_status, r->t_start, r->t_first, r->t_end,   r->prompt, r->cached,
-                              r->output,  r->produced, r->source, r->price,       r->cost,    r->attempt, r->cold, r->load_us};
+                              r->output,  r->produced, r->source, r->price,       r->cost,    r->attempt, r->cold, r->load_us,
+                              r->before,  r->after};
     for (size_t i = 0; i < sizeof number / sizeof *number; i++) buf_addf(&t->b, " %lld", (long long)number[i]);
     buf_addc(&t->b, '\n');
     t->n++;

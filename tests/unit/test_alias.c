@@ -310,6 +310,24 @@ static void an_adapter_cannot_take_an_aliass_name(void **state)
     assert_string_equal(e.param, "name");
 }
 
+static void a_prompt_policy_goes_with_the_choice_and_there_is_none_without(void **state)
+{
+    struct reg_room *w = *state;
+    struct choice c;
+    struct err e = {0};
+    add(w, "sql", 1);
+    assert_true(put(w, "cut", "{\"targets\":[{\"adapter\":\"sql\"}],\"prompt_policy\":{\"truncate\":{\"max_tokens\":64}}}", REVISION_ANY, &e) > 0);
+    assert_ok(choose(w, "cut", "r", "", &c, &e), e);
+    assert_string_equal(c.prompt, "{\"truncate\":{\"head_tokens\":0,\"head_turns\":0,\"last_turns\":1,\"max_tokens\":64}}");
+    choice_close(w->reg, &c);
+    assert_true(put(w, "cut", "{\"targets\":[{\"adapter\":\"sql\"}]}", REVISION_ANY, &e) > 0);
+    for (int i = 0; i < 2; i++) {
+        assert_ok(choose(w, i ? "sql" : "cut", "r", "", &c, &e), e);
+        assert_null(c.prompt);
+        choice_close(w->reg, &c);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -325,6 +343,7 @@ int main(void)
         T(a_put_of_what_stands_is_nothing_to_roll_back),
         T(a_bad_alias_is_refused_by_field),
         T(an_adapter_cannot_take_an_aliass_name),
+        T(a_prompt_policy_goes_with_the_choice_and_there_is_none_without),
 #undef T
     };
     return cmocka_run_group_tests_name("alias", tests, NULL, NULL);

@@ -118,6 +118,8 @@ static const struct {
     {"typical_p that changes nothing", &kind_vllm, false, NULL, "{\"model\":\"smol\",\"typical_p\":1.0}",
      "{\"model\":\"org/SmolLM\"}"},
     {"typical_p", &kind_vllm, false, NULL, "{\"model\":\"smol\",\"typical_p\":0.5}", "! typical_p"},
+    {"a prompt policy", &kind_vllm, false, NULL, "{\"model\":\"smol\",\"weft_prompt_policy\":{}}", "! model"},
+    {"a prompt policy, and an upstream", &kind_openai, false, NULL, "{\"model\":\"smol\",\"weft_prompt_policy\":{}}", "! model"},
     {"no object", &kind_vllm, false, NULL, "[]", "! the request's body is not a JSON object"},
     {"an upstream gets no salt and no options of vLLM's", &kind_openai, true, NULL,
      "{\"model\":\"smol\",\"cache_salt\":\"s\",\"messages\":[{\"role\":\"user\",\"content\":\"cache_salt\"}]}",

@@ -166,7 +166,7 @@ static struct usage_row sample(void)
     return (struct usage_row){.id = "019a0000-0000-7000-8000-000000000001", .tenant = "t-1", .key = "k", .base = "base", .adapter = "sql", .model = "m",
                               .alias = "", .endpoint = "/v1/completions", .finish = "stop", .engine = "local", .version = 3, .stream = 1,
                               .http_status = 200, .t_start = 1795341600123456, .t_end = 1795341600223456, .prompt = 100, .cached = 40, .output = 30,
-                              .produced = 31, .source = 1, .price = 1, .cost = 60 * 150 + 40 * 20 + 30 * 600, .attempt = 1, .month = 202611};
+                              .produced = 31, .before = 1000, .after = 90, .source = 1, .price = 1, .cost = 60 * 150 + 40 * 20 + 30 * 600, .attempt = 1, .month = 202611};
 }
 
 static void a_row_of_csv_is_what_it_is(void **state)
@@ -179,7 +179,7 @@ static void a_row_of_csv_is_what_it_is(void **state)
     assert_ok(export_row(&w, &r, &e), e);
     w.out[w.len] = 0;
     assert_string_equal(w.out, "019a0000-0000-7000-8000-000000000001,2026-11-22T10:00:00.123456Z,request,acme,t-1,k,m,,base,sql,3,/v1/completions,true,"
-                               "completed,200,stop,1795341600123456,,1795341600223456,100,40,30,31,engine,1,27800,EUR,1,false,0,local,\r\n");
+                               "completed,200,stop,1795341600123456,,1795341600223456,100,40,30,31,engine,1,27800,EUR,1,false,0,local,,1000,90\r\n");
 }
 
 /* What a row can be at its worst fits into what was reckoned for it: ASan looks. */

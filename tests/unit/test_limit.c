@@ -436,6 +436,10 @@ static void what_is_reserved_bounds_what_the_context_allows(void **state)
     w.max_tokens = 1048576;
     assert_int_equal(limit_bound(&w).tokens, 12 * 2048);
     assert_int_equal(limit_exact(&w, 50).tokens, 50 + 12 * 2048);
+    w = (struct limit_wish){.body_bytes = 100, .prompts = 1, .choices = 1, .max_tokens = 10, .max_context = 2048, .twice = true};
+    assert_int_equal(limit_bound(&w).tokens, 2 * (100 + 512) + 10);
+    w.max_tokens = -1;
+    assert_int_equal(limit_bound(&w).tokens, 2 * (100 + 512) + 2048);
 }
 
 /* --- days and months --- */

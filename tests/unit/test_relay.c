@@ -333,6 +333,27 @@ static void what_follows_the_error_of_another_kind_is_not_an_end(void **state)
     finish(&r, &s);
 }
 
+static void what_a_policy_made_of_the_prompt_is_taken_out_and_noted(void **state)
+{
+    (void)state;
+    static const char in[] = ": weft-prompt 900 200\n\n: weft 200 0 1\n\ndata: a\n\n: weft-prompt 1 x\n\n: weft-prompt -1 5\n\n: weft-prompt 1\n\n";
+    for (size_t step = 1; step < sizeof in; step++) {
+        struct relay r;
+        struct sink s = {.mark = 0};
+        assert_int_equal(run(in, sizeof in - 1, step, &r, &s), 0);
+        assert_int_equal(s.b.len, strlen("data: a\n\n"));
+        assert_int_equal(r.counts.before, 900);
+        assert_int_equal(r.counts.after, 200);
+        relay_close(&r);
+        buf_close(&s.b);
+    }
+    struct relay_counts c = {0};
+    static const char whole[] = "{\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":2,\"prompt_tokens_details\":{\"cached_tokens\":3,"
+                                "\"policy_before_tokens\":70,\"policy_after_tokens\":7}}}";
+    relay_usage(whole, sizeof whole - 1, &c);
+    assert_true(c.prompt == 7 && c.cached == 3 && c.before == 70 && c.after == 7);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -341,6 +362,7 @@ int main(void)
         cmocka_unit_test(what_follows_the_end_is_dropped_and_counts_nothing),
         cmocka_unit_test(what_follows_the_error_of_another_kind_is_not_an_end),
         cmocka_unit_test(the_account_of_the_engines_time_is_the_last_that_makes_sense),
+        cmocka_unit_test(what_a_policy_made_of_the_prompt_is_taken_out_and_noted),
         cmocka_unit_test(a_flush_that_comes_whole_goes_on_in_one_piece),
         cmocka_unit_test(a_line_beyond_the_limit_passes_in_pieces),
         cmocka_unit_test(a_refused_piece_stops_the_relay),

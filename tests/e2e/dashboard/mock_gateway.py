@@ -265,7 +265,7 @@ class Answers:
         out = r.randrange(4, 400)
         return {"object": "usage.request", "id": f"{at * 1000:012x}"[:8] + "-" + f"{at * 1000:012x}"[8:12] + f"-7{i % 4096:03x}-8000-{i:012x}", "api_key_id": f"K{i % 9:011d}", "tenant": a["tenant"], "model": "prod" if i % 3 else HOSTILE, "base": BASE, "adapter": a["adapter"] if i % 5 else None, "version": a["version"] if i % 5 else None,
                 "endpoint": "chat/completions", "stream": bool(i % 2), "state": state, "http_status": {"completed": 200, "client_abort": 200, "upstream_error": 502, "timeout": 504, "rejected": 422}[state], "finish_reason": "stop", "input_tokens": r.randrange(10, 1200), "input_cached_tokens": 8, "output_tokens": out, "produced_tokens": out + (5 if state == "client_abort" else 0),
-                "count_source": "engine", "attempt": 1, "cold": i % 31 == 0, "engine": "gpu-a", "cost_nano": out * 400_000, "created_at": at, "start_us": at * 10**6, "first_us": at * 10**6 + first, "end_us": at * 10**6 + first + took, "load_us": 41000 if i % 31 == 0 else 0, "alias": "prod" if i % 3 else ""}
+                "count_source": "engine", "attempt": 1, "cold": i % 31 == 0, "engine": "gpu-a", "cost_nano": out * 400_000, "created_at": at, "start_us": at * 10**6, "first_us": at * 10**6 + first, "end_us": at * 10**6 + first + took, "load_us": 41000 if i % 31 == 0 else 0, "policy_before_tokens": 0, "policy_after_tokens": 0, "alias": "prod" if i % 3 else ""}
 
     def requests(self, q, admin, bad=False):
         n, rows, i = min(int(q.get("limit", 20)), 100), [], 0
@@ -327,7 +327,7 @@ class Answers:
 
     def alias(self, q, admin, *names):
         name = names[-1] if names else "prod"
-        return {"id": name, "object": "alias", "name": name, "targets": [{"adapter": "triage", "version": i + 1, "weight": x} for i, x in enumerate(self.w.alias_weights)], "policy": "weighted", "sticky": "user", "system_prefix": "You sort letters.", "revision": self.w.alias_revision, "created_at": self.w.now - 9 * DAY, "changed_at": self.w.now - 3600, "can_roll_back": True}
+        return {"id": name, "object": "alias", "name": name, "targets": [{"adapter": "triage", "version": i + 1, "weight": x} for i, x in enumerate(self.w.alias_weights)], "policy": "weighted", "sticky": "user", "system_prefix": "You sort letters.", "prompt_policy": None, "revision": self.w.alias_revision, "created_at": self.w.now - 9 * DAY, "changed_at": self.w.now - 3600, "can_roll_back": True}
 
     def aliases(self, q, admin, *_):
         return self.listed([self.alias(q, admin, n) for n in ("beta", "prod", "stable")], q, lambda a: a["id"])
