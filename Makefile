@@ -80,7 +80,7 @@ SIMT_CXX     := -x c++ -std=c++17 -DWEFT_SIMT -D_GNU_SOURCE -I. -MMD -MP -g -fPI
 	-fdebug-prefix-map=$(CURDIR)/= \
 	-ffp-contract=off -fno-strict-aliasing -Wall -Wextra -Wno-unused-function -Werror
 
-.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench plan-check bench-gateway bench-kernels bench-ledger bench-speculation eval-policies bench-text bench-usage compile_commands.json install kills clean bench-export bench-archive trust trust-programs fuzz fuzz-programs simulate simulate-sweep man deb deb-check bench-standby
+.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench bench-prune plan-check bench-gateway bench-kernels bench-ledger bench-speculation eval-policies bench-text bench-usage compile_commands.json install kills clean bench-export bench-archive trust trust-programs fuzz fuzz-programs simulate simulate-sweep man deb deb-check bench-standby
 .SECONDARY:
 
 all: programs ## build the three programs into build/MODE
@@ -254,6 +254,9 @@ load: $(LOAD) ## the load generator and the bench of passes
 
 bench: programs $(BENCHES) $(LOAD) ## all of it in 20 minutes: ARGS=--quick a few; --only NAME, --peer llama-cpp-python, ... (tests/load/bench --help)
 	@bash -c '. ops/setup.sh && fetch_base && exec tests/load/bench $(ARGS)'
+
+bench-prune: programs $(LOAD) ## what pruning costs the demo base and what it brings, five minutes: the table of docs/PRUNING.md; ARGS="--rounds 5"
+	@bash -c '. ops/setup.sh && fetch_base && exec tests/load/prune_table --build $(B) $(ARGS)'
 
 plan-check: programs $(LOAD) ## what weft plan predicts of this machine beside what it does, in five minutes: ARGS="--rounds 2", --only gateway (docs/PLANNING.md)
 	@bash -c '. ops/setup.sh && fetch_base && exec tests/load/plan_check $(ARGS)'

@@ -11,19 +11,32 @@
 #include "base/err.h"
 #include "base/sha256.h"
 
+#define BASE_UNEVEN_MAX 256 /* layers of a base whose layers differ */
+
+/* Of one layer: rows of q, of k and v, of gate and up; 0: it has no such modules. */
+struct base_widths {
+    int q, kv, mlp;
+};
+
 /* What an adapter is checked against. */
 struct base_desc {
     char name[128];          /* the served name */
     char digest[SHA256_HEX]; /* of the base's file */
     char also[4][128];       /* other names that adapters may give for it, "" unused */
     int layers;
-    int in[LORA_MODULES];    /* columns of A; 0: the base has no such module */
+    int in[LORA_MODULES];    /* columns of A; 0: the base has no such module; of the largest layer */
     int out[LORA_MODULES];   /* rows of B; 0 with in 0 */
     int vocab, hidden;       /* of embed_tokens and lm_head, [vocab][hidden]; 0: they can't be adapted */
     int experts, expert_mlp; /* 0: none; gate and up of an expert are [expert_mlp][hidden], down [hidden][expert_mlp] */
     bool fused_qkv,
         fused_gate_up; /* the base's own modules are qkv_proj and gate_up_proj (Phi-3): q, k, v and gate, up by rows */
+    bool uneven;       /* layers differ, each as widths[] says */
+    struct base_widths widths[BASE_UNEVEN_MAX];
 };
+
+/* Of a module in one layer: columns of A, rows of B; 0: that layer has no such module. */
+int base_desc_in(const struct base_desc *b, int layer, enum lora_module m);
+int base_desc_out(const struct base_desc *b, int layer, enum lora_module m);
 
 /* One adapted matrix, as views into the file's tensors: fused modules and stacked experts share theirs. */
 struct adapter_part {
@@ -104,7 +117,7 @@ int base_desc_check(const struct base_desc *b, struct err *e);
 
 /* base_desc as JSON (the engine's /weft/v1/state carries it, the gateway reads it back):
  * {"name","digest","also":[..],"layers":N,"modules":{"q_proj":[out,in],..},"vocab","hidden","experts","expert_mlp",
- * "fused_qkv","fused_gate_up"}, the last six only where they are not 0 or false. NULL: out of memory. The reader fails
+ * "fused_qkv","fused_gate_up","widths":[[q,kv,mlp],..]}, the last seven only where they are not 0 or false. NULL: out of memory. The reader fails
  * with ERR_INVALID or ERR_MISSING. */
 struct json_t;
 struct json_t *base_desc_to_json(const struct base_desc *b);

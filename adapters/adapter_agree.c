@@ -164,7 +164,7 @@ static int agree_fused(struct mapping *m, int layer, int module, int max_rank, s
     if (agree(m, p, &n, 0, max_rank, e)) return -1;
     int last = module == LM_Q ? LM_V : LM_UP;
     int64_t row0 = 0;
-    for (int i = module; p->a && i <= last; row0 += m->base->out[i++]) slice(m, layer, i, p, row0);
+    for (int i = module; p->a && i <= last; row0 += base_desc_out(m->base, layer, i++)) slice(m, layer, i, p, row0);
     return 0;
 }
 
@@ -174,7 +174,7 @@ static int agree_layer(struct mapping *m, int layer, int max_rank, struct err *e
     for (int i = 0; i < LORA_MODULES; i++) {
         bool qkv = b->fused_qkv && i <= LM_V, gate_up = b->fused_gate_up && (i == LM_GATE || i == LM_UP);
         struct adapter_part *p = &m->a->part[layer * LORA_MODULES + i];
-        if (!b->out[i]) continue;
+        if (!base_desc_out(b, layer, i)) continue;
         if (qkv || gate_up) {
             if ((i == LM_Q || i == LM_GATE) && agree_fused(m, layer, i, max_rank, e)) return -1;
             continue;

@@ -130,7 +130,10 @@ static int module_in_base(const struct mapping *m, const struct st_tensor *t, co
         return err_set(e, ERR_ADAPTER_INVALID,
                        "tensor %.256s: %.64s has no %s of its own but a %s: only adapters of that one fit", t->name,
                        m->base->name, lora_module_name[n->module], fused);
-    return m->base->out[n->module] ? 0 : no_module(m, t, lora_module_name[n->module], e);
+    if (base_desc_out(m->base, n->layer, n->module)) return 0;
+    if (!m->base->out[n->module]) return no_module(m, t, lora_module_name[n->module], e);
+    return err_set(e, ERR_ADAPTER_INVALID, "tensor %.256s: layer %d of %.64s has no %s" OTHER_BASE, t->name, n->layer,
+                   m->base->name, lora_module_name[n->module]);
 }
 
 static int in_base(const struct mapping *m, const struct st_tensor *t, const struct tensor_name *n, struct err *e)
@@ -160,7 +163,6 @@ static int in_base(const struct mapping *m, const struct st_tensor *t, const str
 static void sides(const struct base_desc *b, const struct tensor_name *n, int *in, int *out)
 {
     bool down = n->module == LM_DOWN;
-    int qkv = b->out[LM_Q] + b->out[LM_K] + b->out[LM_V];
     *in = b->hidden;
     switch (n->place) {
     case PLACE_EMBED:
@@ -179,10 +181,11 @@ static void sides(const struct base_desc *b, const struct tensor_name *n, int *i
         *in = *out = 0;
         break;
     case PLACE_FUSED:
-        *in = b->in[n->module], *out = n->module == LM_Q ? qkv : b->out[LM_GATE] + b->out[LM_UP];
+        *in = base_desc_in(b, n->layer, n->module), *out = 0;
+        for (int i = n->module; i <= (n->module == LM_Q ? LM_V : LM_UP); i++) *out += base_desc_out(b, n->layer, i);
         break;
     case PLACE_MODULE:
-        *in = b->in[n->module], *out = b->out[n->module];
+        *in = base_desc_in(b, n->layer, n->module), *out = base_desc_out(b, n->layer, n->module);
     }
 }
 

@@ -61,6 +61,24 @@ int base_desc_accepts(const struct base_desc *b, const char *trained_on, struct 
         trained_on, b->name);
 }
 
+/* --- a layer's shapes --- */
+
+int base_desc_out(const struct base_desc *b, int layer, enum lora_module m)
+{
+    if (!b->uneven) return b->out[m];
+    const struct base_widths *w = &b->widths[layer];
+    const int out[LORA_MODULES] = {w->q, w->kv, w->kv, w->q ? b->out[LM_O] : 0, w->mlp, w->mlp, w->mlp ? b->out[LM_DOWN] : 0};
+    return out[m];
+}
+
+int base_desc_in(const struct base_desc *b, int layer, enum lora_module m)
+{
+    if (!b->uneven) return b->in[m];
+    const struct base_widths *w = &b->widths[layer];
+    if (m == LM_O || m == LM_DOWN) return m == LM_O ? w->q : w->mlp;
+    return base_desc_out(b, layer, m) ? b->in[m] : 0;
+}
+
 /* --- the bounds of numbers --- */
 
 static const struct {
@@ -93,12 +111,25 @@ static bool has_modules_in_bounds(const struct base_desc *b)
     return (b->hidden || (!b->vocab && !b->experts)) && (b->expert_mlp || !b->experts);
 }
 
+/* A layer is nowhere wider than the base's own numbers say. */
+static bool has_widths_in_bounds(const struct base_desc *b)
+{
+    const unsigned char *uneven = (const unsigned char *)&b->uneven;
+    if (*uneven > 1 || (*uneven && b->layers > BASE_UNEVEN_MAX)) return false;
+    for (int l = 0; *uneven && l < b->layers; l++) {
+        const struct base_widths *w = &b->widths[l];
+        if (w->q < 0 || w->q > b->out[LM_Q] || w->kv < 0 || w->kv > b->out[LM_K] || w->mlp < 0 || w->mlp > b->out[LM_GATE])
+            return false;
+    }
+    return true;
+}
+
 int base_desc_check(const struct base_desc *b, struct err *e)
 {
     const unsigned char *qkv = (const unsigned char *)&b->fused_qkv, *gate_up = (const unsigned char *)&b->fused_gate_up;
     bool good = is_text(b->name, sizeof b->name) && is_text(b->digest, sizeof b->digest) && sha256_is_hex(b->digest) && *qkv <= 1 && *gate_up <= 1;
     for (int i = 0; i < ALSO; i++) good = good && is_text(b->also[i], sizeof b->also[i]);
-    if (good && b->layers >= 1 && b->layers <= PEFT_LAYERS_MAX && has_modules_in_bounds(b)) return 0;
+    if (good && b->layers >= 1 && b->layers <= PEFT_LAYERS_MAX && has_modules_in_bounds(b) && has_widths_in_bounds(b)) return 0;
     return err_set(e, ERR_INVALID, "it is no description of a base");
 }
 
@@ -132,7 +163,10 @@ static int put_more(json_t *o, const struct base_desc *b)
     }
     if (b->fused_qkv) rc |= json_object_set_new(o, "fused_qkv", json_true());
     if (b->fused_gate_up) rc |= json_object_set_new(o, "fused_gate_up", json_true());
-    return rc;
+    json_t *widths = b->uneven ? json_array() : NULL;
+    for (int l = 0; b->uneven && l < b->layers; l++)
+        rc |= json_array_append_new(widths, json_pack("[i,i,i]", b->widths[l].q, b->widths[l].kv, b->widths[l].mlp));
+    return b->uneven ? rc | json_object_set_new(o, "widths", widths) : rc;
 }
 
 json_t *base_desc_to_json(const struct base_desc *b)
@@ -189,6 +223,25 @@ static int get_more(struct base_desc *b, const json_t *j, struct err *e)
                : 0;
 }
 
+static int get_widths(struct base_desc *b, const json_t *list, struct err *e)
+{
+    if (!list) return 0;
+    if (json_array_size(list) != (size_t)b->layers || b->layers > BASE_UNEVEN_MAX)
+        return err_field(e, ERR_INVALID, "widths", "widths does not name %d layers, of at most %d", b->layers,
+                         BASE_UNEVEN_MAX);
+    for (int l = 0; l < b->layers; l++) {
+        const json_t *v = json_array_get(list, (size_t)l);
+        int n[3];
+        for (size_t i = 0; i < 3; i++) {
+            json_int_t x = json_integer_value(json_array_get(v, i));
+            n[i] = json_array_size(v) == 3 && x >= 0 && x <= DIM_MAX ? (int)x : -1;
+        }
+        b->widths[l] = (struct base_widths){n[0], n[1], n[2]};
+    }
+    b->uneven = true;
+    return has_widths_in_bounds(b) ? 0 : err_field(e, ERR_INVALID, "widths", "widths is not a list of [q, kv, mlp]");
+}
+
 int base_desc_from_json(struct base_desc *b, const json_t *j, struct err *e)
 {
     struct base_desc d = {0};
@@ -206,6 +259,7 @@ int base_desc_from_json(struct base_desc *b, const json_t *j, struct err *e)
     snprintf(d.name, sizeof d.name, "%s", name);
     snprintf(d.digest, sizeof d.digest, "%s", digest);
     d.layers = (int)layers;
+    if (get_widths(&d, json_object_get(j, "widths"), e)) return -1;
     *b = d;
     return 0;
 }

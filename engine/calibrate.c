@@ -363,8 +363,9 @@ static int measure(struct calibrate *c, int *rounds, struct err *e)
 static int64_t rank_bytes_of(const struct model *m)
 {
     int64_t sum = 0;
-    for (int i = 0; i < LORA_MODULES; i++) sum += m->desc.in[i] ? m->desc.in[i] + m->desc.out[i] : 0;
-    return 2 * sum * m->layers;
+    for (int l = 0; l < m->layers; l++)
+        for (int i = 0; i < LORA_MODULES; i++) sum += base_desc_in(&m->desc, l, i) ? base_desc_in(&m->desc, l, i) + base_desc_out(&m->desc, l, i) : 0;
+    return 2 * sum;
 }
 
 static void tell_sizes(struct calibrate *c, struct profile *p)
@@ -374,7 +375,8 @@ static void tell_sizes(struct calibrate *c, struct profile *p)
     int64_t number = m->prec == PREC_EXACT ? 4 : strcmp(c->s->kv_type, "int8") ? 2 : 1;
     sched_get_memory(c->sched, &kept);
     p->weight_bytes = (int64_t)m->weight_bytes;
-    p->kv_token_bytes = 2 * (int64_t)m->layers * m->kv_heads * (m->head_dim * number + (number == 1 ? 4 : 0));
+    p->kv_token_bytes = 0;
+    for (int l = 0; l < m->layers; l++) p->kv_token_bytes += 2 * (int64_t)model_kv_heads(m, l) * (m->head_dim * number + (number == 1 ? 4 : 0));
     p->max_context = m->max_context;
     p->rank_bytes = rank_bytes_of(m);
     p->work_bytes = (int64_t)kept.workspace + PROGRAM_BYTES;

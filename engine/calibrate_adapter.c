@@ -30,9 +30,10 @@ static json_t *header_of(const struct base_desc *base, int rank, size_t *bytes)
     *bytes = 0;
     for (int l = 0; l < base->layers; l++)
         for (int m = 0; m < LORA_MODULES; m++) {
-            if (!base->in[m]) continue;
-            *bytes = add_tensor(header, l, m, "A", rank, base->in[m], *bytes);
-            *bytes = add_tensor(header, l, m, "B", base->out[m], rank, *bytes);
+            int in = base_desc_in(base, l, m), out = base_desc_out(base, l, m);
+            if (!in) continue;
+            *bytes = add_tensor(header, l, m, "A", rank, in, *bytes);
+            *bytes = add_tensor(header, l, m, "B", out, rank, *bytes);
         }
     return header;
 }

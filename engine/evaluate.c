@@ -33,7 +33,7 @@ int evaluator_new(struct evaluator **out, const struct model *m, const struct ke
     if (!v) return err_set(e, ERR_NO_MEMORY, "no memory to evaluate");
     v->m = m;
     v->context = context;
-    size_t page = kv_page_bytes(kv_type_of(m->prec), m->kv_heads, m->head_dim) * (size_t)m->layers;
+    size_t page = kv_bytes_of(m, kv_type_of(m->prec));
     int64_t bytes = (int64_t)page * (kv_pages_of(context) + 1);
     if (pool_new(&v->pool, threads, e) || kv_pool_init(&v->kv, m, bytes, 1, e) || kv_seq_init(&v->seq, context, e) ||
         forward_new(&v->forward, m, k, v->pool, &v->kv.cache, EVAL_ROWS, EVAL_ROWS, 1, e)) {

@@ -174,11 +174,12 @@ static struct attn attention_of(struct forward *f, int layer)
 {
     const struct model *m = f->m;
     const struct model_layer *l = &m->layer[layer];
+    struct kv_cache *own = f->kv->own; /* where layers differ */
     return (struct attn){.nseq = f->b->nseq,
                          .seq = f->b->seq,
                          .rows = f->b->rows,
-                         .heads = m->heads,
-                         .layer = layer,
+                         .heads = model_heads(m, layer),
+                         .layer = own ? 0 : layer,
                          .scale = m->attn_scale != 0 ? m->attn_scale : 1.0f / sqrtf((float)m->head_dim),
                          .window = l->window,
                          .softcap = m->attn_softcap,
@@ -190,7 +191,7 @@ static struct attn attention_of(struct forward *f, int layer)
                          .k = f->kk,
                          .v = f->v,
                          .rope = l->rope ? l->rope : m->rope,
-                         .kv = f->kv,
+                         .kv = own ? &own[layer] : f->kv,
                          .partial = f->partial,
                          .partial_floats = f->partial_floats};
 }
@@ -200,6 +201,7 @@ static void attention_half(struct forward *f, struct kthread *t, int layer)
     const struct model *m = f->m;
     const struct model_layer *l = &m->layer[layer];
     int rows = f->b->rows;
+    if (m->uneven && !l->module[LM_Q].n) return;
     f->k->rmsnorm(t, f->x, NULL, rows, m->hidden, l->attn_norm, m->norm_eps, &f->h);
     pool_barrier(t);
     struct mm qkv = forward_product(f, &f->h, rows, &f->lora, layer);
@@ -240,6 +242,7 @@ static void mlp_half(struct forward *f, struct kthread *t, int layer)
 {
     const struct model *m = f->m;
     const struct model_layer *l = &m->layer[layer];
+    if (m->uneven && !l->module[LM_DOWN].n) return;
     f->k->rmsnorm(t, f->x, NULL, f->b->rows, m->hidden, l->mlp_norm, m->norm_eps, &f->h);
     pool_barrier(t);
     void (*half)(struct forward * f, struct kthread * t, int layer, float *to, bool add) =

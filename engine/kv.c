@@ -58,8 +58,35 @@ static int take_lists(struct kv_pool *p, const struct model *m, struct err *e)
     for (int i = 0; i < c->pages; i++) p->free_page[i] = c->pages - 1 - i;
     p->nfree = c->pages;
     log_info("kv_pool", LS("type", name[c->type]), LI("pages", c->pages), LI("tokens", (int64_t)c->pages * KV_PAGE),
-             LI("page_bytes", (int64_t)(c->page_bytes * (size_t)c->layers)), LI("bytes", (int64_t)p->bytes),
+             LI("page_bytes", (int64_t)(p->bytes / (size_t)c->pages)), LI("bytes", (int64_t)p->bytes),
              LI("max_context", m->max_context));
+    return 0;
+}
+
+size_t kv_bytes_of(const struct model *m, enum kv_type type)
+{
+    size_t bytes = 0;
+    for (int l = 0; l < m->layers; l++) bytes += kv_page_bytes(type, model_kv_heads(m, l), m->head_dim);
+    return bytes;
+}
+
+/* Where layers differ: a cache for each, one behind the other. */
+static int divide(struct kv_cache *c, const struct model *m, struct err *e)
+{
+    if (!m->uneven) return 0;
+    c->own = calloc((size_t)m->layers, sizeof *c->own);
+    if (!c->own) return err_set(e, ERR_NO_MEMORY, "no memory for the pages of %d layers", m->layers);
+    char *at = c->base;
+    for (int l = 0; l < m->layers; l++) {
+        struct kv_cache *own = &c->own[l];
+        *own = *c;
+        own->layers = 1;
+        own->kv_heads = model_kv_heads(m, l);
+        own->page_bytes = kv_page_bytes(c->type, own->kv_heads, c->head_dim);
+        own->base = at;
+        own->own = NULL;
+        at += own->page_bytes * (size_t)c->pages;
+    }
     return 0;
 }
 
@@ -76,7 +103,7 @@ int kv_pool_init_as(struct kv_pool *p, const struct model *m, enum kv_type type,
     struct kv_cache *c = &p->cache;
     *c = (struct kv_cache){.type = type, .layers = m->layers, .kv_heads = m->kv_heads, .head_dim = m->head_dim};
     c->page_bytes = kv_page_bytes(c->type, m->kv_heads, m->head_dim);
-    size_t all_layers = c->page_bytes * (size_t)m->layers;
+    size_t all_layers = kv_bytes_of(m, type);
     if (bytes <= 0) bytes = automatic_bytes(m, all_layers, max_running);
     int64_t pages = bytes / (int64_t)all_layers;
     if (pages < 1)
@@ -85,7 +112,10 @@ int kv_pool_init_as(struct kv_pool *p, const struct model *m, enum kv_type type,
     c->pages = pages < PAGES_MAX ? (int)pages : PAGES_MAX;
     p->bytes = (size_t)c->pages * all_layers;
     c->base = big_alloc(p->bytes);
-    return take_lists(p, m, e);
+    if (take_lists(p, m, e)) return -1;
+    int rc = divide(c, m, e);
+    if (rc) kv_pool_close(p);
+    return rc;
 }
 
 int kv_pool_init_on(struct kv_pool *p, const struct model *m, enum kv_type type, const struct device_plan *plan,
@@ -107,6 +137,7 @@ int kv_pool_init_on(struct kv_pool *p, const struct model *m, enum kv_type type,
 void kv_pool_close(struct kv_pool *p)
 {
     if (p->cache.base && !p->elsewhere) big_free(p->cache.base, p->bytes);
+    free(p->cache.own);
     free(p->free_page);
     free(p->refs);
     kv_prefix_close(p);

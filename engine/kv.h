@@ -54,6 +54,9 @@ int kv_pool_init_on(struct kv_pool *p, const struct model *m, enum kv_type type,
                     char *base, struct err *e);
 void kv_pool_close(struct kv_pool *p);
 
+/* Bytes of one page of all layers. */
+size_t kv_bytes_of(const struct model *m, enum kv_type type);
+
 /* Pages that `tokens` positions take. */
 int kv_pages_of(int tokens);
 

@@ -46,7 +46,7 @@
 #define TOKEN_MAX 4096
 #define USAGE_HINT                                                                                                     \
     "usage: weft-engine serve --model PATH (--socket PATH | --listen ADDR:PORT --token-file F), quantize IN OUT, "     \
-    "eval, trace OUT, or calibrate; see --help"
+    "prune IN OUT, eval, trace OUT, or calibrate; see --help"
 
 enum exit_code { EXIT_ASKED = 0, EXIT_USAGE = 2, EXIT_MODEL = 3, EXIT_DEVICE = 4, EXIT_PULLER = 5 };
 
@@ -89,7 +89,7 @@ enum { LOADING, SERVING, REFUSED };
 static const struct {
     const char *word;
     int (*run)(int argc, char **argv);
-} verbs[] = {{"quantize", verb_quantize}, {"eval", verb_eval}, {"trace", verb_trace}, {"calibrate", verb_calibrate}};
+} verbs[] = {{"quantize", verb_quantize}, {"prune", verb_prune}, {"eval", verb_eval}, {"trace", verb_trace}, {"calibrate", verb_calibrate}};
 
 /* --- arguments --- */
 

@@ -116,15 +116,16 @@ static int load_matrix(struct load *l, const struct spot *at, int n, int k, enum
 static int load_module(struct load *l, int layer, int i, struct weight *w, struct err *e)
 {
     const struct model *m = l->m;
-    int q = m->heads * m->head_dim, kv = m->kv_heads * m->head_dim;
-    const int out[LORA_MODULES] = {q, kv, kv, m->hidden, m->mlp, m->mlp, m->hidden};
-    const int in[LORA_MODULES] = {m->hidden, m->hidden, m->hidden, q, m->hidden, m->hidden, m->mlp};
-    const int from[LORA_MODULES] = {[LM_K] = q, [LM_V] = q + kv, [LM_UP] = m->mlp};
-    const struct spot own = {.at = (enum place)(AT_Q + i), .layer = layer};
+    const struct layer_plan *own = &l->plan.layer[layer];
+    int q = own->heads * m->head_dim, kv = own->kv_heads * m->head_dim, mlp = own->mlp;
+    const int out[LORA_MODULES] = {q, kv, kv, m->hidden, mlp, mlp, m->hidden};
+    const int in[LORA_MODULES] = {m->hidden, m->hidden, m->hidden, q, m->hidden, m->hidden, mlp};
+    const int from[LORA_MODULES] = {[LM_K] = q, [LM_V] = q + kv, [LM_UP] = mlp};
+    const struct spot mine = {.at = (enum place)(AT_Q + i), .layer = layer};
     const struct spot fused = {.at = i <= LM_V ? AT_QKV : AT_GATE_UP, .layer = layer};
-    bool joined = (i <= LM_V || i == LM_GATE || i == LM_UP) && l->meta.f->fused && !source_has(l->s, &own);
-    if (!joined || source_kind(l->s) == SOURCE_PACKED) return load_matrix(l, &own, out[i], in[i], m->prec, w, e);
-    return load_rows(l, &fused, i <= LM_V ? q + 2 * kv : 2 * m->mlp, from[i], out[i], in[i], w, e);
+    bool joined = (i <= LM_V || i == LM_GATE || i == LM_UP) && l->meta.f->fused && !source_has(l->s, &mine);
+    if (!joined || source_kind(l->s) == SOURCE_PACKED) return load_matrix(l, &mine, out[i], in[i], m->prec, w, e);
+    return load_rows(l, &fused, i <= LM_V ? q + 2 * kv : 2 * mlp, from[i], out[i], in[i], w, e);
 }
 
 static int load_experts(struct load *l, int layer, struct err *e)
@@ -158,18 +159,20 @@ static int load_norms(struct load *l, int layer, struct err *e)
 {
     const struct model *m = l->m;
     const struct family *f = l->meta.f;
+    const struct layer_plan *own = &l->plan.layer[layer];
     struct model_layer *to = &m->layer[layer];
+    bool attention = own->heads > 0, mlp = own->sparse || own->mlp > 0;
     const struct {
         enum place at;
         bool has;
         int n;
         float **to;
-    } row[] = {{AT_ATTN_NORM, true, m->hidden, &to->attn_norm},
-               {AT_MLP_NORM, true, m->hidden, &to->mlp_norm},
-               {AT_ATTN_POST, f->post_norms, m->hidden, &to->attn_post},
-               {AT_MLP_POST, f->post_norms, m->hidden, &to->mlp_post},
-               {AT_Q_NORM, f->qk_norm, m->head_dim, &to->q_norm},
-               {AT_K_NORM, f->qk_norm, m->head_dim, &to->k_norm}};
+    } row[] = {{AT_ATTN_NORM, attention, m->hidden, &to->attn_norm},
+               {AT_MLP_NORM, mlp, m->hidden, &to->mlp_norm},
+               {AT_ATTN_POST, f->post_norms && attention, m->hidden, &to->attn_post},
+               {AT_MLP_POST, f->post_norms && mlp, m->hidden, &to->mlp_post},
+               {AT_Q_NORM, f->qk_norm && attention, m->head_dim, &to->q_norm},
+               {AT_K_NORM, f->qk_norm && attention, m->head_dim, &to->k_norm}};
     for (size_t i = 0; i < sizeof row / sizeof *row; i++)
         if (row[i].has && load_norm(l, row[i].at, layer, row[i].n, row[i].to, e)) return -1;
     return 0;
@@ -180,10 +183,12 @@ static int load_norms(struct load *l, int layer, struct err *e)
 static int load_layer(struct load *l, int layer, struct err *e)
 {
     struct model_layer *to = &l->m->layer[layer];
-    bool sparse = l->plan.layer[layer].sparse;
-    to->window = l->plan.layer[layer].window;
+    const struct layer_plan *own = &l->plan.layer[layer];
+    bool sparse = own->sparse;
+    to->window = own->window;
     for (int i = 0; i < LORA_MODULES; i++) {
         if (sparse && i >= LM_GATE) break;
+        if (i <= LM_O ? !own->heads : !own->mlp) continue;
         if (load_module(l, layer, i, &to->module[i], e)) return -1;
         const struct spot bias = {.at = (enum place)(AT_Q + i), .bias = true, .layer = layer};
         if (l->plan.bias[i] && source_vector(l->s, &bias, to->module[i].n, &to->bias[i], e)) return -1;
@@ -248,6 +253,7 @@ static void log_plan(const struct load *l, int64_t took_us)
              LS("head", m->head == &m->embed ? "tied" : layout_name[m->head->layout]),
              LS("precision", m->prec == PREC_EXACT ? "exact" : "fast"), LI("bytes", (int64_t)m->weight_bytes),
              LI("ms", took_us / 1000));
+    if (m->uneven) log_info("model_uneven", LS("hint", "layers differ; heads, kv_heads and mlp are the largest layer's"));
 }
 
 /* `digest` NULL: the source's. */

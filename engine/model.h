@@ -19,7 +19,8 @@ struct model_layer {
     float *attn_norm, *mlp_norm;        /* [hidden] */
     float *attn_post, *mlp_post;        /* [hidden] or NULL: norm of what a half adds, before it is added (Gemma) */
     float *q_norm, *k_norm;             /* [head_dim] or NULL: norm of each head before it rotates (Qwen3, Gemma) */
-    struct weight module[LORA_MODULES]; /* in a layer of experts gate, up and down have n 0 */
+    struct weight module[LORA_MODULES]; /* in a layer of experts gate, up and down have n 0; in one without attention
+                                         * q, k, v and o, in one without an MLP the others */
     float *bias[LORA_MODULES];          /* [out]; NULL: none */
     int window;                         /* 0: attention sees all */
     const float *rope;                  /* one of the model's tables, [max_context][rotary/2][2]; NULL: model.rope */
@@ -32,6 +33,7 @@ struct model {
     struct base_desc desc;
     enum precision prec;
     int layers, hidden, heads, kv_heads, head_dim, mlp, vocab;
+    bool uneven; /* heads, kv_heads and mlp are those of the largest layer: what one has, its matrices tell */
     int tokens;      /* of the vocabulary: rows of the embedding beyond are padding, their ids are never sampled */
     int max_context; /* tokens */
     float norm_eps;
@@ -60,6 +62,21 @@ struct model {
     size_t weight_bytes;
     int64_t created; /* unix seconds: the file's mtime */
 };
+
+/* Of a layer; 0: it has no attention. */
+static inline int model_heads(const struct model *m, int layer)
+{
+    return m->uneven ? m->layer[layer].module[LM_Q].n / m->head_dim : m->heads;
+}
+static inline int model_kv_heads(const struct model *m, int layer)
+{
+    return m->uneven ? m->layer[layer].module[LM_K].n / m->head_dim : m->kv_heads;
+}
+
+static inline int model_mlp(const struct model *m, int layer)
+{
+    return m->uneven ? m->layer[layer].module[LM_DOWN].k : m->mlp;
+}
 
 struct cache;
 

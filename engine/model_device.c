@@ -139,6 +139,9 @@ static struct device_shape shape_of(const struct model *m, const struct model_de
 int model_to_device(const struct model *m, struct device *d, const struct model_device_options *o,
                     struct device_plan *plan, struct err *e)
 {
+    if (m->uneven)
+        return err_set(e, ERR_USAGE, "%s has layers of different widths, which are computed on the CPU only: --device cpu",
+                       m->name);
     size_t layer = ITEMS_LAYER + (size_t)m->experts * EXPERT_PARTS;
     struct list l = {.item = calloc((size_t)m->layers * layer + ITEMS_MODEL, sizeof *l.item)};
     const struct weight **expert = calloc((size_t)m->layers, sizeof *expert);

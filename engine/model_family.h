@@ -95,6 +95,7 @@ struct layer_plan {
     bool local;    /* rotates with the local table */
     bool unturned; /* doesn't rotate */
     bool sparse;   /* has experts */
+    int heads, kv_heads, mlp; /* its own; 0: no attention, no MLP (of a sparse layer mlp means nothing) */
 };
 
 /* What family_shape() found beside the model's own numbers. */
@@ -116,7 +117,9 @@ int family_of_config(const json_t *config, const json_t *root, struct meta *out,
  * served is refused by its key. max_context 0: the model's own. */
 int family_shape(const struct meta *c, const struct source *s, int max_context, struct model *m, struct model_plan *p,
                  struct err *e);
-/* Its parts that know of layers (model_layers.c): windows, experts, rotation. */
+/* Its parts that know of layers. Heads and widths (model_widths.c): takes p->layer, fills the model's heads, kv_heads, mlp, uneven. */
+int family_widths(const struct meta *c, struct model *m, struct model_plan *p, struct err *e);
+/* Windows, experts, rotation (model_layers.c). */
 int family_layers(const struct meta *c, const struct source *s, struct model *m, struct model_plan *p, struct err *e);
 
 /* --- numbers of either world (model_meta.c): absent or null leaves *out as it is --- */
@@ -129,6 +132,9 @@ bool meta_has(const struct meta *c, struct meta_key k);
 int meta_int(const struct meta *c, struct meta_key k, int min, int max, int multiple, int *out, struct err *e);
 int meta_num(const struct meta *c, struct meta_key k, double min, double max, double *out, struct err *e);
 int meta_bool(const struct meta *c, struct meta_key k, bool *out, struct err *e);
+/* A list of n whole numbers, one for each layer; *out: free(). */
+bool meta_is_list(const struct meta *c, struct meta_key k);
+int meta_list(const struct meta *c, struct meta_key k, int min, int max, int multiple, int n, int **out, struct err *e);
 /* The key as messages name it: "llama.block_count", "config.json: num_hidden_layers". */
 const char *meta_name(const struct meta *c, struct meta_key k, char name[128]);
 

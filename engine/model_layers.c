@@ -195,6 +195,8 @@ static int read_experts(const struct meta *c, const struct source *s, struct mod
         return err_set(e, ERR_MODEL,
                        "%s is %d: mixtures of experts are not served for %s; a model of Mixtral or Qwen3-MoE is",
                        meta_name(c, meta_has(c, count) ? count : other, name), m->experts, c->f->class[0]);
+    if (m->uneven)
+        return err_set(e, ERR_MODEL, "layers of different widths are not served in mixtures of experts");
     m->expert_mlp = c->f->experts == EXPERTS_ALL ? m->mlp : 0;
     if (meta_int(c, used, 1, m->experts, 1, &m->experts_used, e) ||
         meta_int(c, mlp, 32, 1 << 18, 32, &m->expert_mlp, e))
@@ -211,8 +213,6 @@ static int read_experts(const struct meta *c, const struct source *s, struct mod
 
 int family_layers(const struct meta *c, const struct source *s, struct model *m, struct model_plan *p, struct err *e)
 {
-    p->layer = calloc((size_t)m->layers, sizeof *p->layer);
-    if (!p->layer) return err_set(e, ERR_NO_MEMORY, "no memory for %d layers", m->layers);
     if (read_unturned(c, m, p, e) || read_windows(c, m, p, e)) return -1;
     return read_experts(c, s, m, p, e);
 }

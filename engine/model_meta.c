@@ -8,6 +8,7 @@
 #include "engine/model_family.h"
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 const char *meta_name(const struct meta *c, struct meta_key k, char name[128])
 {
@@ -73,4 +74,48 @@ int meta_bool(const struct meta *c, struct meta_key k, bool *out, struct err *e)
     if (!json_is_boolean(j)) return err_set(e, ERR_MODEL, "%s is neither true nor false", name);
     *out = json_is_true(j);
     return 0;
+}
+
+/* --- lists --- */
+
+bool meta_is_list(const struct meta *c, struct meta_key k)
+{
+    char name[128];
+    size_t n;
+    if (!meta_has(c, k)) return false;
+    return c->g ? gguf_array_len(c->g, meta_name(c, k, name), &n, NULL) == 0 : json_is_array(value_of(c, k));
+}
+
+/* As many numbers as there are, in *out, or -1. */
+static int load_list(const struct meta *c, struct meta_key k, const char *name, int32_t **out, size_t *n, struct err *e)
+{
+    if (c->g) return gguf_array_i32(c->g, name, out, n, e);
+    const json_t *list = value_of(c, k);
+    *n = json_array_size(list);
+    *out = calloc(*n + 1, sizeof **out);
+    if (!*out) return err_set(e, ERR_NO_MEMORY, "no memory for a list of %zu numbers", *n);
+    for (size_t i = 0; i < *n; i++) {
+        const json_t *v = json_array_get(list, i);
+        json_int_t x = json_is_integer(v) ? json_integer_value(v) : -1;
+        (*out)[i] = x >= 0 && x <= INT32_MAX ? (int32_t)x : -1;
+    }
+    return 0;
+}
+
+int meta_list(const struct meta *c, struct meta_key k, int min, int max, int multiple, int n, int **out, struct err *e)
+{
+    char name[128];
+    int32_t *each;
+    size_t count;
+    int rc = 0;
+    meta_name(c, k, name);
+    if (load_list(c, k, name, &each, &count, e)) return -1;
+    if (count != (size_t)n) rc = err_set(e, ERR_MODEL, "%s names %zu layers of %d", name, count, n);
+    for (int i = 0; i < n && !rc; i++)
+        if (each[i] < min || each[i] > max || each[i] % multiple)
+            rc = err_set(e, ERR_MODEL, "%s: layer %d: a whole number from %d to %d, a multiple of %d, is needed", name, i,
+                         min, max, multiple);
+    *out = rc ? NULL : each;
+    if (rc) free(each);
+    return rc;
 }

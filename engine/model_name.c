@@ -115,6 +115,11 @@ static void set_shape(const struct family *f, const struct model_plan *p, const 
         d->out[i] = has ? out[i] : 0;
     }
     d->layers = m->layers;
+    d->uneven = m->uneven;
+    for (int l = 0; m->uneven && l < m->layers; l++)
+        d->widths[l] = (struct base_widths){.q = p->layer[l].heads * m->head_dim,
+                                            .kv = p->layer[l].kv_heads * m->head_dim,
+                                            .mlp = p->layer[l].mlp};
     d->vocab = m->vocab;
     d->hidden = m->hidden;
     d->experts = m->experts;

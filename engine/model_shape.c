@@ -20,8 +20,6 @@
 
 #define LAYERS_MAX 1024
 #define HIDDEN_MAX 65536
-#define HEADS_MAX 1024
-#define MLP_MAX 262144
 #define VOCAB_MAX (1 << 20)
 #define CONTEXT_MAX (1 << 20)
 #define CONTEXT_USUAL 131072
@@ -40,8 +38,6 @@ static const struct number {
 #define PRESET(f) offsetof(struct family, f)
     {{"block_count", "num_hidden_layers"}, FIELD(layers), 0, 1, LAYERS_MAX, 1},
     {{"embedding_length", "hidden_size"}, FIELD(hidden), PRESET(hidden), 32, HIDDEN_MAX, 32},
-    {{"feed_forward_length", "intermediate_size"}, FIELD(mlp), PRESET(mlp), 32, MLP_MAX, 32},
-    {{"attention.head_count", "num_attention_heads"}, FIELD(heads), PRESET(heads), 1, HEADS_MAX, 1},
     {{"context_length", "max_position_embeddings"}, FIELD(max_context), PRESET(context), 1, CONTEXT_MAX, 1},
 #undef FIELD
 #undef PRESET
@@ -106,19 +102,30 @@ static const struct meta_key heads_key = {"attention.head_count", "num_attention
                              dim_key = {"attention.key_length", "head_dim"},
                              value_key = {"attention.value_length", NULL};
 
-static int check_heads(const struct meta *c, const struct model *m, int value, struct err *e)
+/* A layer's heads, where it has any. */
+static int check_layer(const struct meta *c, const struct layer_plan *l, int head_dim, struct err *e)
 {
     char a[128], b[128];
-    if (m->heads % m->kv_heads)
+    if (!l->heads) return 0;
+    if (l->heads % l->kv_heads)
         return err_set(e, ERR_MODEL, "%s is %d and %s %d: %d heads cannot share %d key-value heads evenly",
-                       meta_name(c, heads_key, a), m->heads, meta_name(c, kv_key, b), m->kv_heads, m->heads,
-                       m->kv_heads);
+                       meta_name(c, heads_key, a), l->heads, meta_name(c, kv_key, b), l->kv_heads, l->heads,
+                       l->kv_heads);
+    if ((l->heads * head_dim) % 32)
+        return err_set(e, ERR_MODEL, "%s is %d and %s %d: their product is not a multiple of 32",
+                       meta_name(c, heads_key, a), l->heads, meta_name(c, dim_key, b), head_dim);
+    return 0;
+}
+
+static int check_heads(const struct meta *c, const struct model *m, const struct model_plan *p, int value,
+                       struct err *e)
+{
+    char a[128];
     if (m->head_dim < 2 || m->head_dim % 2 || m->head_dim > HEAD_DIM_MAX)
         return err_set(e, ERR_MODEL, "%s: a head size of %d is not served (even, 2 to %d)", meta_name(c, dim_key, a),
                        m->head_dim, HEAD_DIM_MAX);
-    if ((m->heads * m->head_dim) % 32)
-        return err_set(e, ERR_MODEL, "%s is %d and %s %d: their product is not a multiple of 32",
-                       meta_name(c, heads_key, a), m->heads, meta_name(c, dim_key, b), m->head_dim);
+    for (int i = 0; i < m->layers; i++)
+        if (check_layer(c, &p->layer[i], m->head_dim, e)) return -1;
     if (value != m->head_dim)
         return err_set(e, ERR_MODEL, "%s: values of %d beside keys of %d per head are not served; both must be equal",
                        meta_name(c, value_key, a), value, m->head_dim);
@@ -138,16 +145,26 @@ static int check_stated(const struct meta *c, const struct source *s, const stru
                    meta_name(c, kv_key, name), (long long)rows, m->kv_heads, m->head_dim, AGAIN(c));
 }
 
-static int read_heads(const struct meta *c, const struct source *s, struct model *m, struct err *e)
+/* Where layers have different numbers of heads, hidden/heads says nothing. */
+static int check_known(const struct meta *c, const struct model *m, const struct model_plan *p, struct err *e)
 {
-    m->kv_heads = c->j && c->f->kv_heads ? c->f->kv_heads : m->heads;
+    char name[128];
+    bool same = meta_has(c, dim_key) || (c->j && c->f->head_dim);
+    for (int i = 0; i < m->layers && !same; i++)
+        if (p->layer[i].heads && p->layer[i].heads != m->heads)
+            return err_set(e, ERR_MODEL, "%s is missing, and layers have different numbers of heads",
+                           meta_name(c, dim_key, name));
+    return 0;
+}
+
+static int read_heads(const struct meta *c, const struct source *s, struct model *m, const struct model_plan *p,
+                      struct err *e)
+{
     m->head_dim = c->j && c->f->head_dim ? c->f->head_dim : m->hidden / m->heads;
-    if (meta_int(c, kv_key, 1, HEADS_MAX, 1, &m->kv_heads, e) ||
-        meta_int(c, dim_key, 2, HEAD_DIM_MAX, 1, &m->head_dim, e))
-        return -1;
+    if (meta_int(c, dim_key, 2, HEAD_DIM_MAX, 1, &m->head_dim, e) || check_known(c, m, p, e)) return -1;
     int value = m->head_dim;
     if (meta_int(c, value_key, 2, HEAD_DIM_MAX, 1, &value, e)) return -1;
-    return check_heads(c, m, value, e) || check_stated(c, s, m, e) ? -1 : 0;
+    return check_heads(c, m, p, value, e) || check_stated(c, s, m, e) ? -1 : 0;
 }
 
 /* Dimensions that rotate: GGUF states them, config.json the part of the head that they are. */
@@ -313,7 +330,8 @@ int family_shape(const struct meta *c, const struct source *s, int max_context, 
                  struct err *e)
 {
     p->f = c->f;
-    if (read_numbers(c, m, e) || read_heads(c, s, m, e) || read_refused(c, e) || check_activation(c, e)) return -1;
+    if (read_numbers(c, m, e) || family_widths(c, m, p, e) || read_heads(c, s, m, p, e)) return -1;
+    if (read_refused(c, e) || check_activation(c, e)) return -1;
     if (read_caps(c, m, e) || read_scales(c, m, e) || read_vocab(c, s, m, e)) return -1;
     if (read_biases(c, s, p, e) || read_tied(c, s, p, e)) return -1;
     if (rope_read(c, s, m->max_context, m->head_dim, false, &p->rope, e) || read_rotary(c, &p->rope, m, e)) return -1;

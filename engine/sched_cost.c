@@ -36,15 +36,19 @@ void cost_prior(const struct model *m, const struct cost_speed *speed, double pr
 {
     double bytes_us = speed->bytes_us > 0 ? speed->bytes_us : PRIOR_BYTES;
     double flops_us = speed->flops_us > 0 ? speed->flops_us : PRIOR_FLOPS;
-    double bytes = (double)m->weight_bytes, inner = (double)m->heads * m->head_dim,
-           kv = 2.0 * m->kv_heads * m->head_dim * m->layers, wide = (double)m->hidden + m->mlp;
-    double params = (double)m->layers * ((double)m->hidden * (2 * inner + 2.0 * m->kv_heads * m->head_dim) +
-                                         3.0 * m->hidden * (m->experts ? m->experts_used * m->expert_mlp : m->mlp));
+    double bytes = (double)m->weight_bytes, inner = 0, kv = 0, wide = (double)m->hidden + m->mlp; /* inner, kv: of all layers */
+    for (int l = 0; l < m->layers; l++) {
+        inner += (double)model_heads(m, l) * m->head_dim;
+        kv += 2.0 * model_kv_heads(m, l) * m->head_dim;
+    }
+    double params = (double)m->hidden * (2 * inner + kv);
+    for (int l = 0; l < m->layers; l++)
+        params += 3.0 * m->hidden * (m->experts ? m->experts_used * m->expert_mlp : model_mlp(m, l));
     prior[COST_STEP] = bytes / bytes_us + speed->step_us;
     prior[COST_DECODE_ROW] = 2 * (params + (double)m->vocab * m->hidden) / flops_us;
     prior[COST_PREFILL_ROW] = 2 * params / flops_us;
     prior[COST_DECODE_CONTEXT] = kv * 2 / bytes_us;
-    prior[COST_PREFILL_CONTEXT] = 4 * inner * m->layers / flops_us;
+    prior[COST_PREFILL_CONTEXT] = 4 * inner / flops_us;
     prior[COST_RANK] = 2.0 * m->layers * (4 * m->hidden + 3 * wide) / bytes_us;
     for (int i = 0; i < COST_TERMS; i++)
         if (!(prior[i] > 0)) prior[i] = 1e-3;

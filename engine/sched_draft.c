@@ -44,7 +44,7 @@ int draft_new(struct draft **out, struct sched *s, struct err *e)
     }
     *d = (struct draft){.s = s, .m = m, .max_rows = s->o.step_tokens < SEQUENCES ? SEQUENCES : s->o.step_tokens};
     int context = m->max_context < s->m->max_context ? m->max_context : s->m->max_context;
-    int64_t page = (int64_t)kv_page_bytes(kv_type_of(m->prec), m->kv_heads, m->head_dim) * m->layers;
+    int64_t page = (int64_t)kv_bytes_of(m, kv_type_of(m->prec));
     int64_t bytes = page * kv_pages_of(context) * SEQUENCES;
     d->token = calloc((size_t)d->max_rows, sizeof *d->token);
     if (!d->token)

@@ -33,7 +33,7 @@ static const struct gguf_tensor *take(const struct source *s, const char *name, 
 /* The architecture, where it is one whose converter shuffles the rows of q and k; else NULL. */
 static const char *shuffled(const struct gguf *g)
 {
-    static const char *const archs[] = {"llama", "mistral3", "smollm3"};
+    static const char *const archs[] = {"llama", "mistral3", "smollm3", "deci"};
     struct gguf_str arch;
     if (gguf_string(g, "general.architecture", &arch, NULL)) return NULL;
     for (size_t i = 0; i < sizeof archs / sizeof *archs; i++)
@@ -41,14 +41,27 @@ static const char *shuffled(const struct gguf *g)
     return NULL;
 }
 
-/* How many heads the rows of q or k are divided among: ARCH.attention.head_count, or ..._kv where the file has it. */
-static int head_count(const struct source *s, enum place at, int rows, int *heads, struct err *e)
+/* A number, or of an array that has one for each layer the layer's. */
+static int number_of(const struct gguf *g, const char *key, int layer, uint64_t *out, struct err *e)
 {
+    int32_t *each;
+    size_t n;
+    if (gguf_array_len(g, key, &n, NULL)) return gguf_u64(g, key, out, e);
+    if (gguf_array_i32(g, key, &each, &n, e)) return -1;
+    *out = (size_t)layer < n && each[layer] > 0 ? (uint64_t)each[layer] : 0;
+    free(each);
+    return 0;
+}
+
+/* How many heads the rows of q or k are divided among: ARCH.attention.head_count, or ..._kv where the file has it. */
+static int head_count(const struct source *s, const struct spot *of, int rows, int *heads, struct err *e)
+{
+    enum place at = of->at;
     char key[64];
     uint64_t v = 0;
     snprintf(key, sizeof key, "%s.attention.head_count_kv", shuffled(s->g));
     if (at == AT_Q || !gguf_has(s->g, key)) snprintf(key, sizeof key, "%s.attention.head_count", shuffled(s->g));
-    if (gguf_u64(s->g, key, &v, e)) return -1;
+    if (number_of(s->g, key, of->layer, &v, e)) return -1;
     if (v < 1 || v > (uint64_t)rows || (uint64_t)rows % v || (uint64_t)rows / v % 2)
         return err_set(e, ERR_MODEL, "%s: %s is %llu, among which %d rows cannot be divided", s->path, key,
                        (unsigned long long)v, rows);
@@ -57,11 +70,11 @@ static int head_count(const struct source *s, enum place at, int rows, int *head
 }
 
 /* The file's row of each row in Hugging Face's order; NULL with *rc 0: as they are. */
-static int *row_order(const struct source *s, enum place at, int rows, int *rc, struct err *e)
+static int *row_order(const struct source *s, const struct spot *at, int rows, int *rc, struct err *e)
 {
     int heads = 0;
     *rc = 0;
-    if ((at != AT_Q && at != AT_K) || !shuffled(s->g)) return NULL;
+    if ((at->at != AT_Q && at->at != AT_K) || !shuffled(s->g)) return NULL;
     *rc = head_count(s, at, rows, &heads, e);
     int *row_of = *rc ? NULL : malloc((size_t)rows * sizeof *row_of);
     if (!row_of) {
@@ -113,7 +126,7 @@ int gguf_matrix(const struct source *s, const struct spot *at, const struct loca
     if (!rows) return wrong_shape(s, t, name, n, k, e);
     snprintf(label, sizeof label, "%s: %s", s->path, name);
     if (ggml_source(out, t->type, rows, n, k, label, e)) return -1;
-    out->row_of = row_order(s, at->at, n, &rc, e);
+    out->row_of = row_order(s, at, n, &rc, e);
     if (rc) source_matrix_close(out);
     return rc;
 }
@@ -131,7 +144,7 @@ int gguf_vector(const struct source *s, const struct spot *at, const char *name,
     rc = m.src.read(&m.src, 0, &(struct weight_row){.f = out}, e);
     source_matrix_close(&m);
     if (rc || !at->bias) return rc;
-    int *order = row_order(s, at->at, n, &rc, e);
+    int *order = row_order(s, at, n, &rc, e);
     if (!order) return rc;
     float *file = malloc((size_t)n * sizeof *file);
     if (file) {

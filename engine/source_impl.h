@@ -142,7 +142,7 @@ struct module_of {
 
 /* Open the module into out->src with out->room; each refuses what doesn't fit, by the tensor's name. */
 typedef int quant_open(const struct module_of *m, struct source_matrix *out, struct err *e);
-quant_open gptq_open, awq_open, bnb4_open, bnb8_open, fp8_open, ct_packed_open, ct_int_open;
+quant_open gptq_open, awq_open, bnb4_open, bnb8_open, fp8_open, ct_packed_open, ct_int_open, ct_sparse_open;
 
 int quant_config_read(struct source *s, struct err *e);
 /* 1: the module is quantized and was opened; 0: it is plain; -1: it is neither, or broken. */

@@ -98,7 +98,7 @@ static const struct {
 #define WORLDS (int)(sizeof worlds / sizeof *worlds)
 
 /* Endings under which a module's matrix may be stored. */
-static const char *const matrix_ends[] = {".weight", ".qweight", ".weight_packed"};
+static const char *const matrix_ends[] = {".weight", ".qweight", ".weight_packed", ".compressed"};
 
 /* Scales and zeros of activations and of the key-value cache, and what is computed anew anyway: without them the weights say the same. */
 static const char *const harmless_ends[] = {

@@ -27,6 +27,9 @@ static const struct form_row {
     {".qweight", D_I32, QM_GPTQ, gptq_open},
     {".qweight", D_I32, QM_AWQ, awq_open},
     {".weight_packed", D_I32, QM_CT, ct_packed_open},
+    {".compressed", D_BF16, QM_CT, ct_sparse_open},
+    {".compressed", D_F16, QM_CT, ct_sparse_open},
+    {".compressed", D_F32, QM_CT, ct_sparse_open},
     {".weight", D_E4M3, QM_FP8, fp8_open},
     {".weight", D_E4M3, QM_CT, fp8_open},
     {".weight", D_I8, QM_BNB, bnb8_open},
@@ -116,7 +119,7 @@ static int read_ct(struct source *s, const json_t *q, struct err *e)
                        "config.json: quantization_config: transform_config is set: turned activations are not served; "
                        "quantize the model without transforms");
     const char *sparse = string_of(json_object_get(q, "sparsity_config"), "format");
-    if (*sparse && strcmp(sparse, "dense") != 0) return refuse_format(s, sparse, e);
+    if (*sparse && strcmp(sparse, "dense") != 0 && strcmp(sparse, "sparse-24-bitmask") != 0) return refuse_format(s, sparse, e);
     const char *format = string_of(q, "format");
     s->quant.plain = !strcmp(format, "dense");
     if (strcmp(format, "mixed-precision") != 0 && read_ct_group(s, "config_groups", q, e)) return -1;

@@ -147,6 +147,9 @@ struct kv_cache {
     int layers, kv_heads, head_dim, pages;
     size_t page_bytes; /* of one layer's page */
     char *base;        /* page p of layer l: base + ((size_t)l * pages + p) * page_bytes; owned by whoever made it */
+    struct kv_cache *own; /* NULL: layers are alike. Else [layers] caches of one layer each, which lie one behind the other
+                           * from base on, and kv_heads and page_bytes are the largest layer's: operations are given a
+                           * layer's own, and layer 0 */
 };
 
 /* What a precision has unless something else is asked for. */
