@@ -10,6 +10,7 @@
 #include "base/version.h"
 #include "gateway/cli/cli_command.h"
 #include "gateway/cli/cli_config.h"
+#include "gateway/cli/cli_print.h"
 #include <errno.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -42,13 +43,21 @@ int64_t cli_int(const struct cli *c, enum cli_flag f, int64_t otherwise)
     return json_is_number(c->flag[f]) ? (int64_t)json_number_value(c->flag[f]) : otherwise;
 }
 
+/* What a server said may be in it. */
+static void tell(const char *format, va_list v)
+{
+    char *text = NULL;
+    if (vasprintf(&text, format, v) < 0) text = NULL;
+    if (text) cli_tame(text);
+    fprintf(stderr, "weft: %s\n", text ? text : format);
+    free(text);
+}
+
 void cli_note(const char *format, ...)
 {
     va_list v;
     va_start(v, format);
-    fputs("weft: ", stderr);
-    vfprintf(stderr, format, v);
-    fputc('\n', stderr);
+    tell(format, v);
     va_end(v);
 }
 
@@ -56,9 +65,7 @@ int cli_error(int status, const char *format, ...)
 {
     va_list v;
     va_start(v, format);
-    fputs("weft: ", stderr);
-    vfprintf(stderr, format, v);
-    fputc('\n', stderr);
+    tell(format, v);
     va_end(v);
     return status;
 }

@@ -2,6 +2,7 @@
  *
  * They are the tenant's own, by its key; with --all or --tenant the operator's view. One thread. */
 #include "gateway/cli/cli_command.h"
+#include "gateway/cli/cli_value.h"
 #include "gateway/cli/cli_verbs.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -73,7 +74,7 @@ static int64_t add_bucket(const json_t *bucket, json_t *rows)
     json_array_foreach(json_object_get(bucket, "results"), i, result)
     {
         json_object_set_new(result, "day", json_string(day));
-        sum += json_integer_value(json_object_get(result, "amount_nano"));
+        sum = cli_value_sum(sum, json_integer_value(json_object_get(result, "amount_nano")));
         json_array_append(rows, result);
     }
     return sum;
@@ -115,7 +116,7 @@ int cli_costs(const struct cli *c)
         return rc;
     }
     if (!c->json) {
-        json_array_foreach(json_object_get(o, "data"), i, bucket) sum += add_bucket(bucket, rows);
+        json_array_foreach(json_object_get(o, "data"), i, bucket) sum = cli_value_sum(sum, add_bucket(bucket, rows));
         json_array_append_new(rows, json_pack("{s:s, s:I}", "day", "total", "amount_nano", (json_int_t)sum));
     }
     struct cli_view view = used_columns(costs_columns, CLI_COUNT(costs_columns), rows, columns);
@@ -266,7 +267,8 @@ int cli_invoice(const struct cli *c)
     if (rc) return rc;
     json_t *rows = c->json ? json_array() : invoice_rows(o);
     if (!c->json) {
-        cli_note("%s, %s%s", json_string_value(json_object_get(o, "month")), json_string_value(json_object_get(o, "currency")),
+        const char *month = json_string_value(json_object_get(o, "month")), *currency = json_string_value(json_object_get(o, "currency"));
+        cli_note("%s, %s%s", month ? month : "-", currency ? currency : "-",
                  json_is_true(json_object_get(o, "final")) ? "" : "; not final");
     }
     struct cli_view view = used_columns(invoice_columns, CLI_COUNT(invoice_columns), rows, columns);

@@ -5,6 +5,7 @@
  * so that what is not named stays and a change in between is a conflict, not a loss. A name without its unit's kind in the
  * table below is taken as a count: the server knows what limits there are. */
 #include "gateway/cli/cli_command.h"
+#include "gateway/cli/cli_value.h"
 #include "gateway/cli/cli_verbs.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -65,7 +66,7 @@ static int need_whose(const struct cli *c)
 
 static void show_value(enum cli_value_kind kind, const json_t *v, char out[VALUE])
 {
-    int64_t n = (int64_t)json_number_value(v);
+    int64_t n = cli_value_whole(v);
     if (!json_is_number(v))
         snprintf(out, VALUE, "-");
     else if (kind == CLI_V_MONEY)

@@ -179,8 +179,7 @@ static void render_plain(const json_t *v, int most, char out[CLI_CELL])
     }
 }
 
-/* One line of text, whole characters, nothing that steers a terminal. */
-static void tame(char *s)
+void cli_tame(char *s)
 {
     size_t n = strlen(s);
     for (size_t i = 0; i < n;) {
@@ -195,7 +194,7 @@ static void tame(char *s)
 void cli_cell(const struct cli_column *c, const json_t *row, char out[CLI_CELL])
 {
     const json_t *v = first_field(row, c->fields);
-    int64_t n = (int64_t)json_number_value(v);
+    int64_t n = cli_value_whole(v);
     if (!v)
         snprintf(out, CLI_CELL, "-");
     else if (c->kind == CLI_BYTES_CELL && json_is_number(v))
@@ -203,7 +202,7 @@ void cli_cell(const struct cli_column *c, const json_t *row, char out[CLI_CELL])
     else if (c->kind == CLI_MONEY_CELL && json_is_number(v))
         cli_value_money(n, out, CLI_CELL);
     else if (c->kind == CLI_PRICE_CELL && json_is_number(v))
-        cli_value_money(n * 1000000, out, CLI_CELL);
+        cli_value_money(__builtin_mul_overflow(n, 1000000, &n) ? INT64_MAX : n, out, CLI_CELL);
     else if (c->kind == CLI_TIME_CELL)
         render_time(v, out);
     else if (c->kind == CLI_TARGETS && json_is_array(v))
@@ -216,7 +215,7 @@ void cli_cell(const struct cli_column *c, const json_t *row, char out[CLI_CELL])
         snprintf(out, CLI_CELL, "%s", json_is_true(v) ? "yes" : "no");
     else
         render_plain(v, c->kind == CLI_SHORT ? SHORT : CLI_CELL - 1, out);
-    tame(out);
+    cli_tame(out);
 }
 
 int cli_width(const char *s)

@@ -52,6 +52,7 @@ const char *cli_colour(enum cli_colour c);
 #define CLI_CELL 512
 int cli_width(const char *utf8); /* columns of a terminal */
 void cli_cell(const struct cli_column *c, const json_t *row, char out[CLI_CELL]);
+void cli_tame(char *s); /* becomes one line of text, whole characters, nothing that steers a terminal */
 void cli_print_start(void); /* once, before the others: what the terminal is */
 void cli_print_to(FILE *f); /* all of the above goes there */
 

@@ -6,6 +6,7 @@
  *
  * Without --tenant and --all the tenant's own, by its key. One thread. */
 #include "gateway/cli/cli_command.h"
+#include "gateway/cli/cli_value.h"
 #include "gateway/cli/cli_verbs.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -67,7 +68,7 @@ static void label(json_t *target)
     json_object_set_new(target, "label", json_string(text));
     set_percent(target, "errors", json_object_get(target, "error_rate"));
     set_percent(target, "aborts", json_object_get(target, "abort_rate"));
-    json_int_t cost = (json_int_t)json_number_value(json_object_get(target, "cost_nano_avg"));
+    json_int_t cost = cli_value_whole(json_object_get(target, "cost_nano_avg"));
     if (cost) json_object_set_new(target, "cost", json_integer(cost));
 }
 

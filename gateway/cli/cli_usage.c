@@ -4,6 +4,7 @@
  * Buckets come in pages (next_page); each result of a bucket is a row. A day without requests has no row. Sums are of
  * what is shown, so the last line always adds up. One thread. */
 #include "gateway/cli/cli_command.h"
+#include "gateway/cli/cli_value.h"
 #include "gateway/cli/cli_verbs.h"
 #include <inttypes.h>
 #include <stdio.h>
@@ -37,7 +38,7 @@ static int add_result(struct usage *u, const json_t *bucket, json_t *result)
     struct tm tm;
     if (json_array_size(u->rows) >= ROWS_MAX) return cli_error(CLI_FAILED, "more than %d rows of usage", ROWS_MAX);
     if (gmtime_r(&t, &tm)) strftime(day, sizeof day, "%Y-%m-%d", &tm);
-    for (int i = 0; i < CLI_COUNT(counts); i++) u->total[i] += json_integer_value(json_object_get(result, counts[i]));
+    for (int i = 0; i < CLI_COUNT(counts); i++) u->total[i] = cli_value_sum(u->total[i], json_integer_value(json_object_get(result, counts[i])));
     json_object_set_new(result, "day", json_string(day));
     json_array_append(u->rows, result);
     return CLI_OK;

@@ -323,3 +323,18 @@ void cli_value_money(int64_t nano, char *out, size_t cap)
     while (n > 3 && text[n - 1] == '0' && text[n - 3] != '.') text[--n] = 0; /* two decimals stay */
     snprintf(out, cap, "%s", text);
 }
+
+int64_t cli_value_whole(const json_t *v)
+{
+    double d = json_number_value(v);
+    if (json_is_integer(v)) return json_integer_value(v);
+    if (d >= 0x1p63) return INT64_MAX;
+    return d < -0x1p63 ? INT64_MIN : (int64_t)d;
+}
+
+int64_t cli_value_sum(int64_t a, int64_t b)
+{
+    int64_t sum;
+    if (!__builtin_add_overflow(a, b, &sum)) return sum;
+    return a < 0 ? INT64_MIN : INT64_MAX;
+}

@@ -43,3 +43,7 @@ int cli_value_read(enum cli_value_kind kind, const char *text, double least, dou
 /* The other way: 100000 -> "100k", where that is exact; nano-units -> "12.5". */
 void cli_value_count(int64_t v, char *out, size_t cap);
 void cli_value_money(int64_t nano, char *out, size_t cap);
+
+/* Numbers that a server says: as a whole one, and sums of them, which stay at the least and the greatest that there are. What is no number is 0. */
+int64_t cli_value_whole(const json_t *v);
+int64_t cli_value_sum(int64_t a, int64_t b);

@@ -6,6 +6,7 @@
 #include "base/json.h"
 #include "gateway/api/admin_api.h"
 #include "gateway/proxy/chat_api.h"
+#include "gateway/webhook/webhook_answer.h"
 #include "gateway/webhook/webhook_impl.h"
 #include <stdlib.h>
 #include <string.h>
@@ -18,7 +19,8 @@ struct try {
     const char *reach; /* until the exchange begins */
     char id[UUID_LEN], tenant[NAME_MAX_LEN + 1], url[WEBHOOK_URL_MAX + 1];
     struct webhook_secret secret;
-    bool listed;
+    bool listed, cut; /* by us: its answer was long */
+    size_t answer_bytes;
     int64_t began_us;
 };
 
@@ -50,19 +52,22 @@ static int on_address(void *u, const struct sockaddr *a)
     return hook_judge_address(&((struct try *)u)->listed, a);
 }
 
-/* Nobody reads the answer's body: the status is what counts. */
+/* Nobody reads the answer's body: the status is what counts, and of a batch a long one is cut as well. */
 static int on_data(void *u, const char *bytes, size_t n)
 {
-    (void)u, (void)bytes;
-    return n > HOOK_ANSWER_MAX ? -1 : 0;
+    struct try *t = u;
+    (void)bytes;
+    t->answer_bytes += n;
+    t->cut = t->answer_bytes > HOOK_ANSWER_MAX;
+    return t->cut ? -1 : 0;
 }
 
 static void on_done(void *u, const struct client_reply *r, const struct err *e)
 {
     struct try *t = u;
-    bool delivered = r->status >= 200 && r->status < 300 && !e->code;
+    bool broken = e->code && !t->cut, delivered = webhook_verdict(r->status, broken, 1) == HOOK_DELIVERED;
     json_t *o = json_pack("{ss ss sb so so sI}", "object", "webhook.test", "id", t->id, "delivered", delivered, "status",
-                          r->status ? json_integer(r->status) : json_null(), "error", e->code ? json_string(e->msg) : json_null(), "duration_ms",
+                          r->status ? json_integer(r->status) : json_null(), "error", broken ? json_string(e->msg) : json_null(), "duration_ms",
                           (json_int_t)((clock_mono_us() - t->began_us) / 1000));
     struct http_request *req = t->r;
     end(t);

@@ -38,6 +38,12 @@ def test_colours_are_for_terminals_that_want_them(fake, tmp_path, env, coloured)
     assert [line.split()[:2] for line in shown(seen).splitlines()[1:]] == [[b"sql", b"ready"], [b"bad", b"failed"]]
 
 
+def test_what_a_server_says_steers_no_terminal_by_way_of_stderr(fake):
+    fake.answers["GET", "/v1/invoice"] = (200, {"month": "2026-10\x1b[2J\x07", "currency": "eur\x9b0m", "lines": [], "total_nano": 0})
+    got = weft(fake, "invoice")
+    assert got.returncode == 0 and got.stderr == "weft: 2026-10?[2J?, eur??0m; not final\n"
+
+
 def test_there_is_no_colour_in_a_pipe(fake):
     fake.answers["GET", "/v1/adapters"] = (200, {"data": ADAPTERS, "has_more": False})
     assert "\x1b" not in weft(fake, "adapter", "list", env={"TERM": "xterm"}).stdout

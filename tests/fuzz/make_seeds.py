@@ -10,7 +10,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[2]
 GOLDEN, SEEDS = TOP / "tests/golden", TOP / "tests/fuzz/seeds"
 MOST_BYTES, MOST_FILES = 4096, 60
-MORE_FILES = {"adapter": 99, "follow": 99, "peft": 99, "shards": 99, "model_config": 99, "pull": 140, "give": 99}  # of these most are there for a refusal of their own
+MORE_FILES = {"adapter": 99, "follow": 99, "peft": 99, "shards": 99, "model_config": 99, "pull": 140, "give": 99, "cli_run": 140}  # of these most are there for a refusal of their own
 MADE = {}
 
 
@@ -714,8 +714,26 @@ def answers():
                                                          (1, {}), (1, {"error": {"code": "adapter_not_loaded"}}), (2, {}), (3, {"error": {"code": "adapter_invalid", "message": "x" * 302 + "\u00fc"}}), (4, {"error": {"message": "\u00fc"}}), (3, {"error": 1}), (5, {}))], b"\2\3<html>")
 
 
+def told():
+    """One answer that has something of each that `weft`'s commands look for; 55 is how many lines fuzz_cli_run.c has."""
+    target = {"adapter": "sql", "base": "smol", "version": 3, "weight": 9, "requests": 12, "error_rate": 0.01, "abort_rate": 0, "ttft_ms": {"p50": 12, "p99": 40}, "cost_nano_avg": 120.5}
+    row = {"id": "x", "name": "n", "seq": 7, "tenant": "t", "adapter": "sql", "version": 3, "state": "ready", "bytes": 123456, "rank": 8, "pinned": True, "created_at": 1790000000, "t": 1790000000, "aliases": ["a"], "resident": [{"name": "e"}], "start_time": 1790000000, "end_time": 1790086400,
+           "results": [{"num_model_requests": 3, "input_tokens": 40, "output_tokens": 9, "cost_nano": 500000000, "model": "sql", "amount_nano": 70, "line_item": "x", "amount": {"value": 0.1, "currency": "eur"}}], "total_nano": 9, "n": 4, "p50": 1, "p90": 2, "p99": 3}
+    versions = [{"version": 3, "state": "ready"}, {"version": 4, "state": "validating"}]
+    all_of = {"object": "list", "data": [row], "has_more": False, "last_id": "x", "revision": 5, "targets": [target], "verdict": "worse", "reason": "more errors", "versions": versions, "id": "up", "state": "ready", "files": {}, "percentiles": [{"n": 4, "p50": 1, "t": 5}], "total": {"n": 9, "p99": 3}, "previous": {"n": 1}, "month": "2026-10", "currency": "eur", "final": False, "lines": [{"line_item": "x", "amount_nano": 70}],
+              "adjustments": [{"reason": "gift", "cost_nano": -5}], "months": [{"month": "2026-10", "rows": 5}], "webhooks": [{"name": "w", "lag": 0}], "engines": [{"name": "e", "ratio": 1}], "last_verify": {"t": 1, "rows": 2, "bad": 0}, "secret": "whsec_x", "key": "wf_k", "ok": True, "verification": {"ok": True}, "limits": {"tokens_per_day": 5}, "usage": {"tokens_per_day": {"used": 1}}, "settings": [{"name": "port", "value": 1}], "bad": 0, "rows": 3}
+    first, rest = dump(all_of).encode(), dump({**all_of, "data": [], "state": "failed"}).encode()
+    more = dump({**all_of, "has_more": True, "next_page": "2"}).encode()
+    for i in range(55):
+        seed("cli_run", bytes([i, 0]) + first + b"\x1e\0" + rest, bytes([i, 0]) + more + b"\x1e\0" + first if i % 3 == 0 else bytes([i, 7]) + b'{"error":{"code":"not_found","message":"no"}}')
+    most = first.replace(b":70", b":9223372036854775807").replace(b":9,", b":9223372036854775807,").replace(b":120.5", b":1e300").replace(b":500000000", b":-9223372036854775808").replace(b":1790000000", b":9223372036854775807")
+    seed("cli_run", *[bytes([i, 0]) + most for i in (0, 2, 3, 9, 12, 15, 19)])
+    seed("cli_run", b"\0\0", b"\0\0[]", b"\0\x05<html>", b"\x0f\0{}", b"")
+
+
 def main():
     answers()
+    told()
     packed_files()
     adapters()
     primaries()

@@ -71,3 +71,7 @@ link_client := -Wl,--wrap=socket
 own_packed := engine/packed.c engine/packed_verify.c
 with_packed := kernels/weight.c kernels/tensor.c $(wildcard kernels/pack*.c)
 link_packed := -Wl,--wrap=pthread_create
+in_cli_run := gateway/cli/cli.c
+own_cli_run := gateway/cli/cli_usage.c gateway/cli/cli_stats.c gateway/cli/cli_costs.c gateway/cli/cli_wait.c
+with_cli_run := $(filter-out $(in_cli_run) $(own_cli_run),$(SRC_cli))
+link_cli_run := -Wl,--wrap=client_fetch -Wl,--wrap=clock_mono_us -Wl,--wrap=nanosleep

@@ -56,7 +56,7 @@ fuzz: $(if $(FUZZ_CC),$(foreach f,$(if $(FUZZ_ONLY),$(FUZZ_ONLY),$(FUZZ)),$(F)/f
 # Without clang: files in, TAP out.
 FUZZ_REPLAYS := $(addprefix $(B)/tests/fuzz/replay_,$(FUZZ))
 $(B)/tests/fuzz/replay_chat_stream: $(B)/gateway/cli/cli_chat_stream.o
-$(B)/tests/fuzz/replay_cli: $(filter-out $(B)/gateway/cli/cli.o,$(call obj,$(SRC_cli)))
+$(B)/tests/fuzz/replay_cli $(B)/tests/fuzz/replay_cli_run: $(filter-out $(B)/gateway/cli/cli.o,$(call obj,$(SRC_cli)))
 $(B)/tests/fuzz/replay_%: $(B)/tests/fuzz/fuzz_%.o $(B)/tests/fuzz/replay.o $(LIBS)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) $(link_$*) -o $@ $(filter %.o,$^) -Wl,--start-group $(LIBS) -Wl,--end-group $(LIB_gateway) $(LIB_engine) $(LIB_adapters) $(LIB_base) -lm

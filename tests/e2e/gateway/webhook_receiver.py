@@ -8,7 +8,7 @@ any moment and started again. Each path is a receiver of its own (/acme, /all); 
     GET  /state   {"wrong": [what a batch broke of the rules], "requests": {path: n}}
 
 Words, one for each request to come: ok; a status (500, 429, 410, 302, 413); drop (the connection ends, nothing was taken), lose (it was taken, the connection
-ends), cut (it was taken, the answer breaks off), slow (0.3 s), die (the process ends, nothing was taken), long (an endless answer). Standard library only."""
+ends), cut (it was taken, the answer breaks off), slow (0.3 s), die (the process ends, nothing was taken), long (an answer of a megabyte), endless (one that ends when nobody reads it any more). Standard library only."""
 
 import base64
 import hashlib
@@ -186,7 +186,18 @@ class Handler(BaseHTTPRequestHandler):
             return self.connection.shutdown(socket.SHUT_RDWR)
         with s.lock:
             s.flying.discard(path)
+        if word == "endless":
+            return self.go_on()
         self.answer(200, b"x" * (1 << 20) if word == "long" else b"{}")
+
+    def go_on(self):
+        self.close_connection = True
+        try:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")
+            while True:
+                self.wfile.write(b"x" * 4096)
+        except OSError:
+            return
 
 
 if __name__ == "__main__":
