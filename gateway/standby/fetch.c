@@ -168,13 +168,40 @@ static bool is_blob(const char *line)
     return sha256_is_hex(digest) && line[6] == digest[0] && line[7] == digest[1];
 }
 
+static bool is_whole(const struct follow *f, const char *line)
+{
+    char config[SUMS_PATH_MAX], weights[SUMS_PATH_MAX];
+    snprintf(config, sizeof config, "%.80s/" ADAPTER_CONFIG_FILE, line);
+    snprintf(weights, sizeof weights, "%.80s/" ADAPTER_WEIGHTS_FILE, line);
+    return is_blob(line) && is_here(f, config) && is_here(f, weights);
+}
+
+/* What could not be had before is asked for again, a few files a look and each in its turn: where thousands are missing, as of a disk that the primary lost,
+ * a question for each would make every look last a minute. again: only such are walked. */
+static bool is_anothers_turn(struct follow *f, const char *line, bool again)
+{
+    const struct standby *s = f->s;
+    if (!again && (!s->missing.len || is_whole(f, line) || !has_line(&s->missing, line))) return false;
+    int64_t i = f->was_missing++;
+    return i < s->missing_turn || i >= s->missing_turn + MISSING_A_LOOK;
+}
+
+static int fetch_line(struct follow *f, const char *line, bool again, struct err *e)
+{
+    if (is_anothers_turn(f, line, again)) return add_missing(f, line, e);
+    return is_blob(line) ? fetch_blob(f, line, e) : fetch_month(f, line, e);
+}
+
 static int fetch_named(struct follow *f, const struct buf *list, struct err *e)
 {
     char line[200];
+    bool again = list == &f->s->missing;
     for (const char *p = list->data, *end; *p && (end = strchr(p, '\n')); p = end + 1) {
         snprintf(line, sizeof line, "%.*s", (int)(end - p < 199 ? end - p : 199), p);
-        if (is_long(f, e) || (is_blob(line) ? fetch_blob(f, line, e) : fetch_month(f, line, e))) return -1;
+        if (is_long(f, e) || fetch_line(f, line, again, e)) return -1;
     }
+    int64_t next = f->s->missing_turn + MISSING_A_LOOK;
+    f->s->missing_turn = f->was_missing > next ? next : 0;
     return 0;
 }
 
@@ -193,7 +220,8 @@ int keep_missing(struct standby *s, const struct buf *list, struct err *e)
 static int keep_both(struct follow *f, struct err *e)
 {
     char line[200];
-    struct buf both;
+    struct buf both, *was = &f->s->missing;
+    if (was->len == f->missing.len && memcmp(was->data, f->missing.data, was->len) == 0) return 0;
     buf_init(&both, 2 * STANDBY_NAMES_MAX);
     buf_add(&both, f->missing.data, f->missing.len);
     for (const char *p = f->s->missing.data, *end; *p && (end = strchr(p, '\n')); p = end + 1) {
@@ -226,7 +254,7 @@ static int take_pepper(struct follow *f, struct err *e)
     return rename(from, to) ? err_errno(e, "%s", to) : files_sync_folder(f->s->dir, e);
 }
 
-/* A new list is looked through, and after a start the old one; else what was missing is asked for again. */
+/* A new list is looked through, and after a start the old one; else what was missing is asked for again, some of it. */
 int fetch_files(struct follow *f, struct err *e)
 {
     struct standby *s = f->s;

@@ -419,7 +419,7 @@ static void look_at_state(const struct follow *f, bool *too_new, char warning[40
     int64_t n = lines_of(&f->s->missing);
     if (*too_new || !n) snprintf(warning, 400, "%.399s", e.msg);
     else
-        snprintf(warning, 400, "%lld files that the state names can't be had from the primary, the first is %.*s; they are asked for at each look", (long long)n,
+        snprintf(warning, 400, "%lld files that the state names can't be had from the primary, the first is %.*s; they are asked for again", (long long)n,
                  (int)strcspn(f->s->missing.data, " \n"), f->s->missing.data);
 }
 

@@ -12,6 +12,7 @@
 #define STANDBY_DIR_MAX 500
 #define STANDBY_NAMES_MAX (32u << 20)
 #define LOOK_S 60    /* a look that lasts longer is broken off between two answers; the next goes on */
+#define MISSING_A_LOOK 16 /* files that the primary could not give, and that are asked for again */
 #define BLOB_LINE 74 /* "blobs/ab/" and 64 digits and a line's end */
 
 /* Which state of the primary it is. gen 0: what the folder holds is not known to be one of this epoch. */
@@ -65,6 +66,7 @@ struct standby {
     struct state state; /* the last complete one; epoch "": there is none. Changed under `lock_stats` */
     struct buf names;   /* the list of it */
     struct buf missing; /* those of its lines whose files the primary could not give; as in DIR/standby/missing */
+    int64_t missing_turn; /* the first of those lines that the next look asks for */
     bool was_walked;    /* the whole list was looked through since the start */
     bool has_foreign;   /* standby/redo is another version's: it stays until a whole state takes its place */
     char odd[200];      /* the line of a month that was another file at the last look */
@@ -140,6 +142,7 @@ struct follow {
     bool new_list;
     int status;         /* of the last answer; 0: none came */
     struct buf missing; /* lines of files that the primary itself can't give */
+    int64_t was_missing; /* lines so far of files that it could not give before */
 };
 
 /* The answer is in f until the next one. */

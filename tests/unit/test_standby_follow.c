@@ -20,7 +20,10 @@ static struct primary {
     int written;           /* pages that are written after each answer, the first ones */
     int writes;            /* in so many answers more */
     bool is_old;           /* says no `feed` */
+    const char *list;      /* of the files that its state names */
     bool no_files;         /* answers for files break off */
+    bool lost_files;       /* it has none of them any more */
+    int files;             /* questions for them */
     int64_t now_us;        /* what the clock says beyond the real one */
     int asks, pages, bytes;
     int64_t from[ASKS_MAX], since[ASKS_MAX], most[ASKS_MAX], have[ASKS_MAX]; /* of each question for pages; 0: unsaid */
@@ -88,9 +91,9 @@ static void answer_pages(const char *text, size_t n, struct buf *b)
     json_t *o = moment(t, next, count);
     bool same = next || strcmp(json_string_value(json_object_get(q, "names")), t->names) == 0;
     json_object_set_new(o, "names", json_string(next ? "" : t->names));
-    json_object_set_new(o, "names_bytes", json_integer(same ? 0 : (json_int_t)strlen(w->list[primary.at])));
+    json_object_set_new(o, "names_bytes", json_integer(same ? 0 : (json_int_t)strlen(primary.list)));
     parcel_begin(b, o);
-    if (!same) buf_adds(b, w->list[primary.at]);
+    if (!same) buf_adds(b, primary.list);
     int fd = open(w->db[primary.at], O_RDONLY);
     for (uint32_t i = 0; i < count; i++) {
         assert_int_equal(pread(fd, page, PAGE, (off_t)(pgno[i] - 1) * PAGE), PAGE);
@@ -134,7 +137,9 @@ int __wrap_client_fetch(const struct client_request *r, size_t max_body, int *st
     else if (strstr(r->url, "/standby/files") && !primary.no_files) answer_file(r->url, &b);
     else return err_set(e, ERR_UNAVAILABLE, "cut");
     assert_false(b.failed);
-    *status = 200;
+    bool lost = strstr(r->url, "/standby/files") && primary.lost_files;
+    primary.files += strstr(r->url, "/standby/files") != NULL;
+    *status = lost ? 404 : 200;
     *len = b.len;
     *body = malloc(b.len + 1);
     memcpy(*body, b.data, b.len + 1);
@@ -150,7 +155,7 @@ static void begin(struct world *w, struct standby *s)
     static uint32_t page[10000];
     make_home(w, 0);
     put_file(w->room.dir, "token", "wfa_token");
-    primary = (struct primary){.w = w, .at = 1, .gen = 5, .page = page, .cap = FEED_PAGES, .answer_us = 1000};
+    primary = (struct primary){.w = w, .list = w->list[1], .at = 1, .gen = 5, .page = page, .cap = FEED_PAGES, .answer_us = 1000};
     for (int i = 1; i <= w->state[1].pages; i++) page[i] = 5;
     static char token[200];
     snprintf(token, sizeof token, "%s/token", w->room.dir);
@@ -304,6 +309,42 @@ static void what_it_keeps_is_told_apart_from_what_came(void **state)
     end(w, &s);
 }
 
+/* Adapters whose files the primary has not: at the first look each is asked for, then some at each. */
+static void files_that_are_missing_are_asked_for_some_at_a_look_and_all_in_their_turn(void **state)
+{
+    enum { ADAPTERS = 40 };
+    static char text[ADAPTERS * BLOB_LINE + 1];
+    struct world *w = *state;
+    struct standby s;
+    struct err e = {0};
+    begin(w, &s);
+    for (int i = 0; i < ADAPTERS; i++) snprintf(text + i * BLOB_LINE, BLOB_LINE + 1, "blobs/%02x/%02x%062d\n", i, i, 0);
+    primary.list = text;
+    sha256_text(text, w->state[1].names);
+    primary.lost_files = true;
+    int asked[6];
+    for (int look = 0; look < 6; look++) {
+        primary.files = 0;
+        assert_ok(standby_follow(&s, &e), e);
+        assert_int_equal(s.stats.missing, ADAPTERS);
+        asked[look] = primary.files;
+    }
+    assert_int_equal(asked[0], ADAPTERS);
+    for (int look = 1; look < 6; look++) assert_true(asked[look] <= MISSING_A_LOOK);
+    assert_int_equal(asked[1] + asked[2] + asked[3], ADAPTERS);
+    primary.lost_files = false;
+    for (int look = 0; look < 3; look++) assert_ok(standby_follow(&s, &e), e);
+    assert_true(s.stats.missing < ADAPTERS);
+    for (int look = 0; look < 6 && s.stats.missing; look++) assert_ok(standby_follow(&s, &e), e);
+    assert_int_equal(s.stats.missing, 0);
+    for (int i = 0; i < ADAPTERS; i++) {
+        char name[120];
+        snprintf(name, sizeof name, "%.73s/" ADAPTER_WEIGHTS_FILE, text + i * BLOB_LINE);
+        assert_true(is_file(w->home, name));
+    }
+    standby_close(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -314,6 +355,7 @@ int main(void)
         T(where_the_primary_writes_faster_than_answers_come_larger_ones_are_asked_for),
         T(a_primary_that_knows_neither_is_not_told),
         T(what_it_keeps_is_told_apart_from_what_came),
+        T(files_that_are_missing_are_asked_for_some_at_a_look_and_all_in_their_turn),
 #undef T
     };
     return cmocka_run_group_tests_name("standby_follow", tests, NULL, NULL);

@@ -1,4 +1,4 @@
-"""A `weft-gateway standby` under test, a proxy between it and its primary that cuts and changes bytes, and clients that note what they were told."""
+"""A `weft-gateway standby` under test, a primary for it, and clients that note what they were told."""
 
 import datetime
 import json
@@ -14,6 +14,16 @@ import time
 import httpx
 
 from gateway_process import BASE, PROGRAM, SLOW, START_S, Gateway, until
+
+
+class Primary(Gateway):
+    """With a tenant and an adapter, and a key for standbys."""
+
+    def __init__(self, folder, *args):
+        super().__init__(folder, *args, fake=True)
+        self.acme = self.tenant("acme")
+        assert self.acme.upload("sql").status_code == 201
+        self.backup_key = backup_key(self)
 
 
 class Restored(Gateway):
@@ -118,53 +128,6 @@ def moment_of(said):
     """Of the state that was taken over, as promote says it; time.time()'s seconds."""
     text = re.search(r"of the state of (\S+),", said).group(1)
     return datetime.datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=datetime.timezone.utc).timestamp()
-
-
-class Proxy:
-    """Hands bytes on between the standby and `to`; `change(bytes, n)` sees each piece of an answer, n bytes after its connection's beginning, and gives what
-    goes on instead; None cuts."""
-
-    def __init__(self, to):
-        self.to = (to.rsplit("/", 1)[-1].split(":")[0], int(to.rsplit(":", 1)[1]))
-        self.change = lambda data, n: data
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.answered = 0
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-                server = socket.create_connection(self.to)
-            except OSError:
-                if self.listener.fileno() < 0:
-                    return
-                client.close()
-                continue
-            for a, b, answers in ((client, server, False), (server, client, True)):
-                threading.Thread(target=self.hand_on, args=(a, b, answers), daemon=True).start()
-
-    def hand_on(self, a, b, answers):
-        n = 0
-        try:
-            while data := a.recv(65536):
-                now = self.change(data, n) if answers else data
-                n += len(data)
-                if now is None:
-                    break
-                self.answered += len(data) if answers else 0
-                b.sendall(now)
-        except OSError:
-            pass
-        for s in (a, b):
-            try:
-                s.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-    def close(self):
-        self.listener.close()
 
 
 class Load:

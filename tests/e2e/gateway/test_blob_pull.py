@@ -2,29 +2,27 @@
 
 import concurrent.futures
 import errno
-import http.server
 import os
 import re
 import resource
 import shutil
 import signal
-import ssl
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import httpx
 import pytest
 
+from certificates import Authority
 from gateway_process import BASE, BIN, DEMO, TOP, Gateway, until
+from way import Way
 
 sys.path[:0] = [str(TOP / "tests/trust"), str(TOP / "tests/e2e/engine")]
 from engine_process import TOKEN, Engine  # noqa: E402
 from faults.proxy import Proxy  # noqa: E402
 from inside import Inside  # noqa: E402
-from test_webhooks_tls import Authority  # noqa: E402
 
 LOAD = "/v1/load_lora_adapter"
 GREEDY = {"temperature": 0, "max_tokens": 12}
@@ -472,32 +470,10 @@ def test_a_full_disk_is_said_and_leaves_no_part(pull, tmp_path):
     assert e.fetch(pull.digest["sql"]).status_code == 200
 
 
-class Door(http.server.BaseHTTPRequestHandler):
-    """What ends TLS before the gateway's listener."""
-    inner = ""
-
-    def do_GET(self):
-        r = httpx.get(self.inner + self.path, headers={k: v for k, v in self.headers.items() if k.lower() in ("authorization", "range")}, timeout=30)
-        self.send_response(r.status_code)
-        for name in ("content-type", "content-length", "content-range"):
-            if name in r.headers:
-                self.send_header(name, r.headers[name])
-        self.end_headers()
-        self.wfile.write(r.content)
-
-    def log_message(self, *_):
-        pass
-
-
 def test_over_tls_the_gateways_certificate_is_verified(pull, tmp_path):
     ours = Authority(tmp_path / "ca", "ours")
-    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    tls.load_cert_chain(*ours.sign("gateway"))
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("It", (Door,), {"inner": pull.gateway.blob_url}))
-    server.socket = tls.wrap_socket(server.socket, server_side=True)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    url = f"https://127.0.0.1:{server.server_address[1]}"
-    e = Puller(tmp_path / "tls", pull.gateway, "tls", "--pull-ca-file", str(ours.pem), url=url)
+    way = Way(pull.gateway.blob_url, tls=ours.sign("gateway"))
+    e = Puller(tmp_path / "tls", pull.gateway, "tls", "--pull-ca-file", str(ours.pem), url=way.url)
     try:
         assert e.fetch(pull.digest["sql"]).status_code == 200
         e.forget(pull.digest["sql"])
@@ -509,7 +485,7 @@ def test_over_tls_the_gateways_certificate_is_verified(pull, tmp_path):
     finally:
         assert pull.gateway.admin.delete("/admin/v1/engines/tls").status_code == 200
         e.close()
-        server.shutdown()
+        way.close()
 
 
 def test_two_engines_do_not_share_a_store(pull, tmp_path):

@@ -10,7 +10,6 @@ import os
 import random
 import socket
 import subprocess
-import threading
 import time
 from decimal import Decimal
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ import pytest
 import focus
 from gateway_process import BASE, BIN, Gateway, until
 from past_rows import Past, request, spread
+from way import Breaks, Way
 
 UTC = datetime.timezone.utc
 TOKENS = ("input_tokens", "input_cached_tokens", "output_tokens", "produced_tokens")
@@ -424,28 +424,6 @@ def weft(g, *args, who="acme", admin_url=None, url=None, **more):
     return subprocess.run([BIN / "weft", *map(str, args)], env=env, capture_output=True, timeout=60, **more)
 
 
-class Breaks(threading.Thread):
-    """A way to the gateway that breaks off after so many bytes of each answer, until it has done so `times`."""
-
-    def __init__(self, url, after, times):
-        super().__init__(daemon=True)
-        self.to, self.after, self.times = urlsplit(url), after, times
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.start()
-
-    def run(self):
-        while True:
-            client, _ = self.listener.accept()
-            with client, socket.create_connection((self.to.hostname, self.to.port)) as server:
-                server.sendall(client.recv(65536))
-                left = self.after if self.times > 0 else 1 << 40
-                self.times -= 1
-                while left > 0 and (piece := server.recv(min(left, 65536))):
-                    client.sendall(piece)
-                    left -= len(piece)
-
-
 @pytest.mark.parametrize("form", ["csv", "jsonl", "focus"])
 def test_weft_export_writes_the_file_and_goes_on_where_it_ends(g, tmp_path, form):
     whole, file = fetch(g, g.tenants["acme"], format=form).content, tmp_path / "usage"
@@ -462,7 +440,7 @@ def test_weft_export_writes_the_file_and_goes_on_where_it_ends(g, tmp_path, form
 
 @pytest.mark.parametrize("form", ["csv", "focus"])
 def test_weft_export_goes_on_after_a_broken_connection(g, tmp_path, form):
-    file, way = tmp_path / "usage", Breaks(g.admin_url, 60000, 4)
+    file, way = tmp_path / "usage", Way(g.admin_url, change=Breaks(60000, 4))
     r = weft(g, "export", file, "--all", "--format", form, "--until", THIS, admin_url=way.url)
     assert r.returncode == 0 and r.stderr.count(b"broke off") == 4, r.stderr
     assert file.read_bytes() == fetch(g, format=form).content

@@ -1,57 +1,11 @@
 """A standby over TLS: which certificates it trusts, and that all that travels comes through. A proxy that speaks TLS stands before the primary's admin
 address, as it does where a standby is on another machine."""
 
-import select
-import socket
-import ssl
-import threading
-
 import pytest
 
 from certificates import Authority
-from gateway_process import Gateway
-from standby_process import Restored, Standby, backup_key, promote
-
-
-class TlsProxy:
-    def __init__(self, to, pem, key):
-        self.to = (to.rsplit("/", 1)[-1].split(":")[0], int(to.rsplit(":", 1)[1]))
-        self.tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        self.tls.load_cert_chain(pem, key)
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"https://127.0.0.1:{self.listener.getsockname()[1]}"
-        self.connections = self.heard = 0
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
-
-    def serve(self, client):
-        try:
-            client.settimeout(30)
-            with self.tls.wrap_socket(client, server_side=True) as inside, socket.create_connection(self.to) as outside:
-                self.connections += 1
-                while True:
-                    ready = [inside] if inside.pending() else select.select([inside, outside], [], [], 60)[0]
-                    for a, b in ((inside, outside), (outside, inside)):
-                        if a in ready:
-                            data = a.recv(65536)
-                            if not data:
-                                return
-                            self.heard += len(data) if a is inside else 0
-                            b.sendall(data)
-                    if not ready:
-                        return
-        except OSError:  # what ssl says of a client that does not trust it is one
-            client.close()
-
-    def close(self):
-        self.listener.close()
+from standby_process import Primary, Restored, Standby, promote
+from way import Way
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +15,7 @@ def ours(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def g(tmp_path_factory, _model):
-    g = Gateway(tmp_path_factory.mktemp("primary"), fake=True)
-    g.acme = g.tenant("acme")
-    assert g.acme.upload("sql").status_code == 201
-    g.backup_key = backup_key(g)
+    g = Primary(tmp_path_factory.mktemp("primary"))
     yield g
     g.close()
 
@@ -75,7 +26,7 @@ def follow(g, tmp_path):
     made = []
 
     def new(pem, key, *more):
-        proxy = TlsProxy(g.admin_url, pem, key)
+        proxy = Way(g.admin_url, tls=(pem, key))
         s = Standby(tmp_path / f"standby{len(made)}", proxy.url, g.backup_key, more=more)
         made.append((s, proxy))
         return s, proxy
