@@ -9,7 +9,7 @@
  * template, and what a unit tells is what it adds to those before it (Selective Context, Li et al. 2023, asks the same; it takes phrases,
  * whose ends an English parser has to find).
  *
- * The pass is a request like others: it waits for its turn, is charged to its tenant and cut into chunks beside other's tokens. It costs a prefill of
+ * The pass is a request like others: it waits for its turn, is charged to its tenant, and reads at most SCHED_EXTRA (64) tokens a step beside others'. It costs a prefill of
  * what may be left out, every row of which has its logits, and one token that nobody sees. It computes no KV that the answer could use, for that reads
  * other tokens, and with an adapter: what compression saves is context, pages and time per token of the answer, not the prompt's work.
  *

@@ -382,6 +382,25 @@ def test_an_alias_is_changed_and_taken_back_and_nobodys_change_is_lost(browser, 
             assert c.put("/v1/aliases/prod", json={"targets": now["targets"]}).status_code == 200
 
 
+def test_an_aliass_prompt_policy_is_shown_edited_and_taken_away(browser, real):
+    with real.acme.http() as c:
+        before = c.get("/v1/aliases/prod").json()
+        browser.login(real.url, real.acme.key)
+        browser.open("alias/prod")
+        browser.put("#prompt-policy", '{"truncate": {"max_tokens": 99}}')
+        browser.click("#save")
+        until(lambda: (c.get("/v1/aliases/prod").json()["prompt_policy"] or {}).get("truncate", {}).get("max_tokens") == 99, what="the policy")
+        browser.settle()
+        browser.put("#prompt-policy", "{")
+        browser.click("#save")
+        browser.seen("The prompt policy is not JSON", "main")
+        browser.put("#prompt-policy", "")
+        browser.click("#save")
+        until(lambda: c.get("/v1/aliases/prod").json()["prompt_policy"] is None, what="no policy")
+        assert c.get("/v1/aliases/prod").json()["targets"] == before["targets"]
+        browser.settle()
+
+
 def test_an_adapter_and_the_base_answer_side_by_side(browser, real):
     browser.login(real.url, real.acme.key)
     browser.open("try?a=sql&b=smollm2-135m-instruct")
