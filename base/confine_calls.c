@@ -35,7 +35,7 @@ static const char *const allowed[] = {
     "brk mmap mmap2 munmap mremap mprotect madvise mincore msync mlock mlock2 munlock mbind get_mempolicy "
     "set_mempolicy memfd_create membarrier pkey_alloc pkey_free pkey_mprotect",
     /* connections that there are */
-    "accept accept4 recvfrom recvmsg recv sendto sendmsg send shutdown getsockname getpeername getsockopt "
+    "accept accept4 recvfrom recvmsg recv send shutdown getsockname getpeername getsockopt "
     "setsockopt sendfile sendfile64 poll ppoll select _newselect pselect6 epoll_create epoll_create1 "
     "epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd eventfd2 pipe pipe2",
     /* threads and time */
@@ -57,7 +57,8 @@ static const char fetching[] = "socketpair connect sendmmsg recvmmsg rmdir wait4
 #define NAMESPACES ((uint64_t)(CLONE_NEWNS | CLONE_NEWCGROUP | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWUSER | CLONE_NEWPID | CLONE_NEWNET))
 
 /* Calls whose first arguments decide. What names a process or thread by number takes 0 alone, the caller's own: other processes of the user have limits,
- * priorities and cores as well. Of fcntl() what has to do with descriptors: F_SETOWN and F_SETSIG send signals of one's choice to a process of one's choice. */
+ * priorities and cores as well. Of fcntl() what has to do with descriptors: F_SETOWN and F_SETSIG send signals of one's choice to a process of one's choice.
+ * TCP Fast Open connects as it sends, and a listener that was shut down is a socket to do it on. */
 static const struct {
     const char *name;
     unsigned arg;
@@ -82,6 +83,8 @@ static const struct {
     {"fcntl", 1, ~0ull, F_OFD_SETLKW},
     {"fcntl", 1, ~0ull, F_ADD_SEALS},
     {"fcntl", 1, ~0ull, F_GET_SEALS},
+    {"sendto", 3, MSG_FASTOPEN, 0},
+    {"sendmsg", 2, MSG_FASTOPEN, 0},
     {"prlimit64", 0, ~0ull, 0},
     {"sched_setaffinity", 0, ~0ull, 0},
 };

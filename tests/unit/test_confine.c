@@ -182,9 +182,20 @@ static void *nothing(void *u)
     return u;
 }
 
+/* A socket of the internet that listens at a port of its own. */
+static int listening(struct sockaddr_in *at)
+{
+    socklen_t n = sizeof *at;
+    *at = (struct sockaddr_in){.sin_family = AF_INET, .sin_addr = {htonl(INADDR_LOOPBACK)}};
+    int fd = socket(AF_INET, SOCK_STREAM, 0);
+    return fd >= 0 && bind(fd, (struct sockaddr *)at, n) == 0 && listen(fd, 4) == 0 && getsockname(fd, (struct sockaddr *)at, &n) == 0 ? fd : -1;
+}
+
 static int calls_in_child(void)
 {
     struct err e = {0};
+    struct sockaddr_in own_at, other_at;
+    int own = listening(&own_at), other = listening(&other_at);
     pthread_t before, after;
     int forked = 0, pair[2];
     CHECK(1, pipe(started) == 0 && pthread_create(&before, NULL, fork_when_told, &forked) == 0);
@@ -220,6 +231,14 @@ static int calls_in_child(void)
     CHECK(22, fcntl(pair[0], F_SETOWN, getppid()) == -1 && errno == EPERM);
     CHECK(23, fcntl(pair[0], F_SETSIG, SIGKILL) == -1 && errno == EPERM);
     CHECK(24, fcntl(pair[0], F_GETFL) >= 0 && fcntl(pair[0], F_DUPFD_CLOEXEC, 10) >= 10);
+    /* A listener that is shut down is as good as a new socket, and TCP Fast Open connects without connect(). */
+    struct iovec x = {name, 1};
+    struct msghdr to = {.msg_name = &other_at, .msg_namelen = sizeof other_at, .msg_iov = &x, .msg_iovlen = 1};
+    CHECK(25, own >= 0 && other >= 0 && shutdown(own, SHUT_RDWR) == 0);
+    CHECK(26, sendto(own, "x", 1, MSG_FASTOPEN, (struct sockaddr *)&other_at, sizeof other_at) == -1 && errno == EPERM);
+    CHECK(27, sendmsg(own, &to, MSG_FASTOPEN) == -1 && errno == EPERM);
+    CHECK(28, fcntl(other, F_SETFL, O_NONBLOCK) == 0 && accept(other, NULL, NULL) == -1 && errno == EAGAIN);
+    CHECK(29, sendto(pair[0], "x", 1, MSG_NOSIGNAL, NULL, 0) == 1);
     return 0;
 }
 
