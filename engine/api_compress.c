@@ -14,6 +14,7 @@
  * other tokens, and with an adapter: what compression saves is context, pages and time per token of the answer, not the prompt's work.
  *
  * On a failure of the pass the call fails as its own prompt would. */
+#include "base/clock.h"
 #include "engine/api_call.h"
 #include "engine/prompt_units.h"
 #include <math.h>
@@ -31,6 +32,7 @@ struct compress {
     struct call *call;
     struct gen *gen; /* under call.lock */
     const char *digest;
+    int64_t began_us;
     int *message;    /* [nparts] which message a part is */
     int nparts;
     struct unit *unit; /* [nunits] */
@@ -217,6 +219,7 @@ void compress_run(struct call *c, const struct api_engine *g, const char *digest
     call_fill(c, &q);
     call_note_running(c);
     z->digest = digest;
+    z->began_us = clock_mono_us();
     pthread_mutex_lock(&c->lock);
     if (c->gone)
         rc = err_set(&e, ERR_UNAVAILABLE, "the client is gone");
@@ -308,10 +311,18 @@ static int retokenize(struct call *c, const struct api_engine *g, struct err *e)
     return call_fit(c, g, e);
 }
 
+/* What the pass took is gone from the time that the first token may take. */
+static void shorten_deadline(struct call *c)
+{
+    int64_t left = c->origin.deadline_ms - (clock_mono_us() - c->compress->began_us) / 1000;
+    if (c->origin.deadline_ms > 0) c->origin.deadline_ms = left > 1 ? (int)left : 1;
+}
+
 void compress_go_on(struct call *c, const struct api_engine *g)
 {
     struct compress *z = c->compress;
     struct err e = {0};
+    shorten_deadline(c);
     if (choose(z, c->ask.policy.ratio, &e) || shorten(c, &e) || retokenize(c, g, &e)) {
         call_fail(c, &e);
         call_release(c);
