@@ -4,8 +4,8 @@
  *                                                                     (adapters' bytes, which nothing names until the state does)
  *
  * A piece that came does not travel again in this process's life. What the primary itself has no more, or can't read, is no reason to stay behind with all the
- * rest: the state is taken without it, standby/missing names it, the log and /status say so, promote does, and each look asks for it again. After a start every
- * file that the state names is looked for once. Main thread of the standby. */
+ * rest: the state is taken without it, standby/missing names it, the log and /status say so, promote does, and each look asks for some of it again. After a
+ * start every file that the state names is looked for once. Main thread of the standby. */
 #include "adapters/adapter.h"
 #include "base/clock.h"
 #include "base/log.h"

@@ -411,7 +411,7 @@ static int64_t lines_of(const struct buf *b)
     return n;
 }
 
-/* Of a state that came: it is kept whatever is wrong with it. A newer program can be installed later; a file that is missing is asked for at each look. */
+/* Of a state that came: it is kept whatever is wrong with it. A newer program can be installed later; a file that is missing is asked for again. */
 static void look_at_state(const struct follow *f, bool *too_new, char warning[400])
 {
     struct err e = {0};
