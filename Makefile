@@ -186,7 +186,7 @@ $(S)/list: $(S)/tests/simt/list.o $(filter $(S)/kernels/%,$(OBJ_simt)) $(S)/test
 
 # The backend of devices, opened by the engine (kernels/device.c): $(B)/weft-cuda.so, and the same with its kernels on
 # the CPU for tests. Host code of kernels/ that reads packed weights is in it once more.
-SO_host      := base/err.c $(addprefix kernels/,weight.c tensor.c pack.c pack_dense.c pack_quant.c quantize.c memory.c lora.c kv.c act.c)
+SO_host      := base/err.c $(addprefix kernels/,weight.c tensor.c pack.c pack_dense.c pack_sparse.c pack_quant.c quantize.c memory.c lora.c kv.c act.c)
 SO_shim      := $(addprefix tests/simt/,sched.c sync.c copy.c math.c memory.c kernels.c places.c race_off.c rt_simt.c fault.c outside.c)
 SIMT_SO      := $(patsubst %.cu,$(S)/%.o,$(filter kernels/%,$(SRC_device))) \
 	$(patsubst %.c,$(S)/%.o,$(SO_host) $(SO_shim) $(wildcard kernels/cuda/*.c))

@@ -142,6 +142,10 @@ int model_to_device(const struct model *m, struct device *d, const struct model_
     if (m->uneven)
         return err_set(e, ERR_USAGE, "%s has layers of different widths, which are computed on the CPU only: --device cpu",
                        m->name);
+    for (int i = 0; i < m->layers; i++)
+        for (int x = 0; x < LORA_MODULES; x++)
+            if (m->layer[i].module[x].layout == LAYOUT_S24)
+                return err_set(e, ERR_USAGE, "%s has 2:4 matrices in a layout of the CPU's: --device cpu", m->name);
     size_t layer = ITEMS_LAYER + (size_t)m->experts * EXPERT_PARTS;
     struct list l = {.item = calloc((size_t)m->layers * layer + ITEMS_MODEL, sizeof *l.item)};
     const struct weight **expert = calloc((size_t)m->layers, sizeof *expert);

@@ -274,12 +274,13 @@ static int read_row(const struct weight_source *s, int row, struct weight_row *o
     return 0;
 }
 
-static int add_packed(struct job *j, const struct spot *at, const struct weight_source *src, const int *row_of, struct err *e)
+static int add_packed(struct job *j, const struct spot *at, const struct weight_source *src, const int *row_of, int to,
+                      struct err *e)
 {
     char name[SOURCE_PLACE_MAX];
     struct weight w = {0};
     source_place_name(at, name);
-    if (weight_pack_source(&w, src, row_of, PREC_FAST, LAYOUT_AUTO, NULL, e)) return -1;
+    if (weight_pack_source(&w, src, row_of, PREC_FAST, to, NULL, e)) return -1;
     int rc = packed_writer_add_weight(j->w, name, &w, e);
     weight_close(&w);
     return rc;
@@ -289,7 +290,8 @@ static int module_to_packed(struct job *j, int layer, int module, const struct m
 {
     const struct weight_source src = {
         .kind = CODES_FLOAT, .n = x->n, .k = x->k, .read = read_row, .u = x, .format = "pruned"};
-    return add_packed(j, &(struct spot){.at = (enum place)(AT_Q + module), .layer = layer}, &src, NULL, e);
+    return add_packed(j, &(struct spot){.at = (enum place)(AT_Q + module), .layer = layer}, &src, NULL,
+                      j->o->sparse && j->o->pattern == PRUNE_24 ? LAYOUT_S24 : LAYOUT_AUTO, e);
 }
 
 /* Embedding and head, as the loader would pack them. */
@@ -300,7 +302,7 @@ static int ends_to_packed(struct job *j, struct err *e)
         struct source_matrix from;
         if (i && !source_has(j->s, &at)) continue;
         if (source_matrix(j->s, &at, j->m->vocab, j->m->hidden, &from, e)) return -1;
-        int rc = add_packed(j, &at, &from.src, from.row_of, e);
+        int rc = add_packed(j, &at, &from.src, from.row_of, LAYOUT_AUTO, e);
         source_matrix_close(&from);
         if (rc) return -1;
     }
@@ -357,6 +359,8 @@ static int check_source(const struct job *j, struct err *e)
         return err_set(e, ERR_USAGE, "--width and --heads need a Hugging Face directory: a GGUF's keys are kept as they are");
     if (structure && (j->m->uneven || source_config(j->s) != source_config_root(j->s)))
         return err_set(e, ERR_USAGE, "--width and --heads need a model whose layers are alike, and no composite");
+    if (j->o->sparse && (source_kind(j->s) != SOURCE_GGUF || j->o->pattern != PRUNE_24))
+        return err_set(e, ERR_USAGE, "--sparse is for 2:4 and a packed file, which a GGUF becomes");
     if (j->s->quant.method != QM_NONE)
         return err_set(e, ERR_USAGE, "%s is quantized: only bases of plain floats are pruned; dequantize it", j->o->in);
     return 0;

@@ -14,6 +14,7 @@ struct prune_options {
     enum prune_pattern pattern;
     double ratio;            /* PRUNE_LOOSE: of a row's weights that become zeros, 0 .. 0.99 */
     double width, heads;     /* of all MLP channels, of all groups of heads: what stays, 0.05 .. 1 */
+    bool sparse;             /* 2:4 goes into a packed file in LAYOUT_S24, not as bf16 */
     bool zeros;              /* 2:4 is written as plain matrices with zeros, not as sparse-24-bitmask */
     const char *calibration; /* a text; NULL: magnitude */
     int tokens, context;     /* of the text; of a window */

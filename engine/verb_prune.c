@@ -54,6 +54,7 @@ static int read_settings(const struct settings *s, struct prune_options *o, stru
     if (read_words(s, o, e) || read_share("ratio", s->ratio, 0, 0.99, &o->ratio, e) ||
         read_share("width", s->width, 0.05, 1, &o->width, e) || read_share("heads", s->heads, 0.05, 1, &o->heads, e))
         return -1;
+    o->sparse = s->sparse;
     o->zeros = s->zeros;
     o->calibration = s->calibration;
     o->tokens = (int)s->tokens;

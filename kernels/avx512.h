@@ -5,7 +5,7 @@
 #include "kernels/matmul.h"
 
 panel_fn panel_exact_avx512, panel_bf16_avx512, panel_q8_avx512, panel_q4_avx512, panel_q8f_avx512, panel_q4z_avx512,
-    panel_t4_avx512, panel_f8_avx512, panel_q2_avx512;
+    panel_t4_avx512, panel_f8_avx512, panel_q2_avx512, panel_s24_avx512;
 
 pair_fn pair_bf16_avx512;
 

@@ -132,5 +132,5 @@ const struct dequant_avx512 dequant_avx512[LAYOUTS] = {
     [LAYOUT_Q8] = {Q8_GROUP_BYTES, group_q8},    [LAYOUT_Q4] = {Q4_GROUP_BYTES, group_q4},
     [LAYOUT_Q8F] = {Q8F_GROUP_BYTES, group_q8f}, [LAYOUT_Q4Z] = {Q4Z_GROUP_BYTES, group_q4z},
     [LAYOUT_T4] = {T4_GROUP_BYTES, group_t4},    [LAYOUT_F8] = {F8_GROUP_BYTES, group_f8},
-    [LAYOUT_Q2] = {Q2_GROUP_BYTES, group_q2},
+    [LAYOUT_Q2] = {Q2_GROUP_BYTES, group_q2},    [LAYOUT_S24] = {2 * S24_UNIT_BYTES, group_s24},
 };

@@ -26,7 +26,7 @@ enum { ANY, FAST = 1 + PREC_FAST, EXACT = 1 + PREC_EXACT };
 #define CHOICES 5
 
 static const struct choice choices[][CHOICES] = {
-    [CODES_FLOAT] = {{put_bf16, LAYOUT_BF16, true, FAST}, {put_f32, LAYOUT_F32, false, ANY}},
+    [CODES_FLOAT] = {{put_bf16, LAYOUT_BF16, true, FAST}, {put_f32, LAYOUT_F32, false, ANY}, {put_s24, LAYOUT_S24, true, ANY}},
     [CODES_INT8] = {{put_q8, LAYOUT_Q8, false, ANY}, {put_q8f, LAYOUT_Q8F, false, ANY}},
     [CODES_INT4] = {{put_q4_of_zero, LAYOUT_Q4, false, ANY}, {put_q4z, LAYOUT_Q4Z, false, ANY}},
     [CODES_AFFINE] = {{put_q4, LAYOUT_Q4, false, ANY},
@@ -142,7 +142,7 @@ static int fill_panel(struct packing *p, const struct weight *w, int n0, struct 
     memset(p->panel, 0, w->panel_bytes);
     for (int o = 0; o < PANEL && n0 + o < w->n; o++) {
         if (row_read(p->src, p->row_of ? p->row_of[n0 + o] : n0 + o, &p->row, e)) return -1;
-        if (w->layout <= LAYOUT_BF16) row_values(p->src, &p->row);
+        if (w->layout <= LAYOUT_BF16 || w->layout == LAYOUT_S24) row_values(p->src, &p->row);
         if (!p->choice->put(p->panel, o, &p->row, w->k, &p->rounding)) return 1;
     }
     return 0;
@@ -212,8 +212,9 @@ int pack_codes(struct weight *w, const struct weight_source *src, const int *row
     struct weight shape;
     if (check_table(src, e) || weight_shape(&shape, LAYOUT_F32, src->n, src->k, src->format, e)) return -1;
     if (row_room(&p.row, src->k, e)) return -1;
-    bool floats = src->k % GROUP || (to != LAYOUT_AUTO && to <= LAYOUT_BF16);
-    int rc = floats ? pack_choices(&p, CODES_FLOAT, prec, to > LAYOUT_BF16 ? LAYOUT_AUTO : to, w, e)
+    bool sparse = to == LAYOUT_S24 && src->k % GROUP == 0;
+    bool floats = src->k % GROUP || sparse || (to != LAYOUT_AUTO && to <= LAYOUT_BF16);
+    int rc = floats ? pack_choices(&p, CODES_FLOAT, prec, to > LAYOUT_BF16 && !sparse ? LAYOUT_AUTO : to, w, e)
                     : pack_choices(&p, src->kind, prec, to, w, e);
     free(p.row.f);
     if (rc == 0 && requantized) *requantized = p.rounding.any;
@@ -223,7 +224,7 @@ int pack_codes(struct weight *w, const struct weight_source *src, const int *row
 int weight_pack_source(struct weight *w, const struct weight_source *src, const int *row_of, enum precision prec,
                        int to, bool *requantized, struct err *e)
 {
-    if (to <= LAYOUT_BF16) { /* AUTO as well */
+    if (to <= LAYOUT_BF16 || to == LAYOUT_S24) { /* AUTO as well */
         if (to == LAYOUT_BF16) prec = PREC_FAST;
         return pack_codes(w, src, row_of, prec, to, requantized, e);
     }

@@ -14,6 +14,10 @@
 #define F8_GROUP_BYTES (PANEL * 4 + PANEL * GROUP)
 #define Q2_GROUP_BYTES (PANEL * 4 + PANEL * GROUP / 4)
 
+#define S24_UNIT 16                             /* inputs */
+#define S24_MASKS 64                            /* bytes of their masks, before the values */
+#define S24_UNIT_BYTES (S24_MASKS + PANEL * 16) /* of a panel */
+
 /* What a matrix loses on its way into a layout. */
 struct rounding {
     bool allowed;              /* scales may be rounded; where not, a row that needs it does not fit */
@@ -25,13 +29,17 @@ struct rounding {
 typedef bool put_row_fn(void *panel, int o, const struct weight_row *row, int k, struct rounding *r);
 
 put_row_fn put_f32, put_bf16;                                                        /* pack_dense.c */
+put_row_fn put_s24;                                                                  /* pack_sparse.c */
 put_row_fn put_q8, put_q8f, put_q4, put_q4_of_zero, put_q4z, put_q2, put_t4, put_f8; /* pack_quant.c */
 
 /* Output `o` of a panel of w (a part of one: k inputs from `panel` on), as float32. */
 typedef void unpack_row_fn(const struct weight *w, const void *panel, int o, int k, float *out);
 
-unpack_row_fn unpack_f32, unpack_bf16;
+unpack_row_fn unpack_f32, unpack_bf16, unpack_s24;
 unpack_row_fn unpack_q8, unpack_q8f, unpack_q4, unpack_q4z, unpack_q2, unpack_t4, unpack_f8;
+
+/* A group of 32 inputs of LAYOUT_S24 as float32, out[32 inputs][32 outputs]: for tables in EXACT. */
+void group_s24(const struct weight *w, const uint8_t *group, float *out);
 
 /* What FAST multiplies of a LAYOUT_T4 weight's table. */
 void table_coarse(struct weight *w);

@@ -18,6 +18,7 @@
 const char *const layout_name[LAYOUTS] = {
     [LAYOUT_F32] = "f32", [LAYOUT_BF16] = "bf16", [LAYOUT_Q8] = "q8", [LAYOUT_Q4] = "q4", [LAYOUT_Q8F] = "q8f",
     [LAYOUT_Q4Z] = "q4z", [LAYOUT_T4] = "t4",     [LAYOUT_F8] = "f8", [LAYOUT_Q2] = "q2",
+    [LAYOUT_S24] = "s24",
 };
 
 static const struct {
@@ -35,6 +36,7 @@ static const struct {
     [LAYOUT_T4] = {GROUP, T4_GROUP_BYTES, ACT_BF16, unpack_t4},
     [LAYOUT_F8] = {GROUP, F8_GROUP_BYTES, ACT_BF16, unpack_f8},
     [LAYOUT_Q2] = {GROUP, Q2_GROUP_BYTES, ACT_Q8, unpack_q2},
+    [LAYOUT_S24] = {S24_UNIT, S24_UNIT_BYTES, ACT_BF16, unpack_s24},
 };
 
 struct block {

@@ -20,10 +20,12 @@
  *   LAYOUT_T4    [k/32] of { float d[32]; uint16 q[4][32][2] }           w = d table[q]
  *   LAYOUT_F8    [k/32] of { float d[32]; uint8 q[8][32][4] }            w = d e4m3(q)
  *   LAYOUT_Q2    [k/32] of { f16 d[32]; f16 m[32]; uint8 q[2][32][4] }   w = d q + m
+ *   LAYOUT_S24   [k/16] of { uint32 mask[4][4]; bf16 v[4][32][2] }       two of each four inputs, the others are 0
  *
  * where q[p][o][i] of LAYOUT_Q8 and Q8F is input 4p+i of output o, and of LAYOUT_F8 input 4p+{0,2,1,3}[i]; of LAYOUT_Q4 and Q4Z its low half is
  * input 8p+i, its high half 8p+4+i; of LAYOUT_Q2 its bits 2j and 2j+1 are input 16p+4j+i; and bits 4j .. 4j+3 of
- * LAYOUT_T4's word q[p][o][i] are input 8p+2j+i, so that words are the pairs of bf16 that its products take. */
+ * LAYOUT_T4's word q[p][o][i] are input 8p+2j+i, so that words are the pairs of bf16 that its products take. Bit 4 (o % 8) + i of
+ * LAYOUT_S24's mask[p][o / 8] says that input 4p+i of output o is stored, v[p][o] are the two that are. */
 #pragma once
 #include "base/err.h"
 #include <stdbool.h>
@@ -43,6 +45,7 @@ enum layout {
     LAYOUT_T4,
     LAYOUT_F8,
     LAYOUT_Q2,
+    LAYOUT_S24,
     LAYOUTS
 };
 
@@ -112,7 +115,8 @@ struct weight_source {
 
 /* Pack a source. `to`: LAYOUT_AUTO, or a given layout, into which the row's float32 values are quantized anew (T4: the
  * source's table, or NF4's; quantize.h has more). row_of as in weight_pack(). *requantized (may be NULL) tells whether
- * the packed values differ from the source's.
+ * the packed values differ from the source's. S24 is given only: of rows that have more than two of each four inputs the two of the larger
+ * magnitude stay.
  *
  * AUTO takes the first layout that holds the kind's float32 values exactly, which for a float source is LAYOUT_F32, and
  * in FAST BF16:

@@ -317,7 +317,8 @@ static void every_source_goes_into_every_layout_asked_for(void **state)
     (void)state;
     static const double most[LAYOUTS] = {
         [LAYOUT_F32] = 0,    [LAYOUT_BF16] = 0.003, [LAYOUT_Q8] = 0.01, [LAYOUT_Q4] = 0.15, [LAYOUT_Q8F] = 0.01,
-        [LAYOUT_Q4Z] = 0.15, [LAYOUT_T4] = 0.2,     [LAYOUT_F8] = 0.05, [LAYOUT_Q2] = 0.7};
+        [LAYOUT_Q4Z] = 0.15, [LAYOUT_T4] = 0.2,     [LAYOUT_F8] = 0.05, [LAYOUT_Q2] = 0.7,
+        [LAYOUT_S24] = 0.5};
     int order[N];
     for (int i = 0; i < N; i++) order[i] = i * 5 % N;
     for (int type = M_INT8; type < MATRIX_TYPES; type++)

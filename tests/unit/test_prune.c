@@ -1,5 +1,6 @@
 /* Tests of `weft-engine prune` and of sparse-24-bitmask, on the tiny llama3 of tests/golden/families: rows against what was counted by hand,
  * norms against what a norm must be, files against each other. */
+#include "engine/model_device.h"
 #include "engine/prune.h"
 #include "engine/source_impl.h"
 #include "tests/unit/pruned_room.h"
@@ -187,12 +188,63 @@ static void test_a_quantized_base_is_refused(void **state)
     drop_dir("mask");
 }
 
+static float *logits_in(const char *name, enum precision prec, int *vocab, enum layout *up)
+{
+    struct model *m = open_model(name, prec);
+    float *logits = logits_of(m);
+    *vocab = m->vocab;
+    *up = m->layer[0].module[LM_UP].layout;
+    model_free(m);
+    return logits;
+}
+
+/* In EXACT both are the same float32 matrices, in FAST the sums have another order. */
+static void test_a_sparse_file_answers_as_one_with_zeros(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"zeros", "sparse"};
+    char path[256];
+    struct err e = {0};
+    current_table = "auto";
+    for (int i = 0; i < 2; i++) {
+        struct prune_options o = options_to(names[i], path);
+        o.in = "tests/golden/families/llama3-gguf-f16/llama3.gguf";
+        o.sparse = i;
+        or_fail(prune(&o, &e), &e);
+    }
+    for (int prec = PREC_FAST; prec <= PREC_EXACT; prec++) {
+        enum layout up[2];
+        int vocab;
+        double most = 0;
+        float *a = logits_in("zeros", (enum precision)prec, &vocab, &up[0]), *b = logits_in("sparse", (enum precision)prec, &vocab, &up[1]);
+        assert_true(up[0] == LAYOUT_BF16 && up[1] == LAYOUT_S24);
+        for (int i = 0; i < (TOKENS - 1) * vocab; i++) {
+            assert_true(isfinite(a[i]) && isfinite(b[i]));
+            most = fmax(most, fabs((double)a[i] - (double)b[i]));
+        }
+        printf("  %s: %.1e of %g\n", prec == PREC_EXACT ? "exact" : "fast", most, (double)a[0]);
+        assert_true(most <= (prec == PREC_EXACT ? 0 : 0.05));
+        free(a);
+        free(b);
+    }
+    struct model *m = open_model("sparse", PREC_FAST);
+    struct device_plan plan;
+    assert_int_equal(model_to_device(m, NULL, &(struct model_device_options){0}, &plan, &e), -1);
+    assert_non_null(strstr(e.msg, "--device cpu"));
+    model_free(m);
+    for (int i = 0; i < 2; i++) {
+        at_room(names[i], path);
+        unlink(path);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_of_each_four_the_two_larger_stay),
         cmocka_unit_test(test_of_a_row_the_least_become_zeros),
         cmocka_unit_test(test_a_bitmask_says_the_same_as_zeros),
+        cmocka_unit_test(test_a_sparse_file_answers_as_one_with_zeros),
         cmocka_unit_test(test_a_damaged_bitmask_is_refused_by_name),
         cmocka_unit_test(test_norms_weigh_what_the_text_brings),
         cmocka_unit_test(test_a_narrower_base_is_written_and_loads),
