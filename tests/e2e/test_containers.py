@@ -82,6 +82,11 @@ def test_both_files_have_the_same_steps_but_for_cuda():
     assert [s for s in cpu if s[0] == "FROM"] == [s for s in cuda if s[0] == "FROM"] and len(dockerfile("cpu")) > 15
 
 
+def test_the_image_for_gpus_has_the_backend_where_the_install_puts_it():
+    taken = [v for _, k, v in last_stage("cuda") if k == "COPY"]
+    assert "$(INTO)/lib/weft $(B)/weft-cuda.so" in (TOP / "Makefile").read_text() and "--from=build /out/usr/lib/weft/ /usr/lib/weft/" in taken
+
+
 @pytest.mark.parametrize("which", FILES)
 def test_an_image_runs_what_is_there_as_a_user_without_rights(which):
     assert value(which, "USER") == "10001:10001" and f"ARG VERSION={VERSION}\n" in (OPS / f"Dockerfile.{which}").read_text()
