@@ -297,7 +297,7 @@ static int open_public(struct program *p, struct err *e)
     struct http_options o = {
         .listen = service_listen(p->service.public, p->set.listen, fd), .routes = p->public_routes, .workers = (int)p->set.http_workers,
         .max_connections = (int)p->set.max_connections, .idle_timeout_s = IDLE_TIMEOUT_S, .head_timeout_s = (int)p->set.head_s,
-        .body_timeout_s = (int)p->set.body_s, .sink_quiet_s = (int)p->set.upload_quiet_s, .send_timeout_s = (int)p->set.send_s, .stream_buffer = (size_t)p->set.stream_buffer,
+        .body_timeout_s = (int)p->set.body_s, .sink_quiet_s = (int)p->set.upload_quiet_s, .sink_slow_s = (int)p->set.upload_slow_s, .send_timeout_s = (int)p->set.send_s, .stream_buffer = (size_t)p->set.stream_buffer,
         .user = &p->g, .gate = pressure_gate, .arrives = arrival_begin, .arrived = arrival_end, .done = count_public,
     };
     if (http_server_start(&p->public, &o, &p->public_at, e)) return -1;
