@@ -72,6 +72,8 @@ struct http_route {
     const void *data; /* the route's own */
 };
 
+#define HTTP_SINK_SPEED 4096 /* bytes a second, the least (http_options.sink_slow_s) */
+
 struct http_options {
     const char
         *listen; /* "127.0.0.1:8080", "[::1]:0", "unix:/path" (mode 0600, stale file replaced), "fd:3" (inherited) */
@@ -82,6 +84,7 @@ struct http_options {
     int head_timeout_s;              /* for a whole head since the connection or its first byte came: cut. 0: none */
     int body_timeout_s;              /* for a whole HTTP_BODY_BUFFER body since the request began: 408; twice as long, or one that nobody wants: cut. So long silent: 408. 0: none */
     int sink_quiet_s;                /* so long nothing of a HTTP_BODY_SINK body comes: 408 and close. 0: the idle time-out, which says nothing */
+    int sink_slow_s;                 /* over so long less than HTTP_SINK_SPEED came of a HTTP_BODY_SINK body, the sink's own time apart: 408 and close. 0: none */
     int send_timeout_s;              /* a reader that takes nothing for so long, or is no more, is cut (TCP). 0: the system's own */
     size_t stream_buffer;            /* bytes a slow reader may lag behind, per stream */
     void *user;

@@ -264,6 +264,25 @@ static bool is_slow(const struct http_exchange *x, int times)
     return max_us && x->r.route && x->r.route->body == HTTP_BODY_BUFFER && clock_mono_us() - x->r.t_start_us > max_us;
 }
 
+/* Of a body for a sink: over sink_slow_s, less than the least speed? Who drips for ever would keep its place among the uploads. */
+static bool is_dripping(struct http_exchange *x)
+{
+    int64_t span_us = (int64_t)x->server->opt.sink_slow_s * 1000000, now = clock_mono_us();
+    if (!x->pace_us) x->pace_us = x->r.t_start_us;
+    if (!span_us || now - x->pace_us <= span_us) return false;
+    bool slow = x->received - x->pace_from < (size_t)x->server->opt.sink_slow_s * HTTP_SINK_SPEED;
+    x->pace_us = now;
+    x->pace_from = x->received;
+    return slow && (x->chunked || (int64_t)x->received < x->r.content_length);
+}
+
+static void pass_on(struct http_exchange *x, const char *bytes, size_t n)
+{
+    int64_t began = clock_mono_us();
+    x->r.route->sink(&x->r, bytes, n);
+    x->pace_us += clock_mono_us() - began; /* a disk that is slow is not the client */
+}
+
 static void keep_body(struct http_exchange *x, const char *bytes, size_t n)
 {
     struct err e = {0};
@@ -273,8 +292,10 @@ static void keep_body(struct http_exchange *x, const char *bytes, size_t n)
         err_set(&e, ERR_TIMEOUT_BODY, "the body did not arrive within %d s", x->server->opt.body_timeout_s);
     else if (x->received > x->max_body)
         err_set(&e, ERR_TOO_LARGE, "the body is longer than the %zu bytes of this route", x->max_body);
+    else if (route->body == HTTP_BODY_SINK && is_dripping(x))
+        err_set(&e, ERR_TIMEOUT_BODY, "less than %d KiB a second of the body came over %d s", HTTP_SINK_SPEED >> 10, x->server->opt.sink_slow_s);
     else if (route->body == HTTP_BODY_SINK)
-        route->sink(&x->r, bytes, n);
+        pass_on(x, bytes, n);
     else if (buf_add(&x->body, bytes, n))
         err_set(&e, ERR_NO_MEMORY, "no memory for the body");
     if (e.code) http_reply_error(&x->r, &e);

@@ -78,6 +78,8 @@ struct http_exchange {
     bool started, old, chunked, head_only, close, handled, queued; /* old: HTTP/1.0 */
     bool arriving;   /* http_options.arrived is owed */
     size_t received; /* bytes of body */
+    int64_t pace_us;  /* of HTTP_BODY_SINK: since when its speed is looked at, the sink's time left out; 0: not yet */
+    size_t pace_from; /* received by then */
     size_t max_body; /* the route's, or less */
     _Atomic int64_t quiet_since; /* http_quiet.c's: when the worker began to wait for more of the body, monotonic us; 0: it does not */
     struct buf body;

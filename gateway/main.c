@@ -282,7 +282,8 @@ static int open_blobs(struct program *p, struct err *e)
 {
     struct http_options o = {
         .listen = p->set.blob_listen, .routes = p->blob_routes, .workers = BLOB_WORKERS, .max_connections = BLOB_CONNECTIONS, .idle_timeout_s = IDLE_TIMEOUT_S,
-        .head_timeout_s = (int)p->set.head_s, .send_timeout_s = (int)p->set.send_s, .stream_buffer = STREAM_BUFFER_ADMIN, .user = &p->g, .done = count_blobs,
+        .head_timeout_s = (int)p->set.head_s, .body_timeout_s = (int)p->set.body_s, .send_timeout_s = (int)p->set.send_s, .stream_buffer = STREAM_BUFFER_ADMIN, .user = &p->g,
+        .done = count_blobs,
     };
     if (!*p->set.blob_listen) return 0;
     if (join(p->blob_routes, BLOB_ROUTES_MAX, gateway_blob_routes, e) || http_server_start(&p->blobs, &o, &p->blobs_at, e)) return -1;
@@ -297,7 +298,7 @@ static int open_public(struct program *p, struct err *e)
     struct http_options o = {
         .listen = service_listen(p->service.public, p->set.listen, fd), .routes = p->public_routes, .workers = (int)p->set.http_workers,
         .max_connections = (int)p->set.max_connections, .idle_timeout_s = IDLE_TIMEOUT_S, .head_timeout_s = (int)p->set.head_s,
-        .body_timeout_s = (int)p->set.body_s, .sink_quiet_s = (int)p->set.upload_quiet_s, .send_timeout_s = (int)p->set.send_s, .stream_buffer = (size_t)p->set.stream_buffer,
+        .body_timeout_s = (int)p->set.body_s, .sink_quiet_s = (int)p->set.upload_quiet_s, .sink_slow_s = (int)p->set.upload_slow_s, .send_timeout_s = (int)p->set.send_s, .stream_buffer = (size_t)p->set.stream_buffer,
         .user = &p->g, .gate = pressure_gate, .arrives = arrival_begin, .arrived = arrival_end, .done = count_public,
     };
     if (http_server_start(&p->public, &o, &p->public_at, e)) return -1;
@@ -315,7 +316,9 @@ static int open_listeners(struct program *p, struct err *e)
     char fd[16];
     struct http_options o = {
         .listen = service_listen(p->service.admin, p->set.admin_listen, fd), .routes = p->admin_routes, .workers = ADMIN_WORKERS,
-        .max_connections = ADMIN_CONNECTIONS, .idle_timeout_s = IDLE_TIMEOUT_S, .stream_buffer = STREAM_BUFFER_ADMIN, .user = &p->g, .done = count_admin,
+        .max_connections = ADMIN_CONNECTIONS, .idle_timeout_s = IDLE_TIMEOUT_S, .head_timeout_s = (int)p->set.head_s, .body_timeout_s = (int)p->set.body_s,
+        .sink_quiet_s = (int)p->set.upload_quiet_s, .sink_slow_s = (int)p->set.upload_slow_s, .send_timeout_s = (int)p->set.send_s, .stream_buffer = STREAM_BUFFER_ADMIN,
+        .user = &p->g, .done = count_admin,
     };
     if (http_server_start(&p->admin, &o, &p->admin_at, e)) return -1;
     p->g.admin_server = p->admin;

@@ -442,6 +442,37 @@ static void a_body_that_keeps_coming_is_waited_for(void **state)
     unserve(&t);
 }
 
+static void an_upload_that_drips_gets_408_and_a_quick_one_of_the_same_time_is_taken(void **state)
+{
+    (void)state;
+    static char piece[20001];
+    struct http_options o = test_options();
+    o.sink_slow_s = 1;
+    o.body_timeout_s = 1;
+    struct test_server t = serve(&o);
+    char taken[1024] = "";
+    int slow = dial(&t), quick = dial(&t);
+    ssize_t sent = 1;
+    memset(piece, 'x', sizeof piece - 1);
+    says(slow, "PUT /sink HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n");
+    says(quick, "PUT /sink HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 400000\r\n\r\n");
+    for (int i = 0; i < 20; i++) { /* 2 s: two looks at the speed */
+        nap_ms(100);
+        says(quick, piece);
+        if (i < 15) sent = send(slow, "x", 1, MSG_NOSIGNAL);
+    }
+    read_all(quick, taken, sizeof taken);
+    assert_non_null(strstr(taken, "HTTP/1.1 201 "));
+    for (int i = 0; i < 60 && sent > 0; i++) {
+        nap_ms(100);
+        sent = send(slow, "x", 1, MSG_NOSIGNAL);
+    }
+    assert_true(sent < 0); /* cut, whether or not its answer is read */
+    close(slow);
+    WAIT_FOR(http_server_in_flight(t.s) == 0, 2000);
+    unserve(&t);
+}
+
 static void a_sink_gets_all_pieces_and_may_refuse_early(void **state)
 {
     (void)state;
@@ -677,6 +708,7 @@ int main(void)
         cmocka_unit_test(a_body_that_stops_coming_gets_408_and_its_handler_nothing),
         cmocka_unit_test(a_body_that_keeps_coming_is_waited_for),
         cmocka_unit_test(endless_chunks_are_cut),
+        cmocka_unit_test(an_upload_that_drips_gets_408_and_a_quick_one_of_the_same_time_is_taken),
         cmocka_unit_test(a_sink_gets_all_pieces_and_may_refuse_early),
         cmocka_unit_test(a_client_that_leaves_while_suspended_is_noticed_within_50_ms),
         cmocka_unit_test(a_client_that_left_before_its_request_was_read_is_noticed_too),
