@@ -113,7 +113,7 @@ static void setup_init(struct setup *s, const struct cas *c, enum kv_type type)
     int pages = (c->context + KV_PAGE - 1) / KV_PAGE, rows = c->seqs * c->rows;
     size_t page_bytes = kv_page_bytes(type, c->kv_heads, c->head_dim), layer = page_bytes * (size_t)(pages * c->seqs);
     *s = (struct setup){.kn = kernels_pick(NULL, PREC_FAST)};
-    s->kv = (struct kv_cache){type, 1, c->kv_heads, c->head_dim, pages * c->seqs, page_bytes, NULL};
+    s->kv = (struct kv_cache){type, 1, c->kv_heads, c->head_dim, pages * c->seqs, page_bytes, NULL, NULL};
     if (c->large) s->kv.layers = (int)(LAYER_BYTES / layer) + 1;
     s->bytes = layer * (size_t)s->kv.layers;
     s->kv.base = big_alloc(s->bytes);

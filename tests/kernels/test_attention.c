@@ -73,7 +73,7 @@ static void problem_init(struct problem *p, struct heads h, enum kv_type type, s
     size_t hd = (size_t)h.head_dim;
     *p = (struct problem){.h = h, .look = look, .scale = 1 / sqrtf((float)hd)};
     p->rotary = look.rotary_quarters ? h.head_dim * look.rotary_quarters / 4 : h.head_dim;
-    p->kv = (struct kv_cache){type, LAYERS, h.kv_heads, h.head_dim, PAGES, 0, NULL};
+    p->kv = (struct kv_cache){type, LAYERS, h.kv_heads, h.head_dim, PAGES, 0, NULL, NULL};
     p->kv.page_bytes = kv_page_bytes(p->kv.type, h.kv_heads, h.head_dim);
     p->kv.base = xalloc(LAYERS * PAGES * p->kv.page_bytes);
     size_t rotary = (size_t)p->rotary;
@@ -452,7 +452,7 @@ static void store_rows(struct kthread *t, void *arg)
 static void past_init(struct past *p, const struct kernels *kn, enum kv_type type, struct pool *pool)
 {
     enum { CHUNK = 500, KW = 2 * 32, QW = 6 * 32 };
-    p->kv = (struct kv_cache){type, 1, 2, 32, LONG_PAGES, kv_page_bytes(type, 2, 32), NULL};
+    p->kv = (struct kv_cache){type, 1, 2, 32, LONG_PAGES, kv_page_bytes(type, 2, 32), NULL, NULL};
     p->kv.base = xalloc(p->kv.page_bytes * LONG_PAGES);
     for (int i = 0; i < LONG_PAGES; i++) p->page[i] = i * 7 % LONG_PAGES;
     float *q = xalloc(CHUNK * QW * 4), *k = xalloc(CHUNK * KW * 4), *v = xalloc(CHUNK * KW * 4);

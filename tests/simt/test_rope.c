@@ -110,7 +110,7 @@ static struct plain *plain_new(const struct world *w)
     struct plain *p = calloc(1, sizeof *p);
     const struct shape *s = w->s;
     enum kv_type type = s->int8 ? KV_INT8 : KV_F32;
-    p->kv = (struct kv_cache){type, LAYERS, s->kv_heads, s->head_dim, PAGES, 0, NULL};
+    p->kv = (struct kv_cache){type, LAYERS, s->kv_heads, s->head_dim, PAGES, 0, NULL, NULL};
     p->kv.page_bytes = kv_page_bytes(type, s->kv_heads, s->head_dim);
     p->kv.base = calloc(LAYERS * PAGES, p->kv.page_bytes);
     p->q = calloc(ROWS * (size_t)w->q, 4), p->k = calloc(ROWS * (size_t)w->kvn, 4),

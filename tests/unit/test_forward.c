@@ -481,7 +481,7 @@ static bool runner_init(struct runner *r, const struct world *w, const char *tab
     const struct kernels *k = kernels_pick(table, w->prec);
     if (!k) return false;
     *r = (struct runner){.w = w, .adapted = adapted};
-    r->kv = (struct kv_cache){kv_type_of(w->prec), LAYERS, KV_HEADS, DIM, PAGES, 0, NULL};
+    r->kv = (struct kv_cache){kv_type_of(w->prec), LAYERS, KV_HEADS, DIM, PAGES, 0, NULL, NULL};
     r->kv.page_bytes = kv_page_bytes(r->kv.type, KV_HEADS, DIM);
     size_t bytes = LAYERS * PAGES * r->kv.page_bytes;
     r->kv.base = big_alloc(bytes);
