@@ -244,8 +244,7 @@ static int entries(struct st_file *f, const json_t *header, const char *data, si
         if (entry(&f->tensor[f->ntensors], key, v, data, data_bytes, e)) return -1;
         f->ntensors++;
     }
-    if (tiling_check(f, data, data_bytes, e)) return -1;
-    return f->ntensors ? 0 : err_set(e, ERR_ADAPTER_INVALID, WHERE ": there is no tensor in it" AGAIN);
+    return tiling_check(f, data, data_bytes, e);
 }
 
 static int header_parse(const char *text, size_t len, json_t **out, struct err *e)
