@@ -106,8 +106,8 @@ int http_server_start(struct http_server **out, const struct http_options *o, ch
 /* Stop accepting; requests in flight go on; answers carry "Connection: close". */
 void http_server_quiesce(struct http_server *s);
 
-/* Quiesce, wait up to grace_ms for requests in flight, abort what is left (as if their clients had gone), free.
- * Handlers may still answer afterwards. */
+/* Quiesce, wait up to grace_ms for requests in flight, close idle connections (what came on them before is answered), abort
+ * what is left (as if their clients had gone), free. Handlers may still answer afterwards. */
 void http_server_stop(struct http_server *s, int grace_ms);
 
 /* While on: every answer carries "Connection: close", and idle connections are closed. Any thread. */

@@ -32,6 +32,7 @@ struct http_conn {
     bool told;        /* stop has seen it; under server.lock */
     bool over;        /* beyond max_connections: gets one 503 */
     _Atomic bool hup; /* the peer has closed; set by the watcher, never cleared */
+    _Atomic bool deaf; /* we stop, and hear nothing more from it */
     int looks;        /* the watcher's: how often it found it gone and without a request */
     _Atomic unsigned heads;      /* that came whole */
     _Atomic int64_t body_by_us;  /* when the body that is read must be there; 0: none is read */

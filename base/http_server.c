@@ -5,7 +5,7 @@
  * to our log.
  *
  * A daemon that is stopped with a suspended connection aborts the process. So stopping is: no new connections; wait for
- * what is in flight; then `aborting`, under which nothing gets suspended any more; wake all that is; and only then stop
+ * what is in flight; hear nothing more from those that are idle, and wait for what they had sent; then `aborting`, under which nothing gets suspended any more; wake all that is; and only then stop
  * it. Handlers that still owe an answer keep their exchange, and that keeps the server's memory, so a late http_reply()
  * is harmless. start and stop: one thread; the rest: any. */
 #include "base/clock.h"
@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -23,6 +24,7 @@
 #define SPARE_CONNECTIONS 256         /* of the library above ours, per worker */
 #define WORKERS_MAX 64
 #define POLL_MS 2
+#define CLOSING_MS 250 /* at least, for what was sent on an idle connection before it was closed */
 #define SETTLE_MS 2000 /* how long aborted requests may take to leave the workers */
 
 static size_t no_decoding(void *cls, struct MHD_Connection *c, char *s)
@@ -202,10 +204,37 @@ static void abort_all(struct http_server *s)
     }
 }
 
+/* A connection without a request brings none any more: what has come is still read, and answered. */
+static void deafen_idle(struct http_server *s)
+{
+    pthread_mutex_lock(&s->lock);
+    for (struct http_conn *c = s->conns; c; c = c->next) {
+        pthread_mutex_lock(&c->lock);
+        if (!c->x) {
+            atomic_store(&c->deaf, true);
+            shutdown(c->fd, SHUT_RD);
+        }
+        pthread_mutex_unlock(&c->lock);
+    }
+    pthread_mutex_unlock(&s->lock);
+}
+
+static void wait_closed(const struct http_server *s, int ms)
+{
+    int64_t until = clock_mono_us() + (int64_t)ms * 1000;
+    while (http_server_connections(s) && clock_mono_us() < until) nanosleep(&(struct timespec){.tv_nsec = POLL_MS * 1000000L}, NULL);
+}
+
 void http_server_stop(struct http_server *s, int grace_ms)
 {
+    int64_t until = clock_mono_us() + (int64_t)grace_ms * 1000;
     http_server_quiesce(s);
-    if (!wait_idle(s, grace_ms)) {
+    if (wait_idle(s, grace_ms)) {
+        int64_t left = (until - clock_mono_us()) / 1000;
+        deafen_idle(s);
+        wait_closed(s, left > CLOSING_MS ? (int)left : CLOSING_MS);
+    }
+    if (http_server_in_flight(s)) {
         abort_all(s);
         wait_idle(s, SETTLE_MS);
     }

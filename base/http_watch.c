@@ -33,8 +33,9 @@
 #define BURY_MS 1000 /* the dead wait no longer than this */
 #define LOOK_MS 900  /* between looks for half messages, whose client has gone or is slow */
 
-static void peer_hung_up(struct http_conn *c)
+static void peer_hung_up(struct http_conn *c, uint32_t events)
 {
+    if (atomic_load(&c->deaf) && !(events & (EPOLLHUP | EPOLLERR))) return; /* it is we who closed that way */
     atomic_store(&c->hup, true);
     pthread_mutex_lock(&c->lock);
     struct http_exchange *x = c->x;
@@ -99,7 +100,7 @@ static void *watch(void *arg)
     while (!atomic_load(&s->watch_stop)) {
         int n = epoll_wait(s->watch_epoll, event, BATCH, BURY_MS);
         for (int i = 0; i < n; i++)
-            if (event[i].data.ptr) peer_hung_up(event[i].data.ptr);
+            if (event[i].data.ptr) peer_hung_up(event[i].data.ptr, event[i].events);
         bury(s);
         if (clock_mono_us() - looked < LOOK_MS * 1000) continue;
         http_quiet_look(s); /* first: it answers those whom the other only cuts */

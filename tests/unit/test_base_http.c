@@ -611,6 +611,52 @@ static void stop_with_suspended_requests_and_open_streams_is_orderly(void **stat
     free(t.bound);
 }
 
+struct late_word {
+    int fd;
+    int64_t at_us;
+};
+
+static void *say_late(void *arg)
+{
+    static const char m[] = "GET /hang HTTP/1.1\r\nHost: x\r\n\r\n";
+    const struct late_word *w = arg;
+    while (clock_mono_us() < w->at_us) {}
+    (void)!send(w->fd, m, sizeof m - 1, MSG_NOSIGNAL);
+    return NULL;
+}
+
+/* On a kept connection, in the very moment of the stop: it is not heard at all, or it is answered. */
+static void a_request_that_a_handler_got_before_the_end_is_answered(void **state)
+{
+    (void)state;
+    struct http_options o = test_options();
+    int handled = 0, answered = 0;
+    for (int i = 0; i < 300; i++) {
+        struct test_server t = serve(&o);
+        struct buf b = big_buf();
+        pthread_t sayer;
+        atomic_store(&let_go, true);
+        struct late_word w = {.fd = dial(&t)};
+        says(w.fd, "GET /hello HTTP/1.1\r\nHost: x\r\n\r\n");
+        assert_true(hear(w.fd, &b, "\r\n\r\nhi", 2000));
+        b.len = 0;
+        w.at_us = clock_mono_us() + 300 + i % 100 * 4;
+        assert_int_equal(pthread_create(&sayer, NULL, say_late, &w), 0);
+        while (clock_mono_us() < w.at_us - i % 7 * 50) {}
+        http_server_stop(t.s, 1000);
+        pthread_join(sayer, NULL);
+        hear(w.fd, &b, NULL, 2000);
+        answered += b.len && status_of(&b) == 200;
+        WAIT_FOR(atomic_load(&live_threads) == 0, 2000);
+        handled += atomic_load(&told_free);
+        buf_close(&b);
+        close(w.fd);
+        free(t.bound);
+    }
+    assert_true(handled > 0);
+    assert_int_equal(answered, handled);
+}
+
 static void a_unix_socket_is_private_and_replaces_a_stale_file(void **state)
 {
     (void)state;
@@ -714,6 +760,7 @@ int main(void)
         cmocka_unit_test(a_client_that_left_before_its_request_was_read_is_noticed_too),
         cmocka_unit_test(connections_beyond_the_limit_get_503),
         cmocka_unit_test(quiesce_finishes_what_runs_and_accepts_nothing),
+        cmocka_unit_test(a_request_that_a_handler_got_before_the_end_is_answered),
         cmocka_unit_test(stop_with_suspended_requests_and_open_streams_is_orderly),
         cmocka_unit_test(a_unix_socket_is_private_and_replaces_a_stale_file),
         cmocka_unit_test(an_inherited_socket_serves_and_goes_on_listening_after_stop),
