@@ -9,6 +9,7 @@
 #define DB_STATEMENTS 1024 /* per connection, a power of two; filled to three quarters at most */
 #define DB_PATH_MAX DB_PATH_LEN
 #define DB_GROUP_MAX 4096 /* jobs of one transaction: the more, the more of them count in the same sums */
+#define DB_PAGE_BYTES 4096
 #define DB_BUSY_MS 5000 /* nobody else writes, so a busy is a bug; wait rather than fail */
 
 enum db_health { DB_HEALTHY, DB_BROKEN, DB_CORRUPT };
@@ -130,6 +131,7 @@ int db_sync_start(struct db *d, struct err *e);
 void db_sync_stop(struct db *d);
 bool db_sync_begin(struct db *d, sqlite3_file *wal); /* false: one is in hand; d->wake is signalled when it is over */
 void db_sync_wait(struct db *d);                     /* until none is in hand */
+bool db_is_syncing(struct db *d); /* whether one is in hand */
 int db_sync_result(struct db *d);                    /* SQLite's code of one that failed since the last call, or SQLITE_OK */
 
 /* db_reader.c */

@@ -44,6 +44,14 @@ bool db_sync_begin(struct db *d, sqlite3_file *wal)
     return free;
 }
 
+bool db_is_syncing(struct db *d)
+{
+    pthread_mutex_lock(&d->lock);
+    bool is = d->syncing != NULL;
+    pthread_mutex_unlock(&d->lock);
+    return is;
+}
+
 void db_sync_wait(struct db *d)
 {
     pthread_mutex_lock(&d->lock);

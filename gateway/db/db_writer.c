@@ -55,13 +55,28 @@ static int note_wal(void *u, sqlite3 *c, const char *name, int pages)
     return SQLITE_OK;
 }
 
+/* The file object that SQLite writes the WAL with, so an error of any earlier write-back is seen by its sync. */
+sqlite3_file *db_wal_file(struct db *d)
+{
+    sqlite3_file *wal = NULL;
+    sqlite3_file_control(d->writer.c, "main", SQLITE_FCNTL_JOURNAL_POINTER, &wal);
+    return wal && wal->pMethods ? wal : NULL;
+}
+
+static int pages_of_wal(struct db *d)
+{
+    sqlite3_file *wal = db_wal_file(d);
+    sqlite3_int64 bytes = 0;
+    return wal && wal->pMethods->xFileSize(wal, &bytes) == SQLITE_OK ? (int)(bytes / DB_PAGE_BYTES) : 0;
+}
+
 static int prepare(struct db *d, struct err *e)
 {
     for (size_t i = 0; i < sizeof control / sizeof *control; i++)
         if (!db_stmt(d, d->writer.c, control[i], e)) return -1;
     sqlite3_wal_hook(d->writer.c, note_wal, d);
     d->checkpoint_at = CHECKPOINT_PAGES;
-    d->wal_longest = WAL_KEPT_PAGES + 1; /* what an earlier process left is as long as it is */
+    d->wal_longest = pages_of_wal(d); /* an earlier process may have left a long one */
     return 0;
 }
 
@@ -69,14 +84,6 @@ static bool spoils_group(int rc)
 {
     rc &= 0xFF;
     return rc == SQLITE_FULL || rc == SQLITE_IOERR || rc == SQLITE_NOMEM || rc == SQLITE_CORRUPT || rc == SQLITE_NOTADB;
-}
-
-/* The file object that SQLite writes the WAL with, so an error of any earlier write-back is seen by its sync. */
-sqlite3_file *db_wal_file(struct db *d)
-{
-    sqlite3_file *wal = NULL;
-    sqlite3_file_control(d->writer.c, "main", SQLITE_FCNTL_JOURNAL_POINTER, &wal);
-    return wal && wal->pMethods ? wal : NULL;
 }
 
 /* SQLite calls a read that failed with EIO a malformed file. The errno of its two files tells them apart: it stays there until they are opened anew,
@@ -271,13 +278,12 @@ static int64_t cut_from(const struct db *d)
 }
 
 /* The file is written from its beginning again and again, so it stays as long as it ever was; not worth a write while somebody waits for one, so it
- * is cut when nobody does. A reader that is still in it is not waited for. */
+ * is cut when nobody does. Neither a reader that is still in it nor a sync under way is waited for. */
 static void cut_wal(struct db *d)
 {
     struct err e = {0};
     int64_t from = cut_from(d);
-    if (!from || d->sync_due_us || clock_mono_us() < from) return;
-    db_sync_wait(d);
+    if (!from || d->sync_due_us || clock_mono_us() < from || db_is_syncing(d)) return;
     db_pages_look(d);
     sqlite3_busy_timeout(d->writer.c, 0);
     int rc = sqlite3_wal_checkpoint_v2(d->writer.c, "main", SQLITE_CHECKPOINT_TRUNCATE, NULL, NULL);
@@ -339,7 +345,7 @@ static int64_t sooner(int64_t a, int64_t b)
 static int64_t next_date(const struct db *d)
 {
     int64_t sync = d->syncing ? 0 : d->sync_due_us, idle = d->wal_pages >= d->checkpoint_at ? idle_from(d) : 0;
-    return sooner(sooner(sync, idle), d->sync_due_us ? 0 : cut_from(d));
+    return sooner(sooner(sync, idle), d->syncing || d->sync_due_us ? 0 : cut_from(d));
 }
 
 static bool has_come(int64_t date)
