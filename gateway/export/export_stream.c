@@ -44,7 +44,8 @@ struct export {
     struct http_request *r;
     struct http_stream *s;
     struct export_ask ask;
-    char tenant[UUID_LEN], key[KEY_ID_LEN];
+    char tenant[UUID_LEN];                      /* whose rows, "" where all are asked for */
+    char key[KEY_ID_LEN], holder[UUID_LEN];     /* who asked; holder: its tenant, "" an admin */
     struct export_writer w;
     struct gzip *gzip;
     struct buf packed;     /* with gzip: what is written instead of w.out */
@@ -64,7 +65,7 @@ struct exports {
     pthread_cond_t wake;
     struct export *first, *end; /* ready */
     struct {
-        char key[KEY_ID_LEN];
+        char key[KEY_ID_LEN], tenant[UUID_LEN];
         int n;
     } of_key[EXPORTS_MAX];
     int n;
@@ -87,12 +88,13 @@ static void ready(void *u)
     pthread_mutex_unlock(&all->lock);
 }
 
-/* One more of this key, or one less. */
-static int count(struct exports *all, const char *key, int more, struct err *e)
+/* One more of this key, which is the tenant's ("": an admin's), or one less. */
+static int count(struct exports *all, const char *key, const char *tenant, int more, struct err *e)
 {
-    int free_at = -1, at = -1, rc = 0;
+    int free_at = -1, at = -1, of_tenant = 0, rc = 0;
     pthread_mutex_lock(&all->lock);
     for (int i = 0; i < EXPORTS_MAX; i++) {
+        if (*tenant && all->of_key[i].n && strcmp(all->of_key[i].tenant, tenant) == 0) of_tenant += all->of_key[i].n;
         if (all->of_key[i].n && strcmp(all->of_key[i].key, key) == 0) at = i;
         if (!all->of_key[i].n) free_at = i;
     }
@@ -101,7 +103,10 @@ static int count(struct exports *all, const char *key, int more, struct err *e)
         rc = err_set(e, ERR_UNAVAILABLE, "%d exports are under way; try again", all->n);
     else if (more > 0 && all->of_key[at].n == EXPORTS_PER_KEY_MAX)
         rc = err_later(e, ERR_RATE_LIMIT, 1, "%d exports of this key are under way; try again when one has ended.", EXPORTS_PER_KEY_MAX);
+    else if (more > 0 && of_tenant == EXPORTS_PER_TENANT_MAX)
+        rc = err_later(e, ERR_RATE_LIMIT, 1, "%d exports of this tenant are under way; try again when one has ended.", EXPORTS_PER_TENANT_MAX);
     else {
+        memcpy(all->of_key[at].tenant, tenant, strlen(tenant) + 1);
         memcpy(all->of_key[at].key, key, strlen(key) + 1);
         all->of_key[at].n += more;
         all->n += more;
@@ -149,7 +154,6 @@ static int fill(struct export *x, struct err *e)
     x->w.len = x->sent = 0;
     buf_reset(&x->packed);
     if (!may_go_on(x)) return err_set(e, ERR_UNAUTHORIZED, "the key was revoked");
-    if (clock_mono_us() > x->until_us) return err_set(e, ERR_DEADLINE, "it takes too long");
     if (!x->last && (take_rows(x, e) || check_gone(x, e))) return -1;
     return x->gzip ? gzip_add(x->gzip, x->w.out, x->w.len, x->last, &x->packed, e) : 0;
 }
@@ -176,9 +180,11 @@ static enum step push(struct export *x)
 static enum step step(struct export *x)
 {
     struct err e = {0};
-    enum step s = push(x);
+    bool late = clock_mono_us() > x->until_us;
+    enum step s = late ? STEP_AGAIN : push(x);
     if (s != STEP_AGAIN || x->all->stop) return x->all->stop ? STEP_CUT : s;
-    if (fill(x, &e) == 0) return push(x);
+    if (late) err_set(&e, ERR_DEADLINE, "it takes too long");
+    else if (fill(x, &e) == 0) return push(x);
     log_warn("export_cut", LS("request", x->r->id), LS("error", e.msg));
     return STEP_CUT;
 }
@@ -196,7 +202,7 @@ static void finish(struct export *x, bool whole)
     struct exports *all = x->all;
     struct http_stream *s = x->s;
     log_debug("export", LS("request", x->r->id), LI("rows", x->w.sums.requests + x->w.sums.adjustments), LI("whole", whole));
-    count(all, x->key, -1, NULL);
+    count(all, x->key, x->holder, -1, NULL);
     free_export(x);
     if (whole) http_stream_end(s);
     else http_stream_abort(s);
@@ -271,6 +277,7 @@ static int open_export(struct exports *all, struct http_request *r, const struct
     x->until_us = clock_mono_us() + LONGEST_US;
     buf_init(&x->packed, GZIP_MAX);
     memcpy(x->key, ((const struct principal *)r->user)->key, sizeof x->key);
+    memcpy(x->holder, ((const struct principal *)r->user)->tenant, sizeof x->holder);
     if (ask->rows.tenant) {
         memcpy(x->tenant, ask->rows.tenant, strnlen(ask->rows.tenant, UUID_LEN - 1));
         x->ask.rows.tenant = x->tenant;
@@ -308,14 +315,14 @@ static int set_headers(struct ledger *l, struct http_request *r, const struct ex
 int exports_start(struct exports *all, struct http_request *r, const struct export_ask *ask, struct err *e)
 {
     struct export *x = NULL;
-    const char *key = ((const struct principal *)r->user)->key;
-    if (count(all, key, 1, e)) return -1;
+    const struct principal *who = r->user;
+    if (count(all, who->key, who->tenant, 1, e)) return -1;
     if (open_export(all, r, ask, &x, e)) {
-        count(all, key, -1, NULL);
+        count(all, who->key, who->tenant, -1, NULL);
         return -1;
     }
     if (set_headers(all->g->ledger, r, ask, e)) {
-        count(all, key, -1, NULL);
+        count(all, who->key, who->tenant, -1, NULL);
         free_export(x);
         return -1;
     }

@@ -7,6 +7,7 @@
 
 #define EXPORTS_MAX 32        /* at a time */
 #define EXPORTS_PER_KEY_MAX 3 /* of one key */
+#define EXPORTS_PER_TENANT_MAX 8 /* of one tenant's keys */
 
 struct exports;
 
@@ -24,6 +25,6 @@ struct export_ask {
 int exports_open(struct exports **out, struct gateway *g, struct err *e);
 void exports_close(struct exports *x); /* what still goes on is cut; NULL is fine */
 
-/* Answers the request: a stream, whole where its end comes. ERR_RATE_LIMIT: this key has EXPORTS_PER_KEY_MAX under way; ERR_UNAVAILABLE: all
+/* Answers the request: a stream, whole where its end comes. ERR_RATE_LIMIT: this key or its tenant has as many under way as it may; ERR_UNAVAILABLE: all
  * have EXPORTS_MAX. On failure nothing was answered. */
 int exports_start(struct exports *x, struct http_request *r, const struct export_ask *ask, struct err *e);

@@ -266,8 +266,8 @@ def test_gzip_where_the_client_takes_it(g):
         assert (gzip.decompress(raw) if packed else raw) == plain.content
 
 
-def raw_get(g, path, key, head=""):
-    at = urlsplit(g.admin_url)
+def raw_get(g, path, key, head="", url=None):
+    at = urlsplit(url or g.admin_url)
     s = socket.create_connection((at.hostname, at.port), timeout=20)
     s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
     s.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nConnection: close\r\n{head}\r\n".encode())
@@ -300,6 +300,21 @@ def test_readers_that_leave_are_forgotten(g):
         s.recv(10)
         s.close()
         until(lambda: fetch(g, end_time=BEFORE).status_code == 200, what="an export after a reader has left")
+
+
+def test_a_tenants_keys_share_what_it_may_have_at_a_time(g):
+    keys = [g.key("acme", ["billing"]) for _ in range(4)]
+    begun = [raw_get(g, f"/v1/exports/usage?format=focus&end_time={THIS}", keys[i % 4], url=g.url) for i in range(8)]
+    try:
+        assert all(s.recv(12) == b"HTTP/1.1 200" for s in begun)
+        r = httpx.get(f"{g.url}/v1/exports/usage", headers={"Authorization": f"Bearer {keys[0]}"})
+        assert r.status_code == 429 and "of this tenant" in r.json()["error"]["message"] and int(r.headers["retry-after"]) > 0
+        other = next(t for n, t in g.tenants.items() if n != "acme")
+        assert httpx.get(f"{g.url}/v1/exports/usage", headers={"Authorization": f"Bearer {other.key}"}).status_code == 200
+    finally:
+        for s in begun:
+            s.close()
+    until(lambda: httpx.get(f"{g.url}/v1/exports/usage", headers={"Authorization": f"Bearer {keys[0]}"}).status_code == 200, what="an export after the others")
 
 
 # --- schedules ---
