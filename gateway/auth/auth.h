@@ -11,6 +11,7 @@
 #define KEY_TEXT_LEN 80
 #define KEY_ID_LEN 16
 #define CLASS_LEN 12
+#define KEYS_TENANT_MAX 10000 /* of one tenant that are neither revoked nor over */
 #define KEY_WORDS_LEN 128 /* of a key's roles or scopes, with commas between */
 
 enum scope {

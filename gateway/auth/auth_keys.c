@@ -245,11 +245,23 @@ static int insert_key(struct db *d, sqlite3 *c, const struct new_key *k, const s
     return db_done(st, e);
 }
 
+/* With the new one among them: what was written is undone where there are too many. */
+static int check_room(struct db *d, sqlite3 *c, const char *id, struct err *e)
+{
+    static const char sql[] = "SELECT count(*) FROM (SELECT 1 FROM api_key WHERE tenant = (SELECT tenant FROM api_key WHERE id = ?1)"
+                              " AND revoked IS NULL AND (expires IS NULL OR expires > ?2) LIMIT ?3)";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st || db_bind(st, e, "sii", id, clock_wall_us(), (int64_t)KEYS_TENANT_MAX + 1) || db_row(st, e) != 1) return -1;
+    bool fits = sqlite3_column_int64(st, 0) <= KEYS_TENANT_MAX;
+    sqlite3_reset(st);
+    return fits ? 0 : err_set(e, ERR_CONFLICT, "The tenant has %d keys already, and may have no more; revoke some.", KEYS_TENANT_MAX);
+}
+
 /* The trail gets the key without its text, the answer with it. */
 static int close_new(struct db *d, sqlite3 *c, struct key_write *k, const char *action, const char *object,
                      struct err *e)
 {
-    if (auth_note(d, c, &k->w, action, object, e)) return -1;
+    if (check_room(d, c, k->fresh->id, e) || auth_note(d, c, &k->w, action, object, e)) return -1;
     if (json_object_set_new(k->w.after, "key", json_string(k->fresh->text)))
         return err_set(e, ERR_NO_MEMORY, "no memory for a key");
     return once_keep(d, c, k->w.by, 201, k->w.after, e);

@@ -12,6 +12,7 @@
 #define ALIAS_CHAIN 4 /* of a fallback chain: as many routes as an exchange tries */
 #define ALIAS_PREFIX_MAX 16384
 #define ALIAS_WEIGHT_MAX 1000000
+#define ALIASES_TENANT_MAX 10000
 
 enum alias_policy { ALIAS_WEIGHTED, ALIAS_FALLBACK, ALIAS_POLICIES };
 enum alias_sticky { ALIAS_REQUEST, ALIAS_USER, ALIAS_KEY, ALIAS_STICKIES };

@@ -299,6 +299,17 @@ static int write_targets(struct db *d, sqlite3 *c, const struct putting *p, cons
     return 0;
 }
 
+/* With the new one among them: what was written is undone where there are too many. */
+static int check_room(struct db *d, sqlite3 *c, const char *tenant, struct err *e)
+{
+    static const char sql[] = "SELECT count(*) FROM (SELECT 1 FROM alias WHERE tenant = ?1 LIMIT ?2)";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    if (!st || db_bind(st, e, "si", tenant, (int64_t)ALIASES_TENANT_MAX + 1) || db_row(st, e) != 1) return -1;
+    bool fits = sqlite3_column_int64(st, 0) <= ALIASES_TENANT_MAX;
+    sqlite3_reset(st);
+    return fits ? 0 : err_set(e, ERR_CONFLICT, "The tenant has %d aliases already, and may have no more; remove some.", ALIASES_TENANT_MAX);
+}
+
 static int write_row(struct db *d, sqlite3 *c, struct putting *p, const struct draft *f, struct err *e)
 {
     static const char fresh[] =
@@ -318,8 +329,9 @@ static int write_row(struct db *d, sqlite3 *c, struct putting *p, const struct d
              : err_set(e, ERR_NO_MEMORY, "no memory for an alias");
     buf_close(&was);
     buf_close(&prompt);
-    if (rc == 0 && !p->now.row) p->now.row = sqlite3_last_insert_rowid(c);
-    return rc;
+    if (rc || p->now.row) return rc;
+    p->now.row = sqlite3_last_insert_rowid(c);
+    return check_room(d, c, p->s.tenant, e);
 }
 
 static int note_alias(struct db *d, sqlite3 *c, const struct subject *s, const char *action, const json_t *before,

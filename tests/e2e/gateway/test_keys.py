@@ -1,8 +1,10 @@
 """Keys over HTTP: tenants who manage their own, rotation with grace, revocation under load, revisions, repeated requests, what reaches the engine. On a
 gateway of this file's own with the fake engine."""
 
+import contextlib
 import http.client
 import itertools
+import sqlite3
 import threading
 import time
 
@@ -350,3 +352,39 @@ def test_when_a_key_was_used_is_known_after_a_restart_and_costs_no_write_each(st
     rows = {k["id"]: k["last_used_at"] for k in g.admin.get("/admin/v1/tenants/acme/keys").json()["data"]}
     assert rows[unused] is None and abs(rows[id_of(t.key)] - time.time()) < 120
     assert g.admin.get("/admin/v1/audit", params={"limit": 1}).json() == before
+
+
+@pytest.fixture
+def crowded(tmp_path, _model):
+    """A tenant with as many keys and aliases as one may have; its first key is as old as they are."""
+    g = Gateway(tmp_path / "crowded", fake=True)
+    try:
+        full, g.other = g.tenant("full"), g.tenant("other")
+        assert full.http().put("/v1/aliases/first", json={"targets": [{"base": BASE}]}).status_code in (200, 201)
+        g.stop()
+        with contextlib.closing(sqlite3.connect(g.data / "weft.db")) as db, db:
+            numbers = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999)"
+            db.execute(f"INSERT INTO api_key(id, tenant, name, roles, hash, created, created_by) {numbers} SELECT printf('k%011d', i), tenant, '', roles, hash, created, created_by"
+                       " FROM n, api_key WHERE tenant = (SELECT id FROM tenant WHERE name = 'full')")
+            db.execute(f"INSERT INTO alias(tenant, name, created, changed) {numbers} SELECT tenant, 'a' || i, created, changed FROM n, alias")
+        g.start()
+        g.full = full
+        yield g
+    finally:
+        g.close()
+
+
+def test_no_tenant_fills_what_all_share(crowded):
+    g, full = crowded, crowded.full.http()
+    r = full.post("/v1/keys", json={"name": "one more", "roles": ["inference"]})
+    assert r.status_code == 409 and "10000 keys" in r.json()["error"]["message"], r.text
+    assert full.post(f"/v1/keys/{id_of(crowded.full.key)}/rotate", json={"grace_s": 3600}).status_code == 409
+    r = full.put("/v1/aliases/one-more", json={"targets": [{"base": BASE}]})
+    assert r.status_code == 409 and "10000 aliases" in r.json()["error"]["message"], r.text
+    assert full.put("/v1/aliases/first", json={"targets": [{"base": BASE}]}).status_code == 200  # what is there may be changed
+    assert full.delete("/v1/aliases/a7").status_code in (200, 204) and full.put("/v1/aliases/one-more", json={"targets": [{"base": BASE}]}).status_code in (200, 201)
+    assert full.delete("/v1/keys/k00000000007").status_code in (200, 204) and full.post("/v1/keys", json={"name": "one more", "roles": ["inference"]}).status_code == 201
+    with crowded.other.http() as c:
+        assert c.post("/v1/keys", json={"name": "mine", "roles": ["inference"]}).status_code == 201 and c.put("/v1/aliases/x", json={"targets": [{"base": BASE}]}).status_code in (200, 201)
+    with public(g, crowded.full.key) as c:
+        assert c.post("/v1/chat/completions", json=CHAT).status_code == 200
