@@ -193,7 +193,7 @@ def check(t):
         ends = g.engine_pid() != pid
     finally:
         g.close()
-    t.count("requests", n, least=150)
+    t.count("requests", n, least=t.size(150, 10_000))
     t.count("answers compared", len(storm.got), least=n // 2)
     t.count("answers that differ from those asked alone", len(wrong), most=0)
     t.count("outputs of a wrong adapter", other, most=0)
