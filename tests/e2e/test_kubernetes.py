@@ -635,8 +635,8 @@ def test_the_gpus_engine_fetches_by_digest_and_a_standbys_volume_is_taken_over(t
         assert ask("livenessProbe") == 200
         asked = tenant.ask("y", "sql", max_tokens=2).headers["x-request-id"]
         until(lambda: asked in weft(g, "request", "list", "--all"), what="the settled request")
-        weft(g, "tenant", "create", "last")
-        until(lambda: ask("readinessProbe") == 200 and (other / "data/weft.db").exists() and b"last" in (other / "data/weft.db").read_bytes(), what="a state with all of it")
+        weft(g, "tenant", "create", "newest-of-all")
+        until(lambda: ask("readinessProbe") == 200 and (other / "data/weft.db").exists() and b"newest-of-all" in (other / "data/weft.db").read_bytes(), what="a state with all of it")
         g.stop()
         standby.terminate()
         assert standby.wait(60) == 0
@@ -647,7 +647,7 @@ def test_the_gpus_engine_fetches_by_digest_and_a_standbys_volume_is_taken_over(t
         again.file, again.data, again.log = c.settings("weft-gateway"), other / "data", tmp_path / "second.log"
         g = again
         g.start()
-        assert "last" in weft(g, "tenant", "list") and asked in weft(g, "request", "list", "--all")
+        assert "newest-of-all" in weft(g, "tenant", "list") and asked in weft(g, "request", "list", "--all")
         assert httpx.post(g.url + "/v1/chat/completions", json={"model": "sql", "messages": [{"role": "user", "content": "x"}], "max_tokens": 2},
                           headers={"Authorization": f"Bearer {tenant.key}"}, timeout=60).status_code == 200
         g.stop()

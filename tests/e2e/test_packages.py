@@ -56,7 +56,7 @@ def test_every_program_has_its_man_page_its_settings_and_its_units(root):
 def test_a_man_page_renders_without_a_warning(root, name):
     path = root / "usr/share/man" / name
     shown = run("groff", "-man", "-Tutf8", "-ww", "-rF0", path)
-    assert (shown.returncode, shown.stderr) == (0, "") and "@" not in re.sub(r"\S@(\S|$)|@VERSION|@default|@NAME", "", page(root, name))
+    assert (shown.returncode, shown.stderr) == (0, "") and "@" not in re.sub(r"\S@(\S|$)|@VERSION|@default|@NAME|@FILE", "", page(root, name))
     assert run("mandoc", "-Tlint", "-Wwarning", path).stdout == ""
 
 

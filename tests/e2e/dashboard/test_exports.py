@@ -134,7 +134,7 @@ def only_breaks(browser):
 # What stands before the cut; {n}: the id of request n.
 CUTS = {
     "focus": ["{0}", moment(7) + LINE_END, moment(21) + LINE_END + "{21}", moment(33) + LINE_END + "{34}", "x_RequestId,Bil"],  # the first line of a request, part of its second, of its third, of the names
-    "csv": ["two\r\n", f"sql\n{FOREIGN},0.5,\n{FOREIGN}", "{30}", ",adjusts\r\n"],  # a line end within quotes, what looks like an id there, part of a row, the names
+    "csv": ["two\r\n", f"sql\n{FOREIGN},0.5,\n{FOREIGN}", "{30}", ",policy_after_tokens\r\n"],  # a line end within quotes, what looks like an id there, part of a row, the names
     "jsonl": ['{"id":"{0}"', '{"id":"{20}",'],
 }
 
