@@ -68,9 +68,10 @@ struct db {
     int64_t sync_due_us;  /* monotonic; 0: nothing waits for an fsync */
     int64_t retry_us;     /* broken: not before */
     int64_t group_us;     /* monotonic; end of the last group */
-    int wal_pages, checkpoint_at;
+    _Atomic int wal_pages;         /* read by tests, as cut_again_us */
+    int checkpoint_at;
     int wal_longest;         /* pages, since the file was cut */
-    int64_t cut_again_us;    /* not before */
+    _Atomic int64_t cut_again_us;  /* not before */
     uint32_t wal_frames;     /* of the last commit's WAL, checkpointed or not */
     struct db_pages *pages; /* db_pages.c's; NULL: nobody asks */
     bool reserve_gone;
