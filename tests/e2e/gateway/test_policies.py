@@ -13,6 +13,18 @@ WORDS = "The river ran past the old mill and under the stone bridge. " * 6
 TRUNCATE = {"truncate": {"max_tokens": 200, "head_turns": 0, "last_turns": 1, "head_tokens": 0}}
 
 
+@pytest.fixture(autouse=True)
+def aliases_that_go_again(tenants):
+    """The tenants are everybody's: what a test makes goes with it."""
+    before = {n: {a["id"] for a in get(tenants[n], "/v1/aliases")["data"]} for n in ("sql", "triage")}
+    yield
+    for n, there in before.items():
+        with tenants[n].http() as c:
+            for a in c.get("/v1/aliases").json()["data"]:
+                if a["id"] not in there:
+                    assert c.delete(f"/v1/aliases/{a['id']}").status_code == 200
+
+
 def turns(n, last="Say hello."):
     out = [{"role": "system", "content": "You are brief."}]
     for i in range(n):
