@@ -248,7 +248,7 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     int rc = choose(r, &w, w.model, &c, e);
     if (rc == 0 && c.aliased) snprintf(a->alias, sizeof a->alias, "%s", w.model);
     size_t prefix = c.prefix ? strlen(c.prefix) : 0;
-    if (rc == 0 && c.prompt) rc = prompt_policy_apply(c.prompt, end->chat, *root, e);
+    if (rc == 0 && c.part[ALIAS_PROMPT]) rc = prompt_policy_apply(c.part[ALIAS_PROMPT], end->chat, *root, e);
     ask->policy = json_object_get(*root, PROMPT_FIELD) != NULL;
     if (rc == 0 && prefix) rc = chat_ask_prefix(*root, end->chat, c.prefix, e);
     if (rc == 0) rc = add_routes(r, &w, *root, &c, ask, &context, e);

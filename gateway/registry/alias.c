@@ -12,6 +12,7 @@
  * A weighted target that can't serve (quarantined, its base not there) leaves its share to the others. */
 #include "gateway/registry/alias.h"
 #include "base/sha256.h"
+#include "gateway/registry/alias_parts.h"
 #include "gateway/registry/registry_impl.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -62,7 +63,8 @@ static int read_alias(sqlite3_stmt *st, struct alias_known *a, struct err *e)
     a->policy = strcmp(db_text(st, 3), alias_policy_name[ALIAS_FALLBACK]) == 0 ? ALIAS_FALLBACK : ALIAS_WEIGHTED;
     for (int i = 0; i < ALIAS_STICKIES; i++)
         if (strcmp(db_text(st, 4), alias_sticky_name[i]) == 0) a->sticky = (enum alias_sticky)i;
-    bool had = take_text(st, 5, &a->prefix) && take_text(st, 11, &a->prompt);
+    bool had = take_text(st, 5, &a->prefix);
+    for (int i = 0; i < ALIAS_PARTS; i++) had = had && take_text(st, 11 + i, &a->part[i]);
     return had ? 0 : err_set(e, ERR_NO_MEMORY, "no memory for an alias");
 }
 
@@ -80,7 +82,7 @@ int alias_load(struct db *d, sqlite3 *c, struct catalog *g, struct err *e)
 {
     static const char sql[] =
         "SELECT l.row, l.tenant, l.name, l.policy, l.sticky, l.system_prefix, l.revision, a.name, t.version, t.base, "
-        "t.weight, l.prompt_policy"
+        "t.weight, " ALIAS_PART_COLUMNS
         " FROM alias l LEFT JOIN alias_target t ON t.alias = l.row LEFT JOIN adapter a ON a.row = t.adapter"
         " ORDER BY l.tenant, l.name, t.position";
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
@@ -201,6 +203,13 @@ static bool copy_text(const char *from, char **out)
     return !from || (*out = strdup(from));
 }
 
+static bool copy_texts(const struct alias_known *from, struct choice *out)
+{
+    bool whole = copy_text(from->prefix, &out->prefix);
+    for (int i = 0; i < ALIAS_PARTS; i++) whole = whole && copy_text(from->part[i], &out->part[i]);
+    return whole;
+}
+
 /* 0, -1, or 1 where the snapshot changed meanwhile. */
 static int choose_now(struct registry *r, const struct alias_ask *a, struct choice *out, struct err *e)
 {
@@ -211,7 +220,7 @@ static int choose_now(struct registry *r, const struct alias_ask *a, struct choi
     c.aliased = by != NULL;
     int rc = c.n ? registry_hold(r, g, c.target, c.n) : 0;
     if (rc < 0) err_set(e, ERR_NO_MEMORY, "no memory for the request");
-    if (rc == 0 && by && c.n && !(copy_text(by->prefix, &c.prefix) && copy_text(by->prompt, &c.prompt))) {
+    if (rc == 0 && by && c.n && !copy_texts(by, &c)) {
         choice_close(r, &c);
         rc = err_set(e, ERR_NO_MEMORY, "no memory for the request");
     }
@@ -250,6 +259,6 @@ void choice_close(struct registry *r, struct choice *c)
     for (int i = 0; i < c->n; i++)
         if (!c->target[i].is_base) registry_release(r, c->target[i].digest);
     free(c->prefix);
-    free(c->prompt);
+    for (int i = 0; i < ALIAS_PARTS; i++) free(c->part[i]);
     *c = (struct choice){.n = 0};
 }

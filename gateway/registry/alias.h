@@ -19,6 +19,11 @@ enum alias_sticky { ALIAS_REQUEST, ALIAS_USER, ALIAS_KEY, ALIAS_STICKIES };
 extern const char *const alias_policy_name[ALIAS_POLICIES];
 extern const char *const alias_sticky_name[ALIAS_STICKIES];
 
+/* What an alias may say beyond where it leads: JSON objects, each read by the module that follows it (alias_parts.c has the rows). They stand in the alias's
+ * row and in the snapshot as texts with all defaults written out; NULL there: the alias says nothing, which costs a request the look. */
+enum alias_part { ALIAS_PROMPT, ALIAS_PARTS };
+#define ALIAS_PART_MAX 65536 /* bytes of a text */
+
 /* Who asks for what. */
 struct alias_ask {
     const char *tenant, *model;
@@ -33,7 +38,7 @@ struct choice {
     int n;
     bool aliased; /* an alias of that name led here */
     char *prefix; /* system prefix; malloc'ed, or NULL */
-    char *prompt; /* prompt policy (gateway/registry/prompt_policy.h), likewise */
+    char *part[ALIAS_PARTS]; /* likewise */
 };
 
 /* A model name that is not a base's: an alias, NAME or NAME@VERSION. ERR_MODEL_NOT_FOUND in registry_resolve()'s words,
@@ -50,7 +55,7 @@ int alias_pick(const int *weight, int n, uint64_t point);
 struct json_t;
 struct alias_put {
     const char *tenant, *name;
-    const struct json_t *body; /* {targets, policy, sticky, system_prefix, prompt_policy} */
+    const struct json_t *body; /* {targets, policy, sticky, system_prefix} and the parts */
     int64_t want;              /* revision that it must have, as in gateway/api/revision.h */
     bool (*served)(void *u, const char *base);
     void *u;

@@ -16,7 +16,7 @@
 #include "gateway/api/page.h"
 #include "gateway/api/revision.h"
 #include "gateway/live/event.h"
-#include "gateway/registry/prompt_policy.h"
+#include "gateway/registry/alias_parts.h"
 #include "gateway/registry/registry_impl.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -36,26 +36,40 @@ struct draft {
     enum alias_policy policy;
     enum alias_sticky sticky;
     const char *prefix;
-    json_t *prompt; /* its own; NULL: no policy */
+    json_t *part[ALIAS_PARTS]; /* its own; NULL: not said */
     int n;
     struct draft_target target[ALIAS_TARGETS];
 };
 
 static void draft_close(struct draft *d)
 {
-    json_decref(d->prompt);
-    d->prompt = NULL;
+    for (int i = 0; i < ALIAS_PARTS; i++) {
+        json_decref(d->part[i]);
+        d->part[i] = NULL;
+    }
 }
 
+static bool among(const char *field, const char *const *names)
+{
+    while (*names && strcmp(*names, field) != 0) names++;
+    return *names;
+}
+
+static bool names_part(const char *field)
+{
+    for (int i = 0; i < ALIAS_PARTS; i++)
+        if (strcmp(alias_part_row[i].field, field) == 0) return true;
+    return false;
+}
+
+/* `where`: the field that they stand in; NULL: in the alias itself. */
 static int check_fields(const json_t *o, const char *const *names, const char *where, struct err *e)
 {
     const char *field;
     json_t *v;
     json_object_foreach((json_t *)o, field, v)
     {
-        const char *const *p = names;
-        while (*p && strcmp(*p, field) != 0) p++;
-        if (!*p) return err_field(e, ERR_INVALID, where ? where : field, "There is no field '%.60s' here.", field);
+        if (!among(field, names) && (where || !names_part(field))) return err_field(e, ERR_INVALID, where ? where : field, "There is no field '%.60s' here.", field);
     }
     return 0;
 }
@@ -116,7 +130,7 @@ static int read_targets(const json_t *list, struct draft *d, struct err *e)
 /* On failure there is nothing to close. */
 static int read_draft(const json_t *o, struct draft *d, struct err *e)
 {
-    static const char *const names[] = {"targets", "policy", "sticky", "system_prefix", "prompt_policy", NULL};
+    static const char *const names[] = {"targets", "policy", "sticky", "system_prefix", NULL};
     int policy = ALIAS_WEIGHTED, sticky = ALIAS_REQUEST;
     *d = (struct draft){.prefix = ""};
     if (check_fields(o, names, NULL, e) || read_word(o, "policy", alias_policy_name, ALIAS_POLICIES, &policy, e) ||
@@ -126,7 +140,12 @@ static int read_draft(const json_t *o, struct draft *d, struct err *e)
     d->policy = (enum alias_policy)policy;
     d->sticky = (enum alias_sticky)sticky;
     if (read_targets(json_object_get(o, "targets"), d, e)) return -1;
-    return prompt_policy_read(json_object_get(o, "prompt_policy"), &d->prompt, e);
+    for (int i = 0; i < ALIAS_PARTS; i++)
+        if (alias_part_row[i].read(json_object_get(o, alias_part_row[i].field), &d->part[i], e)) {
+            draft_close(d);
+            return -1;
+        }
+    return 0;
 }
 
 static json_t *target_json(const char *adapter, int64_t version, const char *base, int64_t weight)
@@ -143,9 +162,11 @@ static json_t *draft_json(const struct draft *d)
     for (int i = 0; i < d->n; i++)
         json_array_append_new(
             list, target_json(d->target[i].adapter, d->target[i].version, d->target[i].base, d->target[i].weight));
-    return json_pack("{so ss ss ss so}", "targets", list, "policy", alias_policy_name[d->policy], "sticky",
-                     alias_sticky_name[d->sticky], "system_prefix", d->prefix, "prompt_policy",
-                     d->prompt ? json_incref(d->prompt) : json_null());
+    json_t *o = json_pack("{so ss ss ss}", "targets", list, "policy", alias_policy_name[d->policy], "sticky", alias_sticky_name[d->sticky],
+                          "system_prefix", d->prefix);
+    for (int i = 0; o && i < ALIAS_PARTS; i++)
+        json_object_set_new(o, alias_part_row[i].field, d->part[i] ? json_incref(d->part[i]) : json_null());
+    return o;
 }
 
 /* --- what stands --- */
@@ -177,26 +198,36 @@ static int add_targets(struct db *d, sqlite3 *c, int64_t alias, json_t *list, st
     return rc;
 }
 
+/* ALIAS_PART_COLUMNS from `column` on. */
+static int read_parts(sqlite3_stmt *st, int column, json_t *body, struct err *e)
+{
+    for (int i = 0; i < ALIAS_PARTS; i++) {
+        const char *text = db_text(st, column + i);
+        json_t *part = NULL;
+        if (*text && json_parse(text, strlen(text), &part, e)) return -1;
+        json_object_set_new(body, alias_part_row[i].field, part ? part : json_null());
+    }
+    return 0;
+}
+
 static int find_row(struct db *d, sqlite3 *c, const char *tenant, const char *name, struct row *x, struct err *e)
 {
     static const char sql[] =
-        "SELECT row, revision, created, changed, policy, sticky, system_prefix, previous, prompt_policy FROM alias"
+        "SELECT row, revision, created, changed, policy, sticky, system_prefix, previous, " ALIAS_PART_COLUMNS " FROM alias l"
         " WHERE tenant = ?1 AND name = ?2";
     row_close(x);
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     int rc = st && db_bind(st, e, "ss", tenant, name) == 0 ? db_row(st, e) : -1;
     if (rc == 1) {
-        const char *was = db_text(st, 7), *prompt = db_text(st, 8);
-        json_t *policy = NULL;
+        const char *was = db_text(st, 7);
         *x = (struct row){sqlite3_column_int64(st, 0),
                           sqlite3_column_int64(st, 1),
                           sqlite3_column_int64(st, 2),
                           sqlite3_column_int64(st, 3),
                           NULL,
                           NULL};
-        if (*prompt && json_parse(prompt, strlen(prompt), &policy, e)) rc = -1;
-        x->body = json_pack("{s[] ss ss ss so}", "targets", "policy", db_text(st, 4), "sticky", db_text(st, 5),
-                            "system_prefix", db_text(st, 6), "prompt_policy", policy ? policy : json_null());
+        x->body = json_pack("{s[] ss ss ss}", "targets", "policy", db_text(st, 4), "sticky", db_text(st, 5), "system_prefix", db_text(st, 6));
+        if (read_parts(st, 8, x->body, e)) rc = -1;
         if (rc == 1 && *was && json_parse(was, strlen(was), &x->previous, e)) rc = -1;
     }
     if (st) sqlite3_reset(st);
@@ -223,26 +254,32 @@ static json_t *hash_of(const char *s, size_t n)
     return json_string(hex);
 }
 
-/* A prompt policy without its template's texts. */
-static json_t *entry_policy(const json_t *policy)
+/* A part without the texts that may be secrets. */
+static json_t *entry_part(const struct alias_part_row *row, const json_t *part)
 {
-    json_t *o = json_copy_top(policy), *t = json_object_get(policy, "template");
+    char name[64];
     struct buf text;
-    if (!o || !t) return o;
-    buf_init(&text, 4 * PROMPT_POLICY_MAX);
-    if (json_dump(t, true, &text) == 0) json_object_set_new(o, "template_sha256", hash_of(text.data, text.len));
-    json_object_del(o, "template");
+    json_t *o = json_copy_top(part), *secret = row->secret ? json_object_get(part, row->secret) : NULL;
+    if (!o || !secret) return o;
+    buf_init(&text, 4 * ALIAS_PART_MAX);
+    snprintf(name, sizeof name, "%s_sha256", row->secret);
+    if (json_dump(secret, true, &text) == 0) json_object_set_new(o, name, hash_of(text.data, text.len));
+    json_object_del(o, row->secret);
     buf_close(&text);
     return o;
 }
 
-/* Without the prefix's text, nor a template's. */
+/* Without the prefix's text, nor the parts' secrets. */
 static json_t *entry_json(const json_t *body)
 {
-    json_t *o = json_copy_top(body), *prefix = json_object_get(body, "system_prefix"), *policy = json_object_get(body, "prompt_policy");
+    json_t *o = json_copy_top(body), *prefix = json_object_get(body, "system_prefix");
     if (o) json_object_del(o, "system_prefix");
     if (o) json_object_set_new(o, "system_prefix_sha256", hash_of(json_string_value(prefix), json_string_length(prefix)));
-    if (o && json_is_object(policy)) json_object_set_new(o, "prompt_policy", entry_policy(policy));
+    for (int i = 0; o && i < ALIAS_PARTS; i++) {
+        const struct alias_part_row *row = &alias_part_row[i];
+        const json_t *part = json_object_get(body, row->field);
+        if (json_is_object(part)) json_object_set_new(o, row->field, entry_part(row, part));
+    }
     return o;
 }
 
@@ -313,25 +350,37 @@ static int check_room(struct db *d, sqlite3 *c, const char *tenant, struct err *
 static int write_row(struct db *d, sqlite3 *c, struct putting *p, const struct draft *f, struct err *e)
 {
     static const char fresh[] =
-        "INSERT INTO alias(tenant, name, policy, sticky, system_prefix, previous, created, changed, prompt_policy)"
-        " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7, ?8)";
+        "INSERT INTO alias(tenant, name, policy, sticky, system_prefix, previous, created, changed)"
+        " VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?7)";
     static const char change[] =
-        "UPDATE alias SET policy = ?3, sticky = ?4, system_prefix = ?5, previous = ?6, changed = ?7, prompt_policy = ?8,"
+        "UPDATE alias SET policy = ?3, sticky = ?4, system_prefix = ?5, previous = ?6, changed = ?7,"
         " revision = revision + 1 WHERE tenant = ?1 AND name = ?2";
-    struct buf was, prompt;
+    struct buf was;
     buf_init(&was, 1 << 20);
-    buf_init(&prompt, 4 * PROMPT_POLICY_MAX);
-    int rc = (p->now.row && json_dump(p->now.body, true, &was)) || (f->prompt && json_dump(f->prompt, true, &prompt));
+    int rc = p->now.row && json_dump(p->now.body, true, &was);
     sqlite3_stmt *st = rc ? NULL : db_stmt(d, c, p->now.row ? change : fresh, e);
-    rc = st && db_bind(st, e, "ssssssis", p->s.tenant, p->s.name, alias_policy_name[f->policy],
-                       alias_sticky_name[f->sticky], f->prefix, was.data, clock_wall_us(), f->prompt ? prompt.data : "") == 0
+    rc = st && db_bind(st, e, "ssssssi", p->s.tenant, p->s.name, alias_policy_name[f->policy],
+                       alias_sticky_name[f->sticky], f->prefix, was.data, clock_wall_us()) == 0
              ? db_done(st, e)
              : err_set(e, ERR_NO_MEMORY, "no memory for an alias");
     buf_close(&was);
-    buf_close(&prompt);
     if (rc || p->now.row) return rc;
     p->now.row = sqlite3_last_insert_rowid(c);
     return check_room(d, c, p->s.tenant, e);
+}
+
+static int write_parts(struct db *d, sqlite3 *c, const struct putting *p, const struct draft *f, struct err *e)
+{
+    int rc = 0;
+    for (int i = 0; rc == 0 && i < ALIAS_PARTS; i++) {
+        struct buf text;
+        buf_init(&text, 4 * ALIAS_PART_MAX);
+        sqlite3_stmt *st = db_stmt(d, c, alias_part_row[i].set, e);
+        if (f->part[i] && json_dump(f->part[i], true, &text)) rc = err_set(e, ERR_NO_MEMORY, "no memory for an alias");
+        if (rc == 0 && (!st || db_bind(st, e, "is", p->now.row, f->part[i] ? text.data : "") || db_done(st, e))) rc = -1;
+        buf_close(&text);
+    }
+    return rc;
 }
 
 static int note_alias(struct db *d, sqlite3 *c, const struct subject *s, const char *action, const json_t *before,
@@ -357,7 +406,7 @@ static int change(struct db *d, sqlite3 *c, struct putting *p, const struct draf
                   const json_t *is, struct err *e)
 {
     if (was && json_equal(was, is)) return confirm(d, c, p, e);
-    if (write_row(d, c, p, f, e) || write_targets(d, c, p, f, e)) return -1;
+    if (write_row(d, c, p, f, e) || write_parts(d, c, p, f, e) || write_targets(d, c, p, f, e)) return -1;
     return note_alias(d, c, &p->s, p->created ? "alias.create" : "alias.update", was, is, e);
 }
 

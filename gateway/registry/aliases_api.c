@@ -9,7 +9,7 @@
 #include "gateway/api/revision.h"
 #include "gateway/proxy/chat_api.h"
 #include "gateway/registry/alias.h"
-#include "gateway/registry/prompt_policy.h"
+#include "gateway/registry/alias_parts.h"
 #include "gateway/registry/residency.h"
 
 /* Takes v over. */
@@ -41,7 +41,8 @@ static void get(struct http_request *r)
 
 static void put(struct http_request *r)
 {
-    static const char *const names[] = {"targets", "policy", "sticky", "system_prefix", "prompt_policy", NULL};
+    const char *names[5 + ALIAS_PARTS] = {"targets", "policy", "sticky", "system_prefix"};
+    for (int i = 0; i < ALIAS_PARTS; i++) names[4 + i] = alias_part_row[i].field;
     struct gateway *g = admin_gateway(r);
     struct actor by = admin_actor(r);
     struct err e = {0};
@@ -84,7 +85,7 @@ static void drop(struct http_request *r)
         api_reply(r, 200, json_pack("{ss ss sb}", "id", api_param(r, 0), "object", "alias", "deleted", 1));
 }
 
-#define PUT_MAX (4 * (ALIAS_PREFIX_MAX + PROMPT_POLICY_MAX) + API_BODY_MAX)
+#define PUT_MAX (4 * (ALIAS_PREFIX_MAX + ALIAS_PARTS * ALIAS_PART_MAX) + API_BODY_MAX)
 
 struct work {
     void (*fn)(struct http_request *r);

@@ -6,7 +6,7 @@
 #include "base/err.h"
 #include "base/json.h"
 
-#define PROMPT_POLICY_MAX 65536 /* bytes of the text */
+#define PROMPT_POLICY_MAX 65536 /* bytes of the text: ALIAS_PART_MAX */
 #define PROMPT_FIELD "weft_prompt_policy" /* of a request's body: schema/ENGINE_API.md */
 
 /* What a client says a policy is, into the object that is stored; *out NULL where v is NULL, null or {}. The caller owns it. ERR_INVALID and ERR_MISSING

@@ -23,7 +23,7 @@ static void catalog_free(struct catalog *g)
     if (!g) return;
     for (size_t i = 0; i < g->naliases; i++) {
         free(g->alias[i].prefix);
-        free(g->alias[i].prompt);
+        for (int k = 0; k < ALIAS_PARTS; k++) free(g->alias[i].part[k]);
     }
     free(g->alias);
     free(g->v);

@@ -32,7 +32,7 @@ struct alias_known {
     enum alias_policy policy;
     enum alias_sticky sticky;
     char *prefix; /* NULL: none */
-    char *prompt; /* prompt policy; NULL: none */
+    char *part[ALIAS_PARTS]; /* texts; NULL: none */
     int ntargets;
     struct alias_target_known target[ALIAS_TARGETS];
 };

@@ -318,12 +318,12 @@ static void a_prompt_policy_goes_with_the_choice_and_there_is_none_without(void 
     add(w, "sql", 1);
     assert_true(put(w, "cut", "{\"targets\":[{\"adapter\":\"sql\"}],\"prompt_policy\":{\"truncate\":{\"max_tokens\":64}}}", REVISION_ANY, &e) > 0);
     assert_ok(choose(w, "cut", "r", "", &c, &e), e);
-    assert_string_equal(c.prompt, "{\"truncate\":{\"head_tokens\":0,\"head_turns\":0,\"last_turns\":1,\"max_tokens\":64}}");
+    assert_string_equal(c.part[ALIAS_PROMPT], "{\"truncate\":{\"head_tokens\":0,\"head_turns\":0,\"last_turns\":1,\"max_tokens\":64}}");
     choice_close(w->reg, &c);
     assert_true(put(w, "cut", "{\"targets\":[{\"adapter\":\"sql\"}]}", REVISION_ANY, &e) > 0);
     for (int i = 0; i < 2; i++) {
         assert_ok(choose(w, i ? "sql" : "cut", "r", "", &c, &e), e);
-        assert_null(c.prompt);
+        assert_null(c.part[ALIAS_PROMPT]);
         choice_close(w->reg, &c);
     }
 }
