@@ -118,8 +118,8 @@ static bool has_widths_in_bounds(const struct base_desc *b)
     if (*uneven > 1 || (*uneven && b->layers > BASE_UNEVEN_MAX)) return false;
     for (int l = 0; *uneven && l < b->layers; l++) {
         const struct base_widths *w = &b->widths[l];
-        if (w->q < 0 || w->q > b->out[LM_Q] || w->kv < 0 || w->kv > b->out[LM_K] || w->mlp < 0 || w->mlp > b->out[LM_GATE])
-            return false;
+        if (w->q < 0 || w->q > b->out[LM_Q] || w->q > b->in[LM_O] || w->kv < 0 || w->kv > b->out[LM_K] || w->kv > b->out[LM_V]) return false;
+        if (w->mlp < 0 || w->mlp > b->out[LM_GATE] || w->mlp > b->out[LM_UP] || w->mlp > b->in[LM_DOWN]) return false;
     }
     return true;
 }

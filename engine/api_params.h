@@ -24,6 +24,7 @@ enum ask_kind { ASK_CHAT = 1, ASK_COMPLETION = 2 };
 enum ask_format { FORMAT_ANY, FORMAT_JSON_OBJECT, FORMAT_JSON_SCHEMA, FORMAT_REGEX, FORMAT_CHOICE };
 
 /* What a gateway asks to be done with a prompt before it is read: its field `weft_prompt_policy` (schema/ENGINE_API.md, docs/POLICIES.md). */
+#define POLICY_TOKENS_MAX (1 << 20) /* of a prompt before it is cut */
 struct ask_policy {
     bool on;        /* any of what follows */
     int max_tokens; /* truncate to so many; 0: don't */

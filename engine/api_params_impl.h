@@ -12,7 +12,7 @@ int ask_check_id(const json_t *v, const char *name, int vocab, struct err *e);
 int ask_parse_messages(struct ask *a, struct err *e);
 int ask_parse_prompts(struct ask *a, int vocab, struct err *e);
 
-/* --- api_policy.c --- */
+/* --- api_params_policy.c --- */
 ask_parser ask_parse_policy; /* weft_prompt_policy */
 
 /* --- api_params_output.c --- */

@@ -29,6 +29,10 @@ static void check_ask(const struct ask *a, enum ask_kind kind)
     for (int i = 0; kind == ASK_COMPLETION && i < a->nprompts; i++) FUZZ_NEED(json_is_string(a->prompt[i]) || json_is_array(a->prompt[i]));
     if (a->format.kind != FORMAT_ANY && a->format.kind != FORMAT_JSON_OBJECT) FUZZ_NEED(a->format.field && a->format.value);
     if (a->tools) FUZZ_NEED(json_array_size(a->tools) >= 1 && json_array_size(a->tools) <= TOOLS_MAX);
+    const struct ask_policy *p = &a->policy;
+    FUZZ_NEED(p->on || (!p->max_tokens && p->ratio == 0 && !p->text));
+    FUZZ_NEED(!p->max_tokens || (p->max_tokens >= 16 && p->head_tokens >= 0 && p->head_tokens < p->max_tokens && p->head_turns >= 0 && p->last_turns >= 1));
+    FUZZ_NEED(p->ratio == 0 || (p->ratio > 0 && p->ratio < 1 && p->min_tokens >= 0 && kind == ASK_CHAT));
     FUZZ_NEED(a->tool_choice != TOOL_CHOICE_NAMED || (a->tools && a->tool_named));
 }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 TOP = Path(__file__).resolve().parents[2]
 GOLDEN, SEEDS = TOP / "tests/golden", TOP / "tests/fuzz/seeds"
 MOST_BYTES, MOST_FILES = 4096, 60
-MORE_FILES = {"adapter": 99, "follow": 99, "peft": 99, "shards": 99, "model_config": 99, "pull": 140, "give": 99, "cli_run": 140}  # of these most are there for a refusal of their own
+MORE_FILES = {"adapter": 99, "ask": 99, "follow": 99, "peft": 99, "shards": 99, "model_config": 99, "pull": 140, "give": 99, "cli_run": 140}  # of these most are there for a refusal of their own
 MADE = {}
 
 
@@ -162,6 +162,8 @@ def adapters():
     desc = {"name": "Tiny", "digest": "ab" * 32, "also": ["x"], "layers": 2, "modules": {m: [b, a] for m, (a, b) in SHAPES.items()}, "vocab": 5, "hidden": 4, "experts": 2, "expert_mlp": 3}
     seed("base_desc", dump(desc) + "\0tiny", dump({**desc, "fused_qkv": True, "fused_gate_up": True}) + "\0org/Tiny-GGUF", dump({"name": "a"}) + "\0", dump({**desc, "layers": 0}), dump({**desc, "also": 1}),
          dump({**desc, "modules": {"q_proj": [1]}}), dump({**desc, "digest": "x"}) + "\0/tmp/x", dump(desc) + "\0unsloth/X-bnb-4bit", dump({**desc, "vocab": 1 << 40}))
+    uneven = [[[4, 2, 6], [2, 2, 0]], [[4, 2, 6]], [[4, 2, 6], [9, 2, 6]], [[4, 2], [4, 2]], [4], "x", [[0, 0, 0], [0, 0, 6]], [[4, -1, 6], [4, 2, 1 << 40]]]
+    seed("base_desc", *[dump({**desc, "widths": w}) + "\0tiny" for w in uneven])
 
 
 # --- engine ---
@@ -408,6 +410,13 @@ def texts():
             seed(target, "\0" + dump({"model": "m", "prompt": prompt, "echo": True, "best_of": 2}))
     for adapters_ in ([{"name": "a"}] * 5, [{"name": "a", "weight": 1}, {"weight": 1}], [1], {"name": "a"}):
         seed("chat", "\1" + dump({"model": "m", "messages": messages[1:2], "adapters": adapters_}))
+    policies = [{"truncate": {"max_tokens": 64, "head_turns": 1, "last_turns": 2}}, {"truncate": {"max_tokens": 32, "head_tokens": 8}}, {"compress": {"ratio": 0.5, "min_tokens": 64, "unit": "word"}},
+                {"compress": {"ratio": 0.5}, "truncate": {"max_tokens": 99}, "text": {"a": "b"}}, {"text": {"a": 1}}, {"text": []}, {"other": 1}, [], {}, {"truncate": {}}, {"truncate": 1}, {"compress": []},
+                {"compress": {"ratio": 2}}, {"compress": {}}, {"compress": {"ratio": 0.5, "unit": "page"}}, {"truncate": {"max_tokens": 16, "head_tokens": 16}}, {"truncate": {"max_tokens": 16, "x": 1}}]
+    for p in policies:
+        seed("ask", "\1" + dump({"model": "m", "messages": messages[:2], "weft_prompt_policy": p}))
+    for p in policies[:3]:
+        seed("ask", "\0" + dump({"model": "m", "prompt": "hello", "weft_prompt_policy": p}))
     seed("ask", "\1{", "\0[]", "\1" + '{"model":"m","model":"m"}')
     answers = ['<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>', "<tool_call>\n<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n<parameter=days>\n3\n</parameter>\n</function>\n</tool_call>",
                '[TOOL_CALLS] [{"name": "add", "arguments": {"a": 2}}, {"name": "get_weather", "arguments": {}}]', '<|tool_call|>[{"name":"add","arguments":{"a":1}}]<|/tool_call|>',

@@ -28,7 +28,7 @@ with_schema := engine/grammar_regex.c engine/grammar_regex_net.c
 own_regex := engine/grammar_regex.c engine/grammar_regex_net.c engine/grammar_machine.c engine/grammar_net.c
 link_regex := -Wl,--wrap=machine_probe
 with_regex := $(filter-out $(own_regex),$(wildcard engine/grammar_*.c)) engine/constrain.c engine/constrain_lexicon.c
-own_ask := engine/api_params.c engine/api_params_input.c engine/api_params_output.c
+own_ask := engine/api_params.c engine/api_params_input.c engine/api_params_output.c engine/api_params_policy.c
 with_ask := engine/tools.c engine/tools_body.c
 own_tools := engine/tools.c engine/tools_body.c
 own_detok := engine/detok.c
