@@ -108,11 +108,10 @@ static void widen(const char *text, size_t len, struct buf *out)
         } else if (text[i] == '"') {
             in_string = true;
         } else if (isdigit((unsigned char)text[i])) {
-            while (i + n < len && isdigit((unsigned char)text[i + n])) n++;
-            bool real = i + n < len && strchr(".eE", text[i + n]);
-            bool fraction = i > 0 && strchr(".+-", text[i - 1]) && i > 1 && strchr("0123456789eE", text[i - 2]);
+            size_t digits = 1;
+            while (i + n < len && text[i + n] && strchr("0123456789.eE+-", text[i + n])) digits += (size_t)(isdigit((unsigned char)text[i + n++]) != 0);
             buf_add(out, text + i, n);
-            if (n > INT_DIGITS && !real && !fraction) buf_adds(out, ".0");
+            if (n > INT_DIGITS && digits == n) buf_adds(out, ".0");
             i += n;
             continue;
         }

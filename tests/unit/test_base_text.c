@@ -424,7 +424,7 @@ static void integers_beyond_64_bits_become_reals_in_model_files(void **state)
     (void)state;
     static const char text[] =
         "{\"model_max_length\": 1000000000000000019884624838656, \"a\": [-12345678901234567890123, 7], "
-        "\"s\": \"1000000000000000019884624838656 \\\" 99999999999999999999\", \"f\": 0.10000000000000000000001}";
+        "\"s\": \"1000000000000000019884624838656 \\\" 99999999999999999999\", \"f\": 0.10000000000000000000001, \"e\": 2e0000000000000000000001, \"m\": 2e-0000000000000000000001}";
     struct err e = {0};
     json_t *o = NULL;
     assert_int_equal(json_parse(text, sizeof text - 1, &o, &e), -1);
@@ -436,6 +436,8 @@ static void integers_beyond_64_bits_become_reals_in_model_files(void **state)
     assert_string_equal(json_string_value(json_object_get(o, "s")),
                         "1000000000000000019884624838656 \" 99999999999999999999");
     assert_float_equal(json_real_value(json_object_get(o, "f")), 0.1, 1e-12);
+    assert_float_equal(json_real_value(json_object_get(o, "e")), 20, 1e-12);
+    assert_float_equal(json_real_value(json_object_get(o, "m")), 0.2, 1e-12);
     json_decref(o);
 }
 
