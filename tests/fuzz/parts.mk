@@ -29,7 +29,7 @@ own_regex := engine/grammar_regex.c engine/grammar_regex_net.c engine/grammar_ma
 link_regex := -Wl,--wrap=machine_probe
 with_regex := $(filter-out $(own_regex),$(wildcard engine/grammar_*.c)) engine/constrain.c engine/constrain_lexicon.c
 own_ask := engine/api_params.c engine/api_params_input.c engine/api_params_output.c
-with_ask := engine/tools.c engine/tools_body.c
+with_ask := engine/tools.c engine/tools_body.c engine/api_policy.c
 own_tools := engine/tools.c engine/tools_body.c
 own_detok := engine/detok.c
 with_detok := engine/tokenizer_utf8.c
@@ -75,3 +75,5 @@ in_cli_run := gateway/cli/cli.c
 own_cli_run := gateway/cli/cli_usage.c gateway/cli/cli_stats.c gateway/cli/cli_costs.c gateway/cli/cli_wait.c
 with_cli_run := $(filter-out $(in_cli_run) $(own_cli_run),$(SRC_cli))
 link_cli_run := -Wl,--wrap=client_fetch -Wl,--wrap=clock_mono_us -Wl,--wrap=nanosleep
+own_prompt_policy := gateway/registry/prompt_policy.c gateway/registry/prompt_template.c
+with_prompt_policy := engine/api_params.c engine/api_params_input.c engine/api_params_output.c engine/api_policy.c engine/tools.c engine/tools_body.c
