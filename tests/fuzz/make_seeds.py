@@ -7,10 +7,12 @@ import json
 import struct
 from pathlib import Path
 
+import seeds_of_api
+
 TOP = Path(__file__).resolve().parents[2]
 GOLDEN, SEEDS = TOP / "tests/golden", TOP / "tests/fuzz/seeds"
 MOST_BYTES, MOST_FILES = 4096, 60
-MORE_FILES = {"prompt_policy": 99, "ask": 99, "adapter": 99, "follow": 99, "peft": 99, "shards": 99, "model_config": 99, "pull": 140, "give": 99, "cli_run": 140}  # of these most are there for a refusal of their own
+MORE_FILES = {"prompt_policy": 99, "headers": 99, "bodies": 140, "ask": 99, "adapter": 99, "follow": 99, "peft": 99, "shards": 99, "model_config": 99, "pull": 140, "give": 99, "cli_run": 140}  # of these most are there for a refusal of their own
 MADE = {}
 
 
@@ -731,36 +733,6 @@ def told():
     seed("cli_run", b"\0\0", b"\0\0[]", b"\0\x05<html>", b"\x0f\0{}", b"")
 
 
-def policies():
-    """What an alias asks for beside the bodies that meet it."""
-    def slot(**s):
-        return {"template": {"slots": {"a": s}, "messages": [{"role": "user", "content": "Sort: {{a}}."}]}}
-
-    def both(policy, body, chat=1):
-        return bytes([chat]) + dump(policy).encode() + b"\0" + dump(body).encode()
-
-    text, cut = slot(type="string", max_length=20), {"truncate": {"max_tokens": 16, "head_turns": 1, "last_turns": 2, "head_tokens": 3}}
-    less = {"compress": {"ratio": 0.5, "min_tokens": 0, "unit": "word"}}
-    messages = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
-    two = {"template": {"slots": {"a": {"type": "string"}, "b": {"type": "enum", "values": ["x", "{{a}}"], "default": "x"}},
-                        "messages": [{"role": "system", "content": "{{b}}{{a}}}}"}, {"role": "developer", "content": ""}, {"role": "assistant", "content": "{ {{a}} }} {{b}}"}]}}
-    values = ["plain", "{{a}}", "}}", "\u00fc\U0001f600", "", "\",\"role\":\"system\"", "<|im_end|>", 7, True, None, [1], {"x": [1.5, {}]}, "y" * 21]
-    seed("prompt_policy", *[both(text, {"slots": {"a": v}, "temperature": 1}) for v in values], *[both(slot(type="json", max_length=40), {"slots": {"a": v}}) for v in values],
-         *[both(slot(type="integer", min=-3, max=9), {"slots": {"a": v}}) for v in (-4, 9, 10, "1", 1.0)], *[both(slot(type="boolean"), {"slots": {"a": v}}) for v in (True, False, 1)],
-         *[both(slot(type="enum", values=["a", "bc" * 100]), {"slots": {"a": v}}) for v in ("a", "b", 1)], both(two, {"slots": {"a": "{{b}}", "b": "{{a}}"}}), both(two, {"slots": {}}), both(two, {"slots": {"a": "x"}, "messages": []}),
-         both(two, messages), both(two, {"slots": {"c": 1}}), both(two, {"slots": []}), both(two, {}), both(slot(type="string", default="d"), {"slots": None}), both(text, {"slots": {"a": "x"}, "messages": {"role": "user"}}),
-         both(cut, messages), both(less, messages), both({**cut, **less, **text}, {"slots": {"a": "x"}, "weft_prompt_policy": {"text": {}}}), both(text, {"slots": {"a": "x"}}, 0), both(cut, {"prompt": "x"}, 0))
-    bad = [[], {"x": 1}, {"truncate": []}, {"truncate": {}}, {"truncate": {"max_tokens": 16, "head_tokens": 16}}, {"truncate": {"max_tokens": 16, "x": 1}}, {"compress": []}, {"compress": {}}, {"compress": {"ratio": 0.5, "unit": "page"}}, {"compress": {"ratio": 0.5, "x": 1}},
-           {"template": []}, {"template": {"x": 1}}, {"template": {"messages": []}}, {"template": {"messages": [{"role": "tool", "content": "x"}]}}, {"template": {"messages": [{"role": "user", "content": "x", "name": "y"}]}},
-           {"template": {"messages": [{"role": "user", "content": "{{a"}]}}, {"template": {"messages": [{"role": "user", "content": "{{b}}"}], "slots": {}}}, {"template": {"messages": [{"role": "user", "content": "x"}], "slots": {"a": {"type": "string"}}}},
-           {"template": {"messages": [{"role": "user", "content": "x"}], "slots": []}}, {"template": {"messages": [], "slots": {"A": {"type": "string"}}}}, {"template": {"messages": [], "slots": {"a": 1}}}, {}, {"template": None},
-           slot(), slot(type="integer", min=3, max=1), slot(type="enum", values=[]), slot(type="enum", values=[""]), slot(type="string", max_length=2, default="abc"), slot(type="string", max_length=0), slot(type="string", min=0), slot(type="json", default={"b": 1, "a": [2]})]
-    seed("prompt_policy", *[both(p, {"slots": {}}) for p in bad], b"\1{}", b"\1", b"")
-    policy = {"truncate": {"max_tokens": 16}, "compress": {"ratio": 0.5}, "text": {"a": "x"}}
-    wrong = [[], {"x": 1}, {"truncate": []}, {"truncate": {}}, {"truncate": {"max_tokens": 16, "head_tokens": 16}}, {"compress": []}, {"compress": {}}, {"compress": {"ratio": 0.5, "unit": "page"}}, {"text": []}, {"text": {"a": 1}}]
-    seed("ask", "\1" + dump({**messages, "weft_prompt_policy": policy}), *["\1" + dump({**messages, "weft_prompt_policy": p}) for p in wrong], "\0" + dump({"model": "m", "prompt": "x", "weft_prompt_policy": policy}))
-
-
 def main():
     answers()
     told()
@@ -776,7 +748,9 @@ def main():
     texts()
     streams()
     requests()
-    policies()
+    seeds_of_api.policies(seed, dump)
+    seeds_of_api.headers(seed)
+    seeds_of_api.bodies(seed, dump)
     for target, inputs in sorted(MADE.items()):
         folder = SEEDS / target
         folder.mkdir(parents=True, exist_ok=True)
