@@ -15,6 +15,9 @@ struct origin {
     int deadline_ms;
 };
 
+/* api_origin.c. ERR_INVALID names the header; ERR_CONFLICT: another gateway has taken over from who sends it. */
+int api_origin(const struct http_request *r, struct origin *o, struct err *e);
+
 struct call;
 
 /* One prompt of the call and the choice that answers it. */

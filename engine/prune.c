@@ -44,7 +44,7 @@ static void matrix_close(struct matrix *x)
     free(x->w);
 }
 
-/* The indices that stay of `all`: of groups (`each` indices a part) or channels; NULL list: all. */
+/* The indices that stay of `all`, where each entry of the list stands for `each` of them; NULL list: all stay. free() */
 static int *indices(const int *list, int parts, int each, int all, int *n)
 {
     *n = list ? parts * each : all;
@@ -53,18 +53,34 @@ static int *indices(const int *list, int parts, int each, int all, int *n)
     return out;
 }
 
+/* Heads go by key-value head, with all query heads that share it: a part of a group would leave a mapping that no config can say. What one matrix gives
+ * in rows the next one takes in columns: q, k, v and o; gate, up and down. */
 static int choose_rows(const struct job *j, int layer, int module, struct matrix *x, struct err *e)
 {
+    static const struct prune_layer all = {0};
     const struct model *m = j->m;
     const struct weight *w = &m->layer[layer].module[module];
-    const struct prune_layer *l = j->layer ? &j->layer[layer] : NULL;
-    int per = m->heads / m->kv_heads * m->head_dim, each = module == LM_Q ? per : m->head_dim;
-    const int *groups = l ? l->group : NULL, *channels = l ? l->channel : NULL;
-    bool attention = module <= LM_V, mlp = module == LM_GATE || module == LM_UP;
-    x->row_of = attention ? indices(groups, l ? l->groups : 0, each, w->n, &x->n)
-                          : indices(mlp ? channels : NULL, l ? l->channels : 0, 1, w->n, &x->n);
-    x->col_of = module == LM_O ? indices(groups, l ? l->groups : 0, per, w->k, &x->k)
-                               : indices(module == LM_DOWN ? channels : NULL, l ? l->channels : 0, 1, w->k, &x->k);
+    const struct prune_layer *l = j->layer ? &j->layer[layer] : &all;
+    int queries = m->heads / m->kv_heads * m->head_dim; /* indices of a group */
+    switch (module) {
+    case LM_Q:
+        x->row_of = indices(l->group, l->groups, queries, w->n, &x->n);
+        break;
+    case LM_K:
+    case LM_V:
+        x->row_of = indices(l->group, l->groups, m->head_dim, w->n, &x->n);
+        break;
+    case LM_GATE:
+    case LM_UP:
+        x->row_of = indices(l->channel, l->channels, 1, w->n, &x->n);
+        break;
+    default:
+        x->row_of = indices(NULL, 0, 1, w->n, &x->n);
+    }
+    if (module == LM_O)
+        x->col_of = indices(l->group, l->groups, queries, w->k, &x->k);
+    else
+        x->col_of = indices(module == LM_DOWN ? l->channel : NULL, l->channels, 1, w->k, &x->k);
     return x->row_of && x->col_of ? 0 : err_set(e, ERR_NO_MEMORY, "no memory for a matrix");
 }
 
@@ -350,7 +366,7 @@ static int write_packed(struct job *j, struct err *e)
 /* What isn't one matrix for each module is not pruned. */
 static int check_source(const struct job *j, struct err *e)
 {
-    bool structure = j->o->width < 1 || j->o->heads < 1;
+    bool structure = j->o->width < 1 || j->o->heads < 1; /* heads and channels go, not values alone */
     if (source_kind(j->s) == SOURCE_PACKED)
         return err_set(e, ERR_USAGE, "%s is a packed file: prune what it was made from", j->o->in);
     if (j->m->experts || j->m->desc.fused_qkv)
@@ -394,13 +410,12 @@ static void job_close(struct job *j)
 int prune(const struct prune_options *o, struct err *e)
 {
     struct job j = {.o = o};
-    int rc = model_load(&j.m, o->in, NULL, PREC_EXACT, 0, e) || source_open(&j.s, o->in, e) || check_source(&j, e) ||
-                     choose(&j, e)
-                 ? -1
-                 : 0;
+    int rc = model_load(&j.m, o->in, NULL, PREC_EXACT, 0, e); /* exact: what is ranked are the values that the file holds */
+    if (!rc) rc = source_open(&j.s, o->in, e);
+    if (!rc) rc = check_source(&j, e);
+    if (!rc) rc = choose(&j, e);
     if (!rc) rc = source_kind(j.s) == SOURCE_HF ? write_folder(&j, e) : write_packed(&j, e);
-    if (!rc)
-        log_info("pruned", LS("to", o->out), LI("weights", j.weights), LI("zeros", j.zeros));
+    if (!rc) log_info("pruned", LS("to", o->out), LI("weights", j.weights), LI("zeros", j.zeros));
     job_close(&j);
     return rc;
 }

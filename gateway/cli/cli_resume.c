@@ -6,7 +6,7 @@
  * Which upload belongs to which files is kept in $XDG_STATE_HOME/weft/uploads (~/.local/state/weft/uploads), a file per
  * gateway, key, name and contents, holding the upload's id; so another copy of the same folder goes on as well, and a
  * changed one begins anew. A connection that breaks is tried again TRIES times in a row without progress; what arrived
- * counts. Each part carries Content-Range and its Content-Digest, and the Repr-Digest of its whole file. Memory: one part. */
+ * counts; a gateway that loses what it had LOSSES times is given up. Each part carries Content-Range and its Content-Digest, and the Repr-Digest of its whole file. Memory: one part. */
 #include "base/sha256.h"
 #include "gateway/cli/cli_print.h"
 #include "gateway/cli/cli_verbs.h"
@@ -22,6 +22,7 @@
 
 #define PART (8u << 20)
 #define TRIES 5
+#define LOSSES 3 /* of what had arrived, in one file */
 #define PATH_BYTES 4096
 #define FILES 2
 #define READY_MS 600000
@@ -272,15 +273,25 @@ static int push_on(struct upload *u, struct part_file *f)
               : cli_error(CLI_FAILED, "the upload makes no progress");
 }
 
+/* What the gateway has may become less, as where it was set back to a backup, but not again and again. */
+static int send_file(struct upload *u, struct part_file *f)
+{
+    int lost = 0;
+    while (f->there < f->size) {
+        int64_t before = f->there;
+        show(u);
+        int rc = push_on(u, f);
+        if (rc) return rc;
+        if (f->there < before && ++lost == LOSSES) return cli_error(CLI_FAILED, "the gateway lost parts of %s %d times", f->name, lost);
+    }
+    return CLI_OK;
+}
+
 static int send_all(struct upload *u)
 {
     int rc = CLI_OK;
     u->bar = isatty(STDERR_FILENO);
-    for (int i = 0; i < FILES; i++)
-        while (!rc && u->file[i].there < u->file[i].size) {
-            show(u);
-            rc = push_on(u, &u->file[i]);
-        }
+    for (int i = 0; i < FILES && !rc; i++) rc = send_file(u, &u->file[i]);
     if (!rc) show(u);
     return rc;
 }

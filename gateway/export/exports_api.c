@@ -10,12 +10,12 @@
  * first row that is kept. X-Weft-Removed-Before says before when rows are missing. */
 #include "base/clock.h"
 #include "gateway/api/admin_api.h"
+#include "gateway/api/header.h"
 #include "gateway/export/export_stream.h"
 #include "gateway/ledger/ledger_internal.h"
 #include "gateway/proxy/chat_api.h"
 #include <stdio.h>
 #include <string.h>
-#include <strings.h>
 
 #define TIME_MAX 253402300799 /* 9999-12-31 */
 
@@ -82,22 +82,6 @@ static int look_for_gone(const struct http_request *r, struct export_ask *ask, s
                      gone->first / 100, gone->first % 100, gone->last / 100, gone->last % 100, next / 100, next % 100, (long long)month_start(next));
 }
 
-/* "gzip" or "*" in Accept-Encoding, and not with q=0. */
-static bool takes_gzip(const struct http_request *r)
-{
-    const char *s = http_header(r, "accept-encoding");
-    while (s && *s) {
-        s += strspn(s, " \t,");
-        size_t n = strcspn(s, ","), name = strcspn(s, " \t;,");
-        bool named = (name == 4 && strncasecmp(s, "gzip", 4) == 0) || (name == 1 && *s == '*');
-        const char *q = memchr(s, '=', n);
-        bool none = q && q[1] == '0' && strspn(q + 1, "0.") == (size_t)(s + n - q - 1);
-        if (named && !none) return true;
-        s += n;
-    }
-    return false;
-}
-
 static int read_ask(struct http_request *r, struct export_ask *ask, struct err *e)
 {
     static const char *const own[] = {"format", "start_time", "end_time", "after", "all", "partial", NULL};
@@ -105,7 +89,7 @@ static int read_ask(struct http_request *r, struct export_ask *ask, struct err *
     if (admin_query_known(r, ask->admin ? of_all : own, e) || read_format(r, &ask->format, e) || read_bool(r, "all", &ask->rows.all, e) ||
         read_bool(r, "partial", &ask->partial, e) || read_times(r, &ask->rows, e) || (ask->admin && admin_query_tenant(r, &ask->rows.tenant, e)))
         return -1;
-    ask->gzip = takes_gzip(r);
+    ask->gzip = header_takes_gzip(http_header(r, "accept-encoding"));
     return read_after(r, ask, e) || look_for_gone(r, ask, e) ? -1 : 0;
 }
 

@@ -106,7 +106,7 @@ struct receipt_check {
 };
 int ledger_check_receipts(struct ledger *l, ledger_receipt_fn *receipt, void *u, struct receipt_check *out, struct err *e);
 
-/* Makes all rollups anew from the raw rows of weft.db and the archive; *rows: how many. Minutes for tens of millions: before traffic, or as a repair. */
+/* Makes all rollups anew from the raw rows of weft.db and the archive, and of them the sums of budgets; *rows: how many. Minutes for tens of millions: before traffic, or as a repair. */
 int ledger_rebuild(struct ledger *l, int64_t *rows, struct err *e);
 /* `weft-gateway rebuild --data DIR` (ledger_repair.c): 0 all is equal, 1 failed or something still differs, 2 bad arguments. */
 int rebuild_main(int argc, char **argv);

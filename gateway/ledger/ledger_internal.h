@@ -124,6 +124,8 @@ extern const int ledger_ndim_checks;
 
 /* ledger_verify_budgets.c: how many sums of budgets differ. */
 extern const char ledger_budget_check[];
+/* A job of the writer: sums of budgets anew from the rollups. */
+int ledger_repair_budgets(struct db *d, sqlite3 *c, void *u, struct err *e);
 
 /* A row of the texts that read whole rows (ledger_month.c); its texts are the statement's. */
 void ledger_take_row(sqlite3_stmt *st, int month, struct usage_row *r);

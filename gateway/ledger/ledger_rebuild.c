@@ -1,14 +1,14 @@
 /* ledger_rebuild: rollups anew from the raw rows, and tables of an older version brought to this one's shape.
  *
  *     ledger_upgrade (at each opening): columns and an index that a month's table lacks --> rollups older than LEDGER_ROLLUPS? --yes--> ledger_rebuild
- *     ledger_rebuild: per month [one transaction: DELETE its buckets, walk its rows, write their sums] --> meta 'rollups'
+ *     ledger_rebuild: per month [one transaction: DELETE its buckets, walk its rows, write their sums] --> a repair: sums of budgets --> meta 'rollups'
  *
  * A month whose rows retention has removed keeps its sums, also where rows came for it later: those are in them already. One that has sums and never had
  * rows loses them, as a repair.
  *
  * Tables of raw rows are made on demand, so no migration can name them; and what a migration adds to the rollups only the rows can say. A month
  * is all or nothing, and doing it again gives the same, so a kill between costs time only. Rows are walked on the writer's own connection, so it may be done
- * while requests run, which wait for it: what the group's jobs before it counted is in the rollups that are thrown away, and in the rows. Archived
+ * while requests run (but for budgets, whose sums a running gateway has in memory), which wait for it: what the group's jobs before it counted is in the rollups that are thrown away, and in the rows. Archived
  * rows are read through a reader; they don't change. Blocks; before traffic, or as a repair. */
 #include "base/arena.h"
 #include "base/clock.h"
@@ -157,10 +157,11 @@ static int each_month(struct rebuild *x, bool repair, struct err *e)
         x->yyyymm = list.yyyymm[i];
         if (db_write_wait(x->l->db, run_month, x, e)) return -1;
     }
+    if (repair && db_write_wait(x->l->db, ledger_repair_budgets, NULL, e)) return -1;
     return db_write_wait(x->l->db, run_mark, NULL, e);
 }
 
-/* A repair takes away sums of months that have no rows, too; an upgrade, which nobody asked for, leaves those. */
+/* A repair takes away sums of months that have no rows, too, and makes those of budgets anew; an upgrade, which nobody asked for, leaves those. */
 static int rebuild(struct ledger *l, bool repair, int64_t *rows, struct err *e)
 {
     int64_t began = clock_mono_us(), now = clock_wall_us() / 1000000;

@@ -3,7 +3,7 @@
  *     weft.db there? --lock, open, migrate as a start does--> compared: what differs --ledger_rebuild--> compared again: equal?
  *
  * The rows are the truth: every bucket is made of them again, month by month, each whole or not at all, so a kill between leaves a folder on which the
- * command is simply run again. Budgets' sums are no rollups and stay; so do sums of months whose rows retention has removed. Both are compared, and what
+ * command is simply run again. Sums of budgets are made of the rollups then. Sums of months whose rows retention has removed stay; they are compared, and what
  * still differs is an exit of 1. The last comparison is what `usage verify` and the metrics tell of until the next.
  *
  * Exit codes: 0 equal now, 1 not, 2 bad arguments. */

@@ -14,6 +14,9 @@ struct price_wish {
     int64_t prompt, cached, output;
 };
 
+/* price_body.c: what a body says; texts are the body's. ERR_INVALID, ERR_MISSING name the field. */
+int price_read_wish(const struct json_t *body, struct price_wish *w, struct err *e);
+
 /* ERR_NOT_FOUND: no such tenant. ERR_CONFLICT: there is one of that moment. */
 int price_create(struct prices *p, const struct actor *by, const struct price_wish *w, struct json_t **out,
                  struct err *e);

@@ -6,8 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BASE_MAX 127
-#define TIME_MAX 253402300799 /* 9999-12-31 */
 #define ID_DIGITS 18
 
 static void answer(struct http_request *r, int rc, int status, json_t *v, const struct err *e)
@@ -18,29 +16,6 @@ static void answer(struct http_request *r, int rc, int status, json_t *v, const 
         admin_reply(r, status, v);
 }
 
-static int need_nano(const json_t *body, const char *field, int64_t *out, struct err *e)
-{
-    bool there = false;
-    if (json_get_int(body, field, 0, PRICE_MAX, out, &there, e)) return -1;
-    return there ? 0 : err_field(e, ERR_MISSING, field, "'%s' is missing: nano-units of one token.", field);
-}
-
-static int read_wish(const json_t *body, struct price_wish *w, struct err *e)
-{
-    *w = (struct price_wish){.tenant = "", .adapter = "", .valid_from = -1};
-    if (json_need_str(body, "base", BASE_MAX, &w->base, e) ||
-        json_get_str(body, "tenant", NAME_MAX_LEN, &w->tenant, NULL, e) ||
-        json_get_str(body, "adapter", NAME_MAX_LEN, &w->adapter, NULL, e) ||
-        json_get_int(body, "valid_from", 0, TIME_MAX, &w->valid_from, NULL, e) ||
-        need_nano(body, "prompt_nano", &w->prompt, e) || need_nano(body, "output_nano", &w->output, e))
-        return -1;
-    if (!*w->base) return err_field(e, ERR_INVALID, "base", "'base' must not be empty.");
-    if (*w->adapter && !*w->tenant)
-        return err_field(e, ERR_MISSING, "tenant", "The price of an adapter needs its 'tenant'.");
-    w->cached = w->prompt;
-    return json_get_int(body, "cached_nano", 0, PRICE_MAX, &w->cached, NULL, e);
-}
-
 static void post(struct http_request *r)
 {
     static const char *const fields[] = {"base",        "tenant",      "adapter",     "valid_from",
@@ -49,7 +24,7 @@ static void post(struct http_request *r)
     struct actor by = admin_actor(r);
     struct price_wish w;
     json_t *body = NULL, *out = NULL;
-    int rc = admin_query_none(r, &e) || admin_body(r, fields, &body, &e) || read_wish(body, &w, &e) ||
+    int rc = admin_query_none(r, &e) || admin_body(r, fields, &body, &e) || price_read_wish(body, &w, &e) ||
              price_create(admin_gateway(r)->prices, &by, &w, &out, &e);
     json_decref(body);
     answer(r, rc, 201, out, &e);

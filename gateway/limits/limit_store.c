@@ -12,6 +12,7 @@
 #include "gateway/limits/limit_store.h"
 #include "base/clock.h"
 #include "base/json.h"
+#include "gateway/limits/limit_body.h"
 #include "gateway/api/revision.h"
 #include "gateway/db/db_audit.h"
 #include <stdio.h>
@@ -20,29 +21,24 @@
 
 #define READ_MS 5000
 #define LOAD_MS 30000
-#define SOFTS 4
-#define VALUE_MAX 1000000000000000ll /* 1e15, so that sums stay far from 2^63 */
 
 #define COLUMNS                                                                                                        \
     "requests_per_minute, tokens_per_minute, concurrent_requests, tokens_per_day, tokens_per_month, cost_per_day, "    \
     "cost_per_month,"                                                                                                  \
     " adapters, adapter_bytes, adapter_rank, adapters_pinned,"                                                         \
     " tokens_per_day_soft, tokens_per_month_soft, cost_per_day_soft, cost_per_month_soft"
-#define VALUES (LIMIT_KINDS + SOFTS)
-
-static const enum limit_kind soft_of[SOFTS] = {LIMIT_TOKENS_DAY, LIMIT_TOKENS_MONTH, LIMIT_COST_DAY, LIMIT_COST_MONTH};
 
 struct limit_row {
     char subject[LIMIT_SUBJECT_LEN];
-    int64_t value[VALUES]; /* in the order of COLUMNS; -1: none */
-    int64_t revision;      /* 0: no row */
+    int64_t value[LIMIT_VALUES]; /* in the order of COLUMNS; -1: none */
+    int64_t revision;            /* 0: no row */
     struct limit_use used[LIMIT_SPANS];
     struct limit_use ahead[LIMIT_SPANS]; /* of the periods after, at a start */
 };
 
 static void read_values(sqlite3_stmt *st, int column, int64_t *value)
 {
-    for (int i = 0; i < VALUES; i++)
+    for (int i = 0; i < LIMIT_VALUES; i++)
         value[i] = sqlite3_column_type(st, column + i) == SQLITE_NULL ? -1 : sqlite3_column_int64(st, column + i);
 }
 
@@ -139,27 +135,6 @@ int limits_reload(struct limits *l, struct err *e)
 
 /* --- JSON --- */
 
-static const char *soft_name(int i, char out[48])
-{
-    snprintf(out, 48, "%s_soft", limit_name[soft_of[i]]);
-    return out;
-}
-
-static json_t *value_or_null(int64_t v)
-{
-    return v < 0 ? json_null() : json_integer(v);
-}
-
-static json_t *limits_json(const struct limit_row *r)
-{
-    char name[48];
-    json_t *o = json_object();
-    for (int k = 0; k < LIMIT_KINDS; k++) json_object_set_new(o, limit_name[k], value_or_null(r->value[k]));
-    for (int i = 0; i < SOFTS; i++)
-        json_object_set_new(o, soft_name(i, name), value_or_null(r->value[LIMIT_KINDS + i]));
-    return o;
-}
-
 /* What is used now. What requests under way hold is added to minutes and stands beside the budgets. */
 static json_t *used_json(struct limits *l, const struct limit_row *r, const int id[LIMIT_SPANS])
 {
@@ -186,32 +161,10 @@ static json_t *used_json(struct limits *l, const struct limit_row *r, const int 
 
 static int answer(struct limits *l, const struct limit_row *r, const int id[LIMIT_SPANS], json_t **out, struct err *e)
 {
-    json_t *o = json_pack("{ss so so sI}", "object", "limits", "limits", limits_json(r), "used", used_json(l, r, id),
+    json_t *o = json_pack("{ss so so sI}", "object", "limits", "limits", limit_body_json(r->value), "used", used_json(l, r, id),
                           "revision", (json_int_t)r->revision);
     if (!o) return err_set(e, ERR_NO_MEMORY, "no memory for limits");
     *out = o;
-    return 0;
-}
-
-static int parse(const json_t *o, int64_t value[VALUES], struct err *e)
-{
-    char name[48];
-    const char *key;
-    json_t *v;
-    for (int i = 0; i < VALUES; i++) value[i] = -1;
-    json_object_foreach((json_t *)o, key, v)
-    {
-        int i = 0;
-        while (i < LIMIT_KINDS && strcmp(key, limit_name[i]) != 0) i++;
-        while (i >= LIMIT_KINDS && i < VALUES && strcmp(key, soft_name(i - LIMIT_KINDS, name)) != 0) i++;
-        if (i == VALUES) return err_field(e, ERR_INVALID, key, "There is no limit '%.60s'.", key);
-        if (json_get_int(o, key, 0, VALUE_MAX, &value[i], NULL, e)) return -1;
-    }
-    for (int i = 0; i < SOFTS; i++)
-        if (value[soft_of[i]] >= 0 && value[LIMIT_KINDS + i] > value[soft_of[i]])
-            return err_field(e, ERR_INVALID, soft_name(i, name),
-                             "'%s' (%lld) is above '%s' (%lld): it would never be told.", name,
-                             (long long)value[LIMIT_KINDS + i], limit_name[soft_of[i]], (long long)value[soft_of[i]]);
     return 0;
 }
 
@@ -224,7 +177,7 @@ static int read_row(struct db *d, sqlite3 *c, const char *subject, struct limit_
     if (!st || db_bind(st, e, "s", subject)) return -1;
     int rc = db_row(st, e);
     *r = (struct limit_row){0};
-    for (int i = 0; i < VALUES; i++) r->value[i] = -1;
+    for (int i = 0; i < LIMIT_VALUES; i++) r->value[i] = -1;
     snprintf(r->subject, sizeof r->subject, "%s", subject);
     if (rc == 1) {
         r->revision = sqlite3_column_int64(st, 0);
@@ -324,7 +277,7 @@ static int run_put(struct db *d, sqlite3 *c, void *u, struct err *e)
     if (write_row(d, c, &p->row, limit_period_start(LIMIT_DAY, p->id[LIMIT_DAY]), e)) return -1;
     if (p->fresh ? limit_begin_run(d, c, p->row.subject, p->id, p->row.used, e) : read_used(d, c, &p->row, p->id, e))
         return -1;
-    json_t *before = was.revision ? limits_json(&was) : NULL, *after = limits_json(&p->row);
+    json_t *before = was.revision ? limit_body_json(was.value) : NULL, *after = limit_body_json(p->row.value);
     int rc = audit_add(d, c, &(struct audit){p->by, "limits.put", p->row.subject, before, after}, e);
     json_decref(before);
     json_decref(after);
@@ -394,7 +347,7 @@ int limits_put(struct limits *l, const struct actor *by, const char *subject, co
 {
     struct put p = {.l = l, .by = by, .if_revision = if_revision};
     snprintf(p.row.subject, sizeof p.row.subject, "%s", subject);
-    if (parse(o, p.row.value, e)) return -1;
+    if (limit_body_read(o, p.row.value, e)) return -1;
     if (change(&p, run_put, e) || db_flush(l->db, e)) return -1; /* on the disk, too */
     return answer(l, &p.row, p.id, out, e);
 }

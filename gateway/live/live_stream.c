@@ -12,6 +12,7 @@
 #include "gateway/live/live_stream.h"
 #include "base/clock.h"
 #include "base/json.h"
+#include "gateway/api/header.h"
 #include "gateway/api/page.h"
 #include "gateway/live/event.h"
 #include "gateway/live/live.h"
@@ -361,18 +362,15 @@ static int read_ask(struct http_request *r, struct listener *x, int64_t *since, 
     static const char *const also[] = {"seconds", NULL};
     struct span s;
     int64_t seconds = 0;
-    const char *last = http_header(r, "last-event-id");
-    size_t digits = last ? strspn(last, "0123456789") : 0;
-    if (digits > 15 || (last && last[digits]))
-        return err_field(e, ERR_INVALID, "Last-Event-ID", "'Last-Event-ID' must be the id of an event, at most 15 digits, not '%.40s'.", last);
-    if (span_read_whose(r, also, &s, e) || admin_query_int(r, "seconds", 1, SECONDS_MAX, &seconds, e)) return -1;
+    int64_t last = -1;
+    if (header_last_event(http_header(r, "last-event-id"), &last, e) || span_read_whose(r, also, &s, e) || admin_query_int(r, "seconds", 1, SECONDS_MAX, &seconds, e)) return -1;
     x->who = *admin_who(r);
     snprintf(x->tenant, sizeof x->tenant, "%s", s.tenant ? s.tenant : "");
     snprintf(x->name, sizeof x->name, "%s", s.tenant ? s.tenant_name : "");
     x->ask = (struct now_ask){s.tenant ? x->tenant : NULL, s.tenant ? x->name : NULL, s.admin};
     x->until_us = seconds ? clock_mono_us() + seconds * 1000000 : 0;
     if (db_read(admin_gateway(r)->db, read_last, &x->seq, READ_MS, e)) return -1;
-    *since = digits ? strtoll(last, NULL, 10) : x->seq;
+    *since = last >= 0 ? last : x->seq;
     return 0;
 }
 

@@ -10,6 +10,7 @@
 #define GET_CONNECT_MS 500
 #define GET_TOTAL_MS 2000
 #define GET_BODY_MAX (4u << 20)
+#define DIGESTS_MAX 65536 /* of a list of models that are looked at */
 
 /* One row per kind. */
 static const struct kind *const kinds[ENGINE_KINDS] = {
@@ -59,6 +60,23 @@ int kind_get_json(const struct engine_link *l, const char *path, json_t **out, s
         rc = json_parse(body, len, out, e);
     free(body);
     return rc;
+}
+
+int kind_residents(const struct engine_link *l, void (*one)(void *u, const char *digest), void *u, struct err *e)
+{
+    json_t *v = NULL, *m;
+    size_t i;
+    if (kind_get_json(l, "/v1/models", &v, e)) return -1;
+    json_array_foreach(json_object_get(v, "data"), i, m)
+    {
+        const char *id = json_string_value(json_object_get(m, "id"));
+        const json_t *state = json_object_get(m, "state");
+        if (i > DIGESTS_MAX) break;
+        if (!id || !sha256_is_hex(id)) continue; /* not loaded by a Weft */
+        if (!state || (json_is_string(state) && strcmp(json_string_value(state), "resident") == 0)) one(u, id);
+    }
+    json_decref(v);
+    return 0;
 }
 
 static void take_word(const json_t *o, const char *field, char *out, size_t n)

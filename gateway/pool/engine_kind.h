@@ -156,6 +156,10 @@ extern const struct kind kind_weft;   /* engine_weft.c */
 extern const struct kind kind_vllm;   /* engine_vllm.c */
 extern const struct kind kind_openai; /* engine_openai.c */
 
+/* engine_kind.c: `residents` of those that list adapters in /v1/models, under their digests. Of one that says states those that a request could use at once: a
+ * digest that it merely remembers is loaded again, which is harmless. */
+int kind_residents(const struct engine_link *l, void (*one)(void *u, const char *digest), void *u, struct err *e);
+
 /* engine_metrics.c: `counts` of those whose /metrics have vLLM's names, which weft-engine's have, too. */
 int kind_counts(const struct engine_link *l, struct engine_counts *out);
 /* All lines of a metric in a page of /metrics added up; n: how many there are. */

@@ -23,7 +23,7 @@
 
 static int look(const struct engine_link *l, struct engine_view *out, struct err *e)
 {
-    if (words_models(l, l->model, out->model, &out->max_context, NULL, NULL, e)) return -1;
+    if (words_models(l, l->model, out->model, &out->max_context, e)) return -1;
     const json_t *base = json_object_get(l->settings, "base");
     if (!base) return 0;
     if (base_desc_from_json(&out->base, base, e)) return err_prefix(e, "the engine's settings.base");
@@ -53,25 +53,6 @@ static int queue(const struct engine_link *l, struct engine_queue *out, struct e
     double used = kv.n ? kv.sum / kv.n : 0; /* a share, also of one that says percent */
     *out = (struct engine_queue){.running = (int)running.sum, .waiting = (int)waiting.sum, .kv_used = used <= 1 ? used : 1};
     return 0;
-}
-
-struct residents {
-    void (*one)(void *u, const char *digest);
-    void *user;
-};
-
-static void one_resident(void *u, const char *id)
-{
-    const struct residents *r = u;
-    if (sha256_is_hex(id)) r->one(r->user, id); /* others were not loaded by a Weft */
-}
-
-static int residents(const struct engine_link *l, void (*one)(void *u, const char *digest), void *u, struct err *e)
-{
-    struct residents r = {one, u};
-    char model[128];
-    int context;
-    return words_models(l, "", model, &context, one_resident, &r, e);
 }
 
 /* --- adapters --- */
@@ -291,7 +272,7 @@ const struct kind kind_vllm = {
     .look = look,
     .queue = queue,
     .counts = kind_counts,
-    .residents = residents,
+    .residents = kind_residents,
     .load = load,
     .load_refused = load_refused,
     .unload = unload,

@@ -13,7 +13,6 @@
 #include <string.h>
 
 #define NONCE_BYTES 32
-#define DIGESTS_MAX 65536
 
 /* --- looking --- */
 
@@ -147,23 +146,6 @@ static int queue(const struct engine_link *l, struct engine_queue *out, struct e
     return rc ? -1 : 0;
 }
 
-/* Those that a request could use at once: a digest that the engine merely remembers is loaded again, which is harmless. */
-static int residents(const struct engine_link *l, void (*one)(void *u, const char *digest), void *u, struct err *e)
-{
-    json_t *v = NULL, *m;
-    size_t i;
-    if (kind_get_json(l, "/v1/models", &v, e)) return -1;
-    json_array_foreach(json_object_get(v, "data"), i, m)
-    {
-        const char *id = json_string_value(json_object_get(m, "id")),
-                   *state = json_string_value(json_object_get(m, "state"));
-        if (i > DIGESTS_MAX) break;
-        if (id && sha256_is_hex(id) && state && strcmp(state, "resident") == 0) one(u, id); /* others were not loaded by a Weft */
-    }
-    json_decref(v);
-    return 0;
-}
-
 static int receipt(const struct engine_link *l, const char *id, struct relay_counts *out)
 {
     char path[128], *body = NULL;
@@ -249,7 +231,7 @@ const struct kind kind_weft = {
     .look = look,
     .queue = queue,
     .counts = kind_counts,
-    .residents = residents,
+    .residents = kind_residents,
     .load = load,
     .load_refused = load_refused,
     .unload = unload,

@@ -339,8 +339,7 @@ static bool is_base(const json_t *m)
     return !parent || json_is_null(parent);
 }
 
-int words_models(const struct engine_link *l, const char *wanted, char model[128], int *max_context,
-                 void (*fn)(void *u, const char *id), void *u, struct err *e)
+int words_models(const struct engine_link *l, const char *wanted, char model[128], int *max_context, struct err *e)
 {
     json_t *v = NULL, *m;
     size_t i;
@@ -351,11 +350,7 @@ int words_models(const struct engine_link *l, const char *wanted, char model[128
     {
         const char *id = json_string_value(json_object_get(m, "id"));
         if (i > MODELS_MAX) break;
-        if (!id || !*id) continue; /* "" is what we call a name that is not known yet */
-        if (!is_base(m)) {
-            if (fn) fn(u, id);
-            continue;
-        }
+        if (!id || !*id || !is_base(m)) continue; /* "" is what we call a name that is not known yet */
         if (found || strlen(id) >= sizeof first || (wanted[0] && strcmp(wanted, id) != 0)) {
             if (!first[0]) snprintf(first, sizeof first, "%.127s", id);
             continue;

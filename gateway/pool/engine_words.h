@@ -45,7 +45,5 @@ int words_answer(struct kind_ask *a, const char *body, size_t n, struct relay_co
 /* {"error":{..}} in one line; where the message says a->sent or a->digest it says a->model. param "": null. */
 void words_error(const struct kind_ask *a, enum err_code code, const char *param, const char *message, struct buf *out);
 
-/* GET /v1/models: the names without a parent into `model` (the wanted one, or the first), its length, and those with one to
- * fn. wanted "": any. ERR_ENGINE: it is not among them. */
-int words_models(const struct engine_link *l, const char *wanted, char model[128], int *max_context,
-                 void (*fn)(void *u, const char *id), void *u, struct err *e);
+/* GET /v1/models: of the names without a parent the wanted one, or the first, into `model`, and its length. wanted "": any. ERR_ENGINE: it is not among them. */
+int words_models(const struct engine_link *l, const char *wanted, char model[128], int *max_context, struct err *e);

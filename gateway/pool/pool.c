@@ -360,13 +360,18 @@ static bool serves(const struct member *m, const char *name)
 }
 
 /* Until an engine describes it, a base has a name and nothing that could be adapted; the digest keeps caches apart. */
-static void describe_name(const char *name, struct base_desc *out)
+static void digest_of_name(const char *name, char digest[SHA256_HEX])
 {
     uint8_t hash[SHA256_BYTES];
+    sha256_of(name, strlen(name), hash);
+    sha256_hex(hash, digest);
+}
+
+static void describe_name(const char *name, struct base_desc *out)
+{
     *out = (struct base_desc){0};
     snprintf(out->name, sizeof out->name, "%s", name);
-    sha256_of(name, strlen(name), hash);
-    sha256_hex(hash, out->digest);
+    digest_of_name(name, out->digest);
 }
 
 /* The member that speaks for a base: one that describes it if any does, and the longest context of all. */
@@ -389,6 +394,30 @@ static struct member *speaker(struct pool *p, const char *name, bool *waiting, i
     return best;
 }
 
+static int unserved(const char *name, bool waiting, struct err *e)
+{
+    if (waiting) return err_set(e, ERR_UNAVAILABLE, "the engine is still starting; try again");
+    if (!*name) return err_set(e, ERR_UNAVAILABLE, "no engine serves a base yet");
+    return err_field(e, ERR_MODEL_NOT_FOUND, "model", "The model `%.200s` does not exist or you do not have access to it.", name);
+}
+
+int pool_base_id(struct pool *p, const char *name, struct pool_base_id *out, int *max_context, struct err *e)
+{
+    bool waiting = false;
+    int context = 0;
+    pthread_mutex_lock(&p->lock);
+    const struct member *m = speaker(p, name, &waiting, &context);
+    if (m) {
+        memcpy(out->name, m->base, sizeof out->name);
+        memcpy(out->digest, m->digest, sizeof out->digest);
+    }
+    pthread_mutex_unlock(&p->lock);
+    if (!m) return unserved(name, waiting, e);
+    if (!out->digest[0]) digest_of_name(out->name, out->digest);
+    if (max_context) *max_context = context ? context : INT32_MAX;
+    return 0;
+}
+
 int pool_base(struct pool *p, const char *name, struct base_desc *out, int *max_context, struct err *e)
 {
     struct engine_view v;
@@ -398,11 +427,7 @@ int pool_base(struct pool *p, const char *name, struct base_desc *out, int *max_
     struct member *m = speaker(p, name, &waiting, &context);
     if (m) m->refs++;
     pthread_mutex_unlock(&p->lock);
-    if (!m && waiting) return err_set(e, ERR_UNAVAILABLE, "the engine is still starting; try again");
-    if (!m && !*name) return err_set(e, ERR_UNAVAILABLE, "no engine serves a base yet");
-    if (!m)
-        return err_field(e, ERR_MODEL_NOT_FOUND, "model",
-                         "The model `%.200s` does not exist or you do not have access to it.", name);
+    if (!m) return unserved(name, waiting, e);
     if (engine_get_view(m->g, &v, NULL) == 0 && v.described)
         *out = v.base;
     else

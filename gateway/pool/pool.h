@@ -18,6 +18,7 @@
 
 #define POOL_ENGINES 64
 #define PICK_DIGESTS 4
+#define ENGINE_BASE_LEN 128
 
 enum engine_kind { ENGINE_WEFT, ENGINE_VLLM, ENGINE_OPENAI, ENGINE_KINDS };
 
@@ -103,6 +104,11 @@ void pick_link(const struct pick *k, struct engine_link *out); /* valid until po
 /* The base as its engines describe it: name, digest, shapes. ERR_MODEL_NOT_FOUND: none has this name; "": the only or
  * first one. ERR_UNAVAILABLE: not known yet. A base whose engines describe nothing (kind openai) has no modules. */
 int pool_base(struct pool *p, const char *name, struct base_desc *out, int *max_context, struct err *e);
+/* The same without the shapes, which are some KB that a request has no use for. */
+struct pool_base_id {
+    char name[ENGINE_BASE_LEN], digest[SHA256_HEX];
+};
+int pool_base_id(struct pool *p, const char *name, struct pool_base_id *out, int *max_context, struct err *e);
 /* Calls fn for each base that is served. */
 void pool_bases(struct pool *p, void (*fn)(void *u, const char *name, bool ready), void *u);
 

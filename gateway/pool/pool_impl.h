@@ -6,7 +6,6 @@
 #include "gateway/pool/pool.h"
 #include <pthread.h>
 
-#define ENGINE_BASE_LEN 128
 #define ENGINE_URL_LEN 256
 #define ENGINE_PATH_LEN 1024
 #define ENGINE_SECRET_LEN 512

@@ -106,10 +106,10 @@ static void cache_salt(struct gateway *g, const char *tenant, const struct targe
 /* --- which --- */
 
 /* A base by its name. ERR_UNAVAILABLE: not known yet; ERR_MODEL_NOT_FOUND. */
-static int find_base(struct gateway *g, const char *name, struct base_desc *out, int *max_context, struct err *e)
+static int find_base(struct gateway *g, const char *name, struct pool_base_id *out, int *max_context, struct err *e)
 {
     if (!*name) return err_field(e, ERR_MODEL_NOT_FOUND, "model", "The model `` does not exist or you do not have access to it.");
-    return pool_base(g->pool, name, out, max_context, e);
+    return pool_base_id(g->pool, name, out, max_context, e);
 }
 
 /* What answers a model name: the base of that name, or what the registry says, with its holds. */
@@ -117,7 +117,7 @@ static int choose(struct http_request *r, const struct chat_ask *w, const char *
 {
     struct gateway *g = r->server_user;
     const struct principal *who = r->user;
-    struct base_desc base;
+    struct pool_base_id base;
     struct err why = {0};
     int context;
     if (*model && find_base(g, model, &base, &context, &why) == 0) {
@@ -182,7 +182,7 @@ static int find_stack(struct http_request *r, const struct chat_ask *w, json_t *
 /* --- the ways to answer --- */
 
 static int write_body(struct gateway *g, const char *tenant, json_t *o, struct upstream_route *to, bool own,
-                      const struct base_desc *base, struct err *e)
+                      const struct pool_base_id *base, struct err *e)
 {
     char salt[SHA256_HEX];
     struct buf body;
@@ -204,7 +204,7 @@ static int add_routes(struct http_request *r, const struct chat_ask *w, json_t *
 {
     struct gateway *g = r->server_user;
     const struct principal *who = r->user;
-    struct base_desc base;
+    struct pool_base_id base;
     if (find_stack(r, w, o, c->target[0].base, &ask->route[0], e)) return -1;
     bool stack = ask->route[0].nneeds > 0;
     ask->named_by = stack ? "adapters" : "model";

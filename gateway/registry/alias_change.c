@@ -1,6 +1,6 @@
 /* alias_change: an alias is made, replaced, put back, removed, each in one transaction with its entry and its event.
  *
- * What a body says is read into a draft, and a draft is written as JSON with all its fields: this is the answer, what is
+ * What a body says is read into a draft (alias_draft.c), and a draft is written as JSON with all its fields: this is the answer, what is
  * compared (a PUT of what stands is no change that a rollback could undo, and has no entry), and what stands in `previous` for a rollback, which is a PUT of
  * it. A rollback is a change as well, so a second one undoes the first.
  *
@@ -16,6 +16,7 @@
 #include "gateway/api/page.h"
 #include "gateway/api/revision.h"
 #include "gateway/live/event.h"
+#include "gateway/registry/alias_draft.h"
 #include "gateway/registry/alias_parts.h"
 #include "gateway/registry/registry_impl.h"
 #include <stdio.h>
@@ -23,151 +24,6 @@
 #include <string.h>
 
 #define READ_MS 2000
-#define VERSION_MAX 999999999
-
-/* --- what a body says --- */
-
-struct draft_target {
-    const char *adapter, *base;
-    int64_t version, weight;
-};
-
-struct draft {
-    enum alias_policy policy;
-    enum alias_sticky sticky;
-    const char *prefix;
-    json_t *part[ALIAS_PARTS]; /* its own; NULL: not said */
-    int n;
-    struct draft_target target[ALIAS_TARGETS];
-};
-
-static void draft_close(struct draft *d)
-{
-    for (int i = 0; i < ALIAS_PARTS; i++) {
-        json_decref(d->part[i]);
-        d->part[i] = NULL;
-    }
-}
-
-static bool among(const char *field, const char *const *names)
-{
-    while (*names && strcmp(*names, field) != 0) names++;
-    return *names;
-}
-
-static bool names_part(const char *field)
-{
-    for (int i = 0; i < ALIAS_PARTS; i++)
-        if (strcmp(alias_part_row[i].field, field) == 0) return true;
-    return false;
-}
-
-/* `where`: the field that they stand in; NULL: in the alias itself. */
-static int check_fields(const json_t *o, const char *const *names, const char *where, struct err *e)
-{
-    const char *field;
-    json_t *v;
-    json_object_foreach((json_t *)o, field, v)
-    {
-        if (!among(field, names) && (where || !names_part(field))) return err_field(e, ERR_INVALID, where ? where : field, "There is no field '%.60s' here.", field);
-    }
-    return 0;
-}
-
-static int read_word(const json_t *o, const char *field, const char *const *words, int n, int *out, struct err *e)
-{
-    const char *text = NULL;
-    if (json_get_str(o, field, 64, &text, NULL, e)) return -1;
-    if (!text) return 0;
-    for (int i = 0; i < n; i++)
-        if (strcmp(words[i], text) == 0) {
-            *out = i;
-            return 0;
-        }
-    return err_field(e, ERR_INVALID, field, "'%s' can't be '%.60s'.", field, text);
-}
-
-static int read_target(const json_t *v, struct draft_target *t, struct err *e)
-{
-    static const char *const names[] = {"adapter", "version", "base", "weight", NULL};
-    struct err why = {0};
-    *t = (struct draft_target){.adapter = "", .base = "", .weight = 1};
-    if (!json_is_object(v))
-        return err_field(e, ERR_INVALID, "targets", "A target is an object {adapter, version, base, weight}.");
-    if (check_fields(v, names, "targets", e)) return -1;
-    if (json_get_str(v, "adapter", NAME_MAX_LEN, &t->adapter, NULL, &why) ||
-        json_get_str(v, "base", 127, &t->base, NULL, &why) ||
-        json_get_int(v, "version", 1, VERSION_MAX, &t->version, NULL, &why) ||
-        json_get_int(v, "weight", 0, ALIAS_WEIGHT_MAX, &t->weight, NULL, &why))
-        return err_field(e, why.code, "targets", "%s", why.msg);
-    if (!*t->adapter == !*t->base)
-        return err_field(e, ERR_INVALID, "targets", "A target names either an adapter or a base.");
-    if (*t->base && t->version) return err_field(e, ERR_INVALID, "targets", "A base has no versions.");
-    return 0;
-}
-
-static int read_targets(const json_t *list, struct draft *d, struct err *e)
-{
-    int64_t sum = 0;
-    size_t most = d->policy == ALIAS_FALLBACK ? ALIAS_CHAIN : ALIAS_TARGETS;
-    if (!list) return err_field(e, ERR_MISSING, "targets", "'targets' is missing.");
-    if (!json_is_array(list) || json_array_size(list) < 1 || json_array_size(list) > most)
-        return err_field(e, ERR_INVALID, "targets", "'targets' must be a list of 1 to %zu targets.", most);
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        struct draft_target *t = &d->target[d->n];
-        if (read_target(json_array_get(list, i), t, e)) return -1;
-        sum += t->weight;
-        for (int k = 0; k < d->n; k++)
-            if (strcmp(d->target[k].adapter, t->adapter) == 0 && strcmp(d->target[k].base, t->base) == 0 &&
-                d->target[k].version == t->version)
-                return err_field(e, ERR_INVALID, "targets", "'targets' names the same thing twice.");
-        d->n++;
-    }
-    if (!sum && d->policy == ALIAS_WEIGHTED) return err_field(e, ERR_INVALID, "targets", "All weights are 0.");
-    return 0;
-}
-
-/* On failure there is nothing to close. */
-static int read_draft(const json_t *o, struct draft *d, struct err *e)
-{
-    static const char *const names[] = {"targets", "policy", "sticky", "system_prefix", NULL};
-    int policy = ALIAS_WEIGHTED, sticky = ALIAS_REQUEST;
-    *d = (struct draft){.prefix = ""};
-    if (check_fields(o, names, NULL, e) || read_word(o, "policy", alias_policy_name, ALIAS_POLICIES, &policy, e) ||
-        read_word(o, "sticky", alias_sticky_name, ALIAS_STICKIES, &sticky, e) ||
-        json_get_str(o, "system_prefix", ALIAS_PREFIX_MAX, &d->prefix, NULL, e))
-        return -1;
-    d->policy = (enum alias_policy)policy;
-    d->sticky = (enum alias_sticky)sticky;
-    if (read_targets(json_object_get(o, "targets"), d, e)) return -1;
-    for (int i = 0; i < ALIAS_PARTS; i++)
-        if (alias_part_row[i].read(json_object_get(o, alias_part_row[i].field), &d->part[i], e)) {
-            draft_close(d);
-            return -1;
-        }
-    return 0;
-}
-
-static json_t *target_json(const char *adapter, int64_t version, const char *base, int64_t weight)
-{
-    if (*base) return json_pack("{ss sI}", "base", base, "weight", (json_int_t)weight);
-    json_t *o = json_pack("{ss sI}", "adapter", adapter, "weight", (json_int_t)weight);
-    if (o && version) json_object_set_new(o, "version", json_integer(version));
-    return o;
-}
-
-static json_t *draft_json(const struct draft *d)
-{
-    json_t *list = json_array();
-    for (int i = 0; i < d->n; i++)
-        json_array_append_new(
-            list, target_json(d->target[i].adapter, d->target[i].version, d->target[i].base, d->target[i].weight));
-    json_t *o = json_pack("{so ss ss ss}", "targets", list, "policy", alias_policy_name[d->policy], "sticky", alias_sticky_name[d->sticky],
-                          "system_prefix", d->prefix);
-    for (int i = 0; o && i < ALIAS_PARTS; i++)
-        json_object_set_new(o, alias_part_row[i].field, d->part[i] ? json_incref(d->part[i]) : json_null());
-    return o;
-}
 
 /* --- what stands --- */
 
@@ -192,7 +48,7 @@ static int add_targets(struct db *d, sqlite3 *c, int64_t alias, json_t *list, st
     if (!st || db_bind(st, e, "i", alias)) return -1;
     int rc;
     while ((rc = db_row(st, e)) == 1)
-        if (json_array_append_new(list, target_json(db_text(st, 0), sqlite3_column_int64(st, 1), db_text(st, 2),
+        if (json_array_append_new(list, draft_target_json(db_text(st, 0), sqlite3_column_int64(st, 1), db_text(st, 2),
                                                     sqlite3_column_int64(st, 3))))
             return err_set(e, ERR_NO_MEMORY, "no memory for an alias");
     return rc;
@@ -413,7 +269,7 @@ static int change(struct db *d, sqlite3 *c, struct putting *p, const struct draf
 static int apply(struct db *d, sqlite3 *c, struct putting *p, const json_t *body, struct err *e)
 {
     struct draft f;
-    if (read_draft(body, &f, e)) return -1;
+    if (draft_read(body, &f, e)) return -1;
     json_t *is = draft_json(&f), *was = json_incref(p->now.body);
     p->created = !p->now.row;
     int rc = is ? change(d, c, p, &f, was, is, e) : err_set(e, ERR_NO_MEMORY, "no memory for an alias");
@@ -468,7 +324,7 @@ int alias_put(struct registry *r, const struct actor *by, const struct alias_put
                          NAME_MAX_LEN);
     if (p->served(p->u, p->name))
         return err_field(e, ERR_CONFLICT, "name", "'%s' is the name of a base model.", p->name);
-    if (read_draft(p->body, &f, e)) return -1;
+    if (draft_read(p->body, &f, e)) return -1;
     draft_close(&f);
     if (put(r, &x, out, e)) return -1;
     *created = x.created;

@@ -33,8 +33,8 @@ int residency_base(struct gateway *g, const char *name, struct base_desc *out, s
 bool residency_serves(void *gateway, const char *base)
 {
     struct gateway *g = gateway;
-    struct base_desc b;
-    return pool_base(g->pool, base, &b, NULL, NULL) == 0;
+    struct pool_base_id b;
+    return pool_base_id(g->pool, base, &b, NULL, NULL) == 0;
 }
 
 struct bases {

@@ -149,6 +149,21 @@ static void give_turn(struct feed *f)
     atomic_fetch_sub(&f->inside, 1);
 }
 
+/* One standby's question after the other: each may copy megabytes. */
+static void in_turn(struct http_request *r, int (*make)(struct feed *f, struct http_request *r, struct buf *b, struct err *e))
+{
+    struct feed *f = admin_gateway(r)->feed;
+    struct err e = {0};
+    struct buf b;
+    buf_init(&b, PARCEL_BYTES_MAX);
+    int rc = take_turn(f, &e);
+    if (rc == 0) {
+        rc = make(f, r, &b, &e);
+        give_turn(f);
+    }
+    answer(r, rc, &b, &e);
+}
+
 static int too_much(struct err *e) { return err_set(e, ERR_NO_MEMORY, "no memory for an answer to a standby"); }
 
 /* --- what a state names --- */
@@ -234,7 +249,7 @@ static int print_pages(const struct feed *f, struct db_snap *s, const struct fee
     return rc;
 }
 
-static int make_pages(struct feed *f, struct http_request *r, struct feed_ask *a, struct buf *b, struct err *e)
+static int ask_pages(struct feed *f, struct http_request *r, struct feed_ask *a, struct buf *b, struct err *e)
 {
     struct db_snap *s = NULL;
     if (read_ask(r, a, e) || db_snap_open(f->g->db, &a->want, &s, e)) return -1;
@@ -245,22 +260,17 @@ static int make_pages(struct feed *f, struct http_request *r, struct feed_ask *a
     return rc;
 }
 
-static void post_pages(struct http_request *r)
+static int make_pages(struct feed *f, struct http_request *r, struct buf *b, struct err *e)
 {
-    struct feed *f = admin_gateway(r)->feed;
-    struct err e = {0};
-    struct buf b;
-    struct feed_ask *a = calloc(1, sizeof *a);
-    buf_init(&b, PARCEL_BYTES_MAX);
-    int rc = a ? take_turn(f, &e) : too_much(&e);
-    if (rc == 0) {
-        rc = make_pages(f, r, a, &b, &e);
-        give_turn(f);
-    }
-    if (a) json_decref(a->body);
+    struct feed_ask *a = calloc(1, sizeof *a); /* its ranges are many KB */
+    if (!a) return too_much(e);
+    int rc = ask_pages(f, r, a, b, e);
+    json_decref(a->body);
     free(a);
-    answer(r, rc, &b, &e);
+    return rc;
 }
+
+static void post_pages(struct http_request *r) { in_turn(r, make_pages); }
 
 /* --- hashes --- */
 
@@ -297,19 +307,7 @@ static int make_hashes(struct feed *f, struct http_request *r, struct buf *b, st
     return rc;
 }
 
-static void post_hashes(struct http_request *r)
-{
-    struct feed *f = admin_gateway(r)->feed;
-    struct err e = {0};
-    struct buf b;
-    buf_init(&b, PARCEL_BYTES_MAX);
-    int rc = take_turn(f, &e);
-    if (rc == 0) {
-        rc = make_hashes(f, r, &b, &e);
-        give_turn(f);
-    }
-    answer(r, rc, &b, &e);
-}
+static void post_hashes(struct http_request *r) { in_turn(r, make_hashes); }
 
 /* --- files --- */
 
@@ -348,19 +346,7 @@ static int make_piece(struct feed *f, struct http_request *r, struct buf *b, str
     return rc;
 }
 
-static void get_file(struct http_request *r)
-{
-    struct feed *f = admin_gateway(r)->feed;
-    struct err e = {0};
-    struct buf b;
-    buf_init(&b, PARCEL_BYTES_MAX);
-    int rc = take_turn(f, &e);
-    if (rc == 0) {
-        rc = make_piece(f, r, &b, &e);
-        give_turn(f);
-    }
-    answer(r, rc, &b, &e);
-}
+static void get_file(struct http_request *r) { in_turn(r, make_piece); }
 
 /* --- who follows, for a person --- */
 

@@ -43,6 +43,12 @@ struct webhook_wish {
 /* Checks what can be checked without the row. ERR_INVALID, ERR_MISSING name the field. */
 int webhook_read_wish(const struct gateway *g, const struct json_t *body, bool fresh, struct webhook_wish *w, struct err *e);
 
+/* What is sent once more: from start until before end, Unix seconds, or start -1 and the events after one. */
+struct webhook_span {
+    int64_t start, end, after_event;
+};
+int webhook_read_span(const struct json_t *body, int64_t now_s, struct webhook_span *s, struct err *e);
+
 /* Who asks for which, and If-Match. */
 struct webhook_who {
     const struct actor *by;

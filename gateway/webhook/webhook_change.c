@@ -28,64 +28,6 @@ struct change {
     json_t *before, *after;
 };
 
-/* --- what a body says --- */
-
-static int read_prefix(const char *s, struct webhook_wish *w, struct err *e)
-{
-    size_t used = strlen(w->events), n = strlen(s);
-    bool fine = n >= 1 && n <= WEBHOOK_PREFIX_MAX && (strcmp(s, "*") == 0 || strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789_.") == n);
-    if (!fine)
-        return err_field(e, ERR_INVALID, "events", "'%.64s' is no beginning of an event's type: 1 to %d of a-z 0-9 _ and dots, or *.", s,
-                         WEBHOOK_PREFIX_MAX);
-    snprintf(w->events + used, sizeof w->events - used, "%s%s", used ? "," : "", s);
-    return 0;
-}
-
-static int read_events(const json_t *list, struct webhook_wish *w, struct err *e)
-{
-    const json_t *v;
-    size_t i;
-    if (!list || json_is_null(list)) return 0;
-    if (!json_is_array(list) || json_array_size(list) > WEBHOOK_EVENTS_MAX)
-        return err_field(e, ERR_INVALID, "events", "'events' must be a list of at most %d texts.", WEBHOOK_EVENTS_MAX);
-    w->set_events = true;
-    json_array_foreach(list, i, v)
-    {
-        if (!json_is_string(v)) return err_field(e, ERR_INVALID, "events", "'events' must be a list of texts.");
-        if (read_prefix(json_string_value(v), w, e)) return -1;
-    }
-    return 0;
-}
-
-/* One line of visible characters: what else it may be is the receiver's. null: none any more. */
-static int read_authorization(const json_t *body, struct webhook_wish *w, struct err *e)
-{
-    const json_t *v = json_object_get(body, "authorization");
-    if (json_get_str(body, "authorization", WEBHOOK_AUTHORIZATION_MAX, &w->authorization, NULL, e)) return -1;
-    if (json_is_null(v)) w->authorization = "";
-    for (const char *p = w->authorization ? w->authorization : ""; *p; p++)
-        if ((unsigned char)*p < ' ' || (unsigned char)*p > '~')
-            return err_field(e, ERR_INVALID, "authorization", "'authorization' holds a character that no header has.");
-    return 0;
-}
-
-int webhook_read_wish(const struct gateway *g, const json_t *body, bool fresh, struct webhook_wish *w, struct err *e)
-{
-    bool usage = true, said = false, listed;
-    *w = (struct webhook_wish){.usage = -1};
-    if (json_get_str(body, "name", WEBHOOK_NAME_MAX, &w->name, NULL, e) || json_get_str(body, "url", WEBHOOK_URL_MAX, &w->url, NULL, e) ||
-        json_get_str(body, "tenant", NAME_MAX_LEN, &w->tenant, NULL, e) || read_authorization(body, w, e) || json_get_bool(body, "usage", &usage, &said, e) ||
-        read_events(json_object_get(body, "events"), w, e))
-        return -1;
-    if (said || fresh) w->usage = usage;
-    if (fresh && !w->name) return err_field(e, ERR_MISSING, "name", "'name' is missing.");
-    if (fresh && !w->url) return err_field(e, ERR_MISSING, "url", "'url' is missing.");
-    if (w->name && !name_is_valid(w->name))
-        return err_field(e, ERR_INVALID, "name", "A webhook's name is 1 to %d characters of a-z 0-9 . _ -, the first a letter or digit.",
-                         WEBHOOK_NAME_MAX);
-    return w->url ? hook_check_url(g, w->url, &listed, e) : 0;
-}
-
 /* --- the one way --- */
 
 static json_t *entry_json(const json_t *o)

@@ -178,9 +178,12 @@ int batch_replay(struct webhooks *w, const struct hook *h, const struct hook_pla
 int batch_test(const struct webhooks *w, const char *id, const char *tenant, struct batch *b, struct err *e);
 bool hook_wants_event(const char *prefixes, const char *type);
 
-/* --- webhook_send.c --- */
+/* --- webhook_body.c --- */
 
 /* May this URL be asked: https, or a host that the operator lists. */
 int hook_check_url(const struct gateway *g, const char *url, bool *listed, struct err *e);
+
+/* --- webhook_send.c --- */
+
 void hook_pass(struct hook *h); /* writes down h->at */
 int hook_judge_address(void *listed, const struct sockaddr *a); /* of a bool */

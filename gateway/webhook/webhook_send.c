@@ -32,16 +32,6 @@
 #define CA_LINES_MAX 100000
 #define PASSED_ROWS 10000 /* looked through for nothing: worth a write */
 
-int hook_check_url(const struct gateway *g, const char *url, bool *listed, struct err *e)
-{
-    char host[IMPORT_HOST_LEN];
-    bool https = false;
-    if (import_address_host(url, &https, host, "url", e)) return -1;
-    *listed = import_address_is_listed(g->set->webhook_hosts, host);
-    if (https || *listed) return 0;
-    return err_field(e, ERR_INVALID, "url", "'url' must begin with https://: plain http is for hosts of the setting webhook_hosts.");
-}
-
 int hook_judge_address(void *listed, const struct sockaddr *a)
 {
     return *(const bool *)listed || import_address_is_public(a) ? 0 : -1;
@@ -162,12 +152,20 @@ static void send_batch(struct hook *h, const struct batch *b)
     if (post(h, b, &e)) later(h, &e);
 }
 
+/* What the last try's receiver said is no word about this one. */
+static void forget_answer(struct hook *h)
+{
+    h->status = 0;
+    h->retry_after[0] = 0;
+    err_clear(&h->broken);
+}
+
 static void begin(struct hook *h)
 {
     struct err e = {0};
     struct batch b;
     if (!choose(h)) return;
-    h->status = 0;
+    forget_answer(h);
     if (hook_check_url(h->all->g, h->url, &h->listed, &h->broken)) { /* the setting has changed */
         fail(h);
         return;

@@ -13,7 +13,6 @@
 #include <string.h>
 
 #define GRACE_DEFAULT_S 86400
-#define TIME_MAX 253402300799 /* 9999-12-31 */
 
 struct webhooks_route {
     struct admin_handler on; /* first, for admin_pass_on() */
@@ -158,32 +157,13 @@ static void resume(struct http_request *r)
     act(r, webhook_resume);
 }
 
-struct span {
-    int64_t start, end, after_event;
-};
-
-static int read_span(const json_t *body, struct span *s, struct err *e)
-{
-    bool timed = false, ended = false, numbered = false;
-    int64_t now = clock_wall_us() / 1000000 + 1;
-    *s = (struct span){-1, now, -1};
-    if (json_get_int(body, "start_time", 0, TIME_MAX, &s->start, &timed, e) || json_get_int(body, "end_time", 1, TIME_MAX, &s->end, &ended, e) ||
-        json_get_int(body, "after_event", 0, INT64_MAX / 2, &s->after_event, &numbered, e))
-        return -1;
-    if (timed == numbered) return err_field(e, timed ? ERR_INVALID : ERR_MISSING, "start_time", "Say either 'start_time' or 'after_event'.");
-    if (ended && !timed) return err_field(e, ERR_INVALID, "end_time", "'end_time' goes with 'start_time'.");
-    if (s->end > now) s->end = now;
-    if (timed && s->start >= s->end) return err_field(e, ERR_INVALID, "start_time", "'start_time' must be in the past and before 'end_time'.");
-    return 0;
-}
-
 static void redeliver(struct http_request *r)
 {
     static const char *const names[] = {"start_time", "end_time", "after_event", NULL};
     struct ask a;
-    struct span s;
+    struct webhook_span s;
     json_t *body = NULL, *o = NULL;
-    int rc = begin(r, &a, id_of(r)) || admin_body(r, names, &body, &a.e) || read_span(body, &s, &a.e) ||
+    int rc = begin(r, &a, id_of(r)) || admin_body(r, names, &body, &a.e) || webhook_read_span(body, clock_wall_us() / 1000000, &s, &a.e) ||
              webhook_redeliver(admin_gateway(r), &a.who, s.start, s.end, s.after_event, &o, &a.e);
     json_decref(body);
     keys_answer(r, rc, 202, o, &a.e);

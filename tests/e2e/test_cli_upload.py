@@ -111,6 +111,22 @@ def test_a_gateway_that_is_not_done_with_the_last_part_is_asked_again(fake, part
     assert got.returncode == 0 and got.stderr == "" and parts.completed == 1
 
 
+def test_a_gateway_that_loses_what_it_has_again_and_again_is_given_up(fake, parts, folder):
+    kept = parts.put
+
+    def put(asked):
+        answer = kept(asked)
+        if len(parts.files["config"]) and len(parts.files.get("weights", b"")) > 8 * MB:
+            parts.files["weights"] = b""  # the next part is the first one again
+            return 200, parts.object()
+        return answer
+
+    parts.put = put
+    p = push(fake, folder)
+    assert p.returncode == 1 and "lost parts of adapter_model.safetensors 3 times" in p.stderr
+    assert len(parts.puts) == 1 + 3 * 2 and not parts.completed
+
+
 def test_changed_files_begin_anew(fake, parts, folder):
     parts.lose_after, parts.lose = 2, 100
     assert push(fake, folder).returncode == 8

@@ -7,10 +7,12 @@ import json
 import struct
 from pathlib import Path
 
+import seeds_of_api
+
 TOP = Path(__file__).resolve().parents[2]
 GOLDEN, SEEDS = TOP / "tests/golden", TOP / "tests/fuzz/seeds"
 MOST_BYTES, MOST_FILES = 4096, 60
-MORE_FILES = {"adapter": 99, "ask": 99, "follow": 99, "peft": 99, "shards": 99, "model_config": 99, "pull": 140, "give": 99, "cli_run": 140}  # of these most are there for a refusal of their own
+MORE_FILES = {"prompt_policy": 99, "headers": 99, "bodies": 140, "ask": 99, "adapter": 99, "follow": 99, "peft": 99, "shards": 99, "model_config": 99, "pull": 140, "give": 99, "cli_run": 140}  # of these most are there for a refusal of their own
 MADE = {}
 
 
@@ -755,6 +757,9 @@ def main():
     texts()
     streams()
     requests()
+    seeds_of_api.policies(seed, dump)
+    seeds_of_api.headers(seed)
+    seeds_of_api.bodies(seed, dump)
     for target, inputs in sorted(MADE.items()):
         folder = SEEDS / target
         folder.mkdir(parents=True, exist_ok=True)

@@ -75,3 +75,10 @@ in_cli_run := gateway/cli/cli.c
 own_cli_run := gateway/cli/cli_usage.c gateway/cli/cli_stats.c gateway/cli/cli_costs.c gateway/cli/cli_wait.c
 with_cli_run := $(filter-out $(in_cli_run) $(own_cli_run),$(SRC_cli))
 link_cli_run := -Wl,--wrap=client_fetch -Wl,--wrap=clock_mono_us -Wl,--wrap=nanosleep
+own_prompt_policy := gateway/registry/prompt_policy.c gateway/registry/prompt_template.c
+with_prompt_policy := engine/api_params.c engine/api_params_input.c engine/api_params_output.c engine/api_params_policy.c engine/tools.c engine/tools_body.c
+in_headers := engine/api_fence.c
+own_headers := engine/api_origin.c gateway/api/header.c
+with_headers := engine/sched_queue.c
+own_bodies := gateway/registry/alias_draft.c gateway/limits/limit_body.c gateway/ledger/price_body.c gateway/webhook/webhook_body.c
+with_bodies := gateway/registry/alias.c gateway/registry/alias_parts.c gateway/registry/prompt_policy.c gateway/registry/prompt_template.c gateway/registry/import_address.c gateway/limits/limit_text.c gateway/auth/auth.c

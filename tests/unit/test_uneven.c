@@ -32,36 +32,46 @@ static bool stays(const struct kept *k, int module, bool row, int i)
     return true;
 }
 
+struct cut_matrix {
+    float w[MLP * HIDDEN]; /* [n][k] */
+    int n, k;
+};
+
+static const int module_rows[LORA_MODULES] = {HEADS * DIM, KV * DIM, KV * DIM, HIDDEN, MLP, MLP, HIDDEN},
+                 module_cols[LORA_MODULES] = {HIDDEN, HIDDEN, HIDDEN, HEADS * DIM, HIDDEN, HIDDEN, MLP};
+
+/* cut: what does not stay is left out; else it is 0. */
+static void add_row(struct cut_matrix *to, const struct kept *k, int module, int o, const float *row, bool cut)
+{
+    bool here = stays(k, module, true, o);
+    float *w = to->w + to->n * to->k;
+    if (cut && !here) return;
+    to->k = 0;
+    for (int i = 0; i < module_cols[module]; i++) {
+        bool stay = stays(k, module, false, i);
+        if (!cut || stay) w[to->k++] = here && stay ? row[i] : 0;
+    }
+    to->n++;
+}
+
 static void add_module(struct checkpoint *c, const struct source *s, const struct kept *k, int layer, int module, bool cut)
 {
-    static const int rows[LORA_MODULES] = {64, 32, 32, HIDDEN, MLP, MLP, HIDDEN},
-                     cols[LORA_MODULES] = {HIDDEN, HIDDEN, HIDDEN, 64, HIDDEN, HIDDEN, MLP};
     const struct spot at = {.at = (enum place)(AT_Q + module), .layer = layer};
     struct err e = {0};
     struct located where;
     struct source_matrix from;
     char name[TENSOR_NAME_MAX + 8];
-    float row[MLP], out[MLP * HIDDEN];
-    int n = 0, k_out = 0, at_out = 0;
-    or_fail(source_matrix(s, &at, rows[module], cols[module], &from, &e), &e);
-    for (int o = 0; o < rows[module]; o++) {
-        bool here = stays(k, module, true, o);
+    float row[MLP];
+    struct cut_matrix m = {.n = 0};
+    or_fail(source_matrix(s, &at, module_rows[module], module_cols[module], &from, &e), &e);
+    for (int o = 0; o < module_rows[module]; o++) {
         or_fail(from.src.read(&from.src, o, &(struct weight_row){.f = row}, &e), &e);
-        if (cut && !here) continue;
-        n++;
-        k_out = 0;
-        for (int i = 0; i < cols[module]; i++) {
-            bool stay = stays(k, module, false, i);
-            if (cut && !stay) continue;
-            out[at_out++] = here && stay ? row[i] : 0;
-            k_out++;
-        }
+        add_row(&m, k, module, o, row, cut);
     }
     source_matrix_close(&from);
     assert_true(names_locate(s, &at, &where));
     snprintf(name, sizeof name, "%s.weight", where.stem);
-    if (n && k_out)
-        or_fail(checkpoint_add(c, name, "F32", (int64_t[]){n, k_out}, 2, out, (size_t)at_out * sizeof *out, &e), &e);
+    if (m.n && m.k) or_fail(checkpoint_add(c, name, "F32", (int64_t[]){m.n, m.k}, 2, m.w, (size_t)(m.n * m.k) * sizeof *m.w, &e), &e);
 }
 
 static void set_config(struct checkpoint *c, const struct source *s, const char *patch)
@@ -250,7 +260,7 @@ static void test_adapters_are_held_to_the_layers_own_shape(void **state)
     struct err e = {0};
     or_fail(lora_set_new(&set, m, &o, &e), &e);
     at_room("adapter", dir);
-    for (int rows = 32; rows <= 64; rows += 32) { /* layer 1 has 32, layer 0 has 64 */
+    for (int rows = 32; rows <= 64; rows += 32) { /* 32 is layer 1's own; 64 is the largest of all, which must not do for it */
         struct lora_slot *slot = NULL;
         e = (struct err){0};
         make_adapter(rows);

@@ -279,6 +279,14 @@ def test_a_head_with_two_readings_or_none_is_refused_or_the_connection_ends(g, l
     assert all(400 <= s < 500 or s == 505 for s in got) and len(got) <= 1, got
 
 
+@pytest.mark.parametrize("listener", LISTENERS)
+@pytest.mark.parametrize("status, first", [(414, b"GET /" + b"a" * 65536 + b" HTTP/1.1\r\nHost: x\r\n\r\n"), (431, b"GET /health HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 65536 + b"\r\n\r\n"),
+                                           (505, b"GET /health HTTP/2.0\r\nHost: x\r\n\r\n"), (400, b"GET /health HTTP/1.1\r\n\r\n")])
+def test_what_is_no_request_is_answered_as_the_reference_says(g, listener, status, first):
+    head, _, page = talk(door(g, listener)[0], first).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 %d " % status) and is_the_librarys_own(head, page) and b"x-request-id" not in head
+
+
 UNFINISHED = {
     "nothing": b"", "empty lines": b"\r\n\r\n\r\n", "half a head": b"GET /health HTTP/1.1\r\nHo", "bare CR": b"GET /health HTTP/1.1\rHost: x\r\r", "NULs": bytes(5000),
     "TLS": bytes.fromhex("16030100c8010000c40303") + bytes(200), "half a body": b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{",

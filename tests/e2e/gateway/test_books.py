@@ -201,11 +201,9 @@ def test_sums_that_were_spoilt_are_made_anew_by_the_command_and_say_the_same_aga
     assert rebuild("--data", g.data)[1].startswith("before: every rollup equals its rows\n")
     with sqlite3.connect(g.data / "weft.db") as db:
         db.execute("UPDATE budget_use SET cost = cost + 1")
-    code, text, said = rebuild("--data", g.data)
-    assert code == 1 and "still: budget_use: " in text and "still differ" in said  # of which the rows are not all there is
-    with sqlite3.connect(g.data / "weft.db") as db:
-        db.execute("UPDATE budget_use SET cost = cost - 1")
     db.close()
+    code, text, _ = rebuild("--data", g.data)
+    assert code == 0 and "before: budget_use: " in text and "still" not in text, text
     g.start()
     test_budgets_know_it_too_and_after_a_start(g)
 

@@ -37,6 +37,12 @@ def is_cut(url, first):
     return False
 
 
+@pytest.mark.parametrize("head", ["POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n", "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer KEY\r\nContent-Length: 99000000\r\n",
+                                  "POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer KEY\r\nTransfer-Encoding: chunked\r\nContent-Length: 9\r\n"])
+def test_a_body_that_was_refused_by_its_head_and_drips_on_is_cut(slow, head):
+    assert is_cut(slow.url, (head.replace("KEY", slow.acme.key) + "\r\n{").encode())
+
+
 @pytest.mark.parametrize("first", [b"GET /admin/v1/tenants HTTP/1.1\r\nHost: x\r\nX-Long: ", b"POST /admin/v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{",
                                    b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n{"])
 def test_whoever_drips_to_the_admin_listener_is_cut(slow, first):
