@@ -1,6 +1,6 @@
 /* weft-context: what length costs: the table of docs/LONG_CONTEXT.md.
  *
- *     weft-context [--longest N] [--rounds N] [--window N] [--sinks N] [--threads N] [--whole N] MODEL
+ *     weft-context [--longest N] [--rounds N] [--window N] [--sinks N] [--threads N] [--whole N] [--cpu] MODEL
  *
  * For lengths 1,024, 2,048 .. N (32,768) and each of four ways to keep keys and values (bf16 and int8, all of them or a window): a chunk
  * of CHUNK rows of a prompt that ends at that length, and one decoding row there. The ways take turns, --rounds (3) times; the least
@@ -8,11 +8,12 @@
  * that 131,072 positions are timed in a minute and not in half an hour; --whole N computes one prompt of N tokens for each way as it
  * is, to compare with.
  *
+ * --cpu: one thread, and the processor's time that it took instead of the clock's, where others work on the machine.
+ *
  * A context beyond the model's own is reached by yarn, which costs nothing by itself. Keys and values of the past are zeros but for what
  * was computed: their values change nothing about the time. Memory is that of the pages that a sequence of that length holds.
  *
  * Bounds: LENGTHS_MAX lengths, ROUNDS_MAX rounds, contexts of 1,024 to 1,048,576. Exit codes: 0, 2 bad arguments, 3 the model was refused. */
-#include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
 #include "engine/forward.h"
@@ -20,6 +21,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #define CHUNK 256
 #define LENGTHS_MAX 16
@@ -27,7 +29,7 @@
 #define WAYS 4
 #define SHORTEST 1024
 #define LONGEST (1 << 20)
-#define USAGE "usage: weft-context [--longest N] [--rounds N] [--window N] [--sinks N] [--threads N] [--whole N] MODEL\n"
+#define USAGE "usage: weft-context [--longest N] [--rounds N] [--window N] [--sinks N] [--threads N] [--whole N] [--cpu] MODEL\n"
 
 enum { DONE = 0, BAD_USAGE = 2, BAD_MODEL = 3 };
 
@@ -40,6 +42,7 @@ static const struct way {
 
 static struct bench {
     int longest, rounds, window, sinks, threads, whole;
+    bool cpu;
     const char *path;
     struct model *m;
     const struct kernels *k;
@@ -59,6 +62,13 @@ static void set_window(bool on)
     }
 }
 
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(b.cpu ? CLOCK_PROCESS_CPUTIME_ID : CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec / 1e9;
+}
+
 /* Rows pos .. pos+rows-1 of the sequence, with the logits of the last: seconds. */
 static double run(const struct way *w, int pos, int rows)
 {
@@ -68,9 +78,9 @@ static double run(const struct way *w, int pos, int rows)
     const struct attn_seq seq = {0, rows, pos, b.seq[i].page};
     const struct forward_batch batch = {.rows = rows, .token = token, .nseq = 1, .seq = &seq, .nlogits = 1, .logit_row = &last};
     set_window(w->windowed);
-    int64_t t0 = clock_mono_us();
+    double t0 = now();
     forward_run(b.f[i], &batch);
-    return (double)(clock_mono_us() - t0) / 1e6;
+    return now() - t0;
 }
 
 static void least(double *at, double v)
@@ -183,6 +193,8 @@ int main(int argc, char **argv)
             take(argv[i], "--window", value, 1, LONGEST, &b.window) || take(argv[i], "--sinks", value, 0, ATTN_SINKS_MAX, &b.sinks) ||
             take(argv[i], "--threads", value, 0, 64, &b.threads) || take(argv[i], "--whole", value, CHUNK, LONGEST, &b.whole))
             i++;
+        else if (strcmp(argv[i], "--cpu") == 0)
+            b.cpu = true, b.threads = 1;
         else if (argv[i][0] != '-' && !b.path)
             b.path = argv[i];
         else
