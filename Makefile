@@ -47,7 +47,7 @@ UNIT_TESTS   := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/uni
 KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/test_*.c))
 BENCHES      := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/bench_*.c))
 TEXT_BENCH   := $(B)/tests/unit/bench_text
-LOAD         := $(addprefix $(B)/tests/load/,load steps fake_engine exchanges ledger archive make_usage)
+LOAD         := $(addprefix $(B)/tests/load/,load steps context fake_engine exchanges ledger archive make_usage)
 LOGITS       := $(B)/tests/accuracy/weft-logits
 C_TESTS       = $(UNIT_TESTS) $(KERNEL_TESTS) $(FUZZ_REPLAYS)
 
@@ -80,7 +80,7 @@ SIMT_CXX     := -x c++ -std=c++17 -DWEFT_SIMT -D_GNU_SOURCE -I. -MMD -MP -g -fPI
 	-fdebug-prefix-map=$(CURDIR)/= \
 	-ffp-contract=off -fno-strict-aliasing -Wall -Wextra -Wno-unused-function -Werror
 
-.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench bench-prune plan-check bench-gateway bench-kernels bench-ledger bench-speculation eval-policies bench-text bench-usage compile_commands.json install kills clean bench-export bench-archive trust trust-programs fuzz fuzz-programs simulate simulate-sweep man deb deb-check bench-standby
+.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench bench-prune bench-context eval-context plan-check bench-gateway bench-kernels bench-ledger bench-speculation eval-policies bench-text bench-usage compile_commands.json install kills clean bench-export bench-archive trust trust-programs fuzz fuzz-programs simulate simulate-sweep man deb deb-check bench-standby
 .SECONDARY:
 
 all: programs ## build the three programs into build/MODE
@@ -254,6 +254,12 @@ load: $(LOAD) ## the load generator and the bench of passes
 
 bench: programs $(BENCHES) $(LOAD) ## all of it in 20 minutes: ARGS=--quick a few; --only NAME, --peer llama-cpp-python, ... (tests/load/bench --help)
 	@bash -c '. ops/setup.sh && fetch_base && exec tests/load/bench $(ARGS)'
+
+bench-context: $(B)/tests/load/context ## time and memory against length, 1k to 32k, bf16 and int8, with and without a window: the table of docs/LONG_CONTEXT.md; ARGS="--longest 131072 --rounds 5"
+	@bash -c '. ops/setup.sh && fetch_base && exec $< $(ARGS) "$$WEFT_MODEL"'
+
+eval-context: programs ## is a fact found again in a long text: the retrieval table of docs/LONG_CONTEXT.md: ARGS="--lengths 8192,16384 -- --rope-scaling yarn --rope-factor 4"
+	@bash -c '. ops/setup.sh && fetch_base && exec $(E2E_PYTHON) tests/load/needle $(ARGS)'
 
 bench-prune: programs $(LOAD) ## what pruning costs the demo base and what it brings, five minutes: the table of docs/PRUNING.md; ARGS="--rounds 5"
 	@bash -c '. ops/setup.sh && fetch_base && exec tests/load/prune_table --build $(B) $(ARGS)'

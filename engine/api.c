@@ -292,8 +292,7 @@ static int usable_context(const struct api_engine *g)
 {
     struct sched_state s = {0};
     sched_get_state(g->sched, &s);
-    int64_t pool = (int64_t)s.pages_total * KV_PAGE;
-    return pool < g->model->max_context ? (int)pool : g->model->max_context;
+    return s.max_tokens;
 }
 
 static bool is_special_word(const struct tokenizer *t, const char *word)

@@ -26,6 +26,12 @@ struct evaluator {
 int evaluator_new(struct evaluator **out, const struct model *m, const struct kernels *k, int threads, int context,
                   struct err *e)
 {
+    return evaluator_new_as(out, m, k, kv_type_of(m->prec), threads, context, e);
+}
+
+int evaluator_new_as(struct evaluator **out, const struct model *m, const struct kernels *k, enum kv_type type, int threads, int context,
+                     struct err *e)
+{
     if (context < 2 || context > m->max_context)
         return err_set(e, ERR_USAGE, "a window of %d tokens: 2 to %d are served by %s", context, m->max_context,
                        m->name);
@@ -33,9 +39,9 @@ int evaluator_new(struct evaluator **out, const struct model *m, const struct ke
     if (!v) return err_set(e, ERR_NO_MEMORY, "no memory to evaluate");
     v->m = m;
     v->context = context;
-    size_t page = kv_bytes_of(m, kv_type_of(m->prec));
+    size_t page = kv_bytes_of(m, type);
     int64_t bytes = (int64_t)page * (kv_pages_of(context) + 1);
-    if (pool_new(&v->pool, threads, e) || kv_pool_init(&v->kv, m, bytes, 1, e) || kv_seq_init(&v->seq, context, e) ||
+    if (pool_new(&v->pool, threads, e) || kv_pool_init_as(&v->kv, m, type, bytes, 1, e) || kv_seq_init(&v->seq, context, e) ||
         forward_new(&v->forward, m, k, v->pool, &v->kv.cache, EVAL_ROWS, EVAL_ROWS, 1, e)) {
         evaluator_free(v);
         return -1;
@@ -134,6 +140,13 @@ static void compare_row(const float *p, const float *q, int n, struct eval_resul
     r->same_top += best_of(p, n) == best_of(q, n);
 }
 
+static int octave_of(int pos)
+{
+    int i = 0;
+    while (i + 1 < EVAL_OCTAVES && pos >= EVAL_NEAR << i) i++;
+    return i;
+}
+
 static void score_part(struct evaluator *v, struct evaluator *reference, const int32_t *token, int pos, int rows,
                        struct eval_result *r)
 {
@@ -142,7 +155,11 @@ static void score_part(struct evaluator *v, struct evaluator *reference, const i
     const float *q = run_part(v, token, pos, rows);
     for (int i = 0; i < rows; i++) {
         const float *row = q + (size_t)i * (size_t)vocab;
-        r->nll -= eval_logprob(row, n, token[pos + i + 1]);
+        double nll = -eval_logprob(row, n, token[pos + i + 1]);
+        int octave = octave_of(pos + i);
+        r->nll += nll;
+        r->octave[octave].nll += nll;
+        r->octave[octave].tokens++;
         if (p) compare_row(p + (size_t)i * (size_t)vocab, row, n, r);
         r->tokens++;
     }

@@ -12,6 +12,9 @@ struct evaluator;
 /* context: tokens of a window, 2 .. the model's own. threads 0: one per core. */
 int evaluator_new(struct evaluator **out, const struct model *m, const struct kernels *k, int threads, int context,
                   struct err *e);
+/* With keys and values of a type: of a model in EXACT float32, else bf16 or int8. */
+int evaluator_new_as(struct evaluator **out, const struct model *m, const struct kernels *k, enum kv_type type, int threads, int context,
+                     struct err *e);
 void evaluator_free(struct evaluator *v); /* NULL is fine */
 
 /* Predictions of one window: `see` gets the logits, [count][vocab], of positions first .. first+count-1, in order, in
@@ -19,9 +22,16 @@ void evaluator_free(struct evaluator *v); /* NULL is fine */
 void evaluator_window(struct evaluator *v, const int32_t *token, int n,
                       void (*see)(void *u, int first, int count, const float *logits), void *u);
 
+#define EVAL_NEAR 256 /* positions of the first octave below, each of the others has as many as all before it */
+#define EVAL_OCTAVES 14
+
 struct eval_result {
     int64_t tokens; /* predicted */
     double nll;     /* sum of -log p of the text's tokens, natural */
+    struct {
+        int64_t tokens;
+        double nll;
+    } octave[EVAL_OCTAVES]; /* the same by the position that predicts */
     /* against a reference; of the same positions */
     double kl, kl_max; /* sum and largest of KL(reference || model) */
     int64_t same_top;  /* positions with the same best token */

@@ -182,6 +182,7 @@ static struct attn attention_of(struct forward *f, int layer)
                          .layer = own ? 0 : layer,
                          .scale = m->attn_scale != 0 ? m->attn_scale : 1.0f / sqrtf((float)m->head_dim),
                          .window = l->window,
+                         .sinks = l->sinks,
                          .softcap = m->attn_softcap,
                          .rotary = m->rotary,
                          .q_norm = l->q_norm,

@@ -28,11 +28,10 @@ int kv_pages_of(int tokens)
     return (int)(((int64_t)tokens + KV_PAGE - 1) / KV_PAGE);
 }
 
-/* Bytes of the pool when the operator named none. */
-static int64_t automatic_bytes(const struct model *m, size_t page_bytes, int max_running)
+int64_t kv_pool_bytes(const struct model *m, enum kv_type type, int most, int max_running)
 {
-    int context = kv_pages_of(m->max_context);
-    int each = kv_pages_of(m->max_context < TOKENS_EACH ? m->max_context : TOKENS_EACH);
+    size_t page_bytes = kv_bytes_of(m, type);
+    int context = kv_pages_of(most), each = kv_pages_of(most < TOKENS_EACH ? most : TOKENS_EACH);
     int64_t pages = (int64_t)each * max_running;
     int64_t share = (int64_t)sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE) / MEMORY_SHARE;
     if (share > 0 && pages * (int64_t)page_bytes > share) pages = share / (int64_t)page_bytes;
@@ -104,7 +103,7 @@ int kv_pool_init_as(struct kv_pool *p, const struct model *m, enum kv_type type,
     *c = (struct kv_cache){.type = type, .layers = m->layers, .kv_heads = m->kv_heads, .head_dim = m->head_dim};
     c->page_bytes = kv_page_bytes(c->type, m->kv_heads, m->head_dim);
     size_t all_layers = kv_bytes_of(m, type);
-    if (bytes <= 0) bytes = automatic_bytes(m, all_layers, max_running);
+    if (bytes <= 0) bytes = kv_pool_bytes(m, type, m->max_context, max_running);
     int64_t pages = bytes / (int64_t)all_layers;
     if (pages < 1)
         return err_set(e, ERR_USAGE, "a KV pool of %lld bytes holds not one page of %zu bytes", (long long)bytes,
@@ -220,5 +219,66 @@ void kv_seq_swap(struct kv_pool *p, struct kv_seq *s, int i, int page)
 
 void kv_seq_release(struct kv_pool *p, struct kv_seq *s)
 {
-    while (s->npages > 0) kv_page_drop(p, s->page[--s->npages]);
+    while (s->npages > 0)
+        if (s->page[--s->npages] >= 0) kv_page_drop(p, s->page[s->npages]);
+    s->kept = s->gone = 0;
+}
+
+/* --- sequences that look back on a part of themselves --- */
+
+struct kv_keep kv_keep_of(const struct model *m)
+{
+    struct kv_keep k = {0};
+    for (int i = 0; i < m->layers; i++) {
+        const struct model_layer *l = &m->layer[i];
+        if (m->uneven && !l->module[LM_Q].n) continue;
+        if (l->window == 0) return (struct kv_keep){0};
+        if (l->window > k.window) k.window = l->window;
+        if (l->sinks > k.sinks) k.sinks = l->sinks;
+    }
+    return k;
+}
+
+int kv_keep_sinks(const struct kv_keep *k)
+{
+    return kv_pages_of(k->sinks);
+}
+
+int kv_keep_first(const struct kv_keep *k, int pos)
+{
+    int first = pos >= k->window + k->sinks ? (pos - k->window + 1) / KV_PAGE : 0, sinks = kv_keep_sinks(k);
+    return first > sinks ? first : sinks;
+}
+
+int kv_keep_most(const struct kv_keep *k, int tokens, int ahead)
+{
+    int all = kv_pages_of(tokens);
+    if (k->window == 0) return all;
+    int64_t most = kv_keep_sinks(k) + kv_pages_of(k->window) + 1 + (int64_t)kv_pages_of(ahead) + 1;
+    return most < all ? (int)most : all;
+}
+
+int kv_seq_held(const struct kv_seq *s)
+{
+    return s->npages - (s->gone > s->kept ? s->gone - s->kept : 0);
+}
+
+void kv_seq_evict(struct kv_pool *p, struct kv_seq *s, const struct kv_keep *k, int pos)
+{
+    int sinks = kv_keep_sinks(k), first = kv_keep_first(k, pos);
+    if (first > s->npages) first = s->npages;
+    for (int i = s->gone > sinks ? s->gone : sinks; i < first; i++) {
+        kv_page_drop(p, s->page[i]);
+        s->page[i] = -1;
+        s->kept = sinks;
+        s->gone = i + 1;
+    }
+}
+
+void kv_seq_skip(struct kv_seq *s, int kept)
+{
+    assert(s->npages < s->cap && s->npages >= kept);
+    s->page[s->npages++] = -1;
+    s->kept = kept;
+    s->gone = s->npages;
 }

@@ -39,8 +39,14 @@ struct kv_pool {
 };
 
 struct kv_seq {
-    int *page; /* [npages] of cap: page i holds positions 16 i .. 16 i + 15 */
+    int *page; /* [npages] of cap: page i holds positions 16 i .. 16 i + 15; -1: it was given back */
     int npages, cap;
+    int kept, gone; /* pages kept .. gone-1 were given back; gone 0: none */
+};
+
+/* What a sequence has to keep: its last `window` positions and its first `sinks`. window 0: all. */
+struct kv_keep {
+    int window, sinks;
 };
 
 /* Pages of the type that goes with the model's precision. bytes 0: for max_running sequences of moderate length, one whole context at least, a quarter of the machine's memory
@@ -49,6 +55,8 @@ int kv_pool_init(struct kv_pool *p, const struct model *m, int64_t bytes, int ma
 /* With pages of a type: of a model in EXACT float32, else bf16 or int8. */
 int kv_pool_init_as(struct kv_pool *p, const struct model *m, enum kv_type type, int64_t bytes, int max_running,
                     struct err *e);
+/* What bytes 0 means, where no sequence holds more than `most` positions. */
+int64_t kv_pool_bytes(const struct model *m, enum kv_type type, int most, int max_running);
 /* The pages that a device's plan has, at `base`. */
 int kv_pool_init_on(struct kv_pool *p, const struct model *m, enum kv_type type, const struct device_plan *plan,
                     char *base, struct err *e);
@@ -59,6 +67,14 @@ size_t kv_bytes_of(const struct model *m, enum kv_type type);
 
 /* Pages that `tokens` positions take. */
 int kv_pages_of(int tokens);
+
+/* What the model's layers look at. window 0: one of them sees all. */
+struct kv_keep kv_keep_of(const struct model *m);
+/* Pages of the sinks, and the first of the others that positions from `pos` on look at. */
+int kv_keep_sinks(const struct kv_keep *k);
+int kv_keep_first(const struct kv_keep *k, int pos);
+/* Pages that a sequence of that many positions holds at most, while it is given pages for `ahead` positions more than it has done. */
+int kv_keep_most(const struct kv_keep *k, int tokens, int ahead);
 
 /* Pages that can be taken: the free and the idle. */
 int kv_available(const struct kv_pool *p);
@@ -77,6 +93,12 @@ bool kv_seq_reserve(struct kv_pool *p, struct kv_seq *s, int tokens);
 void kv_seq_share(struct kv_pool *p, struct kv_seq *s, int page);
 /* Page i of the sequence becomes this one; the page that it had is dropped. */
 void kv_seq_swap(struct kv_pool *p, struct kv_seq *s, int i, int page);
+/* Pages that it holds. */
+int kv_seq_held(const struct kv_seq *s);
+/* Positions from `pos` on are all that will look: what they don't need is given back. k->window > 0. */
+void kv_seq_evict(struct kv_pool *p, struct kv_seq *s, const struct kv_keep *k, int pos);
+/* The sequence's next page is one that nobody looks at: the first `kept` pages are there, and those from the next one shared on. */
+void kv_seq_skip(struct kv_seq *s, int kept);
 /* Last page first, so that of an idle prefix the end goes before the beginning. */
 void kv_seq_release(struct kv_pool *p, struct kv_seq *s);
 

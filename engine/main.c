@@ -23,9 +23,11 @@
 #include "engine/api.h"
 #include "engine/cache.h"
 #include "engine/calibrate.h"
+#include "engine/kv.h"
 #include "engine/meters.h"
 #include "engine/model_device.h"
 #include "engine/pull.h"
+#include "engine/reach_settings.h"
 #include "engine/room.h"
 #include "engine/trace.h"
 #include "engine/verbs.h"
@@ -104,6 +106,12 @@ static bool one_of(const char *word, const char *a, const char *b)
     return !strcmp(word, a) || !strcmp(word, b);
 }
 
+/* Pages are given back, or positions passed over: devices do neither. */
+static bool windowed(const struct settings *s)
+{
+    return s->kv_window > 0 || strcmp(s->kv_evict, "on") == 0;
+}
+
 static int check_settings(const struct settings *s, struct err *e)
 {
     if (!s->model[0]) return err_set(e, ERR_USAGE, "--model is missing");
@@ -123,6 +131,12 @@ static int check_settings(const struct settings *s, struct err *e)
         return err_set(e, ERR_USAGE, "precision exact is the CPU's: %s has fast", s->device);
     if (s->tp > 1 && (!strcmp(s->precision, "exact") || !strcmp(s->device, "cpu")))
         return err_set(e, ERR_USAGE, "tp %d goes with a device, and precision fast", (int)s->tp);
+    double number;
+    if (reach_number("rope_factor", s->rope_factor, &number, e) || reach_number("rope_theta", s->rope_theta, &number, e)) return -1;
+    if (!one_of(s->kv_evict, "auto", "on") && strcmp(s->kv_evict, "off") != 0)
+        return err_set(e, ERR_USAGE, "kv_evict is '%s': auto, on or off", s->kv_evict);
+    if (windowed(s) && (device_is_name(s->device) || s->tp > 1))
+        return err_set(e, ERR_USAGE, "kv_window and kv_evict on are the CPU's: give --device cpu");
     if (!room_word_is_good(s->confine)) return err_set(e, ERR_USAGE, "confine is '%s': auto, on or off", s->confine);
     if (s->pull_url[0] && strncmp(s->pull_url, "http://", 7) != 0 && strncmp(s->pull_url, "https://", 8) != 0)
         return err_set(e, ERR_USAGE, "pull_url must begin with http:// or https://");
@@ -202,7 +216,7 @@ static int open_device(struct engine *g, enum precision prec)
     struct device_about about;
     struct err why = {0};
     bool any = strcmp(s->device, "auto") == 0 && s->tp == 1;
-    if (strcmp(s->device, "cpu") == 0 || prec == PREC_EXACT) return 0;
+    if (strcmp(s->device, "cpu") == 0 || prec == PREC_EXACT || windowed(s)) return 0;
     if (device_open(&g->device, strcmp(s->device, "auto") ? s->device : "cuda", (int)s->tp, &why)) {
         if (!any) return err_set(&g->error, why.code, "%s", why.msg);
         log_info("device", LS("device", "cpu"), LS("why", why.msg));
@@ -283,11 +297,15 @@ static void note_device(struct engine *g)
 static struct model_options model_of(const struct engine *g, enum precision prec)
 {
     const struct settings *s = g->s;
-    return (struct model_options){.name = s->name[0] ? s->name : NULL,
-                                  .prec = prec,
-                                  .max_context = (int)s->max_context,
-                                  .cache = g->cache,
-                                  .keep_mapped = s->share_weights};
+    struct model_options o = {.name = s->name[0] ? s->name : NULL,
+                              .prec = prec,
+                              .max_context = (int)s->max_context,
+                              .reach = REACH_OF(s),
+                              .cache = g->cache,
+                              .keep_mapped = s->share_weights};
+    reach_number("rope_factor", s->rope_factor, &o.reach.factor, NULL); /* check_settings() looked at them */
+    reach_number("rope_theta", s->rope_theta, &o.reach.theta, NULL);
+    return o;
 }
 
 static struct lora_options adapters_of(const struct engine *g)
@@ -319,6 +337,7 @@ static struct sched_options sched_of(const struct engine *g)
         .kv_type = strcmp(s->kv_type, "int8") ? KV_BF16 : KV_INT8,
         .threads = (int)s->threads,
         .kernels = s->kernels,
+        .kv_evict = windowed(s) && strcmp(s->kv_evict, "off") != 0,
         .prefix_cache = s->prefix_cache,
         .follow = s->device_follow,
         .speculate = (int)s->speculate,
@@ -361,6 +380,10 @@ static int load_parts(struct engine *g)
     open_cache(g);
     const struct model_options mo = model_of(g, prec);
     if (model_open(&g->model, s->model, &mo, e)) return refuse(g, EXIT_MODEL);
+    if (strcmp(s->kv_evict, "on") == 0 && kv_keep_of(g->model).window == 0) {
+        err_set(e, ERR_USAGE, "kv_evict on: a layer of %s sees all positions, so no page is ever behind it; give kv_window", g->model->name);
+        return refuse(g, EXIT_MODEL);
+    }
     if (s->chat_template[0] && model_set_chat(g->model, s->chat_template, e)) return refuse(g, EXIT_MODEL);
     if (load_draft(g, prec)) return refuse(g, EXIT_MODEL);
     if (constrain_new(&g->constrain, g->model->tok, GRAMMAR_CACHE_BYTES, e)) return refuse(g, EXIT_DEVICE);

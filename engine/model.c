@@ -186,6 +186,7 @@ static int load_layer(struct load *l, int layer, struct err *e)
     const struct layer_plan *own = &l->plan.layer[layer];
     bool sparse = own->sparse;
     to->window = own->window;
+    to->sinks = own->sinks;
     for (int i = 0; i < LORA_MODULES; i++) {
         if (sparse && i >= LM_GATE) break;
         if (i <= LM_O ? !own->heads : !own->mlp) continue;
@@ -261,6 +262,7 @@ static int load_all(struct load *l, const char *path, const char *digest, const 
 {
     struct model *m = l->m;
     if (family_of(l->s, &l->meta, e)) return -1;
+    l->plan.reach = &o->reach;
     if (family_shape(&l->meta, l->s, o->max_context, m, &l->plan, e) || text_load(l->s, m, e)) return -1;
     if (model_describe(&l->meta, &l->plan, path, o->name, m, e)) return -1;
     if (digest)

@@ -23,6 +23,7 @@ struct model_layer {
                                          * q, k, v and o, in one without an MLP the others */
     float *bias[LORA_MODULES];          /* [out]; NULL: none */
     int window;                         /* 0: attention sees all */
+    int sinks;                          /* positions that it sees besides its window: kernels/ops.h */
     const float *rope;                  /* one of the model's tables, [max_context][rotary/2][2]; NULL: model.rope */
     struct weight router;        /* [experts][hidden], packed PREC_EXACT: its logits are float32; n 0: a dense layer */
     struct model_expert *expert; /* [experts] or NULL */
@@ -80,10 +81,19 @@ static inline int model_mlp(const struct model *m, int layer)
 
 struct cache;
 
+/* What a base is served with beyond what its files say: docs/LONG_CONTEXT.md. All zero: nothing. */
+struct model_reach {
+    const char *scaling;  /* of rotary positions: NULL or "" as the files say, else "none", "linear" or "yarn" */
+    double factor, theta; /* of that scaling; the base of the frequencies, 0: the files' */
+    int original;         /* the length that the unscaled frequencies were trained for; 0: the files' */
+    int window, sinks;    /* layers that see farther see the last `window` positions and the first `sinks` only; 0: no such window */
+};
+
 struct model_options {
     const char *name; /* NULL: from the path, see model_load() */
     enum precision prec;
     int max_context;
+    struct model_reach reach;
     struct cache *cache; /* NULL: none; outlives the model */
     /* Weights of a packed file stay in the file's pages, shared by all engines that map it; else they are moved into this process's 2 MB
      * pages after the start. */

@@ -91,7 +91,7 @@ struct rope_spec {
 void rope_spec_close(struct rope_spec *r);
 
 struct layer_plan {
-    int window;
+    int window, sinks;
     bool local;    /* rotates with the local table */
     bool unturned; /* doesn't rotate */
     bool sparse;   /* has experts */
@@ -105,6 +105,7 @@ struct model_plan {
     bool tied;
     bool own_local; /* windowed layers have a table of their own */
     struct rope_spec rope, local;
+    const struct model_reach *reach; /* or NULL: nothing is asked for */
     struct layer_plan *layer; /* [layers] */
 };
 void model_plan_close(struct model_plan *p);
@@ -143,10 +144,24 @@ const char *meta_name(const struct meta *c, struct meta_key k, char name[128]);
 /* `context`: the model's own, `head_dim` known. Fills r->normal and r->reach. `local`: of windowed layers. */
 int rope_read(const struct meta *c, const struct source *s, int context, int head_dim, bool local, struct rope_spec *r,
               struct err *e);
+int rope_check(const struct rope_spec *r, struct err *e);
+/* What yarn and longrope multiply cosines and sines with, from mscale and mscale_all_dim; 1 for others. */
+double rope_usual_attention(const struct rope_spec *r, double mscale, double all);
 /* Frequencies [rotary/2] for a context of that length. */
 void rope_frequencies(const struct rope_spec *r, int context, int rotary, float *freq);
 /* The model's tables, and every layer's pointer to its own. */
 int rope_load(struct model *m, const struct model_plan *p, struct err *e);
+
+/* --- beyond what the files say (model_reach.c) --- */
+
+/* The scaling that is asked for takes the place of the files'. `own`: the model's context. */
+int reach_rope(const struct model_reach *w, int own, struct rope_spec *r, struct err *e);
+/* The longest context, given the model's spec. */
+int reach_context(const struct model_reach *w, const struct rope_spec *r);
+/* The length that scalings which depend on it are made for: what a position may be away from another. */
+int reach_length(const struct model_reach *w, int context);
+/* Windows and sinks of the layers that see farther. */
+void reach_windows(const struct model_reach *w, const struct model *m, struct model_plan *p);
 
 /* --- text (model_text.c) --- */
 

@@ -109,10 +109,11 @@ static float *make_table(const float *freq, float attention, int context, int ro
     return table;
 }
 
-static int add_table(const struct rope_spec *r, const struct model *m, float **out, struct err *e)
+/* `length`: that scalings are made for which depend on it. */
+static int add_table(const struct rope_spec *r, int length, const struct model *m, float **out, struct err *e)
 {
     float freq[HEAD_DIM_MAX / 2];
-    if (r) rope_frequencies(r, m->max_context, m->rotary, freq);
+    if (r) rope_frequencies(r, length, m->rotary, freq);
     *out = make_table(r ? freq : NULL, r ? (float)r->attention : 1, m->max_context, m->rotary);
     return *out ? 0 : err_set(e, ERR_NO_MEMORY, "no memory for the rope table of %d positions", m->max_context);
 }
@@ -120,10 +121,11 @@ static int add_table(const struct rope_spec *r, const struct model *m, float **o
 int rope_load(struct model *m, const struct model_plan *p, struct err *e)
 {
     bool unturned = false;
+    int length = reach_length(p->reach, m->max_context);
     for (int i = 0; i < m->layers; i++) unturned |= p->layer[i].unturned;
-    if (add_table(&p->rope, m, &m->rope, e)) return -1;
-    if (p->own_local && add_table(&p->local, m, &m->rope_local, e)) return -1;
-    if (unturned && add_table(NULL, m, &m->rope_none, e)) return -1;
+    if (add_table(&p->rope, length, m, &m->rope, e)) return -1;
+    if (p->own_local && add_table(&p->local, length, m, &m->rope_local, e)) return -1;
+    if (unturned && add_table(NULL, length, m, &m->rope_none, e)) return -1;
     for (int i = 0; i < m->layers; i++)
         m->layer[i].rope = p->layer[i].unturned ? m->rope_none : p->layer[i].local ? m->rope_local : m->rope;
     return 0;

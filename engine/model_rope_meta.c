@@ -60,7 +60,7 @@ static double mscale(double scale, double weight)
     return scale <= 1 ? 1 : 0.1 * weight * log(scale) + 1;
 }
 
-static int check(const struct rope_spec *r, struct err *e)
+int rope_check(const struct rope_spec *r, struct err *e)
 {
     if (!(r->base > 1 && r->base < 1e12))
         return err_set(e, ERR_MODEL, "the base of rope (freq_base, rope_theta) is %g: more than 1 is needed", r->base);
@@ -200,7 +200,7 @@ static int read_original(const struct meta *c, const json_t *o, int own, struct 
 }
 
 /* What cosines and sines are multiplied by, unless attention_factor says it. */
-static double usual_attention(const struct rope_spec *r, double m, double all)
+double rope_usual_attention(const struct rope_spec *r, double m, double all)
 {
     if (r->type == ROPE_YARN)
         return m != 0 && all != 0 ? mscale(r->factor, m) / mscale(r->factor, all) : mscale(r->factor, 1);
@@ -225,7 +225,7 @@ static int read_numbers(const json_t *o, int own, struct rope_spec *r, struct er
     if (fast != 0) r->beta_fast = fast;
     if (slow != 0) r->beta_slow = slow;
     r->whole = !json_is_false(given(o, "truncate"));
-    r->attention = by_length && stated != 0 ? stated : usual_attention(r, m, all);
+    r->attention = by_length && stated != 0 ? stated : rope_usual_attention(r, m, all);
     return 0;
 }
 
@@ -282,7 +282,7 @@ static int gguf_yarn(const struct meta *c, struct rope_spec *r, struct err *e)
         meta_num(c, (struct meta_key){"rope.scaling.yarn_ext_factor", NULL}, 1, 1, &extrapolation, e) ||
         meta_num(c, (struct meta_key){"rope.scaling.yarn_attn_factor", NULL}, 0, 1e6, &stated, e))
         return -1;
-    r->attention = stated != 0 ? stated : usual_attention(r, 1, all);
+    r->attention = stated != 0 ? stated : rope_usual_attention(r, 1, all);
     return 0;
 }
 
@@ -356,5 +356,5 @@ int rope_read(const struct meta *c, const struct source *s, int context, int hea
     } else if (c->g ? read_gguf(c, s, context, head_dim, r, e) : read_hf(c, context, head_dim, local, r, e))
         return in_config(c, e);
     set_lengths(r, context);
-    return check(r, e) ? in_config(c, e) : 0;
+    return rope_check(r, e) ? in_config(c, e) : 0;
 }

@@ -314,10 +314,10 @@ static int read_tied(const struct meta *c, const struct source *s, struct model_
     return 0;
 }
 
-static int set_context(const struct rope_spec *r, int asked, struct model *m, struct err *e)
+static int set_context(const struct rope_spec *r, int limit, int asked, struct model *m, struct err *e)
 {
-    if (asked > r->reach)
-        return err_set(e, ERR_USAGE, "max_context is %d, the model's own limit is %d", asked, r->reach);
+    if (asked > limit)
+        return err_set(e, ERR_USAGE, "max_context is %d, the model's own limit is %d", asked, limit);
     m->max_context = asked > 0 ? asked : r->normal;
     if (asked > 0 || m->max_context <= CONTEXT_USUAL) return 0;
     log_info("model_context", LI("own", m->max_context), LI("served", CONTEXT_USUAL),
@@ -335,9 +335,12 @@ int family_shape(const struct meta *c, const struct source *s, int max_context, 
     if (read_caps(c, m, e) || read_scales(c, m, e) || read_vocab(c, s, m, e)) return -1;
     if (read_biases(c, s, p, e) || read_tied(c, s, p, e)) return -1;
     if (rope_read(c, s, m->max_context, m->head_dim, false, &p->rope, e) || read_rotary(c, &p->rope, m, e)) return -1;
+    if (reach_rope(p->reach, m->max_context, &p->rope, e)) return -1;
     p->own_local = c->f->local_base > 0;
     if (p->own_local && rope_read(c, s, m->max_context, m->head_dim, true, &p->local, e)) return -1;
-    return set_context(&p->rope, max_context, m, e) ? -1 : family_layers(c, s, m, p, e);
+    if (set_context(&p->rope, reach_context(p->reach, &p->rope), max_context, m, e) || family_layers(c, s, m, p, e)) return -1;
+    reach_windows(p->reach, m, p);
+    return 0;
 }
 
 void model_plan_close(struct model_plan *p)

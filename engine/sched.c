@@ -61,8 +61,11 @@ static int init_compute(struct sched *s, struct err *e)
         sampler_set_row(s->sampler[i], s->m->vocab);
     }
     enum kv_type type = s->m->prec == PREC_FAST ? o->kv_type : KV_F32;
+    if (o->kv_evict && !o->device) s->keep = kv_keep_of(s->m);
+    int64_t bytes = o->kv_bytes;
+    if (bytes <= 0 && s->keep.window) bytes = kv_pool_bytes(s->m, type, evict_most(s, s->m->max_context) * KV_PAGE, o->max_running);
     if (o->device ? kv_pool_init_on(&s->kv, s->m, type, o->plan, device_room(o->device, ROOM_KV), e)
-                  : kv_pool_init_as(&s->kv, s->m, type, o->kv_bytes, o->max_running, e))
+                  : kv_pool_init_as(&s->kv, s->m, type, bytes, o->max_running, e))
         return -1;
     int rank = s->loras ? lora_rank_pad(lora_max_rank(s->loras)) : 1, logits = sched_logits(o);
     if (forward_new(&s->forward, s->m, s->kernels, s->pool, &s->kv.cache, o->step_tokens, logits, rank, e)) return -1;

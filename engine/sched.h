@@ -150,6 +150,7 @@ struct sched_options {
     struct device *device; /* where the model's constants lie already; NULL: this processor. Outlives the scheduler */
     const struct device_plan
         *plan; /* with a device: its pages (kv_bytes is not looked at), times and workspace. Outlives the scheduler */
+    bool kv_evict; /* where no layer of the model sees all, pages that none looks at any more are given back; not on a device */
     bool prefix_cache; /* pages of prompts and answers are kept and found again */
     int speculate;     /* tokens drafted ahead at most, up to SPECULATE_MAX; 0: none */
     const struct model *
@@ -186,6 +187,7 @@ void sched_cancel(struct sched *s, struct gen *g);
 
 struct sched_state {
     int running, waiting, pages_total, pages_used, max_running;
+    int max_tokens; /* prompt and answer that its pages can hold: the context, or less */
     int pages_idle; /* of the prefix cache, held by nobody: neither used nor lost */
     uint64_t steps, preemptions;
     uint64_t prefix_queries, prefix_hits; /* tokens looked for in the cache, and found */

@@ -82,10 +82,10 @@ void budget_note_part(struct plan *p, const struct part *a, bool prompt)
     struct step_shape *w = &p->shape;
     if (prompt) {
         w->prefill_rows += a->rows;
-        w->prefill_context += cost_context(a->pos0, a->rows);
+        w->prefill_context += cost_context(evict_looked(a->g->s, a->pos0), a->rows);
     } else {
         w->decode_rows += a->rows + a->drafts;
-        w->decode_context += cost_context(a->pos0, a->rows + a->drafts);
+        w->decode_context += cost_context(evict_looked(a->g->s, a->pos0), a->rows + a->drafts);
     }
 }
 
@@ -182,7 +182,7 @@ static int least_of(int a, int b)
 /* At most, and within the time; up to the end of a page, unless it is the prompt's end or there is no page's worth. */
 static int rows_in_time(const struct sched *s, const struct gen *g, int most)
 {
-    int rows = cost_rows_within(&s->cost, s->left_us, g->done, most);
+    int rows = cost_rows_within(&s->cost, s->left_us, evict_looked(s, g->done), most);
     if (rows < KV_PAGE || rows == g->nids - g->done) return rows;
     return (g->done + rows) / KV_PAGE * KV_PAGE - g->done;
 }
@@ -190,7 +190,7 @@ static int rows_in_time(const struct sched *s, const struct gen *g, int most)
 static double cost_of_rows(const struct sched *s, const struct gen *g, int rows)
 {
     return rows * cost_us(&s->cost, COST_PREFILL_ROW) +
-           cost_context(g->done, rows) * cost_us(&s->cost, COST_PREFILL_CONTEXT);
+           cost_context(evict_looked(s, g->done), rows) * cost_us(&s->cost, COST_PREFILL_CONTEXT);
 }
 
 static void add_prompt(struct sched *s, struct gen *g, int rows)
@@ -241,7 +241,7 @@ static double decoding_us(const struct sched *s)
     for (const struct gen *g = s->running.first; g; g = g->next) {
         if (g->nids - g->done != 1) continue;
         w.decode_rows++;
-        w.decode_context += cost_context(g->done, 1);
+        w.decode_context += cost_context(evict_looked(s, g->done), 1);
     }
     return w.decode_rows ? cost_of(&s->cost, &w) : 0;
 }
@@ -301,7 +301,7 @@ static void fill_step(struct sched *s, struct gen *oldest, double decode, double
     double least = isfinite(aim) ? LEAST * fmax(aim, decode) * (s->owed_us > 0 ? OWING : 1) : 0;
     s->left_us = fmax(aim - decode, least);
     if (s->left_us == least && p->shape.decode_rows && s->steps % REST == 0) return;
-    if (isfinite(aim)) p->budget_rows = cost_rows_within(&s->cost, s->left_us, oldest->done, s->o.step_tokens);
+    if (isfinite(aim)) p->budget_rows = cost_rows_within(&s->cost, s->left_us, evict_looked(s, oldest->done), s->o.step_tokens);
     if (isfinite(longest)) serve_rare(s, fmax(fmin(target, 2 * longest) - decode, share) - s->left_us);
     serve(s, oldest);
     int most = least_of(oldest->nids - oldest->done, s->o.step_tokens - p->rows);

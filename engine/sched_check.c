@@ -83,7 +83,7 @@ int check_request(const struct sched *s, const struct gen_request *r, struct err
     if (all > s->m->max_context)
         return err_set(e, ERR_CONTEXT_LENGTH, "the prompt's %d tokens and max_tokens %d exceed the context of %d",
                        r->nprompt, r->p.max_tokens, s->m->max_context);
-    if (kv_pages_of((int)all - 1) > s->kv.cache.pages)
+    if (evict_most(s, (int)all - 1) > s->kv.cache.pages)
         return err_set(e, ERR_CONTEXT_LENGTH,
                        "the prompt's %d tokens and max_tokens %d exceed the KV pool of %d tokens", r->nprompt,
                        r->p.max_tokens, s->kv.cache.pages * KV_PAGE);

@@ -4,7 +4,7 @@
  *   sched_admit.c   can a request meet its deadline
  *   sched_queue.c   places of requests, turns, deadlines; sched_tenant.c: tenants and their virtual counters
  *   sched_slots.c   which adapters may be asked for, who gives a slot back; sched_pin.c: the adapters of a request
- *   sched_room.c    places and pages, preemption
+ *   sched_room.c    places and pages, preemption; sched_evict.c: pages behind the window
  *   sched_budget.c  how many rows of prompts; sched_cost.c: what steps cost
  *   sched_plan.c    the rows of a step
  *   sched_follow.c  the step behind the one that a device runs
@@ -224,6 +224,7 @@ struct sched {
     struct metrics *metrics;
     int32_t ends[SCHED_ENDS_MAX];
     int nends;
+    struct kv_keep keep; /* what sequences keep of their pages; window 0: all */
 
     pthread_mutex_t lock;
     pthread_cond_t wake; /* the step thread: work; also: a late pin was answered */
@@ -364,6 +365,13 @@ void room_admit(struct sched *s);                  /* who may run from this step
 void room_preempt(struct gen *g, const char *why); /* why NULL: for want of pages */
 bool room_yields(const struct gen *v, const struct gen *g); /* v, running, to g */
 bool room_wanted(struct sched *s);                          /* somebody waits that room_admit() might let in */
+
+/* --- sched_evict.c; where keep.window is 0 they are what they would be without it --- */
+int evict_target(const struct sched *s, const struct gen *g, int done); /* positions that it needs pages for, when it has done so many */
+int evict_most(const struct sched *s, int tokens);                      /* pages that a sequence of so many holds at most */
+int evict_looked(const struct sched *s, int pos);                       /* positions that a row at `pos` looks back on */
+void evict_behind(struct sched *s, struct gen *g);                      /* gives back what it has behind it; step thread */
+void evict_take(struct sched *s, struct gen *g, int pages); /* of the cache what it needs of its first pages, to go on behind as many as can be */
 
 /* --- sched_budget.c; step thread, with the lock held --- */
 bool budget_express(struct sched *s); /* puts prompts of the rare into the plan, and nothing else belongs there then */

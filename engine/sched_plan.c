@@ -131,8 +131,9 @@ static void add_decode(struct sched *s, struct plan *p)
 
 void plan_add_prompt(struct sched *s, struct gen *g, int rows)
 {
+    rows = min_of(rows, g->kv.npages * KV_PAGE - g->done); /* fewer where the prefix cache brought it on in this step (sched_evict.c) */
     int given = given_of(s->plan, g, &rows);
-    if (rows) add_part(s->plan, g, rows, 0, given);
+    if (rows > 0) add_part(s->plan, g, rows, 0, given);
 }
 
 static void share_rows(struct sched *s, struct plan *p)

@@ -67,6 +67,10 @@ void prefix_take(struct sched *s, struct gen *g)
 {
     if (!reads(s, g)) return;
     know_keys(g, takeable(g));
+    if (s->keep.window > 0) {
+        evict_take(s, g, takeable(g));
+        return;
+    }
     for (int i = 0; i < takeable(g); i++) {
         int page = kv_prefix_find(&s->kv, &g->key[i]);
         if (page < 0) break;
@@ -102,7 +106,7 @@ int prefix_catch_up(struct sched *s, struct gen *g)
 {
     int before = g->cached;
     if (!reads(s, g)) return 0;
-    while (g->done % KV_PAGE == 0 && g->done / KV_PAGE < takeable(g)) {
+    while (g->done % KV_PAGE == 0 && g->done / KV_PAGE < takeable(g) && g->done / KV_PAGE + 1 < g->kv.npages) {
         int i = g->done / KV_PAGE, page;
         know_keys(g, i + 1);
         if ((page = kv_prefix_find(&s->kv, &g->key[i])) < 0) break;
@@ -142,5 +146,8 @@ void prefix_publish(struct sched *s, struct gen *g)
 
 void prefix_forget(struct sched *s, struct gen *g)
 {
-    for (int i = 0; i < g->npublic; i++) kv_prefix_forget(&s->kv, g->kv.page[i]);
+    for (int i = 0; i < g->npublic; i++) {
+        int page = g->kv.page[i] >= 0 ? g->kv.page[i] : kv_prefix_find(&s->kv, &g->key[i]);
+        if (page >= 0) kv_prefix_forget(&s->kv, page);
+    }
 }

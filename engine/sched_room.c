@@ -56,7 +56,8 @@ void room_grow(struct sched *s)
     for (struct gen *g = s->running.first, *next; g; g = next) {
         struct gen *goes = NULL;
         next = g->next;
-        while (goes != g && !kv_seq_reserve(&s->kv, &g->kv, g->nids)) {
+        evict_behind(s, g);
+        while (goes != g && !kv_seq_reserve(&s->kv, &g->kv, evict_target(s, g, g->done))) {
             goes = last_of(s);
             if (goes == next) next = next->next;
             room_preempt(goes, NULL);
@@ -95,7 +96,7 @@ static struct gen *choose_yielding(struct sched *s, const struct gen *g)
 static int pages_wanted(const struct sched *s, const struct gen *g)
 {
     int spare = s->running.n ? 1 + s->running.n / 8 : 0;
-    return kv_pages_of(g->nids) - g->kv.npages + spare;
+    return evict_most(s, g->nids) - kv_seq_held(&g->kv) + spare;
 }
 
 /* Can those who yield make room at all? Shared pages don't come free, so this may promise too much; then a few are preempted in vain. */
@@ -104,7 +105,7 @@ static bool can_make_room(struct sched *s, const struct gen *g)
     int pages = kv_available(&s->kv), places = s->o.max_running - s->running.n;
     for (const struct gen *v = s->running.first; v; v = v->next) {
         if (!room_yields(v, g)) continue;
-        pages += v->kv.npages;
+        pages += kv_seq_held(&v->kv);
         places++;
     }
     return places > 0 && pages >= pages_wanted(s, g);
@@ -117,7 +118,7 @@ static bool start(struct sched *s, struct gen *g)
     if (s->running.n >= s->o.max_running) return false;
     prefix_take(s, g);
     int taken = g->kv.npages;
-    if (kv_available(&s->kv) < pages_wanted(s, g) || !kv_seq_reserve(&s->kv, &g->kv, g->nids)) {
+    if (kv_available(&s->kv) < pages_wanted(s, g) || !kv_seq_reserve(&s->kv, &g->kv, evict_target(s, g, taken * KV_PAGE))) {
         kv_seq_release(&s->kv, &g->kv);
         return false;
     }

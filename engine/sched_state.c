@@ -59,7 +59,7 @@ static void note_cost(struct sched *s, int64_t took_us)
 static void note_waste(struct sched *s)
 {
     int tail = 0;
-    for (const struct gen *g = s->running.first; g; g = g->next) tail += g->kv.npages * KV_PAGE - g->nids;
+    for (const struct gen *g = s->running.first; g; g = g->next) tail += g->kv.npages * KV_PAGE > g->nids ? g->kv.npages * KV_PAGE - g->nids : 0;
     s->tail_tokens = tail > 0 ? tail : 0;
     s->waste = s->pages_used ? (double)s->tail_tokens / s->pages_used / KV_PAGE : 0;
     if (s->metrics) metric_set(s->metrics, M_KV_WASTE, NULL, s->waste);
@@ -234,6 +234,9 @@ void sched_get_state(struct sched *s, struct sched_state *out)
     out->running = s->running.n;
     out->waiting = s->waiting + s->put_off;
     out->pages_total = s->kv.cache.pages;
+    int64_t tokens = (int64_t)s->kv.cache.pages * KV_PAGE;
+    bool all = evict_most(s, s->m->max_context) <= s->kv.cache.pages;
+    out->max_tokens = all || tokens > s->m->max_context ? s->m->max_context : (int)tokens;
     out->pages_used = s->pages_used;
     out->pages_idle = s->pages_idle;
     out->prefix_queries = s->prefix_queries;

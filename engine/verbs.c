@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "engine/evaluate.h"
 #include "engine/quantize.h"
+#include "engine/reach_settings.h"
 #include <math.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -99,9 +100,14 @@ static int open_side(const struct eval_settings *s, const char *path, enum preci
 {
     const struct kernels *k = kernels_pick(s->kernels, prec);
     if (!k) return err_set(e, ERR_USAGE, "kernels '%s' cannot run on this machine", s->kernels);
-    if (model_load(m, path, NULL, prec, 0, e)) return -1;
+    struct model_options o = {.prec = prec, .reach = REACH_OF(s), .keep_mapped = true};
+    if (reach_number("rope_factor", s->rope_factor, &o.reach.factor, e) || reach_number("rope_theta", s->rope_theta, &o.reach.theta, e))
+        return -1;
+    if (o.reach.window > 0) o.max_context = (int)s->context;
+    if (model_open(m, path, &o, e)) return -1;
     int context = (int)s->context < (*m)->max_context ? (int)s->context : (*m)->max_context;
-    return evaluator_new(v, *m, k, (int)s->threads, context, e);
+    enum kv_type type = prec == PREC_EXACT ? KV_F32 : strcmp(s->kv_type, "int8") ? KV_BF16 : KV_INT8;
+    return evaluator_new_as(v, *m, k, type, (int)s->threads, context, e);
 }
 
 static int same_vocabulary(const struct model *a, const struct model *b, struct err *e)
@@ -131,6 +137,8 @@ static void print_eval(const struct eval_job *j, const struct eval_result *r, do
     printf("weight_bytes %zu\n", j->m->weight_bytes);
     printf("tokens %lld\n", (long long)r->tokens);
     printf("perplexity %.4f\n", eval_perplexity(r));
+    for (int i = 0, from = 0, to = EVAL_NEAR; j->s->positions && i < EVAL_OCTAVES; i++, from = to, to *= 2)
+        if (r->octave[i].tokens) printf("perplexity_%d_%d %.4f\n", from, to - 1, exp(r->octave[i].nll / (double)r->octave[i].tokens));
     if (j->base) {
         printf("base_weight_bytes %zu\n", j->base->weight_bytes);
         printf("mean_kl %.6f\n", r->kl / n);

@@ -2,7 +2,7 @@
  * in order, float32, reading only the slots that the row sees: those of its window, where there is one. Rows are dealt to
  * the threads. */
 #include "kernels/act.h"
-#include "kernels/attention_avx512.h"
+#include "kernels/attention_sinks.h"
 #include "kernels/kv.h"
 #include "kernels/matmul.h"
 #include <assert.h>
@@ -33,6 +33,11 @@ static void attend(const struct attn *a, const struct attn_seq *seq, int pos, in
         for (int d = 0; d < kv->head_dim; d++) out[d] = out[d] * keep + e * x[d];
         sum = sum * keep + e;
         most = larger;
+    }
+    if (attn_sees_sinks(a, pos)) {
+        float state[ATTN_OUT + HEAD_DIM_MAX];
+        attn_sinks_plain(a, seq, pos, h, state);
+        attn_sinks_join(state, kv->head_dim, &most, &sum, out);
     }
     for (int d = 0; d < kv->head_dim; d++) out[d] /= sum;
 }

@@ -12,6 +12,7 @@
  * Never used: slots behind a row's position or before its window (scores of a page's unused lanes are dropped before
  * anything uses them; of a pair of values only the half that is seen is added), other heads. Never read: other pages. */
 #include "kernels/act.h"
+#include "kernels/attention_sinks.h"
 #include "kernels/avx2.h"
 #include "kernels/kv.h"
 #include "kernels/vector_avx2.h"
@@ -228,6 +229,15 @@ static void load_query(struct vector *v, const float *q, int hd)
     memcpy(v->q, q, sizeof *v->q * (size_t)hd);
 }
 
+/* The sinks join what row i, head h of the item has of its window. */
+static void add_sinks(const struct attn *a, const struct item *it, int i, int h, struct vector *v)
+{
+    float state[ATTN_OUT + HEAD_DIM_MAX], sum = fold(v->sum);
+    attn_sinks_plain(a, it->seq, it->seq->pos0 + it->row + i, it->head + h, state);
+    attn_sinks_join(state, a->kv->head_dim, &v->most, &sum, v->out);
+    v->sum = _mm256_setr_ps(sum, 0, 0, 0, 0, 0, 0, 0);
+}
+
 static void store_output(const struct vector *v, float *out, int hd)
 {
     __m256 sum = _mm256_set1_ps(fold(v->sum));
@@ -272,6 +282,7 @@ static void run_item(const struct attn *a, const struct item *it, struct vector 
     for (int i = 0; i < it->rows; i++)
         for (int h = 0; h < it->heads; h++) {
             float y[HEAD_DIM_MAX], *to = hd % GROUP ? out->x + place(a, it, i, h) : y;
+            if (attn_sees_sinks(a, first + i)) add_sinks(a, it, i, h, &v[i * it->heads + h]);
             store_output(&v[i * it->heads + h], to, hd);
             if (hd % GROUP) continue;
             act_put_avx2(out, it->seq->row0 + it->row + i, a->heads * hd, (it->head + h) * hd, hd, y);

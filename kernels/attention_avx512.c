@@ -10,7 +10,7 @@
  *     claim items (whole ones go to the output, others to partial) -> barrier, if any was cut -> add up partial
  *
  * Batch invariance: segments depend on positions alone (attention_avx512.h); cuts decide only who computes what. */
-#include "kernels/attention_avx512.h"
+#include "kernels/attention_sinks.h"
 #include "kernels/act_avx512.h"
 #include "kernels/avx512.h"
 #include "kernels/vector.h"
@@ -195,9 +195,22 @@ void attn_clear(float *state, int head_dim)
     memset(state + ATTN_OUT, 0, sizeof *state * (size_t)head_dim);
 }
 
+/* `total`, or in `with` what it is together with the sinks, where the row sees them apart. */
+static const float *with_sinks(const struct attn *a, int row, int head, const float *total, float *with)
+{
+    const struct attn_seq *seq = attn_seq_of(a, row);
+    int pos = seq->pos0 + row - seq->row0, hd = a->kv->head_dim;
+    if (!attn_sees_sinks(a, pos)) return total;
+    attn_sinks_avx512(a, seq, pos, head, with);
+    attn_join(with, total, hd);
+    return with;
+}
+
 void attn_finish(const struct attn *a, int row, int head, const float *total, struct act *out)
 {
     int hd = a->kv->head_dim;
+    float with[ATTN_OUT + HEAD_DIM_MAX];
+    if (a->sinks) total = with_sinks(a, row, head, total, with);
     size_t at = (size_t)row * (size_t)(a->heads * hd) + (size_t)(head * hd);
     __m512 sum = _mm512_set1_ps(total[ATTN_SUM]);
     float y[HEAD_DIM_MAX], *to = hd % GROUP ? out->x + at : y; /* else a group spans two heads */

@@ -67,10 +67,10 @@ static inline int attn_rotary(const struct attn *a)
     return a->rotary > 0 ? a->rotary : a->kv->head_dim;
 }
 
-/* The first position that position `pos` sees. */
+/* The first position that position `pos` sees; of one that sees its sinks apart, the first of its window. */
 static inline int attn_first(const struct attn *a, int pos)
 {
-    return a->window > 0 && pos >= a->window ? pos - a->window + 1 : 0;
+    return a->window > 0 && pos >= a->window + a->sinks ? pos - a->window + 1 : 0;
 }
 
 /* The sequence that a row belongs to; NULL: none. */

@@ -173,6 +173,8 @@ struct attn {
     int layer;
     float scale;   /* 1/sqrt(head_dim) */
     int window;    /* > 0: position p sees p-window+1 .. p only, and pages wholly before them are not read; 0: all */
+    int sinks;     /* > 0, with a window: positions 0 .. sinks-1 are seen besides, by the positions that lie farther than sinks+window
+                    * as if they lay sinks+window-1 from the first (Xiao et al. 2023: positions inside the cache) */
     float softcap; /* > 0: scores become softcap tanh(score/softcap) after the scale; 0: none */
     int rotary;    /* leading dimensions of a head that rotate, even; 0: all */
     const float *q_norm,
@@ -186,6 +188,8 @@ struct attn {
                      * decoding row are not divided among threads; the result is the same */
     size_t partial_floats;
 };
+
+#define ATTN_SINKS_MAX 64
 
 /* Scratch for a model whose sequences are up to `positions` long. */
 size_t attn_partial_floats(int heads, int head_dim, int positions);

@@ -17,7 +17,7 @@ static const struct heads HEADS[] = {{9, 3, 64},  {4, 4, 80}, {8, 1, 96}, {6, 2,
 
 /* What families do with scores and positions, as columns. The caps are low enough to bend random scores. */
 struct look {
-    int window;
+    int window, sinks;
     float softcap;
     int rotary_quarters; /* of a head; 0: all */
     bool norms;
@@ -36,6 +36,10 @@ static const struct look LOOKS[] = {
     {.norms = true},
     {.window = 37, .softcap = 0.7f, .norms = true},
     {.window = 1000, .softcap = 50, .rotary_quarters = 1, .norms = true},
+    {.window = 16, .sinks = 4},
+    {.window = 1, .sinks = 1},
+    {.window = 64, .sinks = 17, .rotary_quarters = 2},
+    {.window = 37, .sinks = 64, .softcap = 0.7f, .norms = true},
 };
 #define LOOKS_N ((int)(sizeof LOOKS / sizeof *LOOKS))
 
@@ -114,11 +118,16 @@ static void poison_cache(struct problem *p)
     memset(p->kv.base, 0xff, LAYERS * PAGES * p->kv.page_bytes);
 }
 
+/* The first position of its window that a row sees; 0: it sees all. */
+static int first_seen(const struct problem *p, int pos)
+{
+    return p->look.window && pos >= p->look.window + p->look.sinks ? pos - p->look.window + 1 : 0;
+}
+
 /* Pages that no row from `pos` on sees are somebody else's. */
 static void poison_behind(struct problem *p, int pos)
 {
-    int first = p->look.window && pos >= p->look.window ? pos - p->look.window + 1 : 0;
-    for (int i = 0; i < first / KV_PAGE; i++)
+    for (int i = (p->look.sinks + KV_PAGE - 1) / KV_PAGE; i < first_seen(p, pos) / KV_PAGE; i++)
         memset(p->kv.base + ((size_t)PAGES + (size_t)p->page[i]) * p->kv.page_bytes, 0xff, p->kv.page_bytes);
 }
 
@@ -142,6 +151,7 @@ static struct attn attn_of(struct problem *p, float *q, float *k, float *v)
                          .layer = 1,
                          .scale = p->scale,
                          .window = p->look.window,
+                         .sinks = p->look.sinks,
                          .softcap = p->look.softcap,
                          .rotary = p->look.rotary_quarters ? p->rotary : 0,
                          .q_norm = p->look.norms ? p->q_norm : NULL,
@@ -214,11 +224,14 @@ static void answer(const struct problem *p, int pos, int h, double *out)
     int hd = p->h.head_dim, kvh = h / (p->h.heads / p->h.kv_heads);
     size_t kv0 = (size_t)kvh * (size_t)hd, row = (size_t)(p->h.kv_heads * hd);
     const float *q = p->q + ((size_t)pos * (size_t)p->h.heads + (size_t)h) * (size_t)hd;
-    double s[POSITIONS], a[HEAD_DIM_MAX], b[HEAD_DIM_MAX], most = -INFINITY, sum = 0;
-    int first = p->look.window && pos >= p->look.window ? pos - p->look.window + 1 : 0;
-    turned(p, q, p->q_norm, pos, a);
-    if (p->kv.type == KV_BF16) as_cached(p, a); /* what a query is rounded to; to int8 it never is */
-    for (int t = first; t <= pos; t++) {
+    double s[POSITIONS], near[HEAD_DIM_MAX], far[HEAD_DIM_MAX], b[HEAD_DIM_MAX], most = -INFINITY, sum = 0;
+    int first = first_seen(p, pos), sinks = first ? p->look.sinks : 0; /* those that it sees apart, from inside the cache */
+    turned(p, q, p->q_norm, pos, near);
+    turned(p, q, p->q_norm, first ? p->look.sinks + p->look.window - 1 : pos, far);
+    if (p->kv.type == KV_BF16) as_cached(p, near); /* what a query is rounded to; to int8 it never is */
+    for (int t = 0; t <= pos; t++) {
+        const double *a = t < sinks ? far : near;
+        if (t >= sinks && t < first) continue;
         turned(p, p->k + (size_t)t * row + kv0, p->k_norm, t, b);
         as_cached(p, b);
         s[t] = 0;
@@ -227,9 +240,10 @@ static void answer(const struct problem *p, int pos, int h, double *out)
         if (p->look.softcap > 0) s[t] = p->look.softcap * tanh(s[t] / p->look.softcap);
         if (s[t] > most) most = s[t];
     }
-    for (int t = first; t <= pos; t++) sum += s[t] = exp(s[t] - most);
+    for (int t = 0; t <= pos; t++) sum += s[t] = t < sinks || t >= first ? exp(s[t] - most) : 0;
     for (int d = 0; d < hd; d++) out[d] = 0;
-    for (int t = first; t <= pos; t++) {
+    for (int t = 0; t <= pos; t++) {
+        if (t >= sinks && t < first) continue;
         for (int d = 0; d < hd; d++) b[d] = p->v[(size_t)t * row + kv0 + (size_t)d];
         as_cached(p, b);
         for (int d = 0; d < hd; d++) out[d] += s[t] / sum * b[d];
