@@ -162,6 +162,9 @@ def adapters():
     desc = {"name": "Tiny", "digest": "ab" * 32, "also": ["x"], "layers": 2, "modules": {m: [b, a] for m, (a, b) in SHAPES.items()}, "vocab": 5, "hidden": 4, "experts": 2, "expert_mlp": 3}
     seed("base_desc", dump(desc) + "\0tiny", dump({**desc, "fused_qkv": True, "fused_gate_up": True}) + "\0org/Tiny-GGUF", dump({"name": "a"}) + "\0", dump({**desc, "layers": 0}), dump({**desc, "also": 1}),
          dump({**desc, "modules": {"q_proj": [1]}}), dump({**desc, "digest": "x"}) + "\0/tmp/x", dump(desc) + "\0unsloth/X-bnb-4bit", dump({**desc, "vocab": 1 << 40}))
+    heads = {"medusa_num_heads": 3, "medusa_num_layers": 1, "hidden_size": 64, "vocab_size": 300, "medusa_accuracy": [[0.5, 0.1], [0.25, 0.125, 0], [1]]}
+    seed("medusa", dump(heads), dump({"medusa_num_heads": 5}), dump({**heads, "hidden_size": 65}), dump({**heads, "medusa_accuracy": [[2], [], "x"]}), dump({**heads, "medusa_num_heads": 9}), dump({**heads, "medusa_num_layers": 0}),
+         dump({**heads, "medusa_accuracy": None}), dump({**heads, "medusa_accuracy": [[0] * 8] * 3}), "{}", "{")
 
 
 # --- engine ---
