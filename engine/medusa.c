@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define CONFIG_MAX (64u << 10)
+#define CONFIG_MAX (1u << 20)
 #define FILE_NAME "medusa_lm_head.safetensors"
 #define PREFIX "medusa_head."
 #define NAME_LEN 48
@@ -23,15 +23,20 @@
 
 static int load_config(struct medusa *m, const char *folder, struct err *e)
 {
-    char path[PATH_MAX], text[CONFIG_MAX + 1];
+    char path[PATH_MAX], *text = malloc(CONFIG_MAX + 1);
     snprintf(path, sizeof path, "%s/config.json", folder);
-    FILE *f = fopen(path, "re");
-    if (!f) return err_errno(e, "cannot open %s", path);
-    size_t n = fread(text, 1, sizeof text, f);
+    FILE *f = text ? fopen(path, "re") : NULL;
+    if (!f) {
+        free(text);
+        return text ? err_errno(e, "cannot open %s", path) : err_set(e, ERR_NO_MEMORY, "no memory for %s", path);
+    }
+    size_t n = fread(text, 1, CONFIG_MAX + 1, f);
     bool whole = feof(f) && !ferror(f);
     fclose(f);
-    if (!whole || n > CONFIG_MAX) return err_set(e, ERR_MODEL, "%s cannot be read whole, or is longer than %u bytes", path, CONFIG_MAX);
-    return medusa_config(m, text, n, e) ? err_prefix(e, "config.json") : 0;
+    int rc = whole && n <= CONFIG_MAX ? medusa_config(m, text, n, e)
+                                      : err_set(e, ERR_MODEL, "it cannot be read whole, or is longer than %u bytes", CONFIG_MAX);
+    free(text);
+    return rc ? err_prefix(e, "config.json") : 0;
 }
 
 /* --- tensors --- */
@@ -156,6 +161,29 @@ static int load_tensors(struct medusa *m, const char *folder, enum precision pre
     return rc ? err_prefix(e, FILE_NAME) : 0;
 }
 
+/* --- rows of the base's lm_head --- */
+
+static int read_row(const struct weight_source *s, int row, struct weight_row *out, struct err *e)
+{
+    const void *const *u = s->u;
+    (void)e;
+    weight_row(u[0], ((const int32_t *)u[1])[row], out->f);
+    return 0;
+}
+
+/* As bytes, whatever the base's are: guesses need no more. */
+static int take_few(struct medusa *m, const struct model *base, struct err *e)
+{
+    const void *const u[] = {base->head, m->token};
+    struct weight_source src = {.kind = CODES_FLOAT, .n = m->ntokens, .k = m->hidden, .read = read_row, .u = u, .format = "float"};
+    if (!m->ntokens) return 0;
+    if (m->own) return err_set(e, ERR_MODEL, "medusa_tokens goes with the base's lm_head, and these heads have their own");
+    int to = base->prec == PREC_FAST && m->hidden % GROUP == 0 ? (int)LAYOUT_Q8 : LAYOUT_AUTO;
+    if (weight_pack_source(&m->few, &src, NULL, base->prec, to, NULL, e)) return -1;
+    m->bytes += m->few.bytes;
+    return 0;
+}
+
 /* --- both --- */
 
 int medusa_load(struct medusa **out, const char *folder, const struct model *base, struct err *e)
@@ -164,13 +192,13 @@ int medusa_load(struct medusa **out, const char *folder, const struct model *bas
     if (!m) return err_set(e, ERR_NO_MEMORY, "no memory for Medusa heads");
     m->hidden = base->hidden;
     m->vocab = base->vocab;
-    if (load_config(m, folder, e) || load_tensors(m, folder, base->prec, e)) {
+    if (load_config(m, folder, e) || load_tensors(m, folder, base->prec, e) || take_few(m, base, e)) {
         medusa_free(m);
         if (e && e->code != ERR_IO && e->code != ERR_NO_MEMORY) e->code = ERR_MODEL; /* whatever readers of requests call it */
         return err_prefix(e, "Medusa heads %s", folder);
     }
     for (int n = 1; n <= MEDUSA_NODES_MAX; n++) medusa_tree_make(&m->tree[n], n, m->heads, m->right);
-    log_info("medusa_heads", LI("heads", m->heads), LI("layers", m->layers), LI("own_lm_heads", m->own != NULL),
+    log_info("medusa_heads", LI("heads", m->heads), LI("layers", m->layers), LI("own_lm_heads", m->own != NULL), LI("tokens", m->ntokens ? m->ntokens : m->vocab),
              LI("measured", m->measured), LI("bytes", (int64_t)m->bytes));
     *out = m;
     return 0;
@@ -181,6 +209,8 @@ void medusa_free(struct medusa *m)
     if (!m) return;
     for (int i = 0; m->block && i < m->heads * m->layers; i++) weight_close(&m->block[i]);
     for (int i = 0; m->own && i < m->heads; i++) weight_close(&m->own[i]);
+    if (m->few.n) weight_close(&m->few);
+    free(m->token);
     free(m->block);
     free(m->bias);
     free(m->own);

@@ -12,7 +12,8 @@
  *
  * as the published ones name them, `medusa_head.` before each or before none. The last one, a head's own lm_head, is there
  * for all heads or for none: then they share the base's. Of ours, config.json may have `medusa_accuracy`: for each head how
- * often its candidate of each rank was the right token, of which trees of guesses are made. */
+ * often its candidate of each rank was the right token, of which trees of guesses are made; and `medusa_tokens`, ascending: the only tokens
+ * that heads without an lm_head of their own guess (Zhao et al. 2025, "FR-Spec"), so that they read but these rows of the base's. */
 #pragma once
 #include "engine/medusa_tree.h"
 #include "engine/model.h"
@@ -21,7 +22,10 @@ struct medusa {
     int heads, layers, hidden, vocab;
     struct weight *block; /* [heads][layers], [hidden][hidden] each */
     float *bias;          /* [heads][layers][hidden] */
-    struct weight *own;   /* [heads], or NULL: the base's lm_head */
+    struct weight *own;   /* [heads], or NULL: the base's lm_head, or */
+    struct weight few;    /* its rows of `token`; n 0: all */
+    int32_t *token;       /* [ntokens] or NULL */
+    int ntokens;
     bool measured;        /* the file says accuracies */
     float right[MEDUSA_HEADS_MAX][MEDUSA_RANKS];
     struct medusa_tree tree[MEDUSA_NODES_MAX + 1]; /* by the number of nodes, from 1 */

@@ -1,10 +1,11 @@
 /* medusa_config: what config.json says of Medusa heads.
  *
  * The fields are those of the published ones, and medusa_accuracy of ours. Others are not looked at: they tell of training.
- * Whose file it is is not known, so all is bounded before it counts, and nothing is kept of the JSON. Any thread. */
+ * Whose file it is is not known, so all is bounded before it counts, and nothing is kept of the JSON (the tokens are a copy, which medusa_free() frees). Any thread. */
 #include "base/json.h"
 #include "engine/medusa.h"
 #include <limits.h>
+#include <stdlib.h>
 
 #define LAYERS_MAX 4
 
@@ -43,6 +44,24 @@ static void guess_accuracy(struct medusa *m)
     }
 }
 
+static int read_tokens(struct medusa *m, const json_t *list, struct err *e)
+{
+    size_t n = json_array_size(list);
+    if (n < MEDUSA_RANKS || n > (size_t)m->vocab)
+        return err_field(e, ERR_MODEL, "medusa_tokens", "medusa_tokens must be a list of %d to %d tokens", MEDUSA_RANKS, m->vocab);
+    m->token = malloc(n * sizeof *m->token);
+    if (!m->token) return err_set(e, ERR_NO_MEMORY, "no memory for medusa_tokens");
+    for (size_t i = 0; i < n; i++) {
+        const json_t *v = json_array_get(list, i);
+        json_int_t id = json_integer_value(v), least = i ? m->token[i - 1] + 1 : 0;
+        if (!json_is_integer(v) || id < least || id >= m->vocab)
+            return err_field(e, ERR_MODEL, "medusa_tokens", "medusa_tokens: number %zu is no token, or not larger than the one before", i);
+        m->token[i] = (int32_t)id;
+    }
+    m->ntokens = (int)n;
+    return 0;
+}
+
 /* What it says of the base, if anything, must be this base. */
 static int check_base(const struct medusa *m, const json_t *o, struct err *e)
 {
@@ -59,7 +78,7 @@ static int read_config(struct medusa *m, const json_t *o, struct err *e)
 {
     int64_t heads = 0, layers = 1;
     bool there = false;
-    const json_t *accuracy = json_object_get(o, "medusa_accuracy");
+    const json_t *accuracy = json_object_get(o, "medusa_accuracy"), *tokens = json_object_get(o, "medusa_tokens");
     if (json_get_int(o, "medusa_num_heads", 1, MEDUSA_HEADS_MAX, &heads, &there, e)) return -1;
     if (!there) return err_field(e, ERR_MODEL, "medusa_num_heads", "medusa_num_heads is missing");
     if (json_get_int(o, "medusa_num_layers", 1, LAYERS_MAX, &layers, NULL, e)) return -1;
@@ -67,7 +86,8 @@ static int read_config(struct medusa *m, const json_t *o, struct err *e)
     m->heads = (int)heads;
     m->layers = (int)layers;
     guess_accuracy(m);
-    return accuracy && !json_is_null(accuracy) ? read_accuracy(m, accuracy, e) : 0;
+    if (accuracy && !json_is_null(accuracy) && read_accuracy(m, accuracy, e)) return -1;
+    return tokens && !json_is_null(tokens) ? read_tokens(m, tokens, e) : 0;
 }
 
 int medusa_config(struct medusa *m, const char *text, size_t len, struct err *e)

@@ -37,12 +37,18 @@ struct guesser {
     int ranks; /* candidates that the trees have of a head, at most */
 };
 
+/* Of head k. */
+static const struct weight *lm_head_of(const struct guesser *u, int k)
+{
+    const struct medusa *m = u->m;
+    return m->own ? &m->own[k] : m->ntokens ? &m->few : u->s->m->head;
+}
+
 static int take_memory(struct guesser *u, struct err *e)
 {
     const struct medusa *m = u->m;
-    const struct model *base = u->s->m;
     size_t rows = (size_t)m->heads * SEQUENCES;
-    unsigned forms = weight_act_form(m->block[0].layout) | weight_act_form(m->own ? m->own[0].layout : base->head->layout);
+    unsigned forms = weight_act_form(m->block[0].layout) | weight_act_form(lm_head_of(u, 0)->layout);
     int k = (m->hidden + GROUP - 1) / GROUP * GROUP;
     if (act_init(&u->in, SEQUENCES, k, forms, e) || act_init(&u->h, (int)rows, k, forms, e)) return -1;
     u->y = calloc(rows * (size_t)m->hidden, sizeof *u->y);
@@ -112,10 +118,9 @@ static void lm_heads(struct guesser *u, struct kthread *t)
     for (int k = 0; k < n; k++) {
         at[k] = act_rows(&u->h, k * rows, rows, m->hidden);
         mm[k] = (struct mm){.in = &at[k], .rows = rows, .nout = 1, .expert = -1};
-        mm[k].out[0] = (struct mm_out){.w = m->own ? &m->own[k] : u->s->m->head,
-                                       .y = u->logits + (size_t)(k * rows) * (size_t)m->vocab,
-                                       .ldy = m->vocab,
-                                       .module = MM_BASE};
+        const struct weight *w = lm_head_of(u, k);
+        mm[k].out[0] = (struct mm_out){
+            .w = w, .y = u->logits + (size_t)(k * rows) * (size_t)w->n, .ldy = w->n, .module = MM_BASE};
     }
     u->s->kernels->matmul_list(t, mm, n);
     pool_barrier(t);
@@ -140,10 +145,14 @@ static void best_of(const float *x, int n, int ranks, int32_t *id)
 static void choose_candidates(struct guesser *u, struct kthread *t)
 {
     const struct model *base = u->s->m;
-    int tokens = base->tokens > 0 ? base->tokens : base->vocab; /* what pads the embedding is never sampled */
+    const struct medusa *m = u->m;
+    int width = lm_head_of(u, 0)->n, tokens = base->tokens > 0 ? base->tokens : base->vocab; /* what pads the embedding is never sampled */
     pool_claim_begin(t);
-    for (int i; (i = pool_claim(t, u->m->heads * u->n, 1)) >= 0;)
-        best_of(u->logits + (size_t)i * (size_t)u->m->vocab, tokens, u->ranks, u->of[i % u->n]->spec.top[i / u->n]);
+    for (int i; (i = pool_claim(t, m->heads * u->n, 1)) >= 0;) {
+        int32_t *top = u->of[i % u->n]->spec.top[i / u->n];
+        best_of(u->logits + (size_t)i * (size_t)width, m->ntokens ? m->ntokens : tokens, u->ranks, top);
+        for (int r = 0; m->ntokens && r < u->ranks; r++) top[r] = m->token[top[r]];
+    }
 }
 
 static void run_heads(struct kthread *t, void *arg)

@@ -20,6 +20,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
             for (int i = 0; i < nodes; i++) FUZZ_NEED(tree.node[i].parent < i && tree.node[i].rank < MEDUSA_RANKS);
         }
     }
+    for (int i = 1; i < m.ntokens; i++) FUZZ_NEED(m.token[i] > m.token[i - 1] && m.token[i] < m.vocab);
+    free(m.token);
     free(text);
     return 0;
 }

@@ -190,6 +190,9 @@ static void test_trees_grow_by_what_is_likeliest(void **state)
 
 /* --- answers --- */
 
+/* Heads that guess twelve tokens only. */
+#define FEW "[[0.5,0.4,0.3],[0.5,0.4],[0.5]], \"medusa_tokens\": [9,10,50,65,66,67,68,100,101,102,200,250]"
+
 static void test_forty_mixed_answers_are_the_same_with_heads(void **state)
 {
     (void)state;
@@ -204,7 +207,9 @@ static void test_forty_mixed_answers_are_the_same_with_heads(void **state)
                {TINY_F32, PREC_EXACT, KV_F32, 3, 2, 16, 18, true, {.layers = 2, .prefix = "medusa_head."}},
                {TINY_F32, PREC_FAST, KV_BF16, 8, 1, 64, 0, true, {.layers = 1, .kind = STEADY}},
                {TINY_Q4_1, PREC_FAST, KV_BF16, 8, 2, 64, 20, true, {.layers = 1}},
-               {TINY_Q8_0, PREC_FAST, KV_INT8, 5, 2, 64, 0, true, {.layers = 1}}};
+               {TINY_Q8_0, PREC_FAST, KV_INT8, 5, 2, 64, 0, true, {.layers = 1}},
+               {TINY_Q8_0, PREC_FAST, KV_BF16, 8, 2, 64, 0, true, {.layers = 1, .accuracy = FEW}},
+               {TINY_F32, PREC_EXACT, KV_F32, 8, 2, 64, 0, true, {.layers = 1, .accuracy = FEW}}};
     for (size_t r = 0; r < sizeof row / sizeof *row; r++) {
         struct sched_options before = plain;
         before.kv_type = row[r].kv;
@@ -360,6 +365,10 @@ static void test_a_folder_that_does_not_fit_is_refused_by_name(void **state)
         {CHANCE, 1, NULL, "[[1],[2],[0]]", {.told = "head 1: not a share"}},
         {CHANCE, 1, NULL, "[[1],[],[0]]", {.told = "head 1 must have 1 to 8"}},
         {CHANCE, 1, NULL, "[[1],[\"a\"],[0]]", {.told = "head 1: not a share"}},
+        {CHANCE, 1, NULL, "[[1],[1],[0]], \"medusa_tokens\": [1,2,3]", {.told = "list of 8 to 300"}},
+        {CHANCE, 1, NULL, "[[1],[1],[0]], \"medusa_tokens\": [1,2,3,4,5,6,7,7]", {.told = "number 7 is no token"}},
+        {CHANCE, 1, NULL, "[[1],[1],[0]], \"medusa_tokens\": [1,2,3,4,5,6,7,300]", {.told = "number 7 is no token"}},
+        {STEADY, 1, NULL, "[[1],[1],[0]], \"medusa_tokens\": [1,2,3,4,5,6,7,8]", {.told = "have their own"}},
         {CHANCE, 1, NULL, NULL, {.name = "1.0.linear.bias", .told = "1.0.linear.bias is missing"}},
         {CHANCE, 1, NULL, NULL, {.name = "1.0.linear.weight", .rows = 63, .told = "1.0.linear.weight is 63 x 64"}},
         {CHANCE, 1, NULL, NULL, {.name = "1.0.linear.bias", .rows = 65, .told = "1.0.linear.bias is 65 x 1"}},
