@@ -3,7 +3,7 @@
  *     settings -> room_enter (Landlock) -> bind, start threads -> room_close (seccomp) -> load the model, serve
  *
  * Adapters are strangers' files; should one ever take this process over, it finds no database, no pepper, no keys, no
- * network and no shell. So what the engine reads is named here: the model, its drafts and templates, the store of
+ * network and no shell. So what the engine reads is named here: the model, its drafts, heads and templates, the store of
  * adapters, and what the C library and the processor's description ask for. Nothing but the cache of packed bases and
  * the socket's folder is changed.
  *
