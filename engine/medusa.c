@@ -33,8 +33,9 @@ static int load_config(struct medusa *m, const char *folder, struct err *e)
     size_t n = fread(text, 1, CONFIG_MAX + 1, f);
     bool whole = feof(f) && !ferror(f);
     fclose(f);
-    int rc = whole && n <= CONFIG_MAX ? medusa_config(m, text, n, e)
-                                      : err_set(e, ERR_MODEL, "it cannot be read whole, or is longer than %u bytes", CONFIG_MAX);
+    int rc = whole && n <= CONFIG_MAX
+                 ? medusa_config(m, text, n, e)
+                 : err_set(e, ERR_MODEL, "it cannot be read whole, or is longer than %u bytes", CONFIG_MAX);
     free(text);
     return rc ? err_prefix(e, "config.json") : 0;
 }
@@ -124,14 +125,17 @@ static int check_used(const struct reading *r, struct err *e)
     int head, layer, end;
     for (int i = 0; i < r->file->ntensors; i++) {
         const char *full = r->file->tensor[i].name, *name = full + strlen(r->prefix);
-        bool block = !strncmp(full, r->prefix, strlen(r->prefix)) && sscanf(name, "%d.%d.%n", &head, &layer, &end) == 2 &&
-                     head >= 0 && head < r->m->heads && layer >= 0;
-        bool fits = block && (layer < r->m->layers ? !strcmp(name + end, "linear.weight") || !strcmp(name + end, "linear.bias")
-                                                   : layer == r->m->layers && r->m->own && !strcmp(name + end, "weight"));
+        bool block = !strncmp(full, r->prefix, strlen(r->prefix)) &&
+                     sscanf(name, "%d.%d.%n", &head, &layer, &end) == 2 && head >= 0 && head < r->m->heads &&
+                     layer >= 0;
+        bool fits =
+            block && (layer < r->m->layers ? !strcmp(name + end, "linear.weight") || !strcmp(name + end, "linear.bias")
+                                           : layer == r->m->layers && r->m->own && !strcmp(name + end, "weight"));
         if (!fits) return err_set(e, ERR_MODEL, "tensor %s is used by nothing", full);
     }
     if (r->used != r->file->ntensors)
-        return err_set(e, ERR_MODEL, "%d of %d tensors are used by nothing", r->file->ntensors - r->used, r->file->ntensors);
+        return err_set(e, ERR_MODEL, "%d of %d tensors are used by nothing", r->file->ntensors - r->used,
+                       r->file->ntensors);
     return 0;
 }
 
@@ -175,9 +179,11 @@ static int read_row(const struct weight_source *s, int row, struct weight_row *o
 static int take_few(struct medusa *m, const struct model *base, struct err *e)
 {
     const void *const u[] = {base->head, m->token};
-    struct weight_source src = {.kind = CODES_FLOAT, .n = m->ntokens, .k = m->hidden, .read = read_row, .u = u, .format = "float"};
+    struct weight_source src = {
+        .kind = CODES_FLOAT, .n = m->ntokens, .k = m->hidden, .read = read_row, .u = u, .format = "float"};
     if (!m->ntokens) return 0;
-    if (m->own) return err_set(e, ERR_MODEL, "medusa_tokens goes with the base's lm_head, and these heads have their own");
+    if (m->own)
+        return err_set(e, ERR_MODEL, "medusa_tokens goes with the base's lm_head, and these heads have their own");
     int to = base->prec == PREC_FAST && m->hidden % GROUP == 0 ? (int)LAYOUT_Q8 : LAYOUT_AUTO;
     if (weight_pack_source(&m->few, &src, NULL, base->prec, to, NULL, e)) return -1;
     m->bytes += m->few.bytes;
@@ -194,12 +200,14 @@ int medusa_load(struct medusa **out, const char *folder, const struct model *bas
     m->vocab = base->vocab;
     if (load_config(m, folder, e) || load_tensors(m, folder, base->prec, e) || take_few(m, base, e)) {
         medusa_free(m);
-        if (e && e->code != ERR_IO && e->code != ERR_NO_MEMORY) e->code = ERR_MODEL; /* whatever readers of requests call it */
+        if (e && e->code != ERR_IO && e->code != ERR_NO_MEMORY)
+            e->code = ERR_MODEL; /* whatever readers of requests call it */
         return err_prefix(e, "Medusa heads %s", folder);
     }
     for (int n = 1; n <= MEDUSA_NODES_MAX; n++) medusa_tree_make(&m->tree[n], n, m->heads, m->right);
-    log_info("medusa_heads", LI("heads", m->heads), LI("layers", m->layers), LI("own_lm_heads", m->own != NULL), LI("tokens", m->ntokens ? m->ntokens : m->vocab),
-             LI("measured", m->measured), LI("bytes", (int64_t)m->bytes));
+    log_info("medusa_heads", LI("heads", m->heads), LI("layers", m->layers), LI("own_lm_heads", m->own != NULL),
+             LI("tokens", m->ntokens ? m->ntokens : m->vocab), LI("measured", m->measured),
+             LI("bytes", (int64_t)m->bytes));
     *out = m;
     return 0;
 }

@@ -26,7 +26,7 @@ struct medusa {
     struct weight few;    /* its rows of `token`; n 0: all */
     int32_t *token;       /* [ntokens] or NULL */
     int ntokens;
-    bool measured;        /* the file says accuracies */
+    bool measured; /* the file says accuracies */
     float right[MEDUSA_HEADS_MAX][MEDUSA_RANKS];
     struct medusa_tree tree[MEDUSA_NODES_MAX + 1]; /* by the number of nodes, from 1 */
     size_t bytes;

@@ -17,7 +17,8 @@
 static int read_accuracy(struct medusa *m, const json_t *list, struct err *e)
 {
     if (!json_is_array(list) || (int)json_array_size(list) != m->heads)
-        return err_field(e, ERR_MODEL, "medusa_accuracy", "medusa_accuracy must be a list for each of %d heads", m->heads);
+        return err_field(e, ERR_MODEL, "medusa_accuracy", "medusa_accuracy must be a list for each of %d heads",
+                         m->heads);
     for (int k = 0; k < m->heads; k++) {
         const json_t *one = json_array_get(list, (size_t)k);
         size_t n = json_array_size(one);
@@ -27,7 +28,8 @@ static int read_accuracy(struct medusa *m, const json_t *list, struct err *e)
         for (size_t i = 0; i < MEDUSA_RANKS; i++) {
             double v = i < n ? json_number_value(json_array_get(one, i)) : 0;
             if (i < n && (!json_is_number(json_array_get(one, i)) || !(v >= 0 && v <= 1)))
-                return err_field(e, ERR_MODEL, "medusa_accuracy", "medusa_accuracy of head %d: not a share from 0 to 1", k);
+                return err_field(e, ERR_MODEL, "medusa_accuracy", "medusa_accuracy of head %d: not a share from 0 to 1",
+                                 k);
             m->right[k][i] = (float)v;
         }
     }
@@ -48,14 +50,16 @@ static int read_tokens(struct medusa *m, const json_t *list, struct err *e)
 {
     size_t n = json_array_size(list);
     if (n < MEDUSA_RANKS || n > (size_t)m->vocab)
-        return err_field(e, ERR_MODEL, "medusa_tokens", "medusa_tokens must be a list of %d to %d tokens", MEDUSA_RANKS, m->vocab);
+        return err_field(e, ERR_MODEL, "medusa_tokens", "medusa_tokens must be a list of %d to %d tokens", MEDUSA_RANKS,
+                         m->vocab);
     m->token = malloc(n * sizeof *m->token);
     if (!m->token) return err_set(e, ERR_NO_MEMORY, "no memory for medusa_tokens");
     for (size_t i = 0; i < n; i++) {
         const json_t *v = json_array_get(list, i);
         json_int_t id = json_integer_value(v), least = i ? m->token[i - 1] + 1 : 0;
         if (!json_is_integer(v) || id < least || id >= m->vocab)
-            return err_field(e, ERR_MODEL, "medusa_tokens", "medusa_tokens: number %zu is no token, or not larger than the one before", i);
+            return err_field(e, ERR_MODEL, "medusa_tokens",
+                             "medusa_tokens: number %zu is no token, or not larger than the one before", i);
         m->token[i] = (int32_t)id;
     }
     m->ntokens = (int)n;

@@ -60,8 +60,8 @@ int guesser_new(struct guesser **out, struct sched *s, struct err *e)
 {
     const struct medusa *m = s->o.medusa;
     if (m->hidden != s->m->hidden || m->vocab != s->m->vocab)
-        return err_set(e, ERR_USAGE, "Medusa heads of hidden size %d and %d tokens beside a base of %d and %d", m->hidden,
-                       m->vocab, s->m->hidden, s->m->vocab);
+        return err_set(e, ERR_USAGE, "Medusa heads of hidden size %d and %d tokens beside a base of %d and %d",
+                       m->hidden, m->vocab, s->m->hidden, s->m->vocab);
     struct guesser *u = calloc(1, sizeof *u);
     if (!u) return err_set(e, ERR_NO_MEMORY, "no memory for the guesses of Medusa heads");
     u->s = s;
@@ -119,8 +119,8 @@ static void lm_heads(struct guesser *u, struct kthread *t)
         at[k] = act_rows(&u->h, k * rows, rows, m->hidden);
         mm[k] = (struct mm){.in = &at[k], .rows = rows, .nout = 1, .expert = -1};
         const struct weight *w = lm_head_of(u, k);
-        mm[k].out[0] = (struct mm_out){
-            .w = w, .y = u->logits + (size_t)(k * rows) * (size_t)w->n, .ldy = w->n, .module = MM_BASE};
+        mm[k].out[0] =
+            (struct mm_out){.w = w, .y = u->logits + (size_t)(k * rows) * (size_t)w->n, .ldy = w->n, .module = MM_BASE};
     }
     u->s->kernels->matmul_list(t, mm, n);
     pool_barrier(t);
@@ -146,7 +146,8 @@ static void choose_candidates(struct guesser *u, struct kthread *t)
 {
     const struct model *base = u->s->m;
     const struct medusa *m = u->m;
-    int width = lm_head_of(u, 0)->n, tokens = base->tokens > 0 ? base->tokens : base->vocab; /* what pads the embedding is never sampled */
+    int width = lm_head_of(u, 0)->n,
+        tokens = base->tokens > 0 ? base->tokens : base->vocab; /* what pads the embedding is never sampled */
     pool_claim_begin(t);
     for (int i; (i = pool_claim(t, m->heads * u->n, 1)) >= 0;) {
         int32_t *top = u->of[i % u->n]->spec.top[i / u->n];
@@ -162,7 +163,8 @@ static void run_heads(struct kthread *t, void *arg)
     pool_barrier(t);
     for (int layer = 0; layer < u->m->layers; layer++) {
         products(u, t, layer);
-        add_silu(t, layer ? u->h.x : u->in.x, layer ? u->m->heads * u->n : u->n, u->y, u->m->heads * u->n, u->m->hidden, &u->h);
+        add_silu(t, layer ? u->h.x : u->in.x, layer ? u->m->heads * u->n : u->n, u->y, u->m->heads * u->n, u->m->hidden,
+                 &u->h);
         pool_barrier(t);
     }
     lm_heads(u, t);

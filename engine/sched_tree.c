@@ -98,8 +98,7 @@ struct tree *tree_open(struct sched *s, struct plan *p, struct gen *g, int n)
         return NULL;
     }
     for (int c = 1; c < r->shape->nchains; c++) make_table(r, c);
-    for (int i = 0; i < n; i++)
-        g->ids[g->nids + i] = g->spec.top[r->shape->node[i].depth - 1][r->shape->node[i].rank];
+    for (int i = 0; i < n; i++) g->ids[g->nids + i] = g->spec.top[r->shape->node[i].depth - 1][r->shape->node[i].rank];
     p->ntrees++;
     return r;
 }
@@ -118,7 +117,8 @@ int tree_fill(struct plan *p, const struct tree *r, int row, struct attn_seq *ou
     out[0] = (struct attn_seq){.row0 = row, .rows = 1 + t->chain[0].n, .pos0 = r->pos0, .page = r->g->kv.page};
     for (int c = 1; c < t->nchains; c++) {
         int first = t->chain[c].first, pos = position(r, first);
-        out[c] = (struct attn_seq){.row0 = row + 1 + first, .rows = t->chain[c].n, .pos0 = pos, .page = r->branch[c].table};
+        out[c] =
+            (struct attn_seq){.row0 = row + 1 + first, .rows = t->chain[c].n, .pos0 = pos, .page = r->branch[c].table};
         add_copy(p, r, c, pos % KV_PAGE);
     }
     return t->nchains;

@@ -49,12 +49,17 @@ static float value_of(const struct heads_file *f, int head, int part, int row, i
     return part % 2 ? 5 : 0; /* a bias that makes the sum of the hidden state positive */
 }
 
-static void add_tensor(const struct heads_file *f, struct tiny_bytes *header, struct tiny_bytes *data, int head, int part)
+static void add_tensor(const struct heads_file *f, struct tiny_bytes *header, struct tiny_bytes *data, int head,
+                       int part)
 {
     char name[64], text[256];
     bool own = part == f->layers * 2, bias = !own && part % 2;
     int rows = own ? TINY_VOCAB : tiny_dim.hidden, cols = bias ? 1 : tiny_dim.hidden;
-    snprintf(name, sizeof name, own ? "%d.%d.weight" : bias ? "%d.%d.linear.bias" : "%d.%d.linear.weight", head, part / 2);
+    snprintf(name, sizeof name,
+             own    ? "%d.%d.weight"
+             : bias ? "%d.%d.linear.bias"
+                    : "%d.%d.linear.weight",
+             head, part / 2);
     bool flawed = f->flaw.name && strcmp(name, f->flaw.name) == 0;
     if (flawed && f->flaw.rows) rows = f->flaw.rows;
     const char *as = flawed && !f->flaw.rows && !f->flaw.nan ? f->flaw.as : name;
@@ -83,8 +88,9 @@ static void write_heads(const char *folder, const struct heads_file *f)
 {
     struct tiny_bytes header = {0}, data = {0}, all = {0};
     char config[512];
-    int n = snprintf(config, sizeof config, "{\"medusa_num_heads\": %d, \"medusa_num_layers\": %d, \"hidden_size\": 64%s%s}", HEADS,
-                     f->layers, f->accuracy ? ", \"medusa_accuracy\": " : "", f->accuracy ? f->accuracy : "");
+    int n = snprintf(config, sizeof config,
+                     "{\"medusa_num_heads\": %d, \"medusa_num_layers\": %d, \"hidden_size\": 64%s%s}", HEADS, f->layers,
+                     f->accuracy ? ", \"medusa_accuracy\": " : "", f->accuracy ? f->accuracy : "");
     mkdir(folder, 0700);
     if (f->flaw.config)
         write_file(folder, "config.json", f->flaw.config, strlen(f->flaw.config));
@@ -92,7 +98,8 @@ static void write_heads(const char *folder, const struct heads_file *f)
         write_file(folder, "config.json", config, (size_t)n);
     tiny_put(&header, "{", 1);
     for (int head = 0; head < HEADS; head++)
-        for (int part = 0; part < f->layers * 2 + (f->kind == STEADY); part++) add_tensor(f, &header, &data, head, part);
+        for (int part = 0; part < f->layers * 2 + (f->kind == STEADY); part++)
+            add_tensor(f, &header, &data, head, part);
     tiny_put(&header, "}", 1);
     while (header.n % 8) tiny_put(&header, " ", 1);
     tiny_put64(&all, header.n);
@@ -159,7 +166,8 @@ static void assert_is_a_tree(const struct medusa_tree *tree, int n)
         assert_true(node->parent < i);
         assert_int_equal(node->depth, node->parent < 0 ? 1 : tree->node[node->parent].depth + 1);
         assert_true(i >= node->depth - 1 && node->depth <= tree->depth);
-        for (int k = 0; k < i; k++) assert_false(tree->node[k].parent == node->parent && tree->node[k].rank == node->rank);
+        for (int k = 0; k < i; k++)
+            assert_false(tree->node[k].parent == node->parent && tree->node[k].rank == node->rank);
     }
 }
 
@@ -237,7 +245,8 @@ static struct want of_eight(uint64_t seed, int max)
 {
     static struct token_bias only[8];
     for (int i = 0; i < 8; i++) only[i] = (struct token_bias){FIRST + i, 60};
-    return (struct want){.seed = seed, .own = 30, .max = max, .bias = only, .nbias = 8, .temperature = 2, .logprobs = 1};
+    return (struct want){
+        .seed = seed, .own = 30, .max = max, .bias = only, .nbias = 8, .temperature = 2, .logprobs = 1};
 }
 
 static void test_heads_whose_any_candidate_is_right_save_steps(void **state)
@@ -259,7 +268,8 @@ static void test_heads_whose_any_candidate_is_right_save_steps(void **state)
                 want_ask(&t, &w, &a[i]);
             }
             tiny_stop(&t);
-            struct medusa *m = heads_for(&(struct heads_file){.kind = STEADY, .layers = 1, .accuracy = row[r].accuracy});
+            struct medusa *m =
+                heads_for(&(struct heads_file){.kind = STEADY, .layers = 1, .accuracy = row[r].accuracy});
             struct sched_options o = with(m, row[r].nodes);
             tiny_start(&t, &o);
             for (uint64_t i = 0; i < 4; i++) {
@@ -325,7 +335,8 @@ static void test_cancelling_gives_all_pages_of_branches_back(void **state)
     static struct told a[2];
     open_all(&t, TINY_F32, PREC_EXACT, &plain);
     tiny_stop(&t);
-    struct medusa *m = heads_for(&(struct heads_file){.kind = STEADY, .layers = 1, .accuracy = "[[0.5,0.4,0.3,0.2],[0.5,0.4],[0.3]]"});
+    struct medusa *m =
+        heads_for(&(struct heads_file){.kind = STEADY, .layers = 1, .accuracy = "[[0.5,0.4,0.3,0.2],[0.5,0.4],[0.3]]"});
     struct sched_options o = with(m, 8);
     tiny_start(&t, &o);
     for (int round = 0; round < 20; round++) {
@@ -355,12 +366,20 @@ static void test_a_folder_that_does_not_fit_is_refused_by_name(void **state)
         {CHANCE, 1, NULL, NULL, {.config = "{", .told = "config.json"}},
         {CHANCE, 1, NULL, NULL, {.config = "{}", .told = "medusa_num_heads is missing"}},
         {CHANCE, 1, NULL, NULL, {.config = "{\"medusa_num_heads\": 9}", .told = "medusa_num_heads"}},
-        {CHANCE, 1, NULL, NULL, {.config = "{\"medusa_num_heads\": 3, \"medusa_num_layers\": 0}", .told = "medusa_num_layers"}},
+        {CHANCE,
+         1,
+         NULL,
+         NULL,
+         {.config = "{\"medusa_num_heads\": 3, \"medusa_num_layers\": 0}", .told = "medusa_num_layers"}},
         {CHANCE, 1, NULL, NULL, {.config = "{\"medusa_num_heads\": 3, \"hidden_size\": 65}", .told = "hidden size 65"}},
         {CHANCE, 1, NULL, NULL, {.config = "{\"medusa_num_heads\": 3, \"vocab_size\": 1}", .told = "1 tokens"}},
         {CHANCE, 1, NULL, NULL, {.config = "{\"medusa_num_heads\": 2}", .told = "2.0.linear.bias is used by nothing"}},
         {CHANCE, 1, NULL, NULL, {.config = "{\"medusa_num_heads\": 4}", .told = "3.0.linear.weight is missing"}},
-        {CHANCE, 1, NULL, NULL, {.config = "{\"medusa_num_heads\": 3, \"medusa_num_layers\": 2}", .told = "0.1.linear.weight is missing"}},
+        {CHANCE,
+         1,
+         NULL,
+         NULL,
+         {.config = "{\"medusa_num_heads\": 3, \"medusa_num_layers\": 2}", .told = "0.1.linear.weight is missing"}},
         {CHANCE, 1, NULL, "[[1]]", {.told = "for each of 3 heads"}},
         {CHANCE, 1, NULL, "[[1],[2],[0]]", {.told = "head 1: not a share"}},
         {CHANCE, 1, NULL, "[[1],[],[0]]", {.told = "head 1 must have 1 to 8"}},

@@ -56,11 +56,14 @@ def test_answers_are_those_without_heads(tmp_path, nodes):
 
 
 def test_trained_heads_of_the_demo_are_often_right(tmp_path):
+    """Of what was asked of them, and not by chance: one of 3,104 tokens."""
     e = Engine(tmp_path / "e", "--device", "cpu", "--medusa", str(TRAINED))
-    answers(e, e.base)
-    first_asked, first_right = (float(re.search(rf'^weft_medusa_{w}_total{{head="1"}} (\d+)', e.http.get("/metrics").text, re.M).group(1)) for w in ("asked", "right"))
+    with e.openai() as client:
+        for ask in ("Explain rain to a child.", "List five facts about owls.", "Write a letter to a friend about a garden."):
+            client.chat.completions.create(model=e.base, messages=[{"role": "user", "content": ask}], max_tokens=64, temperature=0)
+    asked, right = (float(re.search(rf'^weft_medusa_{w}_total{{head="1"}} (\d+)', e.http.get("/metrics").text, re.M).group(1)) for w in ("asked", "right"))
     e.close()
-    assert first_asked >= 20 and first_right > first_asked / 5
+    assert asked >= 20 and right > asked / 10, f"{right} of {asked}"
 
 
 @pytest.mark.parametrize("args, code, told", [
