@@ -80,7 +80,7 @@ SIMT_CXX     := -x c++ -std=c++17 -DWEFT_SIMT -D_GNU_SOURCE -I. -MMD -MP -g -fPI
 	-fdebug-prefix-map=$(CURDIR)/= \
 	-ffp-contract=off -fno-strict-aliasing -Wall -Wextra -Wno-unused-function -Werror
 
-.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench bench-prune bench-context eval-context plan-check bench-gateway bench-kernels bench-ledger bench-speculation eval-policies bench-text bench-usage compile_commands.json install kills clean bench-export bench-archive trust trust-programs fuzz fuzz-programs simulate simulate-sweep man deb deb-check bench-standby
+.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench bench-prune bench-context eval-context plan-check bench-gateway bench-kernels bench-ledger bench-speculation eval-policies bench-text bench-usage compile_commands.json install kills clean bench-export bench-archive trust trust-programs fuzz fuzz-programs simulate simulate-sweep man deb deb-check bench-standby bench-medusa
 .SECONDARY:
 
 all: programs ## build the three programs into build/MODE
@@ -316,6 +316,9 @@ eval-policies: programs ## what prompt policies keep and cost on the demo base (
 
 bench-speculation: programs ## what guessing ahead brings at one stream; needs the packages of tests/e2e/requirements.txt
 	$(E2E_PYTHON) tests/load/speculation
+
+bench-medusa: programs ## what Medusa heads bring on the demo base (docs/MEDUSA.md): ARGS="--nodes 3 --rounds 3 --threads 1"
+	$(E2E_PYTHON) tests/load/medusa $(ARGS)
 
 compile_commands.json: ## for editors and clang-tidy
 	@{ echo '['; sep=''; for f in $(foreach r,$(ROOMS),$(wildcard $(r)/*.c $(r)/*/*.c)) $(wildcard tests/unit/*.c tests/kernels/*.c); do \

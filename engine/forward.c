@@ -214,6 +214,10 @@ static void attention_half(struct forward *f, struct kthread *t, int layer)
     struct attn at = attention_of(f, layer);
     f->k->rope_store(t, &at);
     pool_barrier(t);
+    if (f->b->ncopies) {
+        kv_copy_slots(t, at.kv, at.layer, f->b->copy, f->b->ncopies);
+        pool_barrier(t);
+    }
     f->k->attention(t, &at, &f->a);
     pool_barrier(t);
     struct mm o = forward_product(f, &f->a, rows, &f->lora, layer);
@@ -332,6 +336,11 @@ const float *forward_end(struct forward *f)
 const float *forward_run(struct forward *f, const struct forward_batch *b)
 {
     return forward_begin(f, b) ? NULL : forward_end(f);
+}
+
+void forward_hidden(struct forward *f, struct kthread *t, const int *row_of, int n, struct act *out)
+{
+    f->k->rmsnorm(t, f->x, row_of, n, f->m->hidden, f->m->final_norm, f->m->norm_eps, out);
 }
 
 const struct err *forward_error(const struct forward *f)

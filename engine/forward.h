@@ -17,6 +17,8 @@ struct forward_batch {
     int nseq;
     const struct attn_seq *seq; /* ascending row0, together they cover all rows: pages must hold their positions */
     struct lora_batch lora;     /* nseg 0: base rows only */
+    int ncopies;
+    const struct kv_copy *copy; /* in each layer, once its keys and values are stored; not on a device */
     int max_rank;         /* largest sum of lora_rank_pad(rank) over one segment's uses; where each segment has one
                                  * adapter, the largest rank will do */
     int nlogits;          /* 0 .. max_logits; several rows of a sequence may ask */
@@ -44,6 +46,10 @@ const struct err *forward_error(const struct forward *f);
 /* What the device chose in this pass, from within `after` on; NULL: there is no device. Rows that it chose from have no
  * logits here. */
 const struct device_result *forward_chosen(const struct forward *f);
+
+/* The last hidden states, normed, of rows row_of[0 .. n-1] of the pass that ended last, into `out`. On every thread of a
+ * pool_run(), a barrier behind it; until the next pass begins, and not on a device. */
+void forward_hidden(struct forward *f, struct kthread *t, const int *row_of, int n, struct act *out);
 
 size_t forward_bytes(const struct forward *f);        /* of the workspace */
 size_t forward_logits_bytes(const struct forward *f); /* of it, the logits */

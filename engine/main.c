@@ -24,6 +24,7 @@
 #include "engine/cache.h"
 #include "engine/calibrate.h"
 #include "engine/kv.h"
+#include "engine/medusa.h"
 #include "engine/meters.h"
 #include "engine/model_device.h"
 #include "engine/pull.h"
@@ -74,6 +75,7 @@ struct engine {
     struct device *device;       /* NULL: this processor */
     struct device_plan plan;     /* of it */
     struct model *model, *draft; /* draft NULL: none */
+    struct medusa *medusa;       /* NULL: none */
     struct pull *pull; /* NULL: the store is the gateway's */
     struct lora_set *loras;
     struct constrain *constrain;
@@ -116,6 +118,8 @@ static int check_settings(const struct settings *s, struct err *e)
 {
     if (!s->model[0]) return err_set(e, ERR_USAGE, "--model is missing");
     if (!s->socket[0] == !s->listen[0]) return err_set(e, ERR_USAGE, "give either --socket or --listen");
+    if (s->medusa[0] && s->draft_model[0])
+        return err_set(e, ERR_USAGE, "give either --medusa or --draft-model: both guess where the text itself has nothing to copy");
     if (s->listen[0] && !s->token_file[0]) return err_set(e, ERR_USAGE, "--listen needs --token-file");
     if (!one_of(s->device, "auto", "cpu") && !device_is_name(s->device))
         return err_set(e, ERR_USAGE, "no such device: '%s' (auto, cpu, cuda or cuda:N)", s->device);
@@ -198,6 +202,16 @@ static int load_draft(struct engine *g, enum precision prec)
                            (int)n, a);
     }
     return 0;
+}
+
+/* They read the workspace of a step, which is the CPU's. */
+static int load_medusa(struct engine *g)
+{
+    const struct settings *s = g->s;
+    if (!s->medusa[0] || s->speculate == 0) return 0;
+    if (g->device)
+        return err_set(&g->error, ERR_USAGE, "medusa goes with the CPU: give --device cpu, or leave --medusa out");
+    return medusa_load(&g->medusa, s->medusa, g->model, &g->error);
 }
 
 /* Has the loader of adapters to stand back? Not where a core is left over beside the compute threads, nor where a device
@@ -320,7 +334,7 @@ static struct lora_options adapters_of(const struct engine *g)
                                  .metrics = g->metrics};
 }
 
-/* Of what is there already: draft, trace, device. */
+/* Of what is there already: draft, heads, trace, device. */
 static struct sched_options sched_of(const struct engine *g)
 {
     const struct settings *s = g->s;
@@ -342,6 +356,8 @@ static struct sched_options sched_of(const struct engine *g)
         .follow = s->device_follow,
         .speculate = (int)s->speculate,
         .draft = g->draft,
+        .medusa = g->medusa,
+        .medusa_nodes = (int)s->medusa_nodes,
         .hang_s = (int)s->hang_s,
         .trace = g->trace,
         .device = g->device,
@@ -385,7 +401,7 @@ static int load_parts(struct engine *g)
         return refuse(g, EXIT_MODEL);
     }
     if (s->chat_template[0] && model_set_chat(g->model, s->chat_template, e)) return refuse(g, EXIT_MODEL);
-    if (load_draft(g, prec)) return refuse(g, EXIT_MODEL);
+    if (load_draft(g, prec) || load_medusa(g)) return refuse(g, EXIT_MODEL);
     if (constrain_new(&g->constrain, g->model->tok, GRAMMAR_CACHE_BYTES, e)) return refuse(g, EXIT_DEVICE);
     if (s->trace_steps && trace_new(&g->trace, (int)s->trace_steps, e)) return refuse(g, EXIT_DEVICE);
     struct lora_options lo = adapters_of(g);
@@ -532,6 +548,7 @@ static void stop(struct engine *g)
     if (g->constrain) constrain_free(g->constrain);
     device_close(g->device);
     if (g->draft) model_free(g->draft);
+    medusa_free(g->medusa);
     if (g->model) model_free(g->model);
     cache_close(g->cache);
     metrics_free(g->metrics);
@@ -626,6 +643,7 @@ int main(int argc, char **argv)
                               .device = s.device,
                               .model = s.model,
                               .draft_model = s.draft_model,
+                              .medusa = s.medusa,
                               .chat_template = s.chat_template,
                               .token_file = s.token_file,
                               .store = s.store,

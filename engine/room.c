@@ -3,7 +3,7 @@
  *     settings -> room_enter (Landlock) -> bind, start threads -> room_close (seccomp) -> load the model, serve
  *
  * Adapters are strangers' files; should one ever take this process over, it finds no database, no pepper, no keys, no
- * network and no shell. So what the engine reads is named here: the model, its drafts and templates, the store of
+ * network and no shell. So what the engine reads is named here: the model, its drafts, heads and templates, the store of
  * adapters, and what the C library and the processor's description ask for. Nothing but the cache of packed bases and
  * the socket's folder is changed.
  *
@@ -64,9 +64,10 @@ int room_enter(const struct room *r, struct err *e)
     if (r->cache[0])
         mkdir(r->cache, 0700); /* what is not there can't be named; cache_open() tells what is wrong with it */
     if (readlink("/proc/self/exe", program, sizeof program - 1) < 0) program[0] = 0;
-    struct confine_path paths[SYSTEM + 8] = {
+    struct confine_path paths[SYSTEM + 9] = {
         {r->model, CONFINE_READ},
         {r->draft_model, CONFINE_READ},
+        {r->medusa, CONFINE_READ},
         {r->chat_template, CONFINE_READ},
         {r->token_file, CONFINE_READ},
         {r->store, CONFINE_READ},
@@ -74,7 +75,7 @@ int room_enter(const struct room *r, struct err *e)
         {r->cache, CONFINE_CHANGE},
         {confine_folder_of(r->socket, socket_folder), CONFINE_SOCKET},
     };
-    for (size_t i = 0; i < SYSTEM; i++) paths[8 + i] = (struct confine_path){system_paths[i], CONFINE_READ};
+    for (size_t i = 0; i < SYSTEM; i++) paths[9 + i] = (struct confine_path){system_paths[i], CONFINE_READ};
     return judge(r, confine_files(paths, sizeof paths / sizeof *paths, &why), &why, e);
 }
 

@@ -6,7 +6,7 @@
 struct room {
     const char *word;   /* the setting `confine`: auto, on or off */
     const char *device; /* the setting: confining is for engines on the CPU */
-    const char *model, *draft_model, *chat_template, *token_file, *store; /* read */
+    const char *model, *draft_model, *medusa, *chat_template, *token_file, *store; /* read */
     const char *cache;                                                    /* changed */
     const char *socket;                                                   /* made and removed */
 };

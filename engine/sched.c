@@ -71,13 +71,16 @@ static int init_compute(struct sched *s, struct err *e)
     if (forward_new(&s->forward, s->m, s->kernels, s->pool, &s->kv.cache, o->step_tokens, logits, rank, e)) return -1;
     if (o->speculate && pasts_new(&s->pasts, e)) return -1;
     if (o->draft && o->speculate && draft_new(&s->draft, s, e)) return -1;
+    if (o->medusa && o->speculate && guesser_new(&s->guesser, s, e)) return -1;
     s->plan = &s->turn[0];
-    return plan_init(&s->turn[0], o, e) || plan_init(&s->turn[1], o, e) ? -1 : 0;
+    if (plan_init(&s->turn[0], o, e) || plan_init(&s->turn[1], o, e)) return -1;
+    return tree_rooms_init(s->plan, o, s->m->max_context, e);
 }
 
 static void free_all(struct sched *s)
 {
     for (int i = 0; i < 2; i++) plan_close(&s->turn[i]);
+    guesser_free(s->guesser);
     draft_free(s->draft);
     pasts_free(s->pasts);
     forward_free(s->forward);
@@ -105,6 +108,11 @@ static int check_options(const struct sched_options *o, struct err *e)
                        o->max_running, o->max_waiting, o->step_tokens);
     if (o->speculate < 0 || o->speculate > SPECULATE_MAX)
         return err_set(e, ERR_USAGE, "speculate is %d: 0 to %d tokens", o->speculate, SPECULATE_MAX);
+    if (o->medusa && (o->device || o->draft))
+        return err_set(e, ERR_USAGE, "Medusa heads go with %s: %s", o->device ? "the CPU" : "no draft model",
+                       o->device ? "give --device cpu" : "give one of the two");
+    if (o->medusa && (o->medusa_nodes < 1 || o->medusa_nodes > MEDUSA_NODES_MAX))
+        return err_set(e, ERR_USAGE, "medusa_nodes is %d: 1 to %d", o->medusa_nodes, MEDUSA_NODES_MAX);
     return 0;
 }
 

@@ -27,6 +27,7 @@
 
 struct sched;
 struct gen;
+struct medusa;
 struct trace;
 
 /* Who goes first, and how soon: schema/ENGINE_API.md, X-Weft-Class. */
@@ -156,6 +157,8 @@ struct sched_options {
     const struct model *
         draft; /* drafts where the sequence's own past has nothing to copy; NULL: nobody. Same vocabulary and precision, which
                                 * the caller checks; outlives the scheduler */
+    const struct medusa *medusa; /* heads that guess (engine/medusa.h), instead of a draft and under the same terms; outlives the scheduler */
+    int medusa_nodes;            /* of a step's tree, 1 to MEDUSA_NODES_MAX */
     struct trace *trace;             /* engine/trace.h: where steps are noted; NULL: nowhere; outlives the scheduler */
     const struct sched_clock *clock; /* NULL: the machine's */
     void (*stepped)(void *u, const struct step_shape *w, int64_t took_us); /* after each, on the step thread; NULL: nobody asks */

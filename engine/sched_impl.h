@@ -11,6 +11,7 @@
  *   sched_rows.c    which rows of a step use which adapters
  *   sched_prefix.c  pages of others that have the same beginning
  *   sched_spec.c    tokens guessed ahead; sched_past.c: from answers before; sched_draft.c: by a second model
+ *   sched_medusa.c  guesses of heads beside the base; sched_tree.c: several guesses at one position
  *   sched_sample.c  from logits to tokens, on every thread of the pool
  *   sched_step.c    the step thread
  *   sched_check.c   what a request may say
@@ -25,6 +26,7 @@
 #include "engine/forward.h"
 #include "engine/kv.h"
 #include "engine/kv_touch.h"
+#include "engine/medusa.h"
 #include "engine/sched.h"
 #include "engine/sched_cost.h"
 #include "engine/trace.h"
@@ -38,6 +40,7 @@
 #define SCHED_TIMES 1024  /* step times remembered */
 #define SPEC_GRAM 8       /* tokens compared to find what may be copied */
 #define SPEC_SEQUENCES 2  /* running, beyond which nobody guesses */
+#define SPEC_ROWS 9       /* of a step with guesses: on the processors seen further ones cost as much as a step each */
 #define SPEC_LEN 3        /* tokens guessed at first: up to four rows cost what one does */
 #define SLOTS_UNPIN 64    /* slots given back in one step */
 #define SCHED_EXTRA                                                                                                    \
@@ -115,6 +118,13 @@ struct gen_spec {
     struct kv_key who; /* salt and adapters; once it is named */
     struct kv_seq kv;  /* of the draft model */
     int done;          /* positions of it that hold this sequence's tokens */
+    /* by Medusa heads */
+    bool tree;                    /* n nodes, whose tokens are among `top` */
+    float gain;                   /* mean of tokens that a step's guesses brought; 0: none yet */
+    int tree_pause, tree_again;   /* as those above */
+    int row;                      /* of the pass `pass`: where the last token was chosen */
+    uint64_t pass;
+    int32_t top[MEDUSA_HEADS_MAX][MEDUSA_RANKS]; /* candidates of each head */
 };
 
 struct gen {
@@ -175,11 +185,25 @@ struct gen {
     int64_t admitted_us, first_us, last_us;
 };
 
+/* A chain of guesses with pages of its own: sched_tree.c. */
+struct tree_branch {
+    int first, npages, page[2]; /* page i of the table is page[i - first] from `first` on */
+    int *table;
+};
+
+struct tree {
+    struct gen *g;
+    int pos0; /* of its last token */
+    const struct medusa_tree *shape;
+    struct tree_branch branch[MEDUSA_NODES_MAX]; /* by chain; chain 0 is the sequence's own */
+};
+
 /* A sequence's share of a step: rows of its tokens, then rows of guessed ones; and its jobs: `given` for prompt tokens that are told, then one
  * that chooses when the rows reach its last token. */
 struct part {
     struct gen *g; /* NULL: it ended in the step before, nobody wants what comes of its rows */
     int pos0, rows, drafts, given, job0;
+    struct tree *tree; /* how drafts follow each other; NULL: one the other */
     int32_t token; /* of a plan that follows: where it was chosen (kernels/device.h) */
     bool chooses;
 };
@@ -191,7 +215,9 @@ struct job {
     struct gen *g;     /* NULL: as in its part */
     int logit, n;      /* n > 1: guesses to verify */
     int given;         /* > 0: the prompt position whose token is told; 0: tokens are chosen */
+    const struct medusa_tree *tree; /* of the guesses, or NULL */
     int chosen;        /* result: how many of the n */
+    int last;          /* result: of the n, the row that the last of them came from */
     bool over;         /* result: the grammar allows nothing after the last of them */
     enum sample_rc rc; /* result: of what came after them */
 };
@@ -208,13 +234,17 @@ struct plan {
     int budget_rows;              /* prompt rows that the targets allow; -1: any */
     struct part *part;            /* [max_running] */
     int32_t *token;               /* [step_tokens] */
-    struct attn_seq *seq;         /* [max_running] */
+    struct attn_seq *seq;         /* [max_running + SPEC_SEQUENCES * MEDUSA_NODES_MAX] */
     struct lora_seg *seg;         /* [max_running * GEN_ADAPTERS] */
     int *logit_row;               /* [max_running + SCHED_EXTRA] */
     struct device_choice *choice; /* the same; where a device chooses */
     struct job *job;              /* the same */
     struct sample *sample;        /* the same */
     struct forward_batch batch;
+    int ntrees;
+    struct tree tree[SPEC_SEQUENCES];
+    int *table; /* theirs */
+    struct kv_copy copy[SPEC_SEQUENCES * MEDUSA_NODES_MAX];
 };
 
 struct sched {
@@ -276,6 +306,8 @@ struct sched {
     struct sampler *sampler[POOL_THREADS_MAX];
     uint32_t *mask[POOL_THREADS_MAX]; /* of a grammar */
     struct draft *draft;              /* or NULL */
+    struct guesser *guesser;          /* or NULL: no Medusa heads */
+    uint64_t passes;
     struct pasts *pasts;              /* or NULL: nobody guesses */
     uint64_t evictions_noted;
     struct plan turn[2];
@@ -430,6 +462,20 @@ void draft_free(struct draft *d);
 /* Greedy guesses for g[0..n-1], want[i] tokens each into its ids; spec.n set. */
 void draft_guess(struct draft *d, struct gen *const *g, const int *want, int n);
 void draft_release(struct draft *d, struct gen *g); /* its pages */
+
+/* --- sched_medusa.c: step thread, without the lock --- */
+int guesser_new(struct guesser **out, struct sched *s, struct err *e);
+void guesser_free(struct guesser *u);
+void guesser_guess(struct guesser *u, struct gen *const *g, int n); /* sets spec.n, and the candidates for a tree */
+void guesser_learn(struct gen *g, int right);                       /* of the guesses of a step */
+
+/* --- sched_tree.c: step thread --- */
+int tree_rooms_init(struct plan *p, const struct sched_options *o, int context, struct err *e);
+/* With the lock held: g's guesses as a tree of n, its tokens behind g's own; NULL: no pages. Closed with its results. */
+struct tree *tree_open(struct sched *s, struct plan *p, struct gen *g, int n);
+int tree_fill(struct plan *p, const struct tree *r, int row, struct attn_seq *out); /* sequences that it makes of its rows */
+/* `last`: the last node that was right, -1: none. */
+void tree_close(struct sched *s, struct tree *r, int last);
 
 /* --- sched_sample.c --- */
 void sample_leave(struct plan *p);                    /* what a device may choose by itself, before the pass */

@@ -24,7 +24,7 @@ int plan_init(struct plan *p, const struct sched_options *o, struct err *e)
     size_t n = (size_t)o->max_running, logits = n + SCHED_EXTRA;
     *p = (struct plan){.part = calloc(n, sizeof *p->part),
                        .token = calloc((size_t)o->step_tokens, sizeof *p->token),
-                       .seq = calloc(n, sizeof *p->seq),
+                       .seq = calloc(n + SPEC_SEQUENCES * MEDUSA_NODES_MAX, sizeof *p->seq),
                        .seg = calloc(n * GEN_ADAPTERS, sizeof *p->seg),
                        .logit_row = calloc(logits, sizeof *p->logit_row),
                        .choice = calloc(logits, sizeof *p->choice),
@@ -45,6 +45,7 @@ void plan_close(struct plan *p)
     free(p->choice);
     free(p->job);
     free(p->sample);
+    free(p->table);
     *p = (struct plan){0};
 }
 
@@ -76,10 +77,11 @@ static int min_of(int a, int b)
 }
 
 /* `left`: rows of the step that nobody needs. */
-static int drafts_of(struct sched *s, struct gen *g, int left)
+static int drafts_of(struct sched *s, struct gen *g, int left, struct tree **tree)
 {
     int n = min_of(min_of(g->spec.n, left), SCHED_EXTRA - s->plan->extra);
     g->spec.n = 0;
+    if (n > 0 && g->spec.tree) return (*tree = tree_open(s, s->plan, g, n)) ? n : 0;
     return n > 0 && kv_seq_reserve(&s->kv, &g->kv, g->nids + n) ? n : 0;
 }
 
@@ -124,8 +126,11 @@ static void add_decode(struct sched *s, struct plan *p)
         if (g->nids - g->done != 1) continue;
         ones--;
         if (g->sits_out) continue;
-        int rows = 1, drafts = drafts_of(s, g, s->o.step_tokens - p->rows - 1 - ones), given = given_of(p, g, &rows);
-        if (rows) add_part(p, g, rows, drafts, given);
+        struct tree *tree = NULL;
+        int rows = 1, drafts = drafts_of(s, g, s->o.step_tokens - p->rows - 1 - ones, &tree), given = given_of(p, g, &rows);
+        if (!rows) continue;
+        add_part(p, g, rows, drafts, given);
+        p->part[p->nparts - 1].tree = tree;
     }
 }
 
@@ -165,18 +170,30 @@ static void add_jobs(struct plan *p, struct part *a, int row)
     a->job0 = p->njobs;
     for (int i = 0; i < a->given; i++) add_job(p, g, row + g->told - 1 - a->pos0 + i, 1, g->told + i);
     a->chooses = a->pos0 + a->rows >= g->nids;
-    if (a->chooses) add_job(p, g, row + a->rows - 1, 1 + a->drafts, 0);
+    if (!a->chooses) return;
+    add_job(p, g, row + a->rows - 1, 1 + a->drafts, 0);
+    p->job[p->njobs - 1].tree = a->tree ? a->tree->shape : NULL;
+}
+
+/* Returns how many. */
+static int add_seqs(struct plan *p, const struct part *a, int row)
+{
+    struct attn_seq *out = &p->seq[p->batch.nseq];
+    if (a->tree) return tree_fill(p, a->tree, row, out);
+    *out = (struct attn_seq){.row0 = row, .rows = a->rows + a->drafts, .pos0 = a->pos0, .page = a->g->kv.page};
+    return 1;
 }
 
 static void fill(struct plan *p)
 {
     int row = 0;
+    p->batch.nseq = 0;
     for (int i = 0; i < p->nparts; i++) {
         struct part *a = &p->part[i];
         struct gen *g = a->g;
         int rows = a->rows + a->drafts;
         for (int j = 0; j < rows; j++) p->token[row + j] = p->follows ? a->token : g->ids[a->pos0 + j];
-        p->seq[i] = (struct attn_seq){.row0 = row, .rows = rows, .pos0 = a->pos0, .page = g->kv.page};
+        p->batch.nseq += add_seqs(p, a, row);
         rows_add_segments(p, a, row);
         add_jobs(p, a, row);
         row += rows;
@@ -186,11 +203,12 @@ static void fill(struct plan *p)
 void plan_clear(struct plan *p, bool follows)
 {
     p->follows = follows;
+    p->ntrees = 0;
     p->nparts = p->rows = p->njobs = p->nlogits = p->prefill_rows = p->draft_rows = 0;
     p->extra = p->chosen = p->accepted = p->discarded = 0;
     p->shape = (struct step_shape){0};
     p->batch = (struct forward_batch){
-        .token = p->token, .seq = p->seq, .logit_row = p->logit_row, .lora = {.seg = p->seg, .modules = LORA_MODULES}};
+        .token = p->token, .copy = p->copy, .seq = p->seq, .logit_row = p->logit_row, .lora = {.seg = p->seg, .modules = LORA_MODULES}};
 }
 
 void plan_settle(struct sched *s, struct plan *p)
@@ -201,7 +219,6 @@ void plan_settle(struct sched *s, struct plan *p)
     fill(p);
     p->adapters = p->batch.lora.nseg;
     p->batch.rows = p->rows;
-    p->batch.nseq = p->nparts;
     p->batch.nlogits = p->nlogits;
 }
 

@@ -92,20 +92,32 @@ static enum sample_rc choose(struct sched *s, int thread, const struct job *j, c
     return sample_token(s->sampler[thread], logits, &in, out) ? SAMPLE_NOT_FINITE : SAMPLE_OK;
 }
 
-/* Guesses stand in ids[nids ..]. */
+/* The row of the guess that `id`, chosen from row `row`, is; 0: of none. */
+static int guessed_row(const struct job *j, int row, int32_t id)
+{
+    const int32_t *guess = j->g->ids + j->g->nids;
+    if (j->tree) return 1 + medusa_tree_child(j->tree, row - 1, guess, id);
+    return row + 1 < j->n && guess[row] == id ? row + 1 : 0;
+}
+
+/* Guesses stand in ids[nids ..]; of a tree those that are right move to the front of these, where nothing is left that could
+ * still be asked for (engine/medusa_tree.c). */
 static void choose_all(struct sched *s, int thread, struct job *j, const float *logits)
 {
     struct gen *g = j->g;
-    for (bool goes_on = true; goes_on && j->chosen < j->n;) {
-        int at = j->logit + j->chosen;
-        struct sample *out = &s->plan->sample[at];
+    for (int row = 0, next = 1; next; row = next) {
+        int at = j->logit + row;
+        struct sample *out = &s->plan->sample[j->logit + j->chosen];
         if (!chosen_there(s, at, out, &j->rc))
             j->rc = choose(s, thread, j, logits + (size_t)at * (size_t)s->m->vocab, out);
         if (j->rc) return;
-        bool end = gen_is_stop_id(g, out->id), guessed = j->chosen + 1 < j->n && out->id == g->ids[g->nids + j->chosen];
+        bool end = gen_is_stop_id(g, out->id);
+        next = guessed_row(j, row, out->id);
         if (g->grammar) j->over = !grammar_accept(g->grammar, out->id) || grammar_is_over(g->grammar);
+        if (next) g->ids[g->nids + j->chosen] = out->id;
         j->chosen++;
-        goes_on = guessed && !end && !j->over;
+        j->last = row;
+        if (end || j->over) return;
     }
 }
 

@@ -3,16 +3,15 @@
  * Idea (Leviathan et al. 2023; prompt lookup after Saxena 2023): a step with a few rows costs hardly more than one with a single row, for
  * both read all weights. So a sequence that decodes may bring guesses of its next tokens; sched_sample.c keeps those that are what it
  * chooses anyway. Guesses are what followed the last occurrence of its last few tokens, in its own past or in answers before it (sched_past.c),
- * wherever more of them are the same; where nothing is found, a draft model's if there is one.
+ * wherever more of them are the same; where nothing is found, a draft model's or those of Medusa heads (sched_medusa.c) if there are any.
  *
- * Guarantees: answers are those without guesses. No guesses when more than SPEC_SEQUENCES run (with three nothing was won, with four it cost 4 %), and not more than ROWS in all, since further rows cost their full price; a
+ * Guarantees: answers are those without guesses. No guesses when more than SPEC_SEQUENCES run (with three nothing was won, with four it cost 4 %), and not more than SPEC_ROWS in all, since further rows cost their full price; a
  * sequence whose guesses fail makes shorter ones and then waits, twice as long each time, so that one without repetitions pays next to nothing.
  * The search looks at SCAN tokens at most.
  *
  * Step thread, without the lock. */
 #include "engine/sched_impl.h"
 
-#define ROWS 9    /* of a step, guesses included: on the processors seen further ones cost as much as a step each */
 #define SCAN 4096 /* tokens looked back */
 #define LEAST 1   /* tokens that must be equal */
 #define LEAST_PAUSED 2 /* in a sequence whose last guess failed */
@@ -76,7 +75,7 @@ static int min_of(int a, int b)
 static int wanted(const struct sched *s, const struct gen *g)
 {
     if (g->nids - g->done != 1 || g->nout < g->spec.again) return 0;
-    int share = (ROWS - s->running.n) / s->running.n;
+    int share = (SPEC_ROWS - s->running.n) / s->running.n;
     return min_of(min_of(g->spec.len, s->o.speculate), min_of(share, g->p.max_tokens - g->nout - 1));
 }
 
@@ -90,18 +89,23 @@ bool spec_may_guess(const struct sched *s)
 
 void spec_guess(struct sched *s)
 {
-    struct gen *ask[SPEC_SEQUENCES];
-    int want[SPEC_SEQUENCES], n = 0;
+    struct gen *ask[SPEC_SEQUENCES], *bare[SPEC_SEQUENCES];
+    int want[SPEC_SEQUENCES], n = 0, nbare = 0;
+    bool helped = s->draft || s->guesser;
     if (s->o.speculate == 0 || s->running.n > SPEC_SEQUENCES) return;
     for (struct gen *g = s->running.first; g; g = g->next) {
         int most = wanted(s, g);
+        if (s->guesser) bare[nbare++] = g;
         if (most <= 0) continue;
-        g->spec.n = look_up(s, g, most, s->draft ? LEAST_DRAFT : g->spec.pause ? LEAST_PAUSED : LEAST);
+        g->spec.tree = false;
+        g->spec.n = look_up(s, g, most, helped ? LEAST_DRAFT : g->spec.pause ? LEAST_PAUSED : LEAST);
+        if (g->spec.n && s->guesser) nbare--;
         if (g->spec.n) continue;
         ask[n] = g;
         want[n++] = most;
     }
     if (s->draft && n) draft_guess(s->draft, ask, want, n);
+    if (nbare) guesser_guess(s->guesser, bare, nbare);
 }
 
 void spec_learn(struct gen *g, int guessed, int right)

@@ -83,8 +83,9 @@ static void end_early(struct gen *g, enum sample_rc rc)
     }
 }
 
-static void take_chosen(struct plan *p, const struct part *a, const struct job *j)
+static void take_chosen(struct sched *s, const struct part *a, const struct job *j)
 {
+    struct plan *p = s->plan;
     struct gen *g = a->g;
     int n = 0;
     while (n < j->chosen && !g->finish) {
@@ -95,7 +96,14 @@ static void take_chosen(struct plan *p, const struct part *a, const struct job *
     if (!g->finish) end_early(g, j->rc);
     p->chosen += n;
     p->accepted += n > 1 ? n - 1 : 0;
-    spec_learn(g, a->drafts, n > 1 ? n - 1 : 0);
+    g->spec.row = p->logit_row[j->logit + j->last];
+    g->spec.pass = s->passes;
+    if (a->tree) {
+        tree_close(s, a->tree, j->last - 1);
+        guesser_learn(g, n > 1 ? n - 1 : 0);
+    } else {
+        spec_learn(g, a->drafts, n > 1 ? n - 1 : 0);
+    }
 }
 
 static void take_part(struct sched *s, const struct part *a)
@@ -107,7 +115,7 @@ static void take_part(struct sched *s, const struct part *a)
     g->done += a->rows;
     for (int i = 0; i < a->given && !g->finish; i++) end_early(g, j[i].rc);
     if (a->given && !g->finish) gen_tell_prompt(g, &p->sample[j->logit], a->given);
-    if (a->chooses && !g->finish) take_chosen(p, a, j + a->given);
+    if (a->chooses && !g->finish) take_chosen(s, a, j + a->given);
     if (g->done > g->high) g->high = g->done;
     if (g->finish == FINISH_ERROR)
         prefix_forget(s, g);
@@ -136,6 +144,7 @@ static int begin(struct sched *s, struct plan *p)
 {
     p->batch.after = sample_jobs;
     p->batch.u = s;
+    s->passes++;
     if (s->kernels->device) sample_leave(p);
     return forward_begin(s->forward, &p->batch) ? failed(s) : 0;
 }

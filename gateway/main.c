@@ -205,7 +205,7 @@ static int open_engines(struct program *p, struct err *e)
     struct engine_options o = {
         .kind = &kind_weft, .name = *s->engine_url ? "remote" : "local", .local = is_here(s->engine_url), .url = s->engine_url, .secret = p->token,
         .program = p->engine_path, .model = s->model, .base_name = s->base_name, .precision = s->precision, .device = s->device, .tp = (int)s->tp, .kernels = s->kernels, .kv_type = s->kv_type, .confine = s->engine_confine,
-        .chat_template = s->chat_template, .draft_model = s->draft_model, .speculate = (int)s->speculate, .prefix_cache = s->prefix_cache,
+        .chat_template = s->chat_template, .draft_model = s->draft_model, .medusa = s->medusa, .medusa_nodes = (int)s->medusa_nodes, .speculate = (int)s->speculate, .prefix_cache = s->prefix_cache,
         .socket = p->socket, .store = p->g.store, .cache = s->engine_cache_mb ? p->cache : "", .cache_mb = (int)s->engine_cache_mb, .adapter_mb = (int)s->adapter_mb,
         .max_context = (int)s->max_context, .max_slots = (int)s->max_slots, .kv_mb = (int)s->kv_mb, .threads = (int)s->threads,
         .max_running = (int)s->max_running,

@@ -5,7 +5,9 @@
 #include "kernels/kv.h"
 #include "kernels/act.h"
 #include "kernels/convert.h"
+#include "kernels/matmul.h"
 #include <math.h>
+#include <string.h>
 
 enum kv_type kv_type_of(enum precision prec)
 {
@@ -85,4 +87,38 @@ void kv_load_plain(const struct kv_cache *kv, const char *head, int slot, bool v
             out[d] = ((const float *)x)[value ? kv_v_f32(hd, d, slot) : kv_k_f32(d, slot)];
         }
     }
+}
+
+/* --- copies --- */
+
+/* Slots 0 .. slots-1 of K or V. Of pairs (bf16, int8) an odd last slot is half of each last pair of V. */
+static void copy_part(const struct kv_cache *kv, char *to, const char *from, int slots, bool value)
+{
+    size_t hd = (size_t)kv->head_dim, el = kv_element(kv->type), n = (size_t)slots;
+    if (kv->type == KV_INT8) memcpy(to, from, n * sizeof(float));
+    to = kv_elements(kv->type, to);
+    from = kv_elements(kv->type, from);
+    if (kv->type == KV_F32 && value) {
+        memcpy(to, from, n * hd * el);
+    } else if (kv->type == KV_F32) {
+        for (size_t d = 0; d < hd; d++) memcpy(to + d * KV_PAGE * el, from + d * KV_PAGE * el, n * el);
+    } else if (!value) {
+        for (size_t d = 0; d < hd / 2; d++) memcpy(to + d * KV_PAGE * 2 * el, from + d * KV_PAGE * 2 * el, n * 2 * el);
+    } else {
+        memcpy(to, from, n / 2 * hd * 2 * el);
+        size_t last = n / 2 * hd * 2 * el;
+        for (size_t d = 0; n % 2 && d < hd; d++) memcpy(to + last + d * 2 * el, from + last + d * 2 * el, el);
+    }
+}
+
+void kv_copy_slots(struct kthread *t, const struct kv_cache *kv, int layer, const struct kv_copy *c, int n)
+{
+    int lo, hi;
+    pool_share(t, kv->kv_heads * 2, &lo, &hi);
+    for (int i = 0; i < n; i++)
+        for (int part = lo; part < hi; part++) {
+            size_t at = part % 2 ? kv_part_bytes(kv->type, kv->head_dim) : 0;
+            copy_part(kv, kv_head_at(kv, layer, c[i].to, part / 2) + at,
+                      kv_head_at(kv, layer, c[i].from, part / 2) + at, c[i].slots, part % 2);
+        }
 }

@@ -45,6 +45,10 @@ void act_close(struct act *a);
  * an int8 form, k is a multiple of 32. */
 struct act act_rows(const struct act *a, int row0, int rows, int k);
 
+/* out row i = x row (i modulo x_rows) + SiLU(y row i), rows of k, all forms that `out` has, float32 among them; x may be out's own. Shared among
+ * the threads, a barrier behind it; on this processor, where one version serves all tables. */
+void add_silu(struct kthread *t, const float *x, int x_rows, const float *y, int rows, int k, struct act *out);
+
 /* --- matrix products with adapters --- */
 
 enum mlp_act { MLP_SILU, MLP_GELU_TANH };
@@ -157,6 +161,15 @@ enum kv_type kv_type_of(enum precision prec);
 
 /* page_bytes for a shape. */
 size_t kv_page_bytes(enum kv_type type, int kv_heads, int head_dim);
+
+/* Slots 0 .. slots-1 of one page, keys and values, become those of another. */
+struct kv_copy {
+    int from, to, slots;
+};
+
+/* All copies in this order, of one layer: what one reads an earlier one may have written. The threads share the work; a
+ * barrier comes before and behind. On this processor, where one version serves all tables: it moves bytes. */
+void kv_copy_slots(struct kthread *t, const struct kv_cache *kv, int layer, const struct kv_copy *c, int n);
 
 /* Consecutive rows of one sequence: row row0+i is the token at position pos0+i, which sees positions 0..pos0+i. Page i
  * of the table holds positions 16 i .. 16 i + 15. */

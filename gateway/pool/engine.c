@@ -442,7 +442,7 @@ static void engine_free(struct engine *g)
     const char *strings[] = {g->o.name,          g->o.base,       g->o.url,       g->o.secret,    g->o.upstream_model,
                              g->o.program,       g->o.model,      g->o.base_name, g->o.precision, g->o.kernels,
                              g->o.socket,        g->o.store,      g->o.cache,     g->o.kv_type,   g->o.device,
-                             g->o.chat_template, g->o.draft_model, g->o.confine};
+                             g->o.chat_template, g->o.draft_model, g->o.medusa,    g->o.confine};
     if (g->o.secret) explicit_bzero((char *)g->o.secret, strlen(g->o.secret));
     if (g->auth) explicit_bzero(g->auth, strlen(g->auth));
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) free((char *)strings[i]);
@@ -479,7 +479,7 @@ static int copy_options(struct engine *g, const struct engine_options *o, struct
     const char **strings[] = {
         &g->o.name,  &g->o.base,      &g->o.url,       &g->o.secret,        &g->o.upstream_model, &g->o.program,
         &g->o.model, &g->o.base_name, &g->o.precision, &g->o.kernels,       &g->o.socket,         &g->o.store,
-        &g->o.cache, &g->o.kv_type,   &g->o.device,    &g->o.chat_template, &g->o.draft_model, &g->o.confine};
+        &g->o.cache, &g->o.kv_type,   &g->o.device,    &g->o.chat_template, &g->o.draft_model, &g->o.medusa, &g->o.confine};
     bool ok = !o->settings || g->o.settings;
     for (size_t i = 0; i < sizeof strings / sizeof *strings; i++) ok &= own(strings[i]);
     ok &= copy_extra(g, o->extra);

@@ -27,9 +27,10 @@ struct engine_options {
     const char *base_name; /* "" from the file */
     const char *precision, *kernels, *kv_type, *device, *confine;
     const char *chat_template, *draft_model; /* files, or "" */
+    const char *medusa;                      /* a folder, or "" */
     const char *socket;                      /* $WEFT_DATA/run/engine-NAME.sock or run/engine.sock */
     const char *cache;                       /* packed copies of bases; "": none */
-    int cache_mb, adapter_mb, max_context, max_slots, kv_mb, threads, max_running, speculate, tp;
+    int cache_mb, adapter_mb, max_context, max_slots, kv_mb, threads, max_running, speculate, medusa_nodes, tp;
     bool prefix_cache;
     const char *const *extra; /* "--name", "value", ..., NULL: go before those above; or NULL */
 

@@ -76,9 +76,10 @@ void process_fingerprint(const struct engine_options *o, char out[ENGINE_FINGERP
     add_file(&h, o->model);
     add_file(&h, o->chat_template);
     add_file(&h, o->draft_model);
+    add_file(&h, o->medusa);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) sha256_add(&h, words[i], strlen(words[i]) + 1);
-    int n = snprintf(text, sizeof text, "%d %d %d %d %d %d %d %d %d", o->adapter_mb, o->max_context, o->max_slots,
-                     o->kv_mb, o->threads, o->max_running, o->speculate, o->prefix_cache, o->tp);
+    int n = snprintf(text, sizeof text, "%d %d %d %d %d %d %d %d %d %d", o->adapter_mb, o->max_context, o->max_slots,
+                     o->kv_mb, o->threads, o->max_running, o->speculate, o->prefix_cache, o->tp, o->medusa_nodes);
     sha256_add(&h, text, (size_t)n);
     for (int i = 0; o->extra && o->extra[i]; i++) sha256_add(&h, o->extra[i], strlen(o->extra[i]) + 1);
     sha256_end(&h, digest);
@@ -168,6 +169,8 @@ static void make_command(const struct engine_options *o, struct command *c)
     add_text(c, "--confine", o->confine);
     add_text(c, "--chat-template", o->chat_template);
     add_text(c, "--draft-model", o->draft_model);
+    add_text(c, "--medusa", o->medusa);
+    if (o->medusa[0]) add_number(c, "--medusa-nodes", o->medusa_nodes);
     add_text(c, "--prefix-cache", o->prefix_cache ? "true" : "false");
     add_number(c, "--speculate", o->speculate);
     add_number(c, "--max-context", o->max_context);

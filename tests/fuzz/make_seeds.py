@@ -166,6 +166,9 @@ def adapters():
          dump({**desc, "modules": {"q_proj": [1]}}), dump({**desc, "digest": "x"}) + "\0/tmp/x", dump(desc) + "\0unsloth/X-bnb-4bit", dump({**desc, "vocab": 1 << 40}))
     uneven = [[[4, 2, 6], [2, 2, 0]], [[4, 2, 6]], [[4, 2, 6], [9, 2, 6]], [[4, 2], [4, 2]], [4], "x", [[0, 0, 0], [0, 0, 6]], [[4, -1, 6], [4, 2, 1 << 40]]]
     seed("base_desc", *[dump({**desc, "widths": w}) + "\0tiny" for w in uneven])
+    heads = {"medusa_num_heads": 3, "medusa_num_layers": 1, "hidden_size": 64, "vocab_size": 300, "medusa_accuracy": [[0.5, 0.1], [0.25, 0.125, 0], [1]]}
+    seed("medusa", dump(heads), dump({"medusa_num_heads": 5}), dump({**heads, "hidden_size": 65}), dump({**heads, "medusa_accuracy": [[2], [], "x"]}), dump({**heads, "medusa_num_heads": 9}), dump({**heads, "medusa_num_layers": 0}),
+         dump({**heads, "medusa_accuracy": None}), dump({**heads, "medusa_accuracy": [[0] * 8] * 3}), dump({**heads, "medusa_tokens": list(range(3, 20))}), dump({**heads, "medusa_tokens": [1, 1]}), "{}", "{")
 
 
 # --- engine ---

@@ -18,6 +18,7 @@ own_adapter := adapters/adapter.c adapters/adapter_agree.c adapters/adapter_plac
 with_adapter := $(filter-out $(own_adapter) adapters/store.c,$(SRC_adapters))
 own_base_desc := adapters/base_desc.c
 with_base_desc := adapters/tensor_name.c
+own_medusa := engine/medusa_config.c engine/medusa_tree.c
 own_gguf := engine/gguf.c
 own_tokenizer_json := $(filter-out engine/tokenizer_gguf.c,$(wildcard engine/tokenizer*.c))
 own_jinja := engine/chat.c $(wildcard engine/jinja_*.c)

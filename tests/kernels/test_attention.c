@@ -339,6 +339,111 @@ static void check_cuts(const struct kernels *kn, enum kv_type type, struct heads
     problem_close(&p);
 }
 
+/* --- branches: rows of one sequence that don't see each other --- */
+
+#define BRANCHES 3
+
+struct branching {
+    struct step step;
+    const struct kv_copy *copy;
+    int ncopies;
+};
+
+static void run_branching(struct kthread *t, void *arg)
+{
+    struct branching *b = arg;
+    b->step.kn->rope_store(t, b->step.a);
+    pool_barrier(t);
+    kv_copy_slots(t, b->step.a->kv, b->step.a->layer, b->copy, b->ncopies);
+    pool_barrier(t);
+    b->step.kn->attention(t, b->step.a, b->step.out);
+}
+
+/* Position `pos` of the sequence's q, k and v, as row `row` of the step's. */
+static void take_row(const struct problem *p, float *q, float *k, float *v, int row, int pos)
+{
+    size_t hd = (size_t)p->h.head_dim, qw = (size_t)p->h.heads * hd, kw = (size_t)p->h.kv_heads * hd;
+    memcpy(q + (size_t)row * qw, p->q + (size_t)pos * qw, qw * 4);
+    memcpy(k + (size_t)row * kw, p->k + (size_t)pos * kw, kw * 4);
+    memcpy(v + (size_t)row * kw, p->v + (size_t)pos * kw, kw * 4);
+}
+
+/* A past of `past`, then in one step a row of it all at `past`, chain 0 of 3 rows behind it, and two branches of 2 rows each: one beside
+ * chain 0's second row, one beside that branch's last row. `alone` >= 0: the way down to the end of that branch alone, as plain rows. Rows
+ * take what they compute from places of the sequence further on, so that no two have the same. Outputs [8][heads*head_dim]. */
+static const int PATHS_DOWN[BRANCHES][5] = {{0, 1, 2, 3, -1}, {0, 1, 4, 5, -1}, {0, 1, 4, 6, 7}};
+
+static void run_tree(struct problem *p, const struct kernels *kn, int threads, int past, int alone, float *out)
+{
+    size_t hd = (size_t)p->h.head_dim, qw = (size_t)p->h.heads * hd, kw = (size_t)p->h.kv_heads * hd;
+    float *q = xalloc(8 * qw * 4), *k = xalloc(8 * kw * 4), *v = xalloc(8 * kw * 4);
+    int table[BRANCHES][PAGES], row_of[8], rows = 0, ncopies = 0, start[BRANCHES] = {0, 2, 3};
+    struct kv_copy copy[BRANCHES];
+    struct attn_seq seq[BRANCHES] = {{0, 4, past, p->page}, {4, 2, past + 2, table[1]}, {6, 2, past + 3, table[2]}};
+    struct act act;
+    for (int i = 0; i < 8; i++) row_of[i] = i;
+    if (alone >= 0) {
+        for (; rows < 5 && PATHS_DOWN[alone][rows] >= 0; rows++) row_of[rows] = PATHS_DOWN[alone][rows];
+        seq[0].rows = rows;
+    } else {
+        rows = 8;
+        for (int b = 1; b < BRANCHES; b++) { /* each hangs on the one before; pages of its own from the end of the pool */
+            int at = past + start[b], first = at / KV_PAGE;
+            memcpy(table[b], b == 1 ? p->page : table[b - 1], sizeof table[b]);
+            int from = table[b][first];
+            for (int i = 0; i < 2; i++) table[b][first + i] = p->page[PAGES - 2 * b + i];
+            if (at % KV_PAGE) copy[ncopies++] = (struct kv_copy){from, table[b][first], at % KV_PAGE};
+        }
+    }
+    for (int i = 0; i < rows; i++) take_row(p, q, k, v, i, past + 10 + row_of[i]);
+    assert_int_equal(act_init(&act, 8, (int)((qw + 31) / 32 * 32), ACT_BF16 | ACT_Q8, NULL), 0);
+    struct attn a = attn_of(p, q, k, v);
+    a.nseq = alone >= 0 ? 1 : BRANCHES, a.seq = seq, a.rows = rows;
+    struct pool *pool = pool_of(threads);
+    pool_run(pool, run_branching, &(struct branching){{kn, &a, &act}, copy, ncopies});
+    pool_free(pool);
+    memcpy(out, act.x, (size_t)rows * qw * 4);
+    act_close(&act);
+    free(q);
+    free(k);
+    free(v);
+}
+
+static void check_branches(const struct kernels *kn, enum kv_type type, struct heads h, struct look look)
+{
+    struct problem p;
+    size_t qw = (size_t)(h.heads * h.head_dim);
+    float *out = xalloc(POSITIONS * qw * 4), *tree = xalloc(8 * qw * 4), *way = xalloc(8 * qw * 4);
+    seed((uint64_t)h.head_dim);
+    problem_init(&p, h, type, look);
+    for (int past = 11; past < 70; past += past < 34 ? 1 : 11) { /* each slot of a page */
+        poison_cache(&p);
+        run_chunk(&p, kn, 2, 0, past, out);
+        run_tree(&p, kn, 1 + past % 3, past, -1, tree);
+        for (int b = 0; b < BRANCHES; b++) { /* the past is as it was, and what the tree stored is overwritten */
+            run_tree(&p, kn, 2, past, b, way);
+            for (int i = 0; i < 5 && PATHS_DOWN[b][i] >= 0; i++)
+                assert_memory_equal(tree + (size_t)PATHS_DOWN[b][i] * qw, way + (size_t)i * qw, qw * 4);
+        }
+    }
+    free(out);
+    free(tree);
+    free(way);
+    problem_close(&p);
+}
+
+static void rows_of_a_branch_give_the_bits_of_the_way_down_to_them(void **state)
+{
+    (void)state;
+    for (int v = 0; v < VARIANTS_N * TYPES_N; v++) {
+        const struct kernels *kn = table_for(v / TYPES_N, v % TYPES_N);
+        for (size_t h = 0; kn && h < sizeof LOOKED_AT / sizeof *LOOKED_AT; h++) {
+            if (thin_skips(v + (int)h)) continue;
+            check_branches(kn, TYPES[v % TYPES_N].type, HEADS[LOOKED_AT[h]], (struct look){.window = h % 2 ? 15 : 0});
+        }
+    }
+}
+
 static void a_prompt_gives_the_same_bits_however_it_is_cut_and_on_any_threads(void **state)
 {
     (void)state;
@@ -585,6 +690,7 @@ int main(void)
         cmocka_unit_test(every_head_shape_agrees_with_float64),
         cmocka_unit_test(every_window_cap_norm_and_part_rotation_agrees_with_float64),
         cmocka_unit_test(a_prompt_gives_the_same_bits_however_it_is_cut_and_on_any_threads),
+        cmocka_unit_test(rows_of_a_branch_give_the_bits_of_the_way_down_to_them),
         cmocka_unit_test(a_windowed_prompt_gives_the_same_bits_without_the_pages_behind_its_window),
         cmocka_unit_test(sequences_of_a_step_do_not_meet),
         cmocka_unit_test(large_scores_stay_finite),
