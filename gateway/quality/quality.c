@@ -11,6 +11,7 @@
 #include "gateway/gateway.h"
 #include "gateway/observe/meters.h"
 #include "gateway/proxy/json_walk.h"
+#include "gateway/quality/evaluation.h"
 #include "gateway/quality/transcript.h"
 #include <pthread.h>
 #include <stdatomic.h>
@@ -51,6 +52,7 @@ struct quality {
 };
 
 const struct quality_taker quality_taker[] = {
+    {"evaluation", ALIAS_EVALUATION, evaluation_take},
     {NULL, ALIAS_PARTS, NULL},
 };
 
