@@ -151,8 +151,7 @@ static void add_skip(struct evaluation *v, const char *rule, const char *kind, c
 /* Why the rules have nothing to say of this answer, or NULL. */
 static const char *beyond_rules(const struct transcript *t)
 {
-    if (t->truncated && !t->answer_len) return "the answer is too long to be looked at";
-    if (t->truncated) return "only a part of the exchange was kept";
+    if (t->cut) return "the answer is too long to be looked at";
     return t->answer_len || !t->tool_calls ? NULL : "the answer is a call of tools";
 }
 
@@ -188,7 +187,7 @@ static void apply_grounded(const json_t *policy, const struct transcript *t, str
     struct grounded g;
     struct err e = {0};
     char note[RULE_NOTE_LEN];
-    if (!p) return;
+    if (!p || t->cut) return;
     if (grounded_measure(t->body, t->answer, t->answer_len, &how, &g, &e)) snprintf(g.why, sizeof g.why, "%.100s", e.msg);
     if (!g.sent) return;
     if (g.readable) add_retrieval(&g, v);

@@ -127,7 +127,7 @@ struct watch *quality_pick(struct quality *q, char *part[ALIAS_PARTS], const cha
 
 void quality_feed(struct watch *w, const char *bytes, size_t n)
 {
-    if (w->truncated && w->answer.failed) return;
+    if (w->answer.failed) return;
     if (take_bytes(w, n) && buf_add(&w->answer, bytes, n) == 0) return;
     w->truncated = w->answer.failed = true;
 }
@@ -172,7 +172,7 @@ void quality_put(struct quality *q, struct watch *w, const struct admission *a, 
 static void tell(struct quality *q, const struct watch *w, const json_t *body, const struct answer *a)
 {
     const struct transcript t = {.adm = &w->adm, .end = &w->end, .part = w->part, .body = body, .answer = a->text.data, .answer_len = a->text.len,
-                                 .tool_calls = a->tool_calls, .logprobs = a->logprobs, .finish = a->finish, .truncated = w->truncated};
+                                 .tool_calls = a->tool_calls, .logprobs = a->logprobs, .finish = a->finish, .truncated = w->truncated, .cut = w->answer.failed};
     for (const struct quality_taker *k = quality_taker; k->take; k++)
         if (w->part[k->part]) k->take(q, &t);
 }
@@ -183,7 +183,7 @@ static void look(struct quality *q, struct watch *w)
     struct err e = {0};
     json_t *body = NULL;
     if (w->body && json_parse(w->body, w->body_len, &body, &e)) body = NULL;
-    bool whole = !w->truncated || w->adm.stream; /* half an object can't be read, half a stream can */
+    bool whole = !w->answer.failed || w->adm.stream; /* half an object can't be read, half a stream can */
     if (answer_read(&a, w->answer.data, whole ? w->answer.len : 0, w->adm.stream, &e) || (whole && !a.events)) {
         count(q, "unreadable");
         log_warn("transcript", LS("id", w->adm.id), LS("error", *e.msg ? e.msg : "no answer in it"));

@@ -23,6 +23,7 @@ struct transcript {
     const json_t *logprobs;   /* chat: the entries of `content`, all events' together; completions: each event's object. NULL: none */
     const char *finish;       /* finish_reason of choice 0; "": it did not say */
     bool truncated;           /* something of request or answer is missing for its length */
+    bool cut;                 /* the answer is what is missing, or ends too early */
 };
 
 /* What an answer's bytes say. */

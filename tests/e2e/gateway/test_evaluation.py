@@ -143,6 +143,14 @@ def test_groundedness_tells_what_is_in_the_passages_and_what_was_not_retrieved(t
     assert len(empty) == 1
 
 
+def test_a_request_too_long_to_be_kept_is_answered_and_its_answer_judged(start):
+    t = start("--max-body", "4000000", fake=True).tenant("acme")
+    put_alias(t, "huge", [{"base": BASE}], evaluation={"rules": [SHORT], "groundedness": {}})
+    chat(t, "huge", metadata={"rag": {"passages": [{"text": "mill " * 300_000}]}})
+    rows = scores_of(t, 2, alias="huge")
+    assert {x["rule"]: x["score"] for x in rows} == {"short": 1, "overall": 1}, rows  # its passages are not there to be looked at
+
+
 # --- judges ---
 
 
