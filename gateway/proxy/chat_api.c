@@ -253,7 +253,7 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     size_t prefix = c.prefix ? strlen(c.prefix) : 0;
     if (rc == 0 && c.part[ALIAS_PROMPT]) rc = prompt_policy_apply(c.part[ALIAS_PROMPT], end->chat, *root, e);
     ask->policy = json_object_get(*root, PROMPT_FIELD) != NULL;
-    if (rc == 0 && c.aliased && g->set->evaluation && !a->who.judge) ask->watch = quality_pick(g->quality, c.part, r->id, r->body, r->body_len);
+    if (rc == 0 && c.aliased && !a->who.judge) ask->watch = quality_pick(g->quality, c.part, r->id, r->body, r->body_len);
     if (rc == 0 && prefix) rc = chat_ask_prefix(*root, end->chat, c.prefix, e);
     if (rc == 0) rc = add_routes(r, &w, *root, &c, ask, &context, e);
     choice_close(g->registry, &c);

@@ -273,6 +273,8 @@ void evaluation_take(struct quality *q, const struct transcript *t)
     json_decref(policy);
 }
 
+bool evaluation_wanted(const struct gateway *g) { return g->set->evaluation; }
+
 /* --- life --- */
 
 void evaluations_tick(struct evaluations *x)

@@ -23,6 +23,8 @@ struct principal;
  * `evaluation`. (alias_parts.h) */
 int evaluation_read(const json_t *v, json_t **out, struct err *e);
 
+/* The setting `evaluation`. */
+bool evaluation_wanted(const struct gateway *g);
 /* The taker (quality.h): on the thread `quality`. */
 void evaluation_take(struct quality *q, const struct transcript *t);
 

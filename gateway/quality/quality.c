@@ -52,8 +52,8 @@ struct quality {
 };
 
 const struct quality_taker quality_taker[] = {
-    {"evaluation", ALIAS_EVALUATION, evaluation_take},
-    {NULL, ALIAS_PARTS, NULL},
+    {"evaluation", ALIAS_EVALUATION, evaluation_wanted, evaluation_take},
+    {NULL, ALIAS_PARTS, NULL, NULL},
 };
 
 struct gateway *quality_gateway(struct quality *q) { return q->g; }
@@ -114,7 +114,7 @@ struct watch *quality_pick(struct quality *q, char *part[ALIAS_PARTS], const cha
 {
     struct watch *w = NULL;
     for (const struct quality_taker *t = quality_taker; q && t->take; t++) {
-        if (!part[t->part] || !quality_draw(id, sample_of(part[t->part]))) continue;
+        if (!part[t->part] || !t->wanted(q->g) || !quality_draw(id, sample_of(part[t->part]))) continue;
         if (!w && !(w = watch_new(q, body, len))) {
             count(q, "dropped");
             return NULL;

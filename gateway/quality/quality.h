@@ -31,6 +31,7 @@ struct http_request;
 struct quality_taker {
     const char *name; /* in logs and metrics */
     enum alias_part part;
+    bool (*wanted)(const struct gateway *g); /* the operator's switch; asked where an alias has the part */
     void (*take)(struct quality *q, const struct transcript *t); /* on the thread; *t is its own until it returns */
 };
 extern const struct quality_taker quality_taker[]; /* ended by take NULL */

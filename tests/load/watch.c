@@ -9,6 +9,7 @@
 #include "gateway/quality/quality.h"
 #include "gateway/quality/rule.h"
 #include "gateway/quality/transcript.h"
+#include "gateway/settings.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,7 +128,8 @@ static int ground(void)
 int main(int argc, char **argv)
 {
     static const char event[] = "data: {\"id\":\"chatcmpl-01890000\",\"object\":\"chat.completion.chunk\",\"created\":1790000000,\"model\":\"chat\",\"choices\":[{\"index\":0,\"delta\":{\"content\":\" mill\"},\"finish_reason\":null}]}\n\n";
-    static struct gateway g;
+    static struct settings set = {.evaluation = true};
+    static struct gateway g = {.set = &set};
     struct quality *q = NULL;
     struct err e = {0};
     json_start();
