@@ -47,7 +47,7 @@ UNIT_TESTS   := $(patsubst tests/unit/%.c,$(B)/tests/unit/%,$(wildcard tests/uni
 KERNEL_TESTS := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/test_*.c))
 BENCHES      := $(patsubst tests/kernels/%.c,$(B)/tests/kernels/%,$(wildcard tests/kernels/bench_*.c))
 TEXT_BENCH   := $(B)/tests/unit/bench_text
-LOAD         := $(addprefix $(B)/tests/load/,load steps context fake_engine exchanges ledger archive make_usage)
+LOAD         := $(addprefix $(B)/tests/load/,load steps context fake_engine exchanges ledger archive make_usage watch)
 LOGITS       := $(B)/tests/accuracy/weft-logits
 C_TESTS       = $(UNIT_TESTS) $(KERNEL_TESTS) $(FUZZ_REPLAYS)
 
@@ -80,7 +80,7 @@ SIMT_CXX     := -x c++ -std=c++17 -DWEFT_SIMT -D_GNU_SOURCE -I. -MMD -MP -g -fPI
 	-fdebug-prefix-map=$(CURDIR)/= \
 	-ffp-contract=off -fno-strict-aliasing -Wall -Wextra -Wno-unused-function -Werror
 
-.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench bench-prune bench-context eval-context plan-check bench-gateway bench-kernels bench-ledger bench-speculation eval-policies bench-text bench-usage compile_commands.json install kills clean bench-export bench-archive trust trust-programs fuzz fuzz-programs simulate simulate-sweep man deb deb-check bench-standby bench-medusa
+.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench bench-prune bench-context eval-context plan-check bench-gateway bench-kernels bench-ledger bench-speculation eval-policies bench-text bench-usage compile_commands.json install kills clean bench-export bench-archive trust trust-programs fuzz fuzz-programs simulate simulate-sweep man deb deb-check bench-standby bench-medusa eval-answers
 .SECONDARY:
 
 all: programs ## build the three programs into build/MODE
@@ -313,6 +313,9 @@ containers-check: ## build the images of ops/containers in a bare Debian and sta
 
 eval-policies: programs ## what prompt policies keep and cost on the demo base (docs/POLICIES.md): ARGS="--seeds 4"
 	$(E2E_PYTHON) tests/load/policies $(ARGS)
+
+eval-answers: programs $(B)/tests/load/watch ## what evaluations of answers see on the demo base, and what looking costs (docs/EVALUATION.md): ARGS="--rounds 6"
+	$(E2E_PYTHON) tests/load/evaluations $(ARGS)
 
 bench-speculation: programs ## what guessing ahead brings at one stream; needs the packages of tests/e2e/requirements.txt
 	$(E2E_PYTHON) tests/load/speculation

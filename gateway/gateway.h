@@ -30,6 +30,8 @@ struct upkeep;   /* gateway/backup/upkeep.h: upkeep_open() after ledger_recover(
 struct feed;     /* gateway/standby/feed.h: feed_open() after the database, before the listeners; feed_close() after them */
 struct docs;     /* gateway/api/openapi.h: docs_open() with the joined routes, before the listeners */
 struct blobs;    /* gateway/pool/blobs.h: blobs_open() after the pool, before the listeners; blobs_close() after them */
+struct quality;  /* gateway/quality/quality.h: quality_open() before the listeners, quality_close() after upstream_close() */
+struct evaluations; /* gateway/quality/evaluation.h: evaluations_open() before quality_open(), evaluations_close() after quality_close() */
 struct otlp;     /* gateway/observe/otlp.h: otlp_open() before the listeners, otlp_close() after the last request is over */
 struct settings; /* schema/gateway_settings.def, see gateway/settings.h */
 
@@ -62,6 +64,8 @@ struct gateway {
     struct upkeep *upkeep;
     struct feed *feed;
     struct docs *docs;
+    struct quality *quality;
+    struct evaluations *evaluations;
     struct otlp *otlp; /* NULL: traces are told to nobody */
     struct metrics *metrics;
     struct http_server *_Atomic public_server, *_Atomic admin_server, *_Atomic blob_server; /* NULL: not open, or not yet */
@@ -98,6 +102,7 @@ extern const struct http_route routes_engines[];   /* engines_api.c, top_api.c: 
 extern const struct http_route routes_engine_tokens[]; /* blobs_api.c: /admin/v1/engines/{name}/token */
 extern const struct http_route routes_blobs[];     /* blobs_api.c: the listener for engines */
 extern const struct http_route routes_quarantine[], routes_quarantine_admin[]; /* quarantine_api.c: requests that engines were lost with */
+extern const struct http_route routes_evaluations[], routes_evaluations_admin[]; /* evaluations_api.c: scores of answers */
 extern const struct http_route routes_live[], routes_live_admin[]; /* live_api.c: now, live, and stats of the moment and of adapters */
 extern const struct http_route routes_backup[];    /* backup_api.c: /admin/v1/backups... */
 extern const struct http_route routes_standby[];   /* standby/feed.c: /admin/v1/standby... */

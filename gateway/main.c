@@ -43,6 +43,8 @@
 #include "gateway/pool/engine.h"
 #include "gateway/proxy/quarantine.h"
 #include "gateway/proxy/upstream.h"
+#include "gateway/quality/evaluation.h"
+#include "gateway/quality/quality.h"
 #include "gateway/registry/models_kept.h"
 #include "gateway/registry/upload.h"
 #include "gateway/service.h"
@@ -303,6 +305,7 @@ static int open_public(struct program *p, struct err *e)
     };
     if (http_server_start(&p->public, &o, &p->public_at, e)) return -1;
     p->g.public_server = p->public;
+    evaluations_listens(p->g.evaluations, p->public_at);
     alive_open(&p->alive, &p->g, p->public_at, p->service.watchdog_us);
     log_info("listening", LS("public", p->public_at), LS("admin", p->admin_at));
     service_ready(&p->service);
@@ -333,7 +336,7 @@ static int open_all(struct program *p, struct err *e)
     if (open_state(p, e) || open_engines(p, e) || recover(p, e) || limits_open(&p->g.limits, p->g.db, e)) return -1;
     ledger_set_limits(p->g.ledger, p->g.limits, p->g.prices);
     if (upkeep_open(&p->g.upkeep, &p->g, e) || feed_open(&p->g.feed, &p->g, e) || blobs_open(&p->g.blobs, &p->g, e)) return -1;
-    if (upstream_open(&p->g.upstream, &p->g, e) || uploads_open(&p->g.uploads, &p->g, e) || live_streams_open(&p->g.streams, &p->g, e))
+    if (evaluations_open(&p->g.evaluations, &p->g, e) || quality_open(&p->g.quality, &p->g, e) || upstream_open(&p->g.upstream, &p->g, e) || uploads_open(&p->g.uploads, &p->g, e) || live_streams_open(&p->g.streams, &p->g, e))
         return -1;
     if (exports_open(&p->g.exports, &p->g, e) || export_files_open(&p->g.export_files, &p->g, e) ||
         webhooks_open(&p->g.webhooks, &p->g, e) || open_traces(p, e))
@@ -387,6 +390,8 @@ static void close_all(struct program *p)
     blobs_close(g->blobs);
     uploads_close(g->uploads);
     upstream_close(g->upstream);
+    quality_close(g->quality);
+    evaluations_close(g->evaluations);
     if (g->pool) pool_close(g->pool, settings_now(g->settings)->engine_keep, ENGINE_GRACE_MS);
     blame_close(g->blame);
     if (g->client) client_free(g->client);
@@ -497,6 +502,7 @@ static int serve(struct program *p, const sigset_t *signals, struct err *e)
             refused_tick(p->g.refused);
             prices_tick(p->g.prices);
             feed_tick(p->g.feed);
+            evaluations_tick(p->g.evaluations);
             boards_tick(p->g.boards, clock_wall_us() / 1000000);
             if (alive_look(&p->alive)) service_alive(&p->service);
         }

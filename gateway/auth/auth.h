@@ -34,6 +34,7 @@ struct principal {
     int64_t deadline_ms;   /* of the first token (X-Weft-Deadline-Ms), 0: none */
     char key[KEY_ID_LEN];  /* public id */
     unsigned scopes;
+    bool judge; /* a judge's question (gateway/quality/judge.h): nobody looks at its answer afterwards */
 };
 
 struct auth;

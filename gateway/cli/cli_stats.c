@@ -47,6 +47,7 @@ static const struct cli_column target_columns[] = {
     {"p99", "tpot_ms.p99", CLI_COUNT_CELL, CLI_IN_LIST},
     {"tokens", "output_tokens_avg", CLI_COUNT_CELL, CLI_IN_LIST},
     {"cost", "cost", CLI_MONEY_CELL, CLI_IN_LIST},
+    {"score", "score_text", CLI_TEXT, CLI_IN_LIST},
 };
 
 static void set_percent(json_t *o, const char *name, const json_t *share)
@@ -70,6 +71,8 @@ static void label(json_t *target)
     set_percent(target, "aborts", json_object_get(target, "abort_rate"));
     json_int_t cost = cli_value_whole(json_object_get(target, "cost_nano_avg"));
     if (cost) json_object_set_new(target, "cost", json_integer(cost));
+    const json_t *score = json_object_get(target, "score");
+    if (json_is_number(score)) json_object_set_new(target, "score_text", json_sprintf("%.3f", json_number_value(score)));
 }
 
 static const char *text_of(const json_t *o, const char *field)

@@ -32,6 +32,7 @@ int cli_usage_latency(const struct cli *c);
 int cli_costs(const struct cli *c);
 int cli_invoice(const struct cli *c);
 int cli_canary(const struct cli *c);
+int cli_eval_summary(const struct cli *c);
 int cli_adapter_idle(const struct cli *c);
 int cli_ledger_health(const struct cli *c);
 int cli_export(const struct cli *c);

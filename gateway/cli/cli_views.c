@@ -94,6 +94,7 @@ static const struct cli_column alias[] = {
     {"sticky", "sticky", CLI_TEXT, CLI_IN_BOTH},
     {"system prefix", "system_prefix", CLI_TEXT, CLI_IN_SHOW},
     {"prompt policy", "prompt_policy", CLI_JSON_CELL, CLI_IN_SHOW},
+    {"evaluation", "evaluation", CLI_JSON_CELL, CLI_IN_SHOW},
     {"changed", "changed_at|updated_at|changed", CLI_TIME_CELL, CLI_IN_BOTH},
     {"created", "created_at|created", CLI_TIME_CELL, CLI_IN_SHOW},
     {"revision", "revision", CLI_COUNT_CELL, CLI_IN_BOTH},
@@ -159,6 +160,21 @@ static const struct cli_column quarantine[] = {
     {"until", "expires_at", CLI_TIME_CELL, CLI_IN_BOTH},
 };
 VIEW(quarantine, quarantine);
+
+static const struct cli_column evaluation[] = {
+    {"seq", "seq", CLI_COUNT_CELL, CLI_IN_BOTH},
+    {"time", "created_at", CLI_TIME_CELL, CLI_IN_BOTH},
+    {"tenant", "tenant", CLI_TEXT, CLI_IN_BOTH},
+    {"alias", "alias", CLI_TEXT, CLI_IN_BOTH},
+    {"adapter", "adapter|base", CLI_TEXT, CLI_IN_BOTH},
+    {"version", "version", CLI_COUNT_CELL, CLI_IN_BOTH},
+    {"rule", "rule", CLI_TEXT, CLI_IN_BOTH},
+    {"score", "score", CLI_JSON_CELL, CLI_IN_BOTH},
+    {"passed", "passed", CLI_YES, CLI_IN_BOTH},
+    {"note", "note", CLI_TEXT, CLI_IN_BOTH},
+    {"request", "request_id", CLI_TEXT, CLI_IN_BOTH},
+};
+VIEW(evaluation, evaluation);
 
 static const struct cli_column price[] = {
     {"id", "id", CLI_TEXT, CLI_IN_BOTH},

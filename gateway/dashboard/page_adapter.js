@@ -9,6 +9,7 @@ import * as fmt from "./format.js";
 import {frame, panel, toast} from "./panel.js";
 import {notice, onlyOperator, stateCell} from "./quarantine.js";
 import * as route from "./route.js";
+import {scoresPanel} from "./scores.js";
 import {seriesPanel} from "./series.js";
 import {asCsv, facts, table} from "./table.js";
 import {adapterColumns, residency} from "./page_adapters.js";
@@ -74,5 +75,5 @@ export default function adapter({page, path, params: given}) {
   if (!name) return {title: "Adapter", body: frame({title: ""}, "The link names no adapter.")};
   return {...about, up: ["adapters", "Adapters"], tools: [range(given), compare(given), !isAdmin() && may("inference") ? h("a.button", {href: route.href("try", {a: name})}, "Try") : null], body: h("div.grid", null,
     versions(page, api, tenant, name), (isAdmin() || may("usage")) && [use(page, params, name),
-    CHARTS.map(([title, by, measure]) => seriesPanel({page, params, title, by, measure, adapter: name, width: "w6"}))])};
+    scoresPanel({page, params: given, adapter: name, tenant}), CHARTS.map(([title, by, measure]) => seriesPanel({page, params, title, by, measure, adapter: name, width: "w6"}))])};
 }

@@ -3,10 +3,12 @@
 
 import {ask as request, change, get, isAdmin, may} from "./api.js";
 import {button, field, fill, h, select} from "./dom.js";
+import {range} from "./controls.js";
 import {confirm} from "./dialog.js";
 import * as fmt from "./format.js";
 import {message, panel, toast} from "./panel.js";
 import * as route from "./route.js";
+import {scoresPanel} from "./scores.js";
 import {list, share} from "./series.js";
 import {aliasApi, mayAlias, targetName} from "./page_aliases.js";
 
@@ -14,11 +16,17 @@ const TARGETS_MAX = 8, WEIGHT_MAX = 1000000;
 
 const asText = t => t.base || (t.adapter || "") + (t.version ? "@" + t.version : "");
 
+const parsed = (area, what) => {
+  if (!area.value.trim()) return null;
+  try { return JSON.parse(area.value); } catch (error) { throw new SyntaxError(`The ${what} is not JSON: ${error.message}`); }
+};
+
 function editor(alias, bases, {owner, reload, write}) {
   const rows = alias.targets.map(t => ({text: asText(t), base: !!t.base, weight: t.weight ?? 1})), where = h("div.stack"), fault = h("p.fault", {role: "alert", hidden: true});
   const policy = select([["weighted", "Weighted: each request goes to one"], ["fallback", "Fallback: in order, the next where one can't serve"]], alias.policy, () => paint(), {id: "policy", disabled: !write});
   const sticky = select([["request", "nothing: each request anew"], ["user", "the request's user"], ["key", "the key"]], alias.sticky, null, {id: "sticky", disabled: !write}), prefix = h("textarea", {id: "prefix", value: alias.system_prefix, maxlength: 16384, disabled: !write, "aria-label": "System prefix"});
   const prompt = h("textarea.mono", {id: "prompt-policy", value: alias.prompt_policy ? JSON.stringify(alias.prompt_policy, null, 1) : "", maxlength: 65536, disabled: !write, spellcheck: "false", placeholder: '{"truncate": {"max_tokens": 2048, "last_turns": 2}}', "aria-label": "Prompt policy"});
+  const judged = h("textarea.mono", {id: "evaluation", value: alias.evaluation ? JSON.stringify(alias.evaluation, null, 1) : "", maxlength: 65536, disabled: !write, spellcheck: "false", placeholder: '{"sample": 0.1, "rules": [{"name": "short", "kind": "length", "unit": "words", "max": 100}]}', "aria-label": "Evaluation"});
   const save = button("Save", null, {kind: "first", id: "save"});
   save.type = "submit";
 
@@ -32,18 +40,18 @@ function editor(alias, bases, {owner, reload, write}) {
   const repaintShares = () => where.querySelectorAll(".shown").forEach((at, i) => fill(at, share(total() ? rows[i].weight / total() : 0)));
   const paint = () => fill(where, rows.map((r, i) => line(r, i, total())), write && rows.length < (policy.value === "fallback" ? 4 : TARGETS_MAX) ? h("div", null, button("Add a target", () => { rows.push({text: "", weight: 0}); paint(); document.getElementById(`target-${rows.length - 1}`).focus(); }, {kind: "small", id: "add"})) : null);
 
-  const body = () => ({policy: policy.value, sticky: sticky.value, system_prefix: prefix.value, prompt_policy: prompt.value.trim() ? JSON.parse(prompt.value) : null, targets: rows.filter(r => r.text).map(r => { const [name, version] = r.text.split("@"), weight = policy.value === "weighted" ? {weight: r.weight} : {}; return bases.has(r.text) ? {base: r.text, ...weight} : {adapter: name, ...(version ? {version: Number(version)} : {}), ...weight}; })});
+  const body = () => ({policy: policy.value, sticky: sticky.value, system_prefix: prefix.value, prompt_policy: parsed(prompt, "prompt policy"), evaluation: parsed(judged, "evaluation"), targets: rows.filter(r => r.text).map(r => { const [name, version] = r.text.split("@"), weight = policy.value === "weighted" ? {weight: r.weight} : {}; return bases.has(r.text) ? {base: r.text, ...weight} : {adapter: name, ...(version ? {version: Number(version)} : {}), ...weight}; })});
   const submit = async e => {
     e.preventDefault();
     save.disabled = true;
     fault.hidden = true;
     try { await change("PUT", aliasApi(owner, alias.name), body(), {revision: alias.revision}); toast(`${alias.name} leads there from now on.`); reload(); } catch (error) {
       fault.hidden = false;
-      fault.textContent = error instanceof SyntaxError ? "The prompt policy is not JSON: " + error.message : error.status === 412 ? "Somebody changed it meanwhile. Ask again to see their change; yours was not made." : error.message;
+      fault.textContent = error instanceof SyntaxError ? error.message : error.status === 412 ? "Somebody changed it meanwhile. Ask again to see their change; yours was not made." : error.message;
     } finally { save.disabled = false; }
   };
   paint();
-  return h("form.stack", {onsubmit: submit}, h("datalist", {id: "targets"}), h("div.two", null, field("Policy", policy), field("Sticks to", sticky)), h("h3", null, "Targets"), where, field("System prefix", prefix, "Stands in front of every request's own system message; a secret may be in it, so the trail keeps only its hash."), field("Prompt policy", prompt, "What is done with prompts before the model reads them, as JSON; empty: nothing."), fault, write && h("div.row", null, save));
+  return h("form.stack", {onsubmit: submit}, h("datalist", {id: "targets"}), h("div.two", null, field("Policy", policy), field("Sticks to", sticky)), h("h3", null, "Targets"), where, field("System prefix", prefix, "Stands in front of every request's own system message; a secret may be in it, so the trail keeps only its hash."), field("Prompt policy", prompt, "What is done with prompts before the model reads them, as JSON; empty: nothing."), field("Evaluation", judged, "Which share of answers is judged, and by what, as JSON; empty: none."), fault, write && h("div.row", null, save));
 }
 
 async function offer(node, owner, signal) {
@@ -71,9 +79,10 @@ async function remove(alias, owner) {
   if (await confirm(`Delete the alias ${alias.name}?`, "Its name is the adapter's again, where one has it; else requests for it are 404.", "Delete", () => request("DELETE", path, {headers: {"If-Match": `"${alias.revision}"`}}))) { toast(`${alias.name} is gone.`); route.go("aliases"); }
 }
 
-export default function alias({page, path}) {
+export default function alias({page, path, params}) {
   const [owner, name] = isAdmin() ? path : [undefined, path[0]];
   if (!name) return {title: "Alias", body: message("The link names no alias")};
+  const scored = isAdmin() || may("usage");
   const main = panel({page, title: name, load: async signal => { const a = await get(aliasApi(owner, name), {}, signal); return {a, bases: await basesOf(a, signal)}; },
     draw: ({a, bases}, {reload, own}) => {
       const write = mayAlias(), form = editor(a, bases, {owner, reload, write});
@@ -81,5 +90,5 @@ export default function alias({page, path}) {
       offer(form.querySelector("datalist"), owner, page.signal);
       return form;
     }});
-  return {title: owner ? `${owner} / ${name}` : name, up: ["aliases", "Aliases"], tools: [h("a.button", {href: route.href("canary", {alias: name, ...(owner ? {tenant: owner} : {})})}, "Compare its targets")], body: h("div.grid", null, main)};
+  return {title: owner ? `${owner} / ${name}` : name, up: ["aliases", "Aliases"], tools: [scored && range(params), h("a.button", {href: route.href("canary", {alias: name, ...(owner ? {tenant: owner} : {})})}, "Compare its targets")], body: h("div.grid", null, main, scored && scoresPanel({page, params, alias: name, tenant: owner}))};
 }

@@ -7,6 +7,7 @@ import {tenant, stat} from "./controls.js";
 import * as fmt from "./format.js";
 import {frame, message, panel} from "./panel.js";
 import * as route from "./route.js";
+import {score} from "./scores.js";
 import {list, share} from "./series.js";
 import {asCsv, table} from "./table.js";
 import {aliasApi} from "./page_aliases.js";
@@ -16,11 +17,11 @@ const LETTERS = "ABCDEFGH";
 const times = (key, label) => ["p50", "p90", "p99"].map(p => [`${label}, ${p}`, t => t[key]?.[p], fmt.ms]);
 const ROWS = [
   ["Requests", t => t.requests, fmt.int], ["Share", t => t.share, v => fmt.percent(v)], ["Weight", t => t.weight, fmt.int], ["Completed", t => t.completed, fmt.int], ["Failed", t => t.error_rate, v => fmt.percent(v, 2)], ["Aborted by the client", t => t.abort_rate, v => fmt.percent(v, 2)],
-  ...times("ttft_ms", "First token"), ...times("tpot_ms", "Per token"), ...times("duration_ms", "Whole answer"), ["Output tokens, mean", t => t.output_tokens_avg, fmt.compact], ["Cost, mean", t => t.cost_nano_avg, fmt.money],
+  ...times("ttft_ms", "First token"), ...times("tpot_ms", "Per token"), ...times("duration_ms", "Whole answer"), ["Output tokens, mean", t => t.output_tokens_avg, fmt.compact], ["Cost, mean", t => t.cost_nano_avg, fmt.money], ["Answers that were scored", t => t.scored || null, fmt.int], ["Score, mean", t => t.score, score],
 ];
 
 const nameOf = (t, i) => `${LETTERS[i]}: ${t.adapter || t.base || ""}${t.version ? "@" + t.version : ""}`;
-const METRIC = {error_rate: ["Failed", v => fmt.percent(v, 2)], abort_rate: ["Aborted", v => fmt.percent(v, 2)], ttft_ms: ["First token", fmt.ms], tpot_ms: ["Per token", fmt.ms], duration_ms: ["Whole answer", fmt.ms]};
+const METRIC = {error_rate: ["Failed", v => fmt.percent(v, 2)], abort_rate: ["Aborted", v => fmt.percent(v, 2)], ttft_ms: ["First token", fmt.ms], tpot_ms: ["Per token", fmt.ms], duration_ms: ["Whole answer", fmt.ms], score: ["Score", score]};
 const signed = (show, v) => v === null || v === undefined ? fmt.NONE : (v > 0 ? "+" : v < 0 ? "−" : "") + show(Math.abs(v));
 
 function beside(d) {
@@ -41,7 +42,7 @@ const VERDICT = {better: ["good", "Better"], worse: ["bad", "Worse"], "no differ
 function shown(d) {
   const [kind, words] = VERDICT[d.verdict] || ["", d.verdict];
   return h("div.stack", null, h("div.verdict" + (kind ? "." + kind : ""), {id: "verdict", role: "status"}, h("strong", null, words), h("span", null, d.reason)),
-    h("div.stats", null, d.targets.map((t, i) => stat(nameOf(t, i), fmt.compact(t.requests), {unit: "requests", under: [`${fmt.percent(t.error_rate, 2)} failed`, `first token ${fmt.ms(t.ttft_ms?.p50)}`]}))), beside(d), comparisons(d), h("p.soft.tiny", null, `${d.policy}, since ${fmt.moment(d.since)} UTC. `, h("a", {href: route.href(isAdmin() && d.tenant ? ["alias", d.tenant, d.alias] : ["alias", d.alias])}, "Change the weights")));
+    h("div.stats", null, d.targets.map((t, i) => stat(nameOf(t, i), fmt.compact(t.requests), {unit: "requests", under: [`${fmt.percent(t.error_rate, 2)} failed`, `first token ${fmt.ms(t.ttft_ms?.p50)}`, t.scored ? `score ${score(t.score)}` : null].filter(Boolean)}))), beside(d), comparisons(d), h("p.soft.tiny", null, `${d.policy}, since ${fmt.moment(d.since)} UTC. `, h("a", {href: route.href(isAdmin() && d.tenant ? ["alias", d.tenant, d.alias] : ["alias", d.alias])}, "Change the weights")));
 }
 
 function chooser(page, params) {

@@ -15,6 +15,8 @@
 #include "gateway/proxy/chat_ask.h"
 #include "gateway/proxy/quarantine.h"
 #include "gateway/proxy/upstream.h"
+#include "gateway/quality/evaluation.h"
+#include "gateway/quality/quality.h"
 #include "gateway/registry/alias.h"
 #include "gateway/registry/prompt_policy.h"
 #include "gateway/registry/residency.h"
@@ -62,7 +64,8 @@ int api_who(struct http_request *r)
     struct principal *who = arena_alloc(r->arena, sizeof *who);
     if (!who)
         err_set(&e, ERR_NO_MEMORY, "no memory for the request");
-    else if (auth_check(g->auth, http_bearer(r), route->in_path ? r->param[0] : NULL, route->scope, who, &e) == 0) {
+    else if ((route->scope == SCOPE_INFER && !route->in_path && evaluations_guest(g->evaluations, http_bearer(r), who)) ||
+             auth_check(g->auth, http_bearer(r), route->in_path ? r->param[0] : NULL, route->scope, who, &e) == 0) {
         r->who = r->user = who;
         return 0;
     }
@@ -250,13 +253,14 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     size_t prefix = c.prefix ? strlen(c.prefix) : 0;
     if (rc == 0 && c.part[ALIAS_PROMPT]) rc = prompt_policy_apply(c.part[ALIAS_PROMPT], end->chat, *root, e);
     ask->policy = json_object_get(*root, PROMPT_FIELD) != NULL;
+    if (rc == 0 && c.aliased && !a->who.judge) ask->watch = quality_pick(g->quality, c.part, r->id, r->body, r->body_len);
     if (rc == 0 && prefix) rc = chat_ask_prefix(*root, end->chat, c.prefix, e);
     if (rc == 0) rc = add_routes(r, &w, *root, &c, ask, &context, e);
     choice_close(g->registry, &c);
     if (rc) return -1;
     a->what = ask->route[0].what;
     size_t bytes = r->body_len + prefix * (size_t)w.prompts;
-    if (ask->policy && ask->route[0].body_len > bytes) bytes = ask->route[0].body_len; /* a template has more than its slots */
+    if (w.rag || (ask->policy && ask->route[0].body_len > bytes)) bytes = ask->route[0].body_len; /* a template has more than its slots, passages are not read */
     *limited = chat_ask_limits(&w, *root, bytes, context);
     limited->twice = json_object_get(json_object_get(*root, PROMPT_FIELD), "compress") != NULL;
     return 0;

@@ -14,6 +14,8 @@
 
 #define COMPLETION_TOKENS 16 /* OpenAI's default of max_tokens for /v1/completions */
 
+#define RAG_FIELD "rag" /* of `metadata` */
+
 #define IN_CHAT 1
 #define IN_COMPLETION 2
 #define IN_BOTH 3
@@ -110,12 +112,25 @@ static int read_fields(const json_t *o, bool chat, struct chat_ask *a, struct er
     return 0;
 }
 
+/* What was retrieved for the answer is for who judges it: engines would at best read over it, and some refuse metadata that are not texts. */
+static bool take_out_rag(json_t *root)
+{
+    json_t *metadata = json_object_get(root, "metadata");
+    if (!json_object_get(metadata, RAG_FIELD)) return false;
+    json_object_del(metadata, RAG_FIELD);
+    if (json_object_size(metadata) == 0) json_object_del(root, "metadata");
+    return true;
+}
+
 int chat_ask_read(const char *text, size_t len, bool chat, bool strict, json_t **root, struct chat_ask *a, struct err *e)
 {
     if (json_parse(text, len, root, e)) return -1;
     if (strict && check_known(*root, chat ? IN_CHAT : IN_COMPLETION, e)) return -1;
     json_object_del(*root, PROMPT_FIELD); /* is ours to write */
-    return read_fields(*root, chat, a, e);
+    bool rag = take_out_rag(*root);
+    int rc = read_fields(*root, chat, a, e);
+    a->rag = rag;
+    return rc;
 }
 
 struct limit_wish chat_ask_limits(const struct chat_ask *a, const json_t *root, size_t body_len, int max_context)

@@ -18,10 +18,11 @@ struct chat_ask {
     int64_t max_tokens; /* -1: not said */
     int64_t choices;    /* to each prompt */
     int64_t prompts;
+    bool rag;           /* what the client retrieved was with it, and is taken out: chat_ask_read() */
 };
 
 /* Parses and reads. `strict`: a field that is no row of the table is ERR_UNSUPPORTED. Else ERR_INVALID_JSON, ERR_INVALID, ERR_MISSING with the field.
- * The caller owns *root, which may be set on failure too. */
+ * `metadata.rag` (gateway/quality/grounded.h) is no engine's and is taken out. The caller owns *root, which may be set on failure too. */
 int chat_ask_read(const char *text, size_t len, bool chat, bool strict, json_t **root, struct chat_ask *a, struct err *e);
 
 /* `adapters`: how many there are, 0 where the field isn't a list (the engine says what is wrong with it then). ERR_INVALID: too many. */

@@ -3,7 +3,7 @@
  *
  * An alias with weights is an experiment: who gets which target is drawn by a hash (gateway/registry/alias.h), so differences are the
  * targets'. Shares (errors, aborts) are compared by the z-test of two proportions, times by Mann and Whitney's test of their
- * histograms; a difference counts where its p is below CANARY_ALPHA divided by the number of comparisons (Bonferroni) and it
+ * histograms, mean scores of evaluated answers, where both have CANARY_ENOUGH, by Welch's test (normal, of so many); a difference counts where its p is below CANARY_ALPHA divided by the number of comparisons (Bonferroni) and it
  * is large enough to matter. Pure functions. */
 #pragma once
 #include "gateway/ledger/ledger.h"
@@ -14,6 +14,7 @@
 #define CANARY_TIMES 20    /* times of each before they are compared: those that failed have none, and of few the test's p is no p */
 #define CANARY_ALPHA 0.05
 #define CANARY_SHARE 0.005 /* of requests: a smaller difference in errors or aborts does not matter */
+#define CANARY_SCORED 0.02 /* of a score: likewise */
 #define CANARY_TIME 0.05   /* of the median: likewise in times */
 
 struct canary_target {
@@ -23,18 +24,20 @@ struct canary_target {
     int weight;
     int64_t n[USAGE_STATES], output, cost;
     int64_t times[LATENCY_KINDS][LATENCY_BUCKETS];
+    int64_t scored; /* answers that were evaluated (docs/EVALUATION.md) */
+    double score_sum, score_squares; /* of their scores, 0 to 1 */
 };
 
 int64_t canary_requests(const struct canary_target *t);
 int64_t canary_errors(const struct canary_target *t);
 
-enum canary_metric { CANARY_ERRORS, CANARY_ABORTS, CANARY_TTFT, CANARY_TPOT, CANARY_DURATION, CANARY_METRICS };
+enum canary_metric { CANARY_ERRORS, CANARY_ABORTS, CANARY_TTFT, CANARY_TPOT, CANARY_DURATION, CANARY_SCORE, CANARY_METRICS };
 extern const char *const canary_metric_name[CANARY_METRICS];
 
 struct canary_difference {
     int base, other; /* targets: the heaviest, and the one compared with it */
     enum canary_metric metric;
-    double before, after; /* of base and of other: shares, or medians in ms */
+    double before, after; /* of base and of other: shares, medians in ms, or mean scores */
     double p;
     bool significant;
 };
@@ -49,6 +52,8 @@ struct canary {
     enum canary_verdict verdict;
     char reason[256]; /* one sentence */
 };
+
+double canary_score(const struct canary_target *t); /* the mean; 0 where nothing was scored */
 
 /* Verdict over the targets that have a weight: worse where one of them is, in anything but the duration, which goes with the
  * length of the answer. */

@@ -80,6 +80,13 @@ static void add_sums(struct canary_target *t, sqlite3_stmt *st)
     t->cost += sqlite3_column_int64(st, 5);
 }
 
+static void add_scores(struct canary_target *t, sqlite3_stmt *st)
+{
+    t->scored += sqlite3_column_int64(st, 2);
+    t->score_sum += sqlite3_column_double(st, 3);
+    t->score_squares += sqlite3_column_double(st, 4);
+}
+
 static void add_times(struct canary_target *t, sqlite3_stmt *st)
 {
     int64_t kind = sqlite3_column_int64(st, 2), bucket = sqlite3_column_int64(st, 3);
@@ -101,15 +108,25 @@ static int read_rows(struct db *d, sqlite3 *c, struct canary_read *x, const char
     return rc;
 }
 
+static bool any_scores(const struct canary_read *x)
+{
+    for (int i = 0; i < x->n; i++)
+        if (x->target[i].scored) return true;
+    return false;
+}
+
 static int read_canary(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
 #define OF_ALIAS " WHERE tenant = ?1 AND alias = ?2 AND t >= ?3 AND t < ?4"
     static const char sums[] = "SELECT adapter, version, state, n, output, cost FROM rollup_alias" OF_ALIAS,
-                      times[] = "SELECT adapter, version, kind, bucket, n FROM rollup_alias_latency" OF_ALIAS;
+                      times[] = "SELECT adapter, version, kind, bucket, n FROM rollup_alias_latency" OF_ALIAS,
+                      overall[] = "SELECT adapter, version, n, sum, squares FROM rollup_evaluation" OF_ALIAS " AND rule = 'overall'",
+                      judge[] = "SELECT adapter, version, n, sum, squares FROM rollup_evaluation" OF_ALIAS " AND rule = 'judge'";
 #undef OF_ALIAS
     struct canary_read *x = u;
     if (read_alias(d, c, x, e) || read_targets(d, c, x, e)) return -1;
-    return read_rows(d, c, x, sums, add_sums, e) || read_rows(d, c, x, times, add_times, e) ? -1 : 0;
+    if (read_rows(d, c, x, sums, add_sums, e) || read_rows(d, c, x, times, add_times, e) || read_rows(d, c, x, overall, add_scores, e)) return -1;
+    return !any_scores(x) && read_rows(d, c, x, judge, add_scores, e) ? -1 : 0; /* an alias with a judge alone */
 }
 
 /* --- as JSON --- */
@@ -128,6 +145,8 @@ static json_t *target_json(const struct canary_target *t, int64_t all)
     json_t *more = json_pack("{sI so so so so}", "completed", (json_int_t)t->n[USAGE_COMPLETED], "error_rate",
                              ratio(canary_errors(t), n), "abort_rate", ratio(t->n[USAGE_CLIENT_ABORT], n),
                              "output_tokens_avg", ratio(t->output, n), "cost_nano_avg", ratio(t->cost, n));
+    json_object_set_new(o, "scored", json_integer(t->scored));
+    json_object_set_new(o, "score", t->scored ? json_real(rint(canary_score(t) * 1e6) / 1e6) : json_null());
     for (int k = 0; k < LATENCY_KINDS; k++) json_object_set_new(o, latency_name[k], latency_json(t->times[k]));
     json_object_update(o, more);
     json_decref(more);

@@ -167,7 +167,52 @@ static void the_baseline_is_the_heaviest_and_of_equals_the_older_version(void **
     (void)state;
     canary_judge(t, 3, &c);
     assert_int_equal(c.baseline, 1);
-    assert_int_equal(c.n, CANARY_METRICS); /* a target without weight is no canary */
+    assert_int_equal(c.n, CANARY_SCORE); /* a target without weight is no canary, and nobody scored answers */
+}
+
+static void score(struct canary_target *t, int n, double pass_rate)
+{
+    for (int i = 0; i < n; i++) {
+        double s = uniform() < pass_rate;
+        t->scored++;
+        t->score_sum += s;
+        t->score_squares += s * s;
+    }
+}
+
+static void scores_of_answers_are_compared_where_both_have_enough(void **state)
+{
+    (void)state;
+    struct canary_target a = target(1, 90, 4000, 0, 1e5), b = target(2, 10, 400, 0, 1e5);
+    score(&a, 400, 0.9);
+    struct canary c = judge(b, a);
+    assert_int_equal(c.n, CANARY_SCORE);
+    score(&b, CANARY_ENOUGH - 1, 0.2);
+    c = judge(b, a);
+    assert_int_equal(c.n, CANARY_METRICS);
+    assert_int_equal(c.verdict, CANARY_SAME);
+    score(&b, 100, 0.2);
+    c = judge(b, a);
+    assert_int_equal(c.verdict, CANARY_WORSE);
+    assert_non_null(strstr(c.reason, "sql@2 has lower scores than sql@1: 0."));
+    c = judge(a, b); /* the order of targets does not matter, their weights do */
+    assert_int_equal(c.verdict, CANARY_WORSE);
+    a.weight = 5;
+    c = judge(a, b);
+    assert_int_equal(c.verdict, CANARY_BETTER);
+    assert_non_null(strstr(c.reason, "sql@1 has higher scores than sql@2: 0."));
+}
+
+/* All of one passed, none of the other's: no spread, and no chance. */
+static void scores_without_spread_are_compared_all_the_same(void **state)
+{
+    (void)state;
+    struct canary_target a = target(1, 90, 4000, 0, 1e5), b = target(2, 10, 400, 0, 1e5);
+    score(&a, 60, 1);
+    score(&b, 60, 0);
+    assert_int_equal(judge(b, a).verdict, CANARY_WORSE);
+    b.score_sum = b.score_squares = 60;
+    assert_int_equal(judge(b, a).verdict, CANARY_SAME);
 }
 
 int main(void)
@@ -177,6 +222,7 @@ int main(void)
         cmocka_unit_test(every_bucket_holds_the_times_between_its_edges),
         cmocka_unit_test(both_tests_agree_with_scipy),
         cmocka_unit_test(what_differs_is_found_and_named),
+        cmocka_unit_test(scores_of_answers_are_compared_where_both_have_enough), cmocka_unit_test(scores_without_spread_are_compared_all_the_same),
         cmocka_unit_test(few_times_are_not_compared), cmocka_unit_test(too_few_requests_are_no_verdict),
         cmocka_unit_test(equals_are_seldom_told_apart),
         cmocka_unit_test(the_baseline_is_the_heaviest_and_of_equals_the_older_version),

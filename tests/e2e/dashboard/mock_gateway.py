@@ -238,9 +238,20 @@ class Answers:
     def canary(self, q, admin):
         def target(i, n, slow, bad):
             return {"adapter": "triage", "version": i + 1, "weight": self.w.alias_weights[i], "requests": n, "share": n / 21000, "completed": int(n * (1 - bad)), "error_rate": bad, "abort_rate": 0.02, "ttft_ms": {"p50": 84 * slow, "p90": 190 * slow, "p99": 610 * slow, "n": n},
-                    "tpot_ms": {"p50": 11.4, "p90": 15, "p99": 30, "n": n}, "duration_ms": {"p50": 1300, "p90": 2900, "p99": 7000, "n": n}, "output_tokens_avg": 102.4, "cost_nano_avg": 127000}
+                    "tpot_ms": {"p50": 11.4, "p90": 15, "p99": 30, "n": n}, "duration_ms": {"p50": 1300, "p90": 2900, "p99": 7000, "n": n}, "output_tokens_avg": 102.4, "cost_nano_avg": 127000, "scored": n // 10, "score": 0.94 - 0.06 * i}
         return {"alias": q.get("alias"), "policy": "weighted", "since": self.w.now - 3 * DAY, "targets": [target(0, 18900, 1, 0.004), target(1, 2100, 1.3, 0.019)], "verdict": "worse", "reason": "B fails 1.5 points more often than A (1.90 % against 0.40 %), which chance alone would do in less than one of ten thousand such comparisons.",
                 "comparison": [{"between": [0, 1], "metric": "error_rate", "difference": 0.015, "p_value": 0.00004, "significant": True}, {"between": [0, 1], "metric": "ttft_ms", "difference": 25.2, "interval": [11.0, 41.0], "significant": True}, {"between": [0, 1], "metric": "abort_rate", "difference": 0.0004, "p_value": 0.83, "significant": False}]}
+
+    def scores(self, q, admin):
+        step = DAY if q.get("interval") == "1d" else 3600
+        start, end = int(q.get("start_time", self.w.now - DAY)) // step * step, int(q.get("end_time", self.w.now))
+        points = list(range(start, end, step))
+
+        def of(version, rule, kind, mean):
+            return {"alias": q.get("alias") or "prod", "adapter": q.get("adapter") or "triage", "version": version, "base": "smollm2", "digest": "ab" * 32, "rule": rule, "kind": kind, "scored": 412 * version, "not_scored": 3, "failed": int(412 * version * (1 - mean)), "mean": mean, "deviation": 0.21,
+                    "pass_rate": mean, "series": [None if i % 11 == 5 else max(0, min(1, mean + 0.04 * math.sin(i / 3 + version))) for i in range(len(points))]}
+        data = [of(v, rule, kind, mean - 0.05 * (v - 1)) for v in (1, 2) for rule, kind, mean in (("overall", "overall", 0.93), ("valid", "json_schema", 0.97), ("groundedness", "groundedness", 0.88))]
+        return {"object": "evaluation_summary", "start_time": start, "end_time": end, "interval_s": step, "points": points, "data": data, "truncated": False}
 
     def budgets(self, q, admin):
         now, out = self.w.now, []
@@ -327,7 +338,7 @@ class Answers:
 
     def alias(self, q, admin, *names):
         name = names[-1] if names else "prod"
-        return {"id": name, "object": "alias", "name": name, "targets": [{"adapter": "triage", "version": i + 1, "weight": x} for i, x in enumerate(self.w.alias_weights)], "policy": "weighted", "sticky": "user", "system_prefix": "You sort letters.", "prompt_policy": None, "revision": self.w.alias_revision, "created_at": self.w.now - 9 * DAY, "changed_at": self.w.now - 3600, "can_roll_back": True}
+        return {"id": name, "object": "alias", "name": name, "targets": [{"adapter": "triage", "version": i + 1, "weight": x} for i, x in enumerate(self.w.alias_weights)], "policy": "weighted", "sticky": "user", "system_prefix": "You sort letters.", "prompt_policy": None, "evaluation": None, "revision": self.w.alias_revision, "created_at": self.w.now - 9 * DAY, "changed_at": self.w.now - 3600, "can_roll_back": True}
 
     def aliases(self, q, admin, *_):
         return self.listed([self.alias(q, admin, n) for n in ("beta", "prod", "stable")], q, lambda a: a["id"])
@@ -377,7 +388,7 @@ class Answers:
 
 P = r"/(?:admin/v1|v1)"
 ROUTES = [(re.compile(f"^{P}/{p}$"), n) for p, n in (
-    ("now", "now"), ("whoami", "whoami"), ("stats/series", "series"), ("stats/top", "top"), ("stats/latency", "latency"), ("stats/aborts", "aborts"), ("stats/refused", "refused"), ("stats/adapters", "adapters"), ("stats/canary", "canary"), ("stats/budgets", "budgets"), ("usage/requests", "requests"), ("usage/requests/([^/]+)", "one_request"),
+    ("now", "now"), ("whoami", "whoami"), ("stats/series", "series"), ("stats/top", "top"), ("stats/latency", "latency"), ("stats/aborts", "aborts"), ("stats/refused", "refused"), ("stats/adapters", "adapters"), ("stats/canary", "canary"), ("stats/budgets", "budgets"), ("evaluations/summary", "scores"), ("usage/requests", "requests"), ("usage/requests/([^/]+)", "one_request"),
     ("events", "events"), ("audit", "audit"), ("audit/verify", "verified"), ("tenants", "tenants"), ("tenants/([^/]+)", "one_tenant"), ("tenants/([^/]+)/keys", "keys"), ("keys", "keys"), ("admin-keys", "keys"), ("admin-keys/([^/]+)", "admin_key"), ("tenants/([^/]+)/limits", "limits_of"), ("keys/([^/]+)/limits", "limits_of"), ("tenants/([^/]+)/adapters/([^/]+)/limits", "limits_of"),
     ("limits", "own_limits"), ("aliases", "aliases"), ("aliases/([^/]+)", "alias"), ("tenants/([^/]+)/aliases", "aliases"), ("tenants/([^/]+)/aliases/([^/]+)", "alias"), ("adapters", "adapters"), ("adapters/([^/]+)", "one_adapter"), ("tenants/([^/]+)/adapters/([^/]+)", "one_adapter"), ("engines", "engine_list"), ("quarantine", "quarantine"), ("ledger/health", "health"), ("invoice", "invoice"), ("export-schedules", "schedules"), ("webhooks", "webhooks"), ("models", "models"))]
 ONLY_ADMIN = re.compile(r"^/admin/v1/")

@@ -401,6 +401,27 @@ def test_an_aliass_prompt_policy_is_shown_edited_and_taken_away(browser, real):
         browser.settle()
 
 
+def test_an_aliass_evaluation_is_set_on_its_page_and_its_scores_are_there(browser, real):
+    with real.acme.http() as c:
+        before = c.get("/v1/aliases/prod").json()
+        browser.login(real.url, real.acme.key)
+        browser.open("alias/prod")
+        browser.put("#evaluation", "{")
+        browser.click("#save")
+        browser.seen("The evaluation is not JSON", "main")
+        browser.put("#evaluation", '{"rules": [{"name": "short", "kind": "length", "max": 100000}]}')
+        browser.click("#save")
+        until(lambda: (c.get("/v1/aliases/prod").json()["evaluation"] or {}).get("sample") == 1, what="the evaluation")
+        assert c.post("/v1/chat/completions", json={"model": "prod", "max_tokens": 2, "messages": [{"role": "user", "content": "hi"}]}).status_code == 200
+        until(lambda: c.get("/v1/evaluations", params={"alias": "prod"}).json()["data"], what="a score")
+        browser.open("aliases")
+        browser.open("alias/prod")
+        browser.seen("short", "main")
+        browser.seen("1.000", "main")
+        browser.settle()
+        assert c.put("/v1/aliases/prod", json={"targets": before["targets"], "policy": before["policy"], "sticky": before["sticky"], "system_prefix": before["system_prefix"]}).json()["evaluation"] is None
+
+
 def test_an_adapter_and_the_base_answer_side_by_side(browser, real):
     browser.login(real.url, real.acme.key)
     browser.open("try?a=sql&b=smollm2-135m-instruct")

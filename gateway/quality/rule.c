@@ -1,0 +1,191 @@
+/* rule: the table of kinds, and those that need few lines.
+ *
+ * A pattern is compiled for each text it judges: ten microseconds on a thread where nobody waits, and nothing to keep. Its search has limits (MATCH_*), for
+ * PCRE2 backtracks and both pattern and text are strangers'; meeting one is "not scored", never "failed". */
+#include "gateway/quality/rule.h"
+#include "base/buf.h"
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MATCH_STEPS 1000000
+#define MATCH_DEPTH 2000
+#define MATCH_HEAP_KIB 4096
+#define LENGTH_MAX 1048576
+
+void verdict_pass(struct verdict *v, bool passed, const char *why, ...)
+{
+    va_list args;
+    *v = (struct verdict){.scored = true, .passed = passed, .score = passed ? 1 : 0};
+    if (passed) return;
+    va_start(args, why);
+    vsnprintf(v->note, sizeof v->note, why, args);
+    va_end(args);
+}
+
+void verdict_skip(struct verdict *v, const char *why)
+{
+    *v = (struct verdict){.scored = false};
+    snprintf(v->note, sizeof v->note, "%s", why);
+}
+
+/* --- patterns --- */
+
+int rule_match(const char *pattern, bool ignore_case, const char *s, size_t n, char why[RULE_NOTE_LEN])
+{
+    int code, rc;
+    PCRE2_SIZE at;
+    pcre2_code *p = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C | (ignore_case ? PCRE2_CASELESS : 0), &code, &at, NULL);
+    pcre2_match_data *m = p && s ? pcre2_match_data_create(1, NULL) : NULL;
+    pcre2_match_context *limits = m ? pcre2_match_context_create(NULL) : NULL;
+    if (limits) {
+        pcre2_set_match_limit(limits, MATCH_STEPS);
+        pcre2_set_depth_limit(limits, MATCH_DEPTH);
+        pcre2_set_heap_limit(limits, MATCH_HEAP_KIB);
+        code = pcre2_match(p, (PCRE2_SPTR)s, n, 0, 0, m, limits);
+        rc = code >= 0 ? 1 : code == PCRE2_ERROR_NOMATCH ? 0 : -1;
+    } else {
+        rc = p && !s ? 0 : -1;
+        if (p && s) code = PCRE2_ERROR_NOMEMORY;
+    }
+    if (rc < 0) pcre2_get_error_message(code, (PCRE2_UCHAR *)why, RULE_NOTE_LEN);
+    pcre2_match_context_free(limits);
+    pcre2_match_data_free(m);
+    pcre2_code_free(p);
+    return rc;
+}
+
+static int regex_read(const json_t *v, json_t *to, struct err *e)
+{
+    const char *pattern = NULL, *expect = "match";
+    char why[RULE_NOTE_LEN];
+    bool ignore_case = false;
+    if (json_need_str(v, "pattern", RULE_PATTERN_MAX, &pattern, e) || json_get_str(v, "expect", 16, &expect, NULL, e) || json_get_bool(v, "ignore_case", &ignore_case, NULL, e))
+        return -1;
+    if (strcmp(expect, "match") != 0 && strcmp(expect, "no_match") != 0) return err_field(e, ERR_INVALID, "expect", "'expect' must be match or no_match.");
+    if (rule_match(pattern, ignore_case, NULL, 0, why)) return err_field(e, ERR_INVALID, "pattern", "'pattern' is no regular expression: %.120s.", why);
+    json_object_set_new(to, "pattern", json_string(pattern));
+    json_object_set_new(to, "expect", json_string(expect));
+    json_object_set_new(to, "ignore_case", json_boolean(ignore_case));
+    return 0;
+}
+
+static void regex_apply(const json_t *rule, const struct rule_text *t, struct verdict *v)
+{
+    char why[RULE_NOTE_LEN];
+    bool want = strcmp(json_string_value(json_object_get(rule, "expect")), "match") == 0;
+    int is = rule_match(json_string_value(json_object_get(rule, "pattern")), json_is_true(json_object_get(rule, "ignore_case")), t->s, t->n, why);
+    if (is < 0) verdict_skip(v, why);
+    else verdict_pass(v, is == want, want ? "the pattern is not in the answer" : "the pattern is in the answer");
+}
+
+/* --- length --- */
+
+static const char *const unit_name[] = {"characters", "words", "tokens", NULL};
+enum unit { UNIT_CHARACTERS, UNIT_WORDS, UNIT_TOKENS };
+
+static int length_read(const json_t *v, json_t *to, struct err *e)
+{
+    const char *unit = "characters";
+    int64_t min = 0, max = LENGTH_MAX;
+    bool least = false, most = false;
+    if (json_get_str(v, "unit", 16, &unit, NULL, e) || json_get_int(v, "min", 0, LENGTH_MAX, &min, &least, e) || json_get_int(v, "max", 0, LENGTH_MAX, &max, &most, e)) return -1;
+    const char *const *u = unit_name;
+    while (*u && strcmp(*u, unit) != 0) u++;
+    if (!*u) return err_field(e, ERR_INVALID, "unit", "'unit' must be characters, words or tokens.");
+    if (!least && !most) return err_field(e, ERR_MISSING, "max", "A length needs 'min' or 'max'.");
+    if (min > max) return err_field(e, ERR_INVALID, "min", "'min' must not be greater than 'max'.");
+    json_object_set_new(to, "unit", json_string(unit));
+    json_object_set_new(to, "min", json_integer(min));
+    json_object_set_new(to, "max", json_integer(max));
+    return 0;
+}
+
+static int64_t length_of(const char *unit, const struct rule_text *t)
+{
+    int64_t n = 0;
+    struct word w;
+    if (strcmp(unit, unit_name[UNIT_TOKENS]) == 0) return t->tokens;
+    if (strcmp(unit, unit_name[UNIT_WORDS]) == 0) {
+        for (size_t at = 0; word_next(t->s, t->n, &at, &w);) n++;
+        return n;
+    }
+    for (size_t i = 0; i < t->n; i++) n += ((unsigned char)t->s[i] & 0xc0) != 0x80;
+    return n;
+}
+
+static void length_apply(const json_t *rule, const struct rule_text *t, struct verdict *v)
+{
+    const char *unit = json_string_value(json_object_get(rule, "unit"));
+    int64_t n = length_of(unit, t);
+    bool in = n >= json_integer_value(json_object_get(rule, "min")) && n <= json_integer_value(json_object_get(rule, "max"));
+    verdict_pass(v, in, "%lld %s", (long long)n, unit);
+}
+
+/* --- all kinds --- */
+
+static const struct kind {
+    const char *name;
+    int (*read)(const json_t *v, json_t *to, struct err *e);
+    void (*apply)(const json_t *rule, const struct rule_text *t, struct verdict *v);
+    const char *fields[8];
+} kinds[] = {
+    {"regex", regex_read, regex_apply, {"pattern", "expect", "ignore_case"}},
+    {"json_schema", rule_schema_read, rule_schema_apply, {"schema"}},
+    {"length", length_read, length_apply, {"unit", "min", "max"}},
+    {"language", rule_language_read, rule_language_apply, {"languages"}},
+};
+#define KINDS (sizeof kinds / sizeof *kinds)
+
+static const struct kind *kind_of(const char *name)
+{
+    for (size_t i = 0; i < KINDS; i++)
+        if (name && strcmp(kinds[i].name, name) == 0) return &kinds[i];
+    return NULL;
+}
+
+static int check_fields(const json_t *v, const struct kind *k, struct err *e)
+{
+    const char *field;
+    json_t *one;
+    json_object_foreach((json_t *)v, field, one)
+    {
+        const char *const *p = k->fields;
+        while (*p && strcmp(*p, field) != 0) p++;
+        if (!*p && strcmp(field, "name") != 0 && strcmp(field, "kind") != 0) return err_field(e, ERR_INVALID, field, "There is no field '%.60s' in a rule of kind %s.", field, k->name);
+    }
+    return 0;
+}
+
+static bool name_is_good(const char *s)
+{
+    size_t n = strlen(s);
+    return n >= 1 && n <= RULE_NAME_MAX && strspn(s, "abcdefghijklmnopqrstuvwxyz0123456789._-") == n;
+}
+
+int rule_read(const json_t *v, json_t **out, struct err *e)
+{
+    const char *name = NULL, *kind = NULL;
+    if (!json_is_object(v)) return err_field(e, ERR_INVALID, "", "A rule is an object {name, kind, ...}.");
+    if (json_need_str(v, "name", RULE_NAME_MAX, &name, e) || json_need_str(v, "kind", 32, &kind, e)) return -1;
+    if (!name_is_good(name)) return err_field(e, ERR_INVALID, "name", "A rule's name is 1 to %d characters of a-z 0-9 . _ -", RULE_NAME_MAX);
+    const struct kind *k = kind_of(kind);
+    if (!k) return err_field(e, ERR_INVALID, "kind", "'kind' must be regex, json_schema, length or language.");
+    json_t *o = json_pack("{ss ss}", "name", name, "kind", kind);
+    if (!o) return err_set(e, ERR_NO_MEMORY, "no memory for a rule");
+    if (check_fields(v, k, e) || k->read(v, o, e)) {
+        json_decref(o);
+        return -1;
+    }
+    *out = o;
+    return 0;
+}
+
+void rule_apply(const json_t *rule, const struct rule_text *t, struct verdict *v)
+{
+    const struct kind *k = kind_of(json_string_value(json_object_get(rule, "kind")));
+    if (k) k->apply(rule, t, v);
+    else verdict_skip(v, "a kind of rule that is not known");
+}
