@@ -31,6 +31,7 @@ struct feed;     /* gateway/standby/feed.h: feed_open() after the database, befo
 struct docs;     /* gateway/api/openapi.h: docs_open() with the joined routes, before the listeners */
 struct blobs;    /* gateway/pool/blobs.h: blobs_open() after the pool, before the listeners; blobs_close() after them */
 struct otlp;     /* gateway/observe/otlp.h: otlp_open() before the listeners, otlp_close() after the last request is over */
+struct route_book;
 struct settings; /* schema/gateway_settings.def, see gateway/settings.h */
 
 #define ADMIN_CONNECTIONS 256
@@ -70,6 +71,7 @@ struct gateway {
     struct pressure pressure; /* pressure_open() before the listeners */
     char store[1024]; /* blobs */
     char tmp[1024];
+    struct route_book *routing; /* gateway/quality/route_book.h: route_book_open() after db, before the listeners */
 };
 
 /* Route rows, each table ended by method NULL; main.c joins them into one per listener. */

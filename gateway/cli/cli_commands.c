@@ -197,8 +197,8 @@ const struct cli_command cli_commands[] = {
     {"alias show", "NAME", ONE(1), TENANT("GET", "/v1/aliases/{0}"), SHOW(alias), .names = {CLI_ALIASES},
      .help = "one alias"},
     {"alias set", "NAME TARGET[=SHARE%],...", .least_args = 2, .most_args = CLI_ARGS_MAX,
-     .takes = F(POLICY) | F(STICKY) | F(SYSTEM_PREFIX) | F(PROMPT_POLICY) | F(CREATE) | F(IF_MATCH),
-     .body = F(POLICY) | F(STICKY) | F(SYSTEM_PREFIX) | F(PROMPT_POLICY), .run = cli_alias_set, TENANT("PUT", "/v1/aliases/{0}"),
+     .takes = F(POLICY) | F(STICKY) | F(SYSTEM_PREFIX) | F(PROMPT_POLICY) | F(ROUTING) | F(CREATE) | F(IF_MATCH),
+     .body = F(POLICY) | F(STICKY) | F(SYSTEM_PREFIX) | F(PROMPT_POLICY) | F(ROUTING), .run = cli_alias_set, TENANT("PUT", "/v1/aliases/{0}"),
      SHOW(alias), .names = {CLI_ALIASES, CLI_ADAPTERS},
      .help = "where a name leads: ADAPTER, ADAPTER@VERSION or base:NAME; shares make a canary, one without a share "
              "gets the rest",

@@ -37,6 +37,8 @@ static void drop_routes(struct gateway *g, struct upstream_route *route, int n)
 void upstream_drop(struct gateway *g, struct upstream_ask *ask)
 {
     drop_routes(g, ask->route, UPSTREAM_ROUTES); /* those that were not finished hold something, too */
+    trial_free(ask->trial);
+    ask->trial = NULL;
 }
 
 static void exchange_free(struct exchange *x)
@@ -49,6 +51,7 @@ static void exchange_free(struct exchange *x)
     pthread_mutex_destroy(&x->write);
     drop_routes(x->g, x->route, x->nroutes);
     free(x->route);
+    trial_free(x->trial);
     free(x);
 }
 
@@ -75,6 +78,7 @@ static struct exchange *exchange_new(struct upstream *u, struct http_request *r,
     x->path = ask->path;
     x->named_by = ask->named_by;
     x->policy = ask->policy;
+    x->trial = ask->trial;
     memcpy(route, ask->route, (size_t)ask->nroutes * sizeof *route);
     x->nroutes = ask->nroutes;
     x->route = x->at = route;

@@ -14,6 +14,7 @@
 #include "gateway/api/page.h"
 #include "gateway/db/db_audit.h"
 #include "gateway/ledger/ledger_rows.h"
+#include "gateway/quality/route_book.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -71,6 +72,7 @@ struct putting {
     int month;
     bool correction; /* the id is that of a row that is no request */
     json_t *out;
+    struct route_lesson *learned;
 };
 
 static int take(void *u, const struct usage_row *r, struct err *e)
@@ -100,6 +102,17 @@ static int read_one(struct db *d, sqlite3 *c, const char *tenant, const char *re
     return 0;
 }
 
+/* What was said before: 1, 0 nothing, -1. */
+static int read_before(struct db *d, sqlite3 *c, const struct feedback *f, double *was, struct err *e)
+{
+    static const char sql[] = "SELECT rating FROM feedback WHERE tenant = ?1 AND request = ?2";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    int rc = st && db_bind(st, e, "ss", f->tenant, f->request) == 0 ? db_row(st, e) : -1;
+    if (rc == 1) *was = sqlite3_column_double(st, 0);
+    if (st) sqlite3_reset(st);
+    return rc;
+}
+
 static int run_put(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
     static const char sql[] = "INSERT INTO feedback(tenant, request, month, t, key, model, alias, adapter, version, rating, label, comment)"
@@ -107,6 +120,9 @@ static int run_put(struct db *d, sqlite3 *c, void *u, struct err *e)
                               " rating = excluded.rating, label = excluded.label, comment = excluded.comment";
     struct putting *p = u;
     const struct feedback *f = p->f;
+    double was = 0;
+    int before = read_before(d, c, f, &was, e);
+    if (before < 0 || route_book_learn(d, c, f->tenant, f->request, before ? &was : NULL, f->rating, &p->learned, e)) return -1;
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     if (!st || db_bind(st, e, "ssiissssidss", f->tenant, f->request, (int64_t)p->month, clock_wall_us(), f->key, p->model, p->alias, p->adapter, p->version, f->rating, f->label, f->comment) ||
         db_done(st, e))
@@ -115,7 +131,7 @@ static int run_put(struct db *d, sqlite3 *c, void *u, struct err *e)
     return once_keep(d, c, p->by, 200, p->out, e);
 }
 
-int feedback_put(struct ledger *l, struct db *d, const struct actor *by, const struct feedback *f, struct json_t **out, struct err *e)
+int feedback_put(struct ledger *l, struct db *d, struct route_book *routes, const struct actor *by, const struct feedback *f, struct json_t **out, struct err *e)
 {
     struct putting p = {.f = f, .by = by};
     int rc = ledger_row(l, f->tenant, f->request, 0, take, &p, e);
@@ -123,8 +139,10 @@ int feedback_put(struct ledger *l, struct db *d, const struct actor *by, const s
     if (!rc || p.correction) return no_such(f->request, e);
     if (db_write_wait(d, run_put, &p, e)) {
         json_decref(p.out);
+        route_book_learned(NULL, p.learned);
         return -1;
     }
+    route_book_learned(routes, p.learned);
     *out = p.out;
     return 0;
 }
@@ -138,8 +156,11 @@ static int run_delete(struct db *d, sqlite3 *c, void *u, struct err *e)
     static const char sql[] = "DELETE FROM feedback WHERE tenant = ?1 AND request = ?2";
     const struct deleting *x = u;
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    static const char forget[] = "UPDATE usage_route SET features = x'' WHERE id = ?1"; /* what was learned stays; it is not learned again */
     if (!st || db_bind(st, e, "ss", x->tenant, x->request) || db_done(st, e)) return -1;
-    return sqlite3_changes(c) ? 0 : no_such(x->request, e);
+    if (!sqlite3_changes(c)) return no_such(x->request, e);
+    st = db_stmt(d, c, forget, e);
+    return st && db_bind(st, e, "s", x->request) == 0 ? db_done(st, e) : -1;
 }
 
 int feedback_delete(struct db *d, const char *tenant, const char *request, struct err *e)

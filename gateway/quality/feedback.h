@@ -22,8 +22,9 @@ struct feedback {
 /* The rating of a body: "up", "down", or a number from -1 to 1. ERR_MISSING, ERR_INVALID. */
 int feedback_rating(const struct json_t *body, double *out, struct err *e);
 
-/* Keeps it, in the place of what was said before; *out is it as JSON. ERR_NOT_FOUND: no settled request of this tenant. Blocks. */
-int feedback_put(struct ledger *l, struct db *d, const struct actor *by, const struct feedback *f, struct json_t **out, struct err *e);
+/* Keeps it, in the place of what was said before, and teaches the routes (or NULL); *out is it as JSON. ERR_NOT_FOUND: no settled request of this tenant. Blocks. */
+struct route_book;
+int feedback_put(struct ledger *l, struct db *d, struct route_book *routes, const struct actor *by, const struct feedback *f, struct json_t **out, struct err *e);
 
 /* By request id, newest first; tenant NULL: everybody's, with names. alias NULL: of all. Blocks. */
 struct feedback_query {

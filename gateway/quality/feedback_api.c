@@ -34,7 +34,7 @@ static void post(struct http_request *r)
     struct actor by = admin_actor(r);
     struct feedback f = {.tenant = admin_tenant(r), .key = admin_who(r)->key, .label = "", .comment = ""};
     json_t *body = NULL, *out = NULL;
-    int rc = admin_query_none(r, &e) || admin_body(r, fields, &body, &e) || read_body(body, &f, &e) || feedback_put(g->ledger, g->db, &by, &f, &out, &e);
+    int rc = admin_query_none(r, &e) || admin_body(r, fields, &body, &e) || read_body(body, &f, &e) || feedback_put(g->ledger, g->db, g->routing, &by, &f, &out, &e);
     json_decref(body);
     if (rc)
         http_reply_error(r, &e);

@@ -145,7 +145,9 @@ static int read_draft(const json_t *o, struct draft *d, struct err *e)
             draft_close(d);
             return -1;
         }
-    return 0;
+    if (!d->part[ALIAS_ROUTING] || (d->policy == ALIAS_FALLBACK && d->n == 2)) return 0;
+    draft_close(d);
+    return err_field(e, ERR_INVALID, "routing", "'routing' wants a fallback chain of two: the small model, then the large one.");
 }
 
 static json_t *target_json(const char *adapter, int64_t version, const char *base, int64_t weight)
