@@ -192,19 +192,18 @@ int trial_event(struct exchange *x, const char *data, size_t n, struct buf *out)
 enum trial_verdict trial_look(struct exchange *x, bool over)
 {
     struct trial *t = x->trial;
+    struct route_choice c = {false, t->need};
+    bool told = t->probe.n > 0; /* some engines tell none */
     if (t->probe.n < t->rules.tokens && !over) return TRIAL_WAIT;
-    t->open = false;
-    if (!t->probe.n) { /* this engine tells none */
-        t->looks = t->strip;
-        t->reason = "no_logprobs";
-        return TRIAL_KEEP;
-    }
     route_probe_features(&t->probe, t->rules.tokens, t->x + ROUTE_ASK);
-    struct route_choice c = route_book_seen(x->g->routing, x->adm.who.tenant, x->adm.alias, t->targets, &t->rules, t->x);
+    if (told) c = route_book_seen(x->g->routing, x->adm.who.tenant, x->adm.alias, t->targets, &t->rules, t->x);
+    pthread_mutex_lock(&x->write); /* the timer may open the stream, and says how it stands */
+    t->open = false;
     t->need = c.need;
-    t->reason = "tokens";
-    t->kept = !c.large;
+    t->reason = told ? "tokens" : "no_logprobs";
+    t->kept = told && !c.large;
     t->stop = c.large;
+    pthread_mutex_unlock(&x->write);
     return c.large ? TRIAL_ESCALATE : TRIAL_KEEP;
 }
 
@@ -262,24 +261,46 @@ static void keep_probe(struct exchange *x)
     t->t_end = exchange_now(x);
 }
 
+/* As if nothing had been sent; -1: the large adapter's limits refuse. */
+static int move(struct exchange *x, enum pick_end how, struct err *e)
+{
+    exchange_release(x, how);
+    if (exchange_move(x, x->route + 1, e)) return -1;
+    x->tried = 0;
+    x->retries = 0;
+    return 0;
+}
+
+static void forget_answer(struct exchange *x)
+{
+    relay_reset(&x->relay);
+    buf_reset(&x->answer);
+    x->shown_tokens = x->noted_tokens = 0;
+}
+
 void trial_escalate(struct exchange *x)
 {
     struct trial *t = x->trial;
     struct err e = {0};
-    t->stop = t->open = false;
-    t->looks = t->strip;
     keep_probe(x);
-    exchange_release(x, PICK_OK);
-    relay_reset(&x->relay);
-    buf_reset(&x->answer);
-    x->tried = 0;
-    x->retries = 0;
-    x->shown_tokens = x->noted_tokens = 0;
-    if (exchange_move(x, x->route + 1, &e)) /* its adapter's limits refuse: better the small one's answer than none */
-        t->reason = "large_limited";
-    else
-        t->escalated = true;
+    forget_answer(x);
+    bool moved = move(x, PICK_OK, &e) == 0;
+    pthread_mutex_lock(&x->write);
+    t->stop = false;
+    t->looks = t->strip;
+    t->escalated = moved;
+    if (!moved) t->reason = "large_limited"; /* better the small one's answer, all of it, than none */
+    pthread_mutex_unlock(&x->write);
     exchange_proceed(x);
+}
+
+bool trial_instead(struct exchange *x)
+{
+    struct err e = {0};
+    if (!at_small(x) || x->first_written || x->too_large || move(x, PICK_REFUSED, &e)) return false;
+    forget_answer(x);
+    exchange_proceed(x);
+    return true;
 }
 
 /* --- what is told of it --- */

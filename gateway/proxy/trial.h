@@ -39,6 +39,8 @@ const struct buf *trial_held(const struct exchange *x, uint64_t *mark);
 
 /* The small one's call is over, and its answer is not wanted: what it counted becomes the probe, and the large one is asked. x is not to be touched any more. */
 void trial_escalate(struct exchange *x);
+/* The small one can't, and nothing of its answer has gone on: the large one answers, and nothing is billed of the small one. true: x is not to be touched any more. */
+bool trial_instead(struct exchange *x);
 bool trial_stopped(const struct exchange *x); /* trial_look() said so in mid-stream */
 
 void trial_header(struct exchange *x);

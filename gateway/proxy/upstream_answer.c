@@ -362,17 +362,11 @@ int exchange_on_data(void *u, const char *bytes, size_t n)
 
 /* --- verdicts --- */
 
-/* The small model of an adaptive alias can't: the large one answers. */
-static bool large_instead(struct exchange *x)
-{
-    return x->trial && exchange_next(x);
-}
-
 /* The connection was lost, or never made. */
 static void lost(struct exchange *x, const struct err *cause)
 {
     struct err e = {0};
-    if (cause->code == ERR_UPSTREAM_TIMEOUT && x->trial && (exchange_elsewhere(x, PICK_TIMEOUT) || large_instead(x))) return;
+    if (cause->code == ERR_UPSTREAM_TIMEOUT && x->trial && (exchange_elsewhere(x, PICK_TIMEOUT) || trial_instead(x))) return;
     if (cause->code == ERR_UPSTREAM_TIMEOUT) {
         err_set(&e, ERR_UPSTREAM_TIMEOUT, "the engine did not answer in time");
         exchange_fail(x, USAGE_TIMEOUT, &e);
@@ -386,7 +380,7 @@ static void lost(struct exchange *x, const struct err *cause)
     log_warn("engine_lost", LS("id", x->adm.id), LS("engine", x->engine), LI("attempt", x->attempt),
              LS("error", cause->msg));
     quarantine_lost(x); /* "cannot connect", too: libcurl tries anew where a connection that it kept broke before the first byte */
-    if (exchange_again(x, PICK_LOST) || large_instead(x)) return;
+    if (exchange_again(x, PICK_LOST) || trial_instead(x)) return;
     err_set(&e, ERR_ENGINE,
             x->too_large ? "the engine's answer is too large" : "the engine failed while it served the request");
     exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
@@ -407,7 +401,7 @@ static void stream_over(struct exchange *x)
     struct err e = {0};
     if (x->relay.done) {
         pass_whole(x);
-    } else if (x->relay.error && trial_holds(x) && (exchange_elsewhere(x, PICK_FAILED) || large_instead(x))) {
+    } else if (x->relay.error && trial_holds(x) && (exchange_elsewhere(x, PICK_FAILED) || trial_instead(x))) {
         return; /* nothing of it was shown */
     } else if (x->relay.error) { /* the engine's own error event went on already */
         if (strcmp(x->relay.code, err_info(ERR_ADAPTER_FAULT)->code) == 0) blame(x);
@@ -428,6 +422,7 @@ static void adapter_fault(struct exchange *x)
     for (int i = 0; i < x->at->nneeds; i++)
         n += (size_t)snprintf(names + n, sizeof names - n, "%s`%s`", i ? ", " : "", x->at->need[i].name);
     blame(x);
+    if (trial_instead(x)) return;
     err_set(&e, ERR_ADAPTER_FAULT_UP, "the adapter %s produced values that are not finite", names);
     exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
 }
@@ -468,14 +463,14 @@ static void refused(struct exchange *x)
         adapter_fault(x);
         return;
     case KIND_BUSY:
-        if (!exchange_elsewhere(x, PICK_REFUSED) && !large_instead(x)) pass_refusal(x);
+        if (!exchange_elsewhere(x, PICK_REFUSED) && !trial_instead(x)) pass_refusal(x);
         return;
-    case KIND_REFUSED:
-        pass_refusal(x);
+    case KIND_REFUSED: /* it may be the log-probabilities that were refused, for which the client did not ask */
+        if (!trial_instead(x)) pass_refusal(x);
         return;
     case KIND_FAILED:
         log_error("engine_answer", LS("id", x->adm.id), LS("engine", x->engine), LI("status", x->status));
-        if (exchange_elsewhere(x, PICK_FAILED) || large_instead(x)) return;
+        if (exchange_elsewhere(x, PICK_FAILED) || trial_instead(x)) return;
         err_set(&e, ERR_ENGINE, "the engine failed while it served the request");
         exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
     }
@@ -501,7 +496,7 @@ static void whole_over(struct exchange *x)
         trial_escalate(x);
     } else if (rc == 0) {
         pass_whole(x);
-    } else if (!exchange_elsewhere(x, PICK_FAILED) && !large_instead(x)) {
+    } else if (!exchange_elsewhere(x, PICK_FAILED) && !trial_instead(x)) {
         err_set(&e, ERR_ENGINE, "the engine's answer is not one that can be read");
         exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
     }

@@ -6,7 +6,7 @@
  * The inverse is kept, and learning is a step of Sherman and Morrison on it: no system is solved. Plain memory, no I/O, no locks; whoever shares one locks it. */
 #pragma once
 
-#define BANDIT_MAX 40 /* features */
+#define BANDIT_MAX 50 /* features */
 
 struct bandit {
     int d;

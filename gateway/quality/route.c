@@ -11,7 +11,7 @@
 #define LARGE_PRIOR 0.9
 #define ASK_PRIOR 0.8
 #define TOKENS_DEFAULT 24
-#define EXPLORATION_DEFAULT 0.3
+#define EXPLORATION_DEFAULT 0.4
 #define ERROR_COST_DEFAULT 3.0
 
 const char *const route_arm_name[ROUTE_ARMS] = {"auto", "small", "large"};

@@ -18,7 +18,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#define ROUTE_ASK 28                        /* features of a request */
+#define ROUTE_ASK 44                        /* features of a request */
 #define ROUTE_PROBE 6                       /* and of what the small model began to say */
 #define ROUTE_SEEN (ROUTE_ASK + ROUTE_PROBE)
 #define ROUTE_TOKENS_MAX 256                /* that a decision may wait for */

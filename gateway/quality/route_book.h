@@ -7,7 +7,7 @@
 #include "gateway/quality/route.h"
 #include <stddef.h>
 
-#define ROUTE_BOOK_MAX 1024
+#define ROUTE_BOOK_MAX 512
 
 struct route_book;
 

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define TEXT_MAX 8192
-#define WORDS 16 /* places */
+#define WORDS 32 /* places */
 #define FIRST_WORD (ROUTE_ASK - WORDS)
 #define WORD_WEIGHT 0.5
 #define LOGPROB_LEAST (-20.0)

@@ -1,10 +1,11 @@
 /* replay: what an adaptive alias would have made of a recorded set, by the gateway's own decision (gateway/quality/route.h), beside always the small model, always
  * the large one, chance, and the oracle, which knows who is right and takes the cheaper.
  *
- *     replay [NAME=VALUE...] FILE...     seeds=20 tokens=24 exploration=0.3 error_cost=3 price=0.25 feedback=1 whole=0 passes=1
+ *     replay [NAME=VALUE...] FILE...     seeds=20 tokens=24 exploration=0.4 error_cost=3 price=0.25 feedback=1 whole=0 skip=0
  *
  * A line of a file is {"messages", "max_tokens", "small": {"right", "prompt", "output", "logprobs"}, "large": {...}} (tests/quality/record makes such). Each file is
  * one alias: beliefs begin anew with each file and each seed, which gives another order. After each answer, `feedback` of them, by chance, are rated: 1 right, 0 wrong.
+ * The first `skip` requests of an order are answered and rated, and not counted: what is printed is of those that come after, which no belief has seen.
  *
  * Cost is in answers of the large model (the mean of the file): tokens of a prompt at one, of an answer at OUTPUT_PRICE, those of the small model at `price` of it. What the small
  * model said before a request was taken from it counts too: with whole=1 all of its answer, as for a client that does not stream, else its first `tokens`. Regret is what the oracle
@@ -34,16 +35,16 @@ struct line {
 };
 
 struct options {
-    double seeds, tokens, exploration, error_cost, price, feedback, whole, passes;
+    double seeds, tokens, exploration, error_cost, price, feedback, whole, skip;
 };
 
-static struct options opt = {20, 24, 0.3, 3, 0.25, 1, 0, 1};
+static struct options opt = {20, 24, 0.4, 3, 0.25, 1, 0, 0};
 
 static const struct {
     const char *name;
     double *value;
 } names[] = {{"seeds", &opt.seeds}, {"tokens", &opt.tokens},     {"exploration", &opt.exploration}, {"error_cost", &opt.error_cost},
-             {"price", &opt.price}, {"feedback", &opt.feedback}, {"whole", &opt.whole},             {"passes", &opt.passes}};
+             {"price", &opt.price}, {"feedback", &opt.feedback}, {"whole", &opt.whole},             {"skip", &opt.skip}};
 
 static void fail(const char *what, const char *of)
 {
@@ -170,7 +171,6 @@ static void shuffle(int *order, int n, uint64_t *state)
     }
 }
 
-/* The last pass counts. */
 static void run(enum policy p, const struct line *lines, int n, int seed, struct result *out)
 {
     static struct route_model m;
@@ -178,15 +178,13 @@ static void run(enum policy p, const struct line *lines, int n, int seed, struct
     struct route_rules r = rules_of(p);
     uint64_t state = 0x5DEECE66Dull * (uint64_t)(seed + 1);
     route_model_init(&m);
-    for (int pass = 0; pass < (int)opt.passes; pass++) {
-        shuffle(order, n, &state);
-        for (int i = 0; i < n; i++) {
-            const struct line *l = &lines[order[i]];
-            enum route_way way = way_of(p, &m, l, &state);
-            if (pass + 1 == (int)opt.passes) count(out, l, way);
-            bool is_large = way == ROUTE_DIRECT || way == ROUTE_ESCALATED, rated = chance(&state) < opt.feedback;
-            if (rated && (p == ASK_ALONE || p == ADAPTIVE)) route_learn(&m, way, l->x, is_large ? l->large.right : l->small.right, route_cost(&r, opt.price, way));
-        }
+    shuffle(order, n, &state);
+    for (int i = 0; i < n; i++) {
+        const struct line *l = &lines[order[i]];
+        enum route_way way = way_of(p, &m, l, &state);
+        bool is_large = way == ROUTE_DIRECT || way == ROUTE_ESCALATED, rated = chance(&state) < opt.feedback;
+        if (i >= (int)opt.skip) count(out, l, way);
+        if (rated && (p == ASK_ALONE || p == ADAPTIVE)) route_learn(&m, way, l->x, is_large ? l->large.right : l->small.right, route_cost(&r, opt.price, way));
     }
 }
 
@@ -196,8 +194,8 @@ static void print(const char *file, const struct line *lines, int n)
     const char *base = strrchr(file, '/');
     for (int p = 0; p < POLICIES; p++)
         for (int seed = 0; seed < (int)opt.seeds; seed++) run((enum policy)p, lines, n, seed, &r[p]);
-    printf("\n| %s, %d requests | right | of always large's | cost of always large's | regret, of a hundred | by the small one | taken from it |\n| --- | --- | --- | --- | --- | --- | --- |\n",
-           base ? base + 1 : file, n);
+    printf("\n| %s, %d requests after %d | right | of always large's | cost of always large's | regret, of a hundred | by the small one | taken from it |\n| --- | --- | --- | --- | --- | --- | --- |\n",
+           base ? base + 1 : file, n - (int)opt.skip, (int)opt.skip);
     for (int p = 0; p < POLICIES; p++) {
         const struct result *s = &r[p], *large = &r[ALWAYS_LARGE];
         printf("| %s | %.1f %% | %.1f %% | %.1f %% | %.1f | %.0f %% | %.0f %% |\n", policy_name[p], 100 * s->right / s->n, 100 * s->right / large->right, 100 * s->cost / large->cost,

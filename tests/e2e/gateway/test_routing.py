@@ -11,7 +11,7 @@ from gateway_process import BASE, BIN, Gateway, events, until
 
 SMALL, LARGE = {"prompt_nano": 10, "cached_nano": 1, "output_nano": 40}, {"prompt_nano": 100, "cached_nano": 10, "output_nano": 400}
 TARGETS = [{"base": BASE}, {"adapter": "sql"}]
-DEFAULTS = {"probe_tokens": 24, "exploration": 0.3, "error_cost": 3.0, "cost_ratio": 0.0, "arm": "auto", "learn": True}
+DEFAULTS = {"probe_tokens": 24, "exploration": 0.4, "error_cost": 3.0, "cost_ratio": 0.0, "arm": "auto", "learn": True}
 KEEPS = {"error_cost": 0.01}  # an error costs next to nothing
 DOUBTS = {"error_cost": 5, "exploration": 0, "probe_tokens": 8}
 HOT = {"temperature": 2, "seed": 7, "max_tokens": 24}  # no token of it is sure
@@ -191,6 +191,37 @@ def test_a_client_that_leaves_while_it_is_looked_at_costs_what_was_computed_and_
     balanced(g)
     it = g.acme.usage_rows()[0]
     assert (it["state"], it["alias"], it["output_tokens"]) == ("client_abort", "slow", 0)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_engine_that_tells_no_log_probabilities_is_decided_for_by_the_request_alone(tmp_path, stream):
+    fake = Gateway(tmp_path, fake=True)
+    try:
+        fake.acme = fake.tenant("acme")
+        assert fake.acme.upload("sql").status_code == 201
+        put(fake, "auto", {"arm": "auto"})
+        r = fake.acme.ask("tokens=40", "auto", stream=stream)
+        assert r.status_code == 200 and r.headers["x-weft-route"].startswith("small; way=small;") and "reason=no_logprobs" in r.headers["x-weft-route"], r.headers
+        assert said(r) == said(fake.acme.ask("tokens=40", BASE, stream=stream))
+        assert row(fake, r)["output_tokens"] == 40
+        balanced(fake)
+    finally:
+        fake.close()
+
+
+def test_where_the_large_one_has_no_room_the_small_one_answers(g):
+    put(g, "doubts", DOUBTS)
+    limits = "/admin/v1/tenants/acme/adapters/sql/limits"
+    assert g.admin.put(limits, json={"tokens_per_day": 1}).status_code == 200
+    try:
+        r = ask(g, "doubts", **HOT)
+        assert r.headers["x-weft-route"].startswith("small; way=small;") and "reason=large_limited" in r.headers["x-weft-route"]
+        assert said(r) == said(ask(g, BASE, **HOT)) and not logprobs_of(r)
+        it = row(g, r)
+        assert it["adapter"] is None and it["route"]["probe"]
+    finally:
+        assert g.admin.put(limits, json={}).status_code == 200
+    balanced(g)
 
 
 # --- what feedback changes ---
