@@ -33,14 +33,21 @@ function editor(alias, bases, {owner, reload, write}) {
   const repaintShares = () => where.querySelectorAll(".shown").forEach((at, i) => fill(at, share(total() ? rows[i].weight / total() : 0)));
   const paint = () => fill(where, rows.map((r, i) => line(r, i, total())), write && rows.length < (policy.value === "fallback" ? 4 : TARGETS_MAX) ? h("div", null, button("Add a target", () => { rows.push({text: "", weight: 0}); paint(); document.getElementById(`target-${rows.length - 1}`).focus(); }, {kind: "small", id: "add"})) : null);
 
-  const body = () => ({policy: policy.value, sticky: sticky.value, system_prefix: prefix.value, prompt_policy: prompt.value.trim() ? JSON.parse(prompt.value) : null, routing: routing.value.trim() ? JSON.parse(routing.value) : null, targets: rows.filter(r => r.text).map(r => { const [name, version] = r.text.split("@"), weight = policy.value === "weighted" ? {weight: r.weight} : {}; return bases.has(r.text) ? {base: r.text, ...weight} : {adapter: name, ...(version ? {version: Number(version)} : {}), ...weight}; })});
+  const json = (area, what) => {
+    try {
+      return area.value.trim() ? JSON.parse(area.value) : null;
+    } catch (error) {
+      throw new SyntaxError(`The ${what} is not JSON: ${error.message}`);
+    }
+  };
+  const body = () => ({policy: policy.value, sticky: sticky.value, system_prefix: prefix.value, prompt_policy: json(prompt, "prompt policy"), routing: json(routing, "routing"), targets: rows.filter(r => r.text).map(r => { const [name, version] = r.text.split("@"), weight = policy.value === "weighted" ? {weight: r.weight} : {}; return bases.has(r.text) ? {base: r.text, ...weight} : {adapter: name, ...(version ? {version: Number(version)} : {}), ...weight}; })});
   const submit = async e => {
     e.preventDefault();
     save.disabled = true;
     fault.hidden = true;
     try { await change("PUT", aliasApi(owner, alias.name), body(), {revision: alias.revision}); toast(`${alias.name} leads there from now on.`); reload(); } catch (error) {
       fault.hidden = false;
-      fault.textContent = error instanceof SyntaxError ? "The prompt policy or the routing is not JSON: " + error.message : error.status === 412 ? "Somebody changed it meanwhile. Ask again to see their change; yours was not made." : error.message;
+      fault.textContent = error instanceof SyntaxError ? error.message : error.status === 412 ? "Somebody changed it meanwhile. Ask again to see their change; yours was not made." : error.message;
     } finally { save.disabled = false; }
   };
   paint();
