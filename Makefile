@@ -80,7 +80,7 @@ SIMT_CXX     := -x c++ -std=c++17 -DWEFT_SIMT -D_GNU_SOURCE -I. -MMD -MP -g -fPI
 	-fdebug-prefix-map=$(CURDIR)/= \
 	-ffp-contract=off -fno-strict-aliasing -Wall -Wextra -Wno-unused-function -Werror
 
-.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench bench-prune bench-context eval-context plan-check bench-gateway bench-kernels bench-ledger bench-speculation eval-policies bench-text bench-usage compile_commands.json install kills clean bench-export bench-archive trust trust-programs fuzz fuzz-programs simulate simulate-sweep man deb deb-check bench-standby bench-medusa eval-answers
+.PHONY: all help programs libs test c-tests simt-tests simt nvcc-check cuda check-c asan lint format accuracy load bench bench-prune bench-context eval-context plan-check bench-gateway bench-kernels bench-ledger bench-speculation eval-policies eval-routing record-routing bench-text bench-usage compile_commands.json install kills clean bench-export bench-archive trust trust-programs fuzz fuzz-programs simulate simulate-sweep man deb deb-check bench-standby bench-medusa eval-answers
 .SECONDARY:
 
 all: programs ## build the three programs into build/MODE
@@ -316,6 +316,13 @@ eval-policies: programs ## what prompt policies keep and cost on the demo base (
 
 eval-answers: programs $(B)/tests/load/watch ## what evaluations of answers see on the demo base, and what looking costs (docs/EVALUATION.md): ARGS="--rounds 6"
 	$(E2E_PYTHON) tests/load/evaluations $(ARGS)
+
+eval-routing: $(B)/tests/quality/replay ## what adaptive routing makes of the recorded sets, beside always small, always large, chance and the oracle (docs/ROUTING.md): ARGS="skip=240 error_cost=5"
+	$(B)/tests/quality/replay $(ARGS) tests/quality/recorded/*.jsonl
+record-routing: programs ## asks the demo base anew for these sets (tests/quality/record)
+	$(E2E_PYTHON) tests/quality/record $(ARGS)
+$(B)/tests/quality/replay: $(B)/tests/quality/replay.o $(B)/libgateway.a $(B)/libbase.a
+	$(CC) $(LDFLAGS) -o $@ $^ $(LIB_base) -lm
 
 bench-speculation: programs ## what guessing ahead brings at one stream; needs the packages of tests/e2e/requirements.txt
 	$(E2E_PYTHON) tests/load/speculation

@@ -33,6 +33,7 @@ struct blobs;    /* gateway/pool/blobs.h: blobs_open() after the pool, before th
 struct quality;  /* gateway/quality/quality.h: quality_open() before the listeners, quality_close() after upstream_close() */
 struct evaluations; /* gateway/quality/evaluation.h: evaluations_open() before quality_open(), evaluations_close() after quality_close() */
 struct otlp;     /* gateway/observe/otlp.h: otlp_open() before the listeners, otlp_close() after the last request is over */
+struct route_book;
 struct settings; /* schema/gateway_settings.def, see gateway/settings.h */
 
 #define ADMIN_CONNECTIONS 256
@@ -74,6 +75,7 @@ struct gateway {
     struct pressure pressure; /* pressure_open() before the listeners */
     char store[1024]; /* blobs */
     char tmp[1024];
+    struct route_book *routing; /* gateway/quality/route_book.h: route_book_open() after db, before the listeners */
 };
 
 /* Route rows, each table ended by method NULL; main.c joins them into one per listener. */
@@ -103,6 +105,7 @@ extern const struct http_route routes_engine_tokens[]; /* blobs_api.c: /admin/v1
 extern const struct http_route routes_blobs[];     /* blobs_api.c: the listener for engines */
 extern const struct http_route routes_quarantine[], routes_quarantine_admin[]; /* quarantine_api.c: requests that engines were lost with */
 extern const struct http_route routes_evaluations[], routes_evaluations_admin[]; /* evaluations_api.c: scores of answers */
+extern const struct http_route routes_feedback[], routes_feedback_admin[]; /* feedback_api.c: what tenants say of answers */
 extern const struct http_route routes_live[], routes_live_admin[]; /* live_api.c: now, live, and stats of the moment and of adapters */
 extern const struct http_route routes_backup[];    /* backup_api.c: /admin/v1/backups... */
 extern const struct http_route routes_standby[];   /* standby/feed.c: /admin/v1/standby... */

@@ -95,6 +95,7 @@ static const struct cli_column alias[] = {
     {"system prefix", "system_prefix", CLI_TEXT, CLI_IN_SHOW},
     {"prompt policy", "prompt_policy", CLI_JSON_CELL, CLI_IN_SHOW},
     {"evaluation", "evaluation", CLI_JSON_CELL, CLI_IN_SHOW},
+    {"routing", "routing", CLI_JSON_CELL, CLI_IN_SHOW},
     {"changed", "changed_at|updated_at|changed", CLI_TIME_CELL, CLI_IN_BOTH},
     {"created", "created_at|created", CLI_TIME_CELL, CLI_IN_SHOW},
     {"revision", "revision", CLI_COUNT_CELL, CLI_IN_BOTH},
@@ -176,6 +177,14 @@ static const struct cli_column evaluation[] = {
 };
 VIEW(evaluation, evaluation);
 
+static const struct cli_column feedback[] = {
+    {"request", "request_id", CLI_TEXT, CLI_IN_BOTH},   {"tenant", "tenant", CLI_TEXT, CLI_IN_BOTH}, {"said", "created_at", CLI_TIME_CELL, CLI_IN_BOTH},
+    {"model", "model", CLI_TEXT, CLI_IN_BOTH},          {"adapter", "adapter", CLI_TEXT, CLI_IN_BOTH}, {"version", "version", CLI_COUNT_CELL, CLI_IN_SHOW},
+    {"rating", "rating", CLI_TEXT, CLI_IN_BOTH},        {"label", "label", CLI_TEXT, CLI_IN_BOTH},   {"comment", "comment", CLI_TEXT, CLI_IN_BOTH},
+    {"key", "api_key_id", CLI_TEXT, CLI_IN_SHOW},
+};
+VIEW(feedback, feedback);
+
 static const struct cli_column price[] = {
     {"id", "id", CLI_TEXT, CLI_IN_BOTH},
     {"base", "base", CLI_TEXT, CLI_IN_BOTH},
@@ -231,6 +240,7 @@ static const struct cli_column request[] = {
     {"produced", "produced_tokens", CLI_COUNT_CELL, CLI_IN_SHOW},
     {"prompt before", "policy_before_tokens", CLI_COUNT_CELL, CLI_IN_SHOW},
     {"prompt after", "policy_after_tokens", CLI_COUNT_CELL, CLI_IN_SHOW},
+    {"route", "route", CLI_JSON_CELL, CLI_IN_SHOW},
     {"first token ms", "ttft_ms", CLI_TEXT, CLI_IN_SHOW},
     {"per token ms", "tpot_ms", CLI_TEXT, CLI_IN_SHOW},
     {"duration ms", "duration_ms", CLI_TEXT, CLI_IN_SHOW},

@@ -74,6 +74,7 @@ static void release(struct entry *x)
 {
     struct ledger *l = x->ledger;
     if (x->admitted) l->open--;
+    free(x->s.route);
     free(x);
 }
 
@@ -210,6 +211,7 @@ static int run_settle(struct db *d, sqlite3 *c, void *u, struct err *e)
     struct entry *x = u;
     bool fresh = false;
     int rc = ledger_settle_run(d, c, x->month, &x->a, &x->s, &x->row, &fresh, e);
+    if (rc == 0 && fresh && x->s.route) rc = ledger_route_run(d, c, x->month, &x->a, &x->s, &x->probe, e);
     x->counted |= fresh; /* a repeat after a commit whose sync failed finds the row, and it is still this one's */
     return rc;
 }
@@ -222,6 +224,15 @@ static int hand_in(struct entry *x, struct err *e)
     return db_write(x->ledger->db, &job, e);
 }
 
+static void meter_probe(struct metrics *m, const char *tenant, const struct settled_route *r)
+{
+    if (!*r->probe) return;
+    metric_add(m, GM_TOKENS, (const char *[]){tenant, "prompt"}, (double)r->prompt);
+    metric_add(m, GM_TOKENS, (const char *[]){tenant, "cached"}, (double)r->cached);
+    metric_add(m, GM_TOKENS, (const char *[]){tenant, "output"}, (double)r->output);
+    metric_add(m, GM_TOKENS, (const char *[]){tenant, "produced"}, (double)r->output);
+}
+
 static void meter(struct metrics *m, const struct entry *x)
 {
     const struct settlement *s = &x->s;
@@ -231,6 +242,7 @@ static void meter(struct metrics *m, const struct entry *x)
     metric_add(m, GM_TOKENS, (const char *[]){tenant, "cached"}, (double)s->cached);
     metric_add(m, GM_TOKENS, (const char *[]){tenant, "output"}, (double)s->delivered);
     metric_add(m, GM_TOKENS, (const char *[]){tenant, "produced"}, (double)s->produced);
+    if (s->route) meter_probe(m, tenant, s->route);
     if (s->t_first) metric_observe(m, GM_TTFT, NULL, (double)(s->t_first - x->a.t_start) / 1e6);
     metric_observe(m, GM_DURATION, NULL, (double)(s->t_end - x->a.t_start) / 1e6);
 }
@@ -241,6 +253,8 @@ static void settle_held(struct entry *x, bool committed)
     bool again = committed && !x->counted;
     if (!x->ledger->limits) return;
     limit_settle(x->ledger->limits, &x->a.held, again ? 0 : settled_tokens(&x->s), again ? 0 : settled_cost(&x->a, &x->s));
+    if (!again && probe_tokens(&x->s))
+        limit_adjust(x->ledger->limits, &x->a.who, x->s.route->what.adapter, x->a.t_start, probe_tokens(&x->s), probe_cost(&x->s));
 }
 
 static void settle_over(struct entry *x, bool committed)
@@ -307,9 +321,11 @@ void ledger_settle(struct ledger *l, const struct admission *a, const struct set
         struct limit_ticket held = a->held;
         log_error("settlement_lost", LS("request", a->id), LS("reason", e.msg));
         if (l->limits) limit_settle(l->limits, &held, settled_tokens(s), settled_cost(a, s));
+        free(s->route);
         if (done) done(u);
         return;
     }
+    free(x->s.route);
     x->s = tidy(s, x->a.t_start);
     x->a.what = a->what;
     x->a.price = a->price;
@@ -373,6 +389,7 @@ static void free_open(struct ledger *l)
         while (l->bucket[i]) {
             struct entry *x = l->bucket[i];
             l->bucket[i] = x->next;
+            free(x->s.route);
             free(x);
         }
     while (l->months) {

@@ -31,6 +31,23 @@ struct admission {
     int64_t t_start;          /* wall us */
 };
 
+#define ROUTED_FEATURES 256 /* bytes */
+
+/* How the model of a request of an adaptive alias was chosen (docs/ROUTING.md), and what the small model computed for it in vain: that becomes a usage row of its own. */
+struct settled_route {
+    int way;
+    double need, cost;
+    const char *reason;                 /* a constant */
+    char targets[SHA256_HEX];
+    uint8_t features[ROUTED_FEATURES];
+    int nfeatures;                      /* bytes */
+    char probe[UUID_LEN];               /* id of that row; "": there is none. What follows is its */
+    struct target what;
+    struct price price;
+    int64_t prompt, cached, output, t_end;
+    char engine[64];
+};
+
 struct settlement {
     enum usage_state state;
     int http_status;
@@ -43,6 +60,7 @@ struct settlement {
     bool cold;
     int64_t load_us;          /* waited for the adapter to be loaded; 0: it was there */
     char engine[64];
+    struct settled_route *route; /* malloc'ed, taken over by ledger_settle(); NULL: none */
     bool impatient; /* done comes at the latest when the disk refuses, though the row is not there yet */
 };
 
@@ -59,6 +77,16 @@ void ledger_set_metrics(struct ledger *l, struct metrics *m);
 /* Before traffic: from now on what an admission holds of the limits is settled with it, and ledger_recover() knows what
  * things cost. Either may be NULL. */
 void ledger_set_limits(struct ledger *l, struct limits *limits, struct prices *prices);
+
+/* What a probe counts against budgets, beside its request: 0 where there was none. */
+static inline int64_t probe_tokens(const struct settlement *s)
+{
+    return s->route && *s->route->probe ? s->route->prompt + s->route->output : 0;
+}
+static inline int64_t probe_cost(const struct settlement *s)
+{
+    return s->route && *s->route->probe ? price_cost(&s->route->price, s->route->prompt, s->route->cached, s->route->output) : 0;
+}
 
 /* What a settlement counts against budgets: tokens of the prompt and those delivered, and their price. */
 static inline int64_t settled_tokens(const struct settlement *s)

@@ -371,6 +371,7 @@ int ledger_request(struct ledger *l, const char *tenant, const char *id, bool na
     struct adjust_query q = {.tenant = tenant, .request = id, .show_actor = named};
     int rc = ledger_adjustments(l, &q, &(struct page){"", "", ADJUST_PER_REQUEST}, adjustments, &more, e);
     json_object_set_new(o, "adjustments", adjustments);
+    if (rc == 0) rc = ledger_route_json(l, id, o, e);
     if (rc == 0) rc = name_tenant(l, named, o, e);
     if (rc == 0)
         *out = o;

@@ -32,6 +32,7 @@ struct entry {
     struct admission a;
     struct settlement s;
     struct usage_row row; /* of these two, borrowed by the group that writes it */
+    struct usage_row probe; /* of s.route, likewise */
     struct month *month;
     bool settling; /* under the ledger's lock: somebody settles it */
     bool counted;  /* the row was new: what to add to the metrics */
@@ -107,6 +108,10 @@ int ledger_read_verified(struct db *d, sqlite3 *c, void *u, struct err *e);
 /* Inside a job of the writer: the whole settlement. *counted says whether the row was new; `row` is filled, and must live until done(), as a and s. */
 int ledger_settle_run(struct db *d, sqlite3 *c, struct month *m, const struct admission *a, const struct settlement *s, struct usage_row *row,
                       bool *counted, struct err *e);
+/* Behind it, of a new row of an adaptive alias: how it was routed, and the row of its probe. */
+int ledger_route_run(struct db *d, sqlite3 *c, struct month *m, const struct admission *a, const struct settlement *s, struct usage_row *probe, struct err *e);
+/* Into a request's JSON: `route`, null where it was not routed. Blocks. */
+int ledger_route_json(struct ledger *l, const char *id, struct json_t *o, struct err *e);
 /* The part of it that any row goes through: raw row, rollups and outbox. r and its texts live until done(). */
 int ledger_count_run(struct db *d, sqlite3 *c, struct month *m, const struct usage_row *r, bool *fresh, struct err *e);
 /* Drops rollups past their time; at most once an hour. */

@@ -50,6 +50,7 @@ struct limit_most limit_exact(const struct limit_wish *w, int64_t prompt)
     struct limit_most m = {.prompt = prompt, .output = answer * n};
     /* p + n (context - p) <= n context: an answer without max_tokens ends where the context does. */
     m.tokens = w->max_tokens < 0 && !w->twice ? most(m.output, m.prompt) : m.prompt + m.output;
+    if (w->both) m = (struct limit_most){2 * m.prompt, 2 * m.output, 2 * m.tokens};
     return m;
 }
 

@@ -17,6 +17,7 @@ struct limit_wish {
     int64_t max_context;      /* 0: not known */
     bool tools;               /* some are given */
     bool twice;               /* a prompt is read a second time, to be compressed (docs/POLICIES.md) */
+    bool both;                /* two models may answer it, one after the other (docs/ROUTING.md) */
 };
 
 /* The most that it can use. tokens may be less than prompt + output, where these share a context. */

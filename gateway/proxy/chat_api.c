@@ -14,6 +14,7 @@
 #include "gateway/observe/observe.h"
 #include "gateway/proxy/chat_ask.h"
 #include "gateway/proxy/quarantine.h"
+#include "gateway/proxy/trial.h"
 #include "gateway/proxy/upstream.h"
 #include "gateway/quality/evaluation.h"
 #include "gateway/quality/quality.h"
@@ -220,9 +221,11 @@ static int add_routes(struct http_request *r, const struct chat_ask *w, json_t *
             add_need(to, t, w->model);
             t->is_base = true;
         }
+        trial_ask(ask->trial, i, o);
         if (find_base(g, to->what.base, &base, &most, e) ||
             write_body(g, who->tenant, o, to, !stack && to->nneeds, &base, e))
             return -1;
+        trial_asked(ask->trial, i, o);
         if (i == 0 || most > *context) *context = most;
         ask->nroutes = i + 1;
     }
@@ -255,6 +258,7 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     ask->policy = json_object_get(*root, PROMPT_FIELD) != NULL;
     if (rc == 0 && c.aliased && !a->who.judge) ask->watch = quality_pick(g->quality, c.part, r->id, r->body, r->body_len);
     if (rc == 0 && prefix) rc = chat_ask_prefix(*root, end->chat, c.prefix, e);
+    if (rc == 0 && c.part[ALIAS_ROUTING]) rc = trial_plan(r, &w, *root, &c, &ask->trial, e);
     if (rc == 0) rc = add_routes(r, &w, *root, &c, ask, &context, e);
     choice_close(g->registry, &c);
     if (rc) return -1;
@@ -263,6 +267,7 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     if (w.rag || (ask->policy && ask->route[0].body_len > bytes)) bytes = ask->route[0].body_len; /* a template has more than its slots, passages are not read */
     *limited = chat_ask_limits(&w, *root, bytes, context);
     limited->twice = json_object_get(json_object_get(*root, PROMPT_FIELD), "compress") != NULL;
+    limited->both = ask->trial != NULL;
     return 0;
 }
 

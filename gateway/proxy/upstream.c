@@ -40,6 +40,8 @@ void upstream_drop(struct gateway *g, struct upstream_ask *ask)
     drop_routes(g, ask->route, UPSTREAM_ROUTES); /* those that were not finished hold something, too */
     quality_drop(ask->watch);
     ask->watch = NULL;
+    trial_free(ask->trial);
+    ask->trial = NULL;
 }
 
 static void exchange_free(struct exchange *x)
@@ -53,6 +55,7 @@ static void exchange_free(struct exchange *x)
     drop_routes(x->g, x->route, x->nroutes);
     quality_drop(x->watch);
     free(x->route);
+    trial_free(x->trial);
     free(x);
 }
 
@@ -80,6 +83,7 @@ static struct exchange *exchange_new(struct upstream *u, struct http_request *r,
     x->named_by = ask->named_by;
     x->policy = ask->policy;
     x->watch = ask->watch;
+    x->trial = ask->trial;
     memcpy(route, ask->route, (size_t)ask->nroutes * sizeof *route);
     x->nroutes = ask->nroutes;
     x->route = x->at = route;

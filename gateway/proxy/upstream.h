@@ -46,6 +46,7 @@ struct upstream_ask {
     bool policy;          /* the bodies ask for a prompt policy, which not all engines know */
     struct upstream_route route[UPSTREAM_ROUTES];
     int nroutes;
+    struct trial *trial; /* of an adaptive alias (trial.h); NULL: none. The exchange's, like the bodies */
 };
 
 /* Frees the bodies and the watch, and gives back what the needs hold (gateway/registry/alias.h), of one that was not started. */

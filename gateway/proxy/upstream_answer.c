@@ -82,6 +82,7 @@ static void set_headers(struct exchange *x)
 {
     char versions[UPSTREAM_ADAPTERS * (sizeof x->at->need[0].version + 2)];
     size_t n = 0;
+    trial_header(x);
     if (!x->at->nneeds) return;
     for (int i = 0; i < x->at->nneeds; i++)
         n += (size_t)snprintf(versions + n, sizeof versions - n, "%s%s", i ? ", " : "", x->at->need[i].version);
@@ -271,6 +272,7 @@ void exchange_on_head(void *u, const struct client_reply *r)
         observe_first(x->seen);
         return;
     }
+    if (trial_holds(x)) return;
     pthread_mutex_lock(&x->write);
     open_stream(x);
     pthread_mutex_unlock(&x->write);
@@ -300,10 +302,31 @@ static size_t end_mark(const char *bytes, size_t n)
     return n;
 }
 
+static int emit(void *u, const char *bytes, size_t n, uint64_t mark);
+
+/* What the small model of an adaptive alias said waits until it is decided whose answer it will be: -1 where it is not its, 1 while nobody knows. */
+static int hold_back(struct exchange *x, const char *bytes, size_t n, uint64_t mark)
+{
+    uint64_t held_mark;
+    enum trial_verdict v = trial_look(x, x->relay.done);
+    if (v == TRIAL_WAIT) return trial_hold(x, bytes, n, mark) ? -1 : 1;
+    if (v == TRIAL_ESCALATE) return -1;
+    const struct buf *held = trial_held(x, &held_mark);
+    bool done = x->relay.done;
+    pthread_mutex_lock(&x->write);
+    open_stream(x);
+    pthread_mutex_unlock(&x->write);
+    x->relay.done = false; /* what was held has no end mark */
+    int rc = held->len ? emit(x, held->data, held->len, held_mark) : 0;
+    x->relay.done = done;
+    return rc;
+}
+
 static int emit(void *u, const char *bytes, size_t n, uint64_t mark)
 {
     struct exchange *x = u;
-    int rc;
+    int rc = trial_holds(x) ? hold_back(x, bytes, n, mark) : 0;
+    if (rc) return rc > 0 ? 0 : -1;
     if (x->relay.done) {
         size_t at = x->tail.len ? 0 : end_mark(bytes, n);
         exchange_over(x);
@@ -345,6 +368,7 @@ int exchange_on_data(void *u, const char *bytes, size_t n)
 static void lost(struct exchange *x, const struct err *cause)
 {
     struct err e = {0};
+    if (cause->code == ERR_UPSTREAM_TIMEOUT && x->trial && (exchange_elsewhere(x, PICK_TIMEOUT) || trial_instead(x))) return;
     if (cause->code == ERR_UPSTREAM_TIMEOUT) {
         err_set(&e, ERR_UPSTREAM_TIMEOUT, "the engine did not answer in time");
         exchange_fail(x, USAGE_TIMEOUT, &e);
@@ -358,7 +382,7 @@ static void lost(struct exchange *x, const struct err *cause)
     log_warn("engine_lost", LS("id", x->adm.id), LS("engine", x->engine), LI("attempt", x->attempt),
              LS("error", cause->msg));
     quarantine_lost(x); /* "cannot connect", too: libcurl tries anew where a connection that it kept broke before the first byte */
-    if (exchange_again(x, PICK_LOST)) return;
+    if (exchange_again(x, PICK_LOST) || trial_instead(x)) return;
     err_set(&e, ERR_ENGINE,
             x->too_large ? "the engine's answer is too large" : "the engine failed while it served the request");
     exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
@@ -379,6 +403,8 @@ static void stream_over(struct exchange *x)
     struct err e = {0};
     if (x->relay.done) {
         pass_whole(x);
+    } else if (x->relay.error && trial_holds(x) && (exchange_elsewhere(x, PICK_FAILED) || trial_instead(x))) {
+        return; /* nothing of it was shown */
     } else if (x->relay.error) { /* the engine's own error event went on already */
         if (strcmp(x->relay.code, err_info(ERR_ADAPTER_FAULT)->code) == 0) blame(x);
         if (x->seen) x->seen->error = err_info(err_by_word(x->relay.code))->code;
@@ -398,6 +424,7 @@ static void adapter_fault(struct exchange *x)
     for (int i = 0; i < x->at->nneeds; i++)
         n += (size_t)snprintf(names + n, sizeof names - n, "%s`%s`", i ? ", " : "", x->at->need[i].name);
     blame(x);
+    if (trial_instead(x)) return;
     err_set(&e, ERR_ADAPTER_FAULT_UP, "the adapter %s produced values that are not finite", names);
     exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
 }
@@ -438,14 +465,14 @@ static void refused(struct exchange *x)
         adapter_fault(x);
         return;
     case KIND_BUSY:
-        if (!exchange_elsewhere(x, PICK_REFUSED)) pass_refusal(x);
+        if (!exchange_elsewhere(x, PICK_REFUSED) && !trial_instead(x)) pass_refusal(x);
         return;
-    case KIND_REFUSED:
-        pass_refusal(x);
+    case KIND_REFUSED: /* it may be the log-probabilities that were refused, for which the client did not ask */
+        if (!trial_instead(x)) pass_refusal(x);
         return;
     case KIND_FAILED:
         log_error("engine_answer", LS("id", x->adm.id), LS("engine", x->engine), LI("status", x->status));
-        if (exchange_elsewhere(x, PICK_FAILED)) return;
+        if (exchange_elsewhere(x, PICK_FAILED) || trial_instead(x)) return;
         err_set(&e, ERR_ENGINE, "the engine failed while it served the request");
         exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
     }
@@ -467,9 +494,11 @@ static void whole_over(struct exchange *x)
         relay_usage(x->answer.data, x->answer.len, &x->relay.counts);
         rc = x->relay.counts.known ? 0 : -1;
     }
-    if (rc == 0) {
+    if (rc == 0 && trial_reads(x) && trial_whole(x) == TRIAL_ESCALATE) {
+        trial_escalate(x);
+    } else if (rc == 0) {
         pass_whole(x);
-    } else if (!exchange_elsewhere(x, PICK_FAILED)) {
+    } else if (!exchange_elsewhere(x, PICK_FAILED) && !trial_instead(x)) {
         err_set(&e, ERR_ENGINE, "the engine's answer is not one that can be read");
         exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
     }
@@ -487,6 +516,8 @@ void exchange_on_done(void *u, const struct client_reply *r, const struct err *e
     bool stream = x->adm.stream && x->status == 200, failed = (e && e->code) || r->status == 0;
     if (gone || x->lagged) {
         exchange_drop(x);
+    } else if (trial_stopped(x)) {
+        trial_escalate(x);
     } else if (stream && x->relay.done) {
         pass_whole(x); /* all of it went on; how the connection ended doesn't matter */
     } else if (failed) {

@@ -6,6 +6,7 @@
 #include "gateway/pool/engine_kind.h"
 #include "gateway/proxy/blame.h"
 #include "gateway/proxy/relay.h"
+#include "gateway/proxy/trial.h"
 #include "gateway/proxy/upstream.h"
 #include "gateway/settings.h"
 #include <pthread.h>
@@ -36,6 +37,7 @@ struct exchange {
     const char *path;
     struct upstream_route *route; /* [nroutes] */
     int nroutes;
+    struct trial *trial; /* NULL: none */
     struct upstream_route *at; /* the one that is tried */
     atomic_int refs;           /* the request, and the timer while it looks */
 
@@ -129,6 +131,8 @@ void exchange_release(struct exchange *x, enum pick_end how); /* harmless where 
 bool exchange_elsewhere(struct exchange *x, enum pick_end how);
 /* The same, and waits for an engine that comes back, this one too. */
 bool exchange_again(struct exchange *x, enum pick_end how);
+/* What is billed is what answers: the limits, the price and the row go to this route's adapter. -1: its limits refuse. */
+int exchange_move(struct exchange *x, struct upstream_route *r, struct err *e);
 bool exchange_next(struct exchange *x); /* the routes behind this one; false: the caller answers */
 
 /* upstream_answer.c: the engine's side of an exchange, and the one answer to the client. */

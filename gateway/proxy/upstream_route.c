@@ -33,8 +33,7 @@ void exchange_release(struct exchange *x, enum pick_end how)
     if (held) wait_freed(x->up);
 }
 
-/* What is billed is what answered: the limits, the price and the row go to this route's adapter. -1: its limits refuse. */
-static int change_route(struct exchange *x, struct upstream_route *r, struct err *e)
+int exchange_move(struct exchange *x, struct upstream_route *r, struct err *e)
 {
     struct admission *a = &x->adm;
     if (limit_move(x->g->limits, &a->held, &a->who, r->what.adapter, e)) return -1;
@@ -49,7 +48,7 @@ static int change_route(struct exchange *x, struct upstream_route *r, struct err
 
 static int take(struct exchange *x, struct upstream_route *r, struct err *e)
 {
-    if (x->at != r && change_route(x, r, e)) {
+    if (x->at != r && exchange_move(x, r, e)) {
         exchange_release(x, PICK_UNUSED);
         return -1;
     }

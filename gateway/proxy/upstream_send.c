@@ -71,7 +71,14 @@ static int left_of_deadline(const struct exchange *x, int64_t *left_ms, struct e
 static int relay_event(void *u, const char *data, size_t n, struct relay_counts *c, struct buf *out)
 {
     struct exchange *x = u;
-    return pick_ops(&x->pick)->event(&x->ask, data, n, c, out);
+    const struct kind *k = pick_ops(&x->pick);
+    struct buf said;
+    if (!trial_reads(x)) return k->event ? k->event(&x->ask, data, n, c, out) : buf_add(out, data, n);
+    buf_init(&said, RELAY_LINE_MAX);
+    int rc = k->event ? k->event(&x->ask, data, n, c, &said) : buf_add(&said, data, n);
+    if (!rc && said.len) rc = trial_event(x, said.data, said.len, out);
+    buf_close(&said);
+    return rc;
 }
 
 /* The body in the words of its kind. */
@@ -96,9 +103,10 @@ static void begin_attempt(struct exchange *x, const struct kind *k)
     x->attempt++;
     x->kind = k->name;
     x->status = 0;
-    x->relay.event = k->event ? relay_event : NULL;
+    x->relay.event = k->event || trial_reads(x) ? relay_event : NULL;
     x->relay.event_user = x;
     relay_reset(&x->relay);
+    trial_restart(x);
     buf_reset(&x->answer);
 }
 

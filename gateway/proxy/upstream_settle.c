@@ -79,6 +79,7 @@ void exchange_settle(struct exchange *x, void (*done)(void *u), void *u)
     s.cold = x->cold;
     s.load_us = x->load_us;
     memcpy(s.engine, x->engine, sizeof s.engine);
+    s.route = trial_settled(x, s.state);
     count_uncounted(x, &s);
     live_done(&x->live, &x->adm, &s);
     if (x->attempt) pool_settled(x->g->pool, x->engine, s.produced);
@@ -92,7 +93,9 @@ void exchange_settle(struct exchange *x, void (*done)(void *u), void *u)
 void exchange_over(struct exchange *x)
 {
     const struct relay_counts *c = &x->relay.counts;
-    limit_done(x->g->limits, &x->adm.held, c->prompt + c->output, price_cost(&x->adm.price, c->prompt, c->cached, c->output));
+    int64_t probe, probe_cost;
+    trial_probe(x, &probe, &probe_cost);
+    limit_done(x->g->limits, &x->adm.held, c->prompt + c->output + probe, price_cost(&x->adm.price, c->prompt, c->cached, c->output) + probe_cost);
 }
 
 /* Client thread, after a write. */

@@ -111,7 +111,9 @@ int draft_read(const json_t *o, struct draft *d, struct err *e)
             draft_close(d);
             return -1;
         }
-    return 0;
+    if (!d->part[ALIAS_ROUTING] || (d->policy == ALIAS_FALLBACK && d->n == 2)) return 0;
+    draft_close(d);
+    return err_field(e, ERR_INVALID, "routing", "'routing' wants a fallback chain of two: the small model, then the large one.");
 }
 
 json_t *draft_target_json(const char *adapter, int64_t version, const char *base, int64_t weight)

@@ -2,9 +2,11 @@
  * and follows it; reading, comparing, rolling back and telling the parts is alias_change.c's, for all of them alike. */
 #include "gateway/registry/alias_parts.h"
 #include "gateway/quality/evaluation.h"
+#include "gateway/quality/route.h"
 #include "gateway/registry/prompt_policy.h"
 
 const struct alias_part_row alias_part_row[ALIAS_PARTS] = {
     [ALIAS_PROMPT] = {"prompt_policy", "UPDATE alias SET prompt_policy = ?2 WHERE row = ?1", prompt_policy_read, "template"},
     [ALIAS_EVALUATION] = {"evaluation", "UPDATE alias SET evaluation = ?2 WHERE row = ?1", evaluation_read, "rules"},
+    [ALIAS_ROUTING] = {"routing", "UPDATE alias SET routing = ?2 WHERE row = ?1", route_rules_read, NULL},
 };

@@ -3,7 +3,7 @@
 #include "gateway/registry/alias.h"
 #include <jansson.h>
 
-#define ALIAS_PART_COLUMNS "l.prompt_policy, l.evaluation" /* of alias as `l`, in the order of enum alias_part */
+#define ALIAS_PART_COLUMNS "l.prompt_policy, l.evaluation, l.routing" /* of alias as `l`, in the order of enum alias_part */
 
 struct alias_part_row {
     const char *field; /* in the alias's JSON */

@@ -415,9 +415,45 @@ static void a_list_that_runs_out_of_time_goes_on_where_it_was(void **state)
     list_in_a_hurry(x, true, MONTHS * EACH);
 }
 
+/* --- a request of an adaptive alias --- */
+
+static struct settled_route *routed(const struct admission *a)
+{
+    struct settled_route *r = calloc(1, sizeof *r);
+    *r = (struct settled_route){.way = 2, .need = 0.5, .cost = 0.25, .reason = "tokens", .prompt = 7, .cached = 3, .output = 5, .price = {4, 10, 1, 100}, .engine = "local"};
+    snprintf(r->what.base, sizeof r->what.base, "smol");
+    uuid7(r->probe);
+    r->t_end = a->t_start + 1000;
+    return r;
+}
+
+static void what_a_small_model_said_in_vain_is_a_row_of_its_own_once_and_in_every_sum(void **state)
+{
+    struct led_room *x = *state;
+    struct err e = {0};
+    int64_t rows;
+    struct admission a = admission(1, clock_wall_us());
+    struct settlement s = settlement(0, &a);
+    a.price = (struct price){5, 100, 10, 1000};
+    s.route = routed(&a);
+    admit(x, &a);
+    settle(x, &a, &s);
+    s.route = routed(&a); /* another id: were it not for the request's own row, there would be two */
+    settle(x, &a, &s);
+    assert_int_equal(room_number(&x->r, "SELECT count(*) FROM usage_route WHERE way = 2 AND reason = 'tokens' AND probe <> ''"), 1);
+    assert_int_equal(room_number(&x->r, in_month("SELECT count(*) FROM usage_%06d u JOIN usage_route r ON u.id = r.probe", a.t_start)), 1);
+    assert_int_equal(room_number(&x->r, in_month("SELECT u.cost FROM usage_%06d u JOIN usage_route r ON u.id = r.probe", a.t_start)), 4 * 10 + 3 * 1 + 5 * 100);
+    assert_int_equal(room_number(&x->r, in_month("SELECT prompt * 100 + output FROM usage_%06d WHERE adapter = '' AND attempt = 1", a.t_start)), 705);
+    balances(x, 2);
+    assert_ok(ledger_rebuild(x->l, &rows, &e), e);
+    assert_int_equal(rows, 2);
+    balances(x, 2);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(what_a_small_model_said_in_vain_is_a_row_of_its_own_once_and_in_every_sum, setup, teardown),
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
         T(what_a_crash_left_costs_what_it_would_have_cost),
         T(the_price_moves_with_the_request_and_old_admissions_have_todays),

@@ -395,6 +395,10 @@ def test_an_aliass_prompt_policy_is_shown_edited_and_taken_away(browser, real):
         browser.click("#save")
         browser.seen("The prompt policy is not JSON", "main")
         browser.put("#prompt-policy", "")
+        browser.put("#routing", "{")
+        browser.click("#save")
+        browser.seen("The routing is not JSON", "main")
+        browser.put("#routing", "")
         browser.click("#save")
         until(lambda: c.get("/v1/aliases/prod").json()["prompt_policy"] is None, what="no policy")
         assert c.get("/v1/aliases/prod").json()["targets"] == before["targets"]
