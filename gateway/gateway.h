@@ -30,6 +30,7 @@ struct upkeep;   /* gateway/backup/upkeep.h: upkeep_open() after ledger_recover(
 struct feed;     /* gateway/standby/feed.h: feed_open() after the database, before the listeners; feed_close() after them */
 struct docs;     /* gateway/api/openapi.h: docs_open() with the joined routes, before the listeners */
 struct blobs;    /* gateway/pool/blobs.h: blobs_open() after the pool, before the listeners; blobs_close() after them */
+struct quality;  /* gateway/quality/quality.h: quality_open() before the listeners, quality_close() after upstream_close() */
 struct otlp;     /* gateway/observe/otlp.h: otlp_open() before the listeners, otlp_close() after the last request is over */
 struct settings; /* schema/gateway_settings.def, see gateway/settings.h */
 
@@ -62,6 +63,7 @@ struct gateway {
     struct upkeep *upkeep;
     struct feed *feed;
     struct docs *docs;
+    struct quality *quality;
     struct otlp *otlp; /* NULL: traces are told to nobody */
     struct metrics *metrics;
     struct http_server *_Atomic public_server, *_Atomic admin_server, *_Atomic blob_server; /* NULL: not open, or not yet */

@@ -43,6 +43,7 @@
 #include "gateway/pool/engine.h"
 #include "gateway/proxy/quarantine.h"
 #include "gateway/proxy/upstream.h"
+#include "gateway/quality/quality.h"
 #include "gateway/registry/models_kept.h"
 #include "gateway/registry/upload.h"
 #include "gateway/service.h"
@@ -333,7 +334,7 @@ static int open_all(struct program *p, struct err *e)
     if (open_state(p, e) || open_engines(p, e) || recover(p, e) || limits_open(&p->g.limits, p->g.db, e)) return -1;
     ledger_set_limits(p->g.ledger, p->g.limits, p->g.prices);
     if (upkeep_open(&p->g.upkeep, &p->g, e) || feed_open(&p->g.feed, &p->g, e) || blobs_open(&p->g.blobs, &p->g, e)) return -1;
-    if (upstream_open(&p->g.upstream, &p->g, e) || uploads_open(&p->g.uploads, &p->g, e) || live_streams_open(&p->g.streams, &p->g, e))
+    if (quality_open(&p->g.quality, &p->g, e) || upstream_open(&p->g.upstream, &p->g, e) || uploads_open(&p->g.uploads, &p->g, e) || live_streams_open(&p->g.streams, &p->g, e))
         return -1;
     if (exports_open(&p->g.exports, &p->g, e) || export_files_open(&p->g.export_files, &p->g, e) ||
         webhooks_open(&p->g.webhooks, &p->g, e) || open_traces(p, e))
@@ -387,6 +388,7 @@ static void close_all(struct program *p)
     blobs_close(g->blobs);
     uploads_close(g->uploads);
     upstream_close(g->upstream);
+    quality_close(g->quality);
     if (g->pool) pool_close(g->pool, settings_now(g->settings)->engine_keep, ENGINE_GRACE_MS);
     blame_close(g->blame);
     if (g->client) client_free(g->client);

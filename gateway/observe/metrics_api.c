@@ -14,6 +14,7 @@
 #include "gateway/observe/otlp.h"
 #include "gateway/pool/blobs.h"
 #include "gateway/proxy/blame.h"
+#include "gateway/quality/quality.h"
 #include "gateway/registry/registry.h"
 #include "gateway/settings.h"
 #include "gateway/standby/feed.h"
@@ -106,6 +107,7 @@ static void look_around(struct gateway *g)
     metric_set(g->metrics, GM_QUEUE, NULL, db_queue_len(g->db));
     metric_set(g->metrics, GM_RETRIES, NULL, (double)ledger_retried(g->ledger));
     metric_set(g->metrics, GM_WRITABLE, NULL, db_writable(g->db));
+    metric_set(g->metrics, GM_QUALITY_WAITING, NULL, quality_waiting(g->quality));
     metric_set(g->metrics, GM_TRACES_WAITING, NULL, otlp_waiting(g->otlp));
     metric_set(g->metrics, GM_QUARANTINED_ADAPTERS, NULL, registry_count_in(g->registry, NULL, VERSION_QUARANTINED));
     metric_set(g->metrics, GM_QUARANTINED_REQUESTS, NULL, blame_count(g->blame, NULL, clock_mono_us()));

@@ -15,6 +15,7 @@
 #include "gateway/proxy/chat_ask.h"
 #include "gateway/proxy/quarantine.h"
 #include "gateway/proxy/upstream.h"
+#include "gateway/quality/quality.h"
 #include "gateway/registry/alias.h"
 #include "gateway/registry/prompt_policy.h"
 #include "gateway/registry/residency.h"
@@ -250,6 +251,7 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     size_t prefix = c.prefix ? strlen(c.prefix) : 0;
     if (rc == 0 && c.part[ALIAS_PROMPT]) rc = prompt_policy_apply(c.part[ALIAS_PROMPT], end->chat, *root, e);
     ask->policy = json_object_get(*root, PROMPT_FIELD) != NULL;
+    if (rc == 0 && c.aliased) ask->watch = quality_pick(g->quality, c.part, r->id, r->body, r->body_len);
     if (rc == 0 && prefix) rc = chat_ask_prefix(*root, end->chat, c.prefix, e);
     if (rc == 0) rc = add_routes(r, &w, *root, &c, ask, &context, e);
     choice_close(g->registry, &c);

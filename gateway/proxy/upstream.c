@@ -21,6 +21,7 @@
 #include "base/log.h"
 #include "gateway/proxy/quarantine.h"
 #include "gateway/proxy/upstream_impl.h"
+#include "gateway/quality/quality.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -37,6 +38,8 @@ static void drop_routes(struct gateway *g, struct upstream_route *route, int n)
 void upstream_drop(struct gateway *g, struct upstream_ask *ask)
 {
     drop_routes(g, ask->route, UPSTREAM_ROUTES); /* those that were not finished hold something, too */
+    quality_drop(ask->watch);
+    ask->watch = NULL;
 }
 
 static void exchange_free(struct exchange *x)
@@ -48,6 +51,7 @@ static void exchange_free(struct exchange *x)
     pthread_mutex_destroy(&x->lock);
     pthread_mutex_destroy(&x->write);
     drop_routes(x->g, x->route, x->nroutes);
+    quality_drop(x->watch);
     free(x->route);
     free(x);
 }
@@ -75,6 +79,7 @@ static struct exchange *exchange_new(struct upstream *u, struct http_request *r,
     x->path = ask->path;
     x->named_by = ask->named_by;
     x->policy = ask->policy;
+    x->watch = ask->watch;
     memcpy(route, ask->route, (size_t)ask->nroutes * sizeof *route);
     x->nroutes = ask->nroutes;
     x->route = x->at = route;

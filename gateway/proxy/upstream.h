@@ -8,6 +8,7 @@
 
 struct upstream;
 struct exchange;
+struct watch;
 
 /* One small timer thread: keep-alive comments and waits for an engine that is being restarted. g must outlive it. */
 int upstream_open(struct upstream **out, struct gateway *g, struct err *e);
@@ -41,12 +42,13 @@ struct upstream_ask {
     struct admission adm; /* complete but for id (and t_start, which limit_start() sets); adm.what is route[0].what */
     const char *path;     /* of the engine's route: "/v1/chat/completions" */
     const char *named_by; /* the field that says which adapters: "model" or "adapters" */
+    struct watch *watch;  /* gateway/quality/quality.h; NULL: nobody looks at it afterwards. Taken over by upstream_start() */
     bool policy;          /* the bodies ask for a prompt policy, which not all engines know */
     struct upstream_route route[UPSTREAM_ROUTES];
     int nroutes;
 };
 
-/* Frees the bodies and gives back what the needs hold (gateway/registry/alias.h), of one that was not started. */
+/* Frees the bodies and the watch, and gives back what the needs hold (gateway/registry/alias.h), of one that was not started. */
 void upstream_drop(struct gateway *g, struct upstream_ask *ask);
 
 /* Answers r, now or later. At most once for a request, by the thread that has it. Bodies and holds in *ask are the exchange's. */

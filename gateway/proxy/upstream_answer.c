@@ -18,6 +18,7 @@
 #include "base/retry_after.h"
 #include "gateway/proxy/quarantine.h"
 #include "gateway/proxy/upstream_impl.h"
+#include "gateway/quality/quality.h"
 #include "gateway/registry/upload.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -312,6 +313,7 @@ static int emit(void *u, const char *bytes, size_t n, uint64_t mark)
     }
     pthread_mutex_lock(&x->write);
     rc = write_stream(x, bytes, n, mark);
+    if (x->watch) quality_feed(x->watch, bytes, n);
     x->first_written |= x->relay.data;
     x->lagged |= rc != 0;
     x->written = mark;

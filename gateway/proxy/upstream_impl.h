@@ -89,6 +89,7 @@ struct exchange {
     struct outcome out;
     int64_t delivered;     /* once it is settled */
     struct observed *seen; /* or NULL */
+    struct watch *watch;   /* what goes to the client is copied there; NULL: it was not picked */
 
     /* Covered by the upstream's lock. */
     struct exchange *prev, *next;

@@ -16,6 +16,7 @@
 #include "base/clock.h"
 #include "gateway/observe/meters.h"
 #include "gateway/proxy/upstream_impl.h"
+#include "gateway/quality/quality.h"
 #include <stdio.h>
 #include <string.h>
 
@@ -33,6 +34,14 @@ static int64_t least(int64_t a, int64_t b)
 
 /* From the start on by the clock that nobody sets: a duration is what passed, whatever the wall's said meanwhile. */
 int64_t exchange_now(const struct exchange *x) { return x->adm.t_start + (clock_mono_us() - x->arrived_us); }
+
+/* What it kept of the answer goes to those who look at it afterwards. */
+static void hand_watch(struct exchange *x, const struct settlement *s)
+{
+    if (!x->stream) quality_feed(x->watch, x->answer.data, x->answer.len);
+    quality_put(x->g->quality, x->watch, &x->adm, s);
+    x->watch = NULL;
+}
 
 void exchange_settle(struct exchange *x, void (*done)(void *u), void *u)
 {
@@ -75,6 +84,7 @@ void exchange_settle(struct exchange *x, void (*done)(void *u), void *u)
     if (x->attempt) pool_settled(x->g->pool, x->engine, s.produced);
     x->out.state = s.state;
     x->delivered = s.delivered;
+    if (x->watch) hand_watch(x, &s);
     ledger_settle(x->g->ledger, &x->adm, &s, done, u);
 }
 
