@@ -11,6 +11,8 @@
  * Worker threads. */
 #include "gateway/proxy/chat_api.h"
 #include "base/json.h"
+#include "gateway/capture/capture.h"
+#include "gateway/capture/capture_policy.h"
 #include "gateway/observe/observe.h"
 #include "gateway/proxy/chat_ask.h"
 #include "gateway/proxy/quarantine.h"
@@ -227,6 +229,29 @@ static int add_routes(struct http_request *r, const struct chat_ask *w, json_t *
     return 0;
 }
 
+/* Is it looked at afterwards? Where the alias captures it is kept as the engine reads it, prefix and template in place, and log-probabilities may be asked for
+ * that the client does not get. */
+static int pick(struct http_request *r, const struct endpoint *end, struct choice *c, json_t *root, struct upstream_ask *ask, struct err *e)
+{
+    struct gateway *g = r->server_user;
+    struct buf body;
+    if (c->part[ALIAS_CAPTURE] && !captures_on(g->captures, ((struct principal *)r->user)->tenant)) {
+        free(c->part[ALIAS_CAPTURE]);
+        c->part[ALIAS_CAPTURE] = NULL;
+    }
+    if (!c->part[ALIAS_CAPTURE]) {
+        ask->watch = quality_pick(g->quality, c->part, r->id, r->body, r->body_len);
+        return 0;
+    }
+    int top = end->chat ? capture_policy_top(c->part[ALIAS_CAPTURE]) : 0;
+    buf_init(&body, 8 * (size_t)BODY_CAP);
+    int rc = json_dump(root, false, &body) ? err_set(e, ERR_NO_MEMORY, "no memory for the request") : 0;
+    if (rc == 0) ask->watch = quality_pick(g->quality, c->part, r->id, body.data, body.len);
+    if (ask->watch && !c->part[ALIAS_CAPTURE]) ask->strip = capture_ask_logprobs(root, top); /* it was taken: the draw picked it */
+    buf_close(&body);
+    return rc;
+}
+
 /* Everything up to the admission. 0: `ask` is complete. -1: what it holds is to be dropped. */
 static int prepare(struct http_request *r, json_t **root, struct upstream_ask *ask, struct limit_wish *limited,
                    struct err *e)
@@ -251,8 +276,8 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     size_t prefix = c.prefix ? strlen(c.prefix) : 0;
     if (rc == 0 && c.part[ALIAS_PROMPT]) rc = prompt_policy_apply(c.part[ALIAS_PROMPT], end->chat, *root, e);
     ask->policy = json_object_get(*root, PROMPT_FIELD) != NULL;
-    if (rc == 0 && c.aliased) ask->watch = quality_pick(g->quality, c.part, r->id, r->body, r->body_len);
     if (rc == 0 && prefix) rc = chat_ask_prefix(*root, end->chat, c.prefix, e);
+    if (rc == 0 && c.aliased) rc = pick(r, end, &c, *root, ask, e);
     if (rc == 0) rc = add_routes(r, &w, *root, &c, ask, &context, e);
     choice_close(g->registry, &c);
     if (rc) return -1;

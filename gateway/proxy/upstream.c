@@ -80,6 +80,7 @@ static struct exchange *exchange_new(struct upstream *u, struct http_request *r,
     x->named_by = ask->named_by;
     x->policy = ask->policy;
     x->watch = ask->watch;
+    x->strip = ask->strip;
     memcpy(route, ask->route, (size_t)ask->nroutes * sizeof *route);
     x->nroutes = ask->nroutes;
     x->route = x->at = route;

@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "gateway/capture/capture.h"
 #include "gateway/gateway.h"
 #include "gateway/observe/meters.h"
 #include "gateway/proxy/json_walk.h"
@@ -51,6 +52,7 @@ struct quality {
 };
 
 const struct quality_taker quality_taker[] = {
+    {"capture", ALIAS_CAPTURE, capture_take},
     {NULL, ALIAS_PARTS, NULL},
 };
 
