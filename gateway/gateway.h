@@ -103,6 +103,7 @@ extern const struct http_route routes_engines[];   /* engines_api.c, top_api.c: 
 extern const struct http_route routes_engine_tokens[]; /* blobs_api.c: /admin/v1/engines/{name}/token */
 extern const struct http_route routes_blobs[];     /* blobs_api.c: the listener for engines */
 extern const struct http_route routes_quarantine[], routes_quarantine_admin[]; /* quarantine_api.c: requests that engines were lost with */
+extern const struct http_route routes_feedback[], routes_feedback_admin[]; /* feedback_api.c: what tenants say of answers */
 extern const struct http_route routes_live[], routes_live_admin[]; /* live_api.c: now, live, and stats of the moment and of adapters */
 extern const struct http_route routes_backup[];    /* backup_api.c: /admin/v1/backups... */
 extern const struct http_route routes_standby[];   /* standby/feed.c: /admin/v1/standby... */

@@ -103,6 +103,16 @@ const struct cli_command cli_commands[] = {
     {"quarantine lift", "ID", ONE(1), .takes = F(OWN), ADMIN("DELETE", "/admin/v1/quarantine/{0}"),
      .own_path = "/v1/quarantine/{0}", DONE("is lifted"), .help = "let such a request be served again"},
 
+    {"feedback give", "REQUEST RATING", ONE(2), .takes = F(LABEL) | F(COMMENT), .body = F(LABEL) | F(COMMENT), .run = cli_feedback_give,
+     TENANT("POST", "/v1/feedback"), SHOW(feedback), .names = {CLI_ANY, CLI_WORDS},
+     .help = "say how good an answer was: up, down, or a number from -1 to 1; REQUEST is its x-request-id, said again it replaces",
+     .examples = "weft feedback give 019ab1c2-0000-7000-8000-000000000000 down --label wrong-queue\n"
+                 "weft feedback give 019ab1c2-0000-7000-8000-000000000000 0.5 --comment 'right, but too long'"},
+    {"feedback list", "", .takes = F(ALL) | F(TENANT) | F(ALIAS) | PAGING, .query = F(TENANT) | F(ALIAS), TENANT("GET", "/v1/feedback"),
+     LIST(feedback), .most_rows = 100, .help = "what was said of answers, the newest request first"},
+    {"feedback show", "REQUEST", ONE(1), TENANT("GET", "/v1/feedback/{0}"), SHOW(feedback), .help = "what was said of one answer"},
+    {"feedback rm", "REQUEST", ONE(1), TENANT("DELETE", "/v1/feedback/{0}"), DONE("is taken back"), .help = "take it back"},
+
     /* --- webhooks --- */
     {"webhook create", "NAME URL [FIELD=VALUE...]", .least_args = 2, .most_args = CLI_ARGS_MAX,
      .takes = F(TENANT) | F(OWN) | F(IDEMPOTENCY_KEY), .run = cli_webhook_create, ADMIN("POST", "/admin/v1/webhooks"),

@@ -136,6 +136,7 @@ static void offer_versions(const struct typed *t, const char *prefix, const char
 
 static const char *const shell_words[] = {"bash", "zsh", "fish", NULL};
 static const char *const config_words[] = {"url", "admin_url", "key", "admin_key", "profile", NULL};
+static const char *const rating_words[] = {"up", "down", NULL};
 static const char *const limit_words[] = {
     "requests_per_minute=",   "tokens_per_minute=", "concurrent_requests=", "tokens_per_day=",
     "tokens_per_month=",      "cost_per_day=",      "cost_per_month=",      "tokens_per_day_soft=",
@@ -183,7 +184,7 @@ static void offer_names(const struct typed *t, const struct cli_command *k, enum
         offer_list(t, "", CLI_TENANT_SIDE, "/v1/models", "id");
         return;
     case CLI_WORDS:
-        offer_words(t, k->run == cli_completion ? shell_words : k->run == cli_limit_set ? limit_words : config_words);
+        offer_words(t, k->run == cli_completion ? shell_words : k->run == cli_limit_set ? limit_words : k->run == cli_feedback_give ? rating_words : config_words);
         return;
     }
 }

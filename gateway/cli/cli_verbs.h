@@ -7,6 +7,7 @@ int cli_limit_show(const struct cli *c);
 int cli_limit_set(const struct cli *c);
 int cli_limit_clear(const struct cli *c);
 int cli_event_list(const struct cli *c);
+int cli_feedback_give(const struct cli *c);
 int cli_webhook_create(const struct cli *c);
 int cli_webhook_set(const struct cli *c);
 int cli_webhook_rotate(const struct cli *c);

@@ -160,6 +160,14 @@ static const struct cli_column quarantine[] = {
 };
 VIEW(quarantine, quarantine);
 
+static const struct cli_column feedback[] = {
+    {"request", "request_id", CLI_TEXT, CLI_IN_BOTH},   {"tenant", "tenant", CLI_TEXT, CLI_IN_BOTH}, {"said", "created_at", CLI_TIME_CELL, CLI_IN_BOTH},
+    {"model", "model", CLI_TEXT, CLI_IN_BOTH},          {"adapter", "adapter", CLI_TEXT, CLI_IN_BOTH}, {"version", "version", CLI_COUNT_CELL, CLI_IN_SHOW},
+    {"rating", "rating", CLI_TEXT, CLI_IN_BOTH},        {"label", "label", CLI_TEXT, CLI_IN_BOTH},   {"comment", "comment", CLI_TEXT, CLI_IN_BOTH},
+    {"key", "api_key_id", CLI_TEXT, CLI_IN_SHOW},
+};
+VIEW(feedback, feedback);
+
 static const struct cli_column price[] = {
     {"id", "id", CLI_TEXT, CLI_IN_BOTH},
     {"base", "base", CLI_TEXT, CLI_IN_BOTH},

@@ -348,12 +348,23 @@ static int each(struct pass *p, const char *sql, int last, int (*fn)(struct pass
     return rc;
 }
 
+/* What stands of rows beside the months' tables, walked once a month at most. */
+static int run_remove_beside(struct db *d, sqlite3 *c, int64_t month, struct err *e)
+{
+    static const char policies[] = "DELETE FROM usage_policy WHERE month = ?1", feedback[] = "DELETE FROM feedback WHERE month = ?1";
+    const char *const tables[] = {policies, feedback};
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        sqlite3_stmt *st = db_stmt(d, c, tables[i], e);
+        if (!st || db_bind(st, e, "i", month) || db_done(st, e)) return -1;
+    }
+    return 0;
+}
+
 /* A request of the month that is open still will be a row of it: the month waits for that. */
 static int run_remove(struct job *j, sqlite3 *c, struct err *e)
 {
     static const char open[] = "SELECT 1 FROM admission WHERE t_start >= ?1 AND t_start < ?2 LIMIT 1";
     static const char sql[] = "UPDATE archive SET removed = ?2, lost = lost + rows WHERE month = ?1 AND removed IS NULL";
-    static const char policies[] = "DELETE FROM usage_policy WHERE month = ?1"; /* a walk of that table, once a month at most */
     struct db *d = j->p->l->db;
     sqlite3_stmt *st = db_stmt(d, c, open, e);
     if (!st || db_bind(st, e, "ii", month_start(j->m->yyyymm) * 1000000, month_start(month_after(j->m->yyyymm)) * 1000000)) return -1;
@@ -363,8 +374,7 @@ static int run_remove(struct job *j, sqlite3 *c, struct err *e)
     if (rc) return rc < 0 ? -1 : 0;
     st = db_stmt(d, c, sql, e);
     if (!st || db_bind(st, e, "ii", (int64_t)j->m->yyyymm, j->t) || db_done(st, e)) return -1;
-    st = db_stmt(d, c, policies, e);
-    return st && db_bind(st, e, "i", (int64_t)j->m->yyyymm) == 0 ? db_done(st, e) : -1;
+    return run_remove_beside(d, c, j->m->yyyymm, e);
 }
 
 /* First no longer counted, then gone: a kill between leaves a file that the next pass takes. */
