@@ -223,7 +223,7 @@ static int find(struct redactor *r, const struct rule *x, const char *s, size_t 
 
 static int apply(struct redactor *r, struct rule *x, const struct buf *in, struct buf *out, struct err *e)
 {
-    size_t at = 0, begin, end;
+    size_t at = 0, begin = 0, end = 0;
     int rc;
     while ((rc = find(r, x, in->data, in->len, at, &begin, &end, e)) == 1) {
         if (++r->found > REDACT_MATCHES_MAX) return err_set(e, ERR_TOO_LARGE, "the pattern '%s' matches too often", x->name);
