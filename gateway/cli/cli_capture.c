@@ -61,7 +61,8 @@ static int add_flags(const struct cli *c, char path[CLI_URL_MAX])
         char number[32];
         if (!(c->command->query & CLI_BIT(f)) || !c->flag[f]) continue;
         const char *text = cli_str(c, (enum cli_flag)f);
-        snprintf(number, sizeof number, "%g", json_number_value(c->flag[f]));
+        if (json_is_true(c->flag[f])) snprintf(number, sizeof number, "true");
+        else snprintf(number, sizeof number, "%g", json_number_value(c->flag[f]));
         int rc = cli_query_add(path, cli_flags[f].field, text ? text : number);
         if (rc) return rc;
     }

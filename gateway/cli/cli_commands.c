@@ -221,7 +221,7 @@ const struct cli_command cli_commands[] = {
     {"capture resume", "", TENANT("PUT", "/v1/captures/stop"), .fixed = "{\"stopped\":false}", SHOW(capture_summary), .help = "the end of the stop"},
     {"capture rm", "ID", ONE(1), TENANT("DELETE", "/v1/captures/{0}"), DONE("is removed"), .help = "remove one, from the disk too"},
     {"capture clear", "", .takes = F(ALIAS), .query = F(ALIAS), TENANT("DELETE", "/v1/captures"), DONE("captures are removed"), .help = "remove all, or those of --alias"},
-    {"capture export", "[FILE]", .most_args = 1, .takes = CAPTURE_FILTER | F(ANSWER) | F(DISAGREEMENTS), .query = CAPTURE_FILTER | F(ANSWER) | F(DISAGREEMENTS),
+    {"capture export", "[FILE]", .most_args = 1, .takes = CAPTURE_FILTER | F(ANSWER) | F(DISAGREEMENTS) | F(CUT), .query = CAPTURE_FILTER | F(ANSWER) | F(DISAGREEMENTS) | F(CUT),
      .run = cli_capture_export, .names = {CLI_FILE_NAME}, TENANT("GET", "/v1/captures/export"),
      .help = "a training set: JSON lines {\"messages\", \"weft\"} into FILE (-: stdout)",
      .examples = "weft capture export train.jsonl --alias support --of big@3\nweft capture export next.jsonl --rating-below 0 --answer big@3\n"

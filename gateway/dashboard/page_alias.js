@@ -19,6 +19,7 @@ function editor(alias, bases, {owner, reload, write}) {
   const policy = select([["weighted", "Weighted: each request goes to one"], ["fallback", "Fallback: in order, the next where one can't serve"]], alias.policy, () => paint(), {id: "policy", disabled: !write});
   const sticky = select([["request", "nothing: each request anew"], ["user", "the request's user"], ["key", "the key"]], alias.sticky, null, {id: "sticky", disabled: !write}), prefix = h("textarea", {id: "prefix", value: alias.system_prefix, maxlength: 16384, disabled: !write, "aria-label": "System prefix"});
   const prompt = h("textarea.mono", {id: "prompt-policy", value: alias.prompt_policy ? JSON.stringify(alias.prompt_policy, null, 1) : "", maxlength: 65536, disabled: !write, spellcheck: "false", placeholder: '{"truncate": {"max_tokens": 2048, "last_turns": 2}}', "aria-label": "Prompt policy"});
+  const capture = h("textarea.mono", {id: "capture", value: alias.capture ? JSON.stringify(alias.capture, null, 1) : "", maxlength: 65536, disabled: !write, spellcheck: "false", placeholder: '{"sample": 0.1, "expires_days": 30}', "aria-label": "Prompt policy"});
   const save = button("Save", null, {kind: "first", id: "save"});
   save.type = "submit";
 
@@ -32,18 +33,18 @@ function editor(alias, bases, {owner, reload, write}) {
   const repaintShares = () => where.querySelectorAll(".shown").forEach((at, i) => fill(at, share(total() ? rows[i].weight / total() : 0)));
   const paint = () => fill(where, rows.map((r, i) => line(r, i, total())), write && rows.length < (policy.value === "fallback" ? 4 : TARGETS_MAX) ? h("div", null, button("Add a target", () => { rows.push({text: "", weight: 0}); paint(); document.getElementById(`target-${rows.length - 1}`).focus(); }, {kind: "small", id: "add"})) : null);
 
-  const body = () => ({policy: policy.value, sticky: sticky.value, system_prefix: prefix.value, prompt_policy: prompt.value.trim() ? JSON.parse(prompt.value) : null, targets: rows.filter(r => r.text).map(r => { const [name, version] = r.text.split("@"), weight = policy.value === "weighted" ? {weight: r.weight} : {}; return bases.has(r.text) ? {base: r.text, ...weight} : {adapter: name, ...(version ? {version: Number(version)} : {}), ...weight}; })});
+  const body = () => ({policy: policy.value, sticky: sticky.value, system_prefix: prefix.value, prompt_policy: prompt.value.trim() ? JSON.parse(prompt.value) : null, capture: capture.value.trim() ? JSON.parse(capture.value) : null, targets: rows.filter(r => r.text).map(r => { const [name, version] = r.text.split("@"), weight = policy.value === "weighted" ? {weight: r.weight} : {}; return bases.has(r.text) ? {base: r.text, ...weight} : {adapter: name, ...(version ? {version: Number(version)} : {}), ...weight}; })});
   const submit = async e => {
     e.preventDefault();
     save.disabled = true;
     fault.hidden = true;
     try { await change("PUT", aliasApi(owner, alias.name), body(), {revision: alias.revision}); toast(`${alias.name} leads there from now on.`); reload(); } catch (error) {
       fault.hidden = false;
-      fault.textContent = error instanceof SyntaxError ? "The prompt policy is not JSON: " + error.message : error.status === 412 ? "Somebody changed it meanwhile. Ask again to see their change; yours was not made." : error.message;
+      fault.textContent = error instanceof SyntaxError ? "A policy is not JSON: " + error.message : error.status === 412 ? "Somebody changed it meanwhile. Ask again to see their change; yours was not made." : error.message;
     } finally { save.disabled = false; }
   };
   paint();
-  return h("form.stack", {onsubmit: submit}, h("datalist", {id: "targets"}), h("div.two", null, field("Policy", policy), field("Sticks to", sticky)), h("h3", null, "Targets"), where, field("System prefix", prefix, "Stands in front of every request's own system message; a secret may be in it, so the trail keeps only its hash."), field("Prompt policy", prompt, "What is done with prompts before the model reads them, as JSON; empty: nothing."), fault, write && h("div.row", null, save));
+  return h("form.stack", {onsubmit: submit}, h("datalist", {id: "targets"}), h("div.two", null, field("Policy", policy), field("Sticks to", sticky)), h("h3", null, "Targets"), where, field("System prefix", prefix, "Stands in front of every request's own system message; a secret may be in it, so the trail keeps only its hash."), field("Prompt policy", prompt, "What is done with prompts before the model reads them, as JSON; empty: nothing."), field("Capture", capture, "Which conversations are kept, redacted, for training (docs/DISTILL.md); empty: none. Needs a key of the role admin."), fault, write && h("div.row", null, save));
 }
 
 async function offer(node, owner, signal) {

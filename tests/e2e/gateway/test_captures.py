@@ -58,6 +58,7 @@ def kept(t, n):
 
 
 def export(t, **query):
+    query = {"cut": "true", **query}  # the fake engine's answers end for their length
     with t.http() as c:
         r = c.get("/v1/captures/export", params=query)
     assert r.status_code == 200, r.text
@@ -102,7 +103,6 @@ def test_a_stream_is_kept_as_its_client_reads_it(g):
 
 
 def test_what_the_engine_read_is_kept_with_the_alias_prefix(g):
-    put(g.acme, "talk", {}, system_prefix="You are a ferry.")
     put(g.acme, "talk", {"expires_days": 1}, system_prefix="You are a ferry.")
     ask(g.acme, "tokens=2 hello")
     assert kept(g.acme, 1)[0]["messages"][0] == {"role": "system", "content": "You are a ferry."}
@@ -126,7 +126,7 @@ def test_only_an_admin_key_or_the_operator_switches_it_on_and_every_writer_off(g
         assert c.get("/v1/captures", headers={"Authorization": f"Bearer {writer}"}).status_code == 403
     r = g.admin.put("/admin/v1/tenants/acme/aliases/talk", json={"targets": [{"base": BASE}], "capture": {"sample": 1}})
     assert r.status_code == 200 and r.json()["capture"]["sample"] == 1
-    trail = [a for a in g.admin.get("/admin/v1/audit", params={"limit": 100}).json()["data"] if a["object"] == "acme/talk"]
+    trail = [a for a in g.admin.get("/admin/v1/audit", params={"limit": 100}).json()["data"] if a["action"].startswith("alias.") and a["target"].endswith("/talk")]
     assert trail[0]["after"]["capture"]["sample"] == 1 and trail[-1]["before"] is None
 
 
@@ -143,7 +143,7 @@ def test_a_capture_that_says_nothing_sensible_is_refused_by_its_field(g, capture
 
 
 def test_another_tenant_sees_and_removes_nothing(g):
-    put(g.acme, "talk", {})
+    put(g.acme, "talk", {"sample": 1})
     ask(g.acme, "tokens=2 mine")
     row = kept(g.acme, 1)[0]
     with g.other.http() as c:
@@ -175,9 +175,9 @@ def test_what_has_a_shape_is_gone_before_anything_is_written(g):
 
 
 def test_a_pattern_that_takes_too_long_keeps_nothing(g):
-    put(g.acme, "talk", {"patterns": [{"name": "slow", "regex": "(a+)+b"}]})
-    ask(g.acme, "tokens=2 " + "a" * 200)
-    put(g.acme, "talk", {"patterns": []})
+    put(g.acme, "talk", {"patterns": [{"name": "slow", "regex": "(a+)+$"}]})
+    ask(g.acme, "tokens=2 " + "a" * 200 + "!")
+    put(g.acme, "talk", {"sample": 1})
     ask(g.acme, "tokens=2 after")
     assert [r["messages"][-1]["content"] for r in kept(g.acme, 1)] == ["tokens=2 after"]
     assert not on_disk(g, "a" * 200)
@@ -201,7 +201,7 @@ def test_the_oldest_go_where_there_are_too_many(g):
 
 
 def test_the_stop_keeps_nothing_until_it_ends_and_survives_a_restart(g):
-    put(g.acme, "talk", {})
+    put(g.acme, "talk", {"sample": 1})
     with g.acme.http() as c:
         assert c.put("/v1/captures/stop", json={"stopped": True}).json()["stopped"]
     ask(g.acme, f"tokens=2 {SECRET}")
@@ -233,8 +233,8 @@ def test_what_has_expired_is_gone_from_the_disk_after_the_upkeep_looked(g):
 
 
 def test_removing_takes_the_file_and_is_told(g):
-    put(g.acme, "talk", {})
-    put(g.acme, "more", {})
+    put(g.acme, "talk", {"sample": 1})
+    put(g.acme, "more", {"sample": 1})
     one = ask(g.acme, "tokens=1 one").headers["x-request-id"]
     ask(g.acme, "tokens=1 two")
     ask(g.acme, f"tokens=1 {SECRET}", "more")
@@ -246,11 +246,11 @@ def test_removing_takes_the_file_and_is_told(g):
     assert g.admin.delete("/admin/v1/tenants/acme/captures").json()["captures"] == 1
     with g.acme.http() as c:
         gone = [e for e in c.get("/v1/events", params={"limit": 100}).json()["data"] if e["type"] == "capture.deleted"]
-    assert [e["object"] for e in gone[-3:]] == [one, "more", "*"]
+    assert [e["target"] for e in gone[-3:]] == [one, "more", "*"]
 
 
 def test_captures_are_in_no_backup(g):
-    put(g.acme, "talk", {})
+    put(g.acme, "talk", {"sample": 1})
     ask(g.acme, f"tokens=2 {SECRET}")
     kept(g.acme, 1)
     made = g.admin.post("/admin/v1/backups", json={}).json()
@@ -272,7 +272,7 @@ def test_the_export_is_a_line_for_each_with_its_rating(g):
     assert [m["role"] for m in lines[0]["messages"]] == ["user", "assistant"]
     assert [(x["weft"].get("rating"), x["weft"].get("label")) for x in lines] == [(None, None), (-1, "wrong"), (None, None)]
     assert [x["weft"]["request"] for x in export(g.acme, rating_below=0)] == [ids[1]] and export(g.acme, rating_above=0) == []
-    assert export(g.acme, alias="other") == [] and export(g.acme, version="x@1") == [] and len(export(g.acme, version=BASE)) == 3
+    assert export(g.acme, cut="false") == [] and export(g.acme, alias="other") == [] and export(g.acme, version="x@1") == [] and len(export(g.acme, version=BASE)) == 3
     with g.acme.http() as c:
         for query, param in (({"format": "csv"}, "format"), ({"rating_below": 2}, "rating_below"), ({"disagreements": "a"}, "disagreements"), ({"cut": "maybe"}, "cut"),
                              ({"disagreements": "a,b", "answer": "a"}, "disagreements"), ({"what": 1}, "what")):
@@ -281,7 +281,7 @@ def test_the_export_is_a_line_for_each_with_its_rating(g):
 
 
 def test_another_versions_answers_make_disagreements(g):
-    put(g.acme, "talk", {})
+    put(g.acme, "talk", {"sample": 1})
     for i in range(3):
         ask(g.acme, f"tokens=2 question {i}")
     rows = kept(g.acme, 3)
@@ -300,16 +300,63 @@ def test_another_versions_answers_make_disagreements(g):
 
 
 def test_the_command_exports_and_compares(g, tmp_path):
-    put(g.acme, "talk", {})
+    put(g.acme, "talk", {"sample": 1})
     for i in range(2):
         ask(g.acme, f"tokens=2 question {i}")
     kept(g.acme, 2)
     env = {**os.environ, "WEFT_URL": g.url, "WEFT_KEY": g.acme.key, "WEFT_CONFIG": "/dev/null"}
     weft = lambda *words: subprocess.run([BIN / "weft", *words], env=env, capture_output=True, text=True, timeout=60)
-    out = weft("capture", "export", str(tmp_path / "set.jsonl"), "--alias", "talk")
+    out = weft("capture", "export", str(tmp_path / "set.jsonl"), "--alias", "talk", "--cut")
     assert out.returncode == 0 and "2 conversations" in out.stderr, out
     assert len((tmp_path / "set.jsonl").read_text().splitlines()) == 2
     out = weft("capture", "compare", "--with", "talk", "--limit", "1", "--json")
     assert out.returncode == 0 and json.loads(out.stdout)["asked"] == 1, out
     assert weft("capture", "summary").returncode == 0 and "talk" in weft("capture", "list").stdout
     assert weft("capture", "stop").returncode == 0 and summary(g.acme)["stopped"]
+
+
+# --- log-probabilities, on the real engine ---
+
+
+SORT = [{"role": "system", "content": "You sort customer messages. Answer with one JSON object."}, {"role": "user", "content": "I was charged twice for my blender."}]
+
+
+def chat(t, model, **more):
+    with t.http() as c:
+        r = c.post("/v1/chat/completions", json={"model": model, "messages": SORT, "temperature": 0, "max_tokens": 60, **more})
+    assert r.status_code == 200, r.text
+    return r
+
+
+def choices(r):
+    if r.headers["content-type"].startswith("application/json"):
+        return r.json()["choices"]
+    return [c for line in r.text.splitlines() if line.startswith("data: {") for c in json.loads(line[6:])["choices"]]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_log_probabilities_are_captured_and_the_client_sees_none_that_it_did_not_ask_for(tenants, stream):
+    t = tenants["triage"]
+    plain = chat(t, "triage", stream=stream)
+    with t.http() as c:
+        assert c.put("/v1/aliases/watched", json={"targets": [{"adapter": "triage"}], "capture": {"top_logprobs": 3}}).status_code == 201
+    try:
+        r = chat(t, "watched", stream=stream)
+        assert all(x["logprobs"] is None for x in choices(r)) and len(choices(r)) == len(choices(plain))
+        asked = chat(t, "watched", stream=stream, logprobs=True)
+        assert any(x["logprobs"] for x in choices(asked))
+        rows = {x["id"]: x for x in kept(t, 2)}
+        row = rows[r.headers["x-request-id"]]
+        text = row["answer"]["content"]
+        assert text.startswith("{") and "".join(x["token"] for x in row["logprobs"]) == text
+        assert all(len(x["top_logprobs"]) == 3 and x["top_logprobs"][0]["logprob"] >= x["top_logprobs"][1]["logprob"] for x in row["logprobs"])
+        line = next(x for x in export(t) if x["weft"]["request"] == row["id"])
+        assert line["weft"]["logprobs"] == row["logprobs"] and line["weft"]["version"] == "triage@1"
+        says = lambda a: "".join((x.get("message") or x.get("delta"))["content"] or "" for x in choices(a) if "content" in (x.get("message") or x["delta"]))
+        assert says(r) == says(plain) == says(asked) == text
+        usage = [get for get in (t.usage(x.headers["x-request-id"]) for x in (plain, r))]
+        assert usage[0]["output_tokens"] == usage[1]["output_tokens"]
+    finally:
+        with t.http() as c:
+            c.delete("/v1/aliases/watched")
+            c.delete("/v1/captures")
