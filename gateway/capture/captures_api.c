@@ -9,7 +9,7 @@
  *     POST   captures/{id}/answers what another version answers to the same: {"version", "content"}
  *     DELETE captures[/{id}]       gone from the disk when it is answered
  *
- * An export is written into a file without a name below $WEFT_DATA and sent from there, one at a time: who reads slowly holds no thread and no memory. Each
+ * An export is written into a file without a name in $WEFT_DATA/tmp and sent from there, one at a time: who reads slowly holds no thread and no memory. Each
  * handler runs on one of the database's threads. */
 #include "base/clock.h"
 #include "gateway/api/admin_api.h"
