@@ -5,6 +5,6 @@
 #include "gateway/registry/prompt_policy.h"
 
 const struct alias_part_row alias_part_row[ALIAS_PARTS] = {
-    [ALIAS_PROMPT] = {"prompt_policy", "UPDATE alias SET prompt_policy = ?2 WHERE row = ?1", prompt_policy_read, 0, "template"},
-    [ALIAS_CAPTURE] = {CAPTURE_FIELD, "UPDATE alias SET capture = ?2 WHERE row = ?1", capture_policy_read, SCOPE_KEYS, NULL},
+    [ALIAS_PROMPT] = {"prompt_policy", "UPDATE alias SET prompt_policy = ?2 WHERE row = ?1", prompt_policy_read, "template", 0},
+    [ALIAS_CAPTURE] = {CAPTURE_FIELD, "UPDATE alias SET capture = ?2 WHERE row = ?1", capture_policy_read, NULL, SCOPE_KEYS},
 };

@@ -11,8 +11,8 @@ struct alias_part_row {
     /* What a client says into the object that is stored, all defaults written out; *out NULL where v is NULL, null or {}. The caller owns it. ERR_INVALID
      * and ERR_MISSING name the field below. */
     int (*read)(const json_t *v, json_t **out, struct err *e);
-    unsigned scope;     /* that who sets or changes it needs beside SCOPE_WRITE; 0: none. Everybody who may write may take it away */
     const char *secret; /* member that the trail and events know by its SHA-256 alone; NULL: none */
+    unsigned scope;     /* that who sets or changes it needs beside SCOPE_WRITE; 0: none. Everybody who may write may take it away */
 };
 
 extern const struct alias_part_row alias_part_row[ALIAS_PARTS];
