@@ -30,6 +30,7 @@ struct upkeep;   /* gateway/backup/upkeep.h: upkeep_open() after ledger_recover(
 struct feed;     /* gateway/standby/feed.h: feed_open() after the database, before the listeners; feed_close() after them */
 struct docs;     /* gateway/api/openapi.h: docs_open() with the joined routes, before the listeners */
 struct blobs;    /* gateway/pool/blobs.h: blobs_open() after the pool, before the listeners; blobs_close() after them */
+struct captures; /* gateway/capture/capture.h: captures_open() after db, before the upkeep; captures_close() after it and quality_close() */
 struct quality;  /* gateway/quality/quality.h: quality_open() before the listeners, quality_close() after upstream_close() */
 struct evaluations; /* gateway/quality/evaluation.h: evaluations_open() before quality_open(), evaluations_close() after quality_close() */
 struct otlp;     /* gateway/observe/otlp.h: otlp_open() before the listeners, otlp_close() after the last request is over */
@@ -65,6 +66,7 @@ struct gateway {
     struct upkeep *upkeep;
     struct feed *feed;
     struct docs *docs;
+    struct captures *captures;
     struct quality *quality;
     struct evaluations *evaluations;
     struct otlp *otlp; /* NULL: traces are told to nobody */
@@ -84,6 +86,7 @@ extern const struct http_route routes_adapters[];  /* adapters_api.c: /v1/adapte
 extern const struct http_route routes_uploads[];   /* uploads_api.c: uploads in parts and imports, beside them */
 extern const struct http_route routes_aliases[];   /* aliases_api.c: /v1/aliases... */
 extern const struct http_route routes_adapters_admin[]; /* adapters_api.c, of the admin listener: all tenants' */
+extern const struct http_route routes_captures[], routes_captures_admin[]; /* captures_api.c: /v1/captures..., and a tenant's sum and stop for the operator */
 extern const struct http_route routes_usage[];     /* usage_api.c: /v1/usage and under /t/{tenant} */
 extern const struct http_route routes_adjustments[], routes_adjustments_admin[]; /* adjustments_api.c: corrections of what was billed */
 extern const struct http_route routes_stats[], routes_stats_admin[]; /* stats_api.c: series, top lists, latency, aborts */

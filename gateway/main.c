@@ -31,6 +31,7 @@
 #include "gateway/api/openapi.h"
 #include "gateway/backup/backup.h"
 #include "gateway/backup/upkeep.h"
+#include "gateway/capture/capture.h"
 #include "gateway/db/db_audit.h"
 #include "gateway/export/export_files.h"
 #include "gateway/export/export_stream.h"
@@ -181,7 +182,7 @@ static int open_state(struct program *p, struct err *e)
     if (!g->kept) return err_set(e, ERR_NO_MEMORY, "no memory for sums of days");
     if (!g->metrics) return err_set(e, ERR_NO_MEMORY, "no memory for the metrics");
     ledger_set_metrics(g->ledger, g->metrics);
-    if (prices_open(&g->prices, g->db, e) || takeover_read(g->db, g->takeover, e)) return -1;
+    if (captures_open(&g->captures, g->db, e) || prices_open(&g->prices, g->db, e) || takeover_read(g->db, g->takeover, e)) return -1;
     ledger_set_limits(g->ledger, NULL, g->prices);
     return 0;
 }
@@ -402,6 +403,7 @@ static void close_all(struct program *p)
     docs_close(g->docs);
     once_close(g->once);
     upkeep_close(g->upkeep);
+    captures_close(g->captures);
     feed_close(g->feed);
     ledger_close(g->ledger);
     refused_stop(g->refused);

@@ -21,7 +21,7 @@ static const char *const live[] = {
     "webhook_hosts", "webhook_retry_s", "webhook_lag_rows", "webhook_lag_s",
     "access_log", "slow_ms", "otlp_percent",
     "max_waiting", "waiting_high", "memory_high", "disk_reserve",
-    "archive_months", "archive_keep_months", "backup_every_h", "backup_keep",
+    "archive_months", "archive_keep_months", "backup_every_h", "backup_keep", "capture_mb",
 };
 
 /* What a name ends in when its value is a secret itself, not the path of one. */

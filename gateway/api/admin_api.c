@@ -341,7 +341,7 @@ int admin_body(const struct http_request *r, const char *const *names, json_t **
 
 struct actor admin_actor(const struct http_request *r)
 {
-    return (struct actor){admin_who(r)->key, r->peer, r->id, r->layer};
+    return (struct actor){admin_who(r)->key, r->peer, r->id, r->layer, admin_who(r)->scopes};
 }
 
 /* --- audit, usage, ledger --- */

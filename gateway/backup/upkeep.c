@@ -3,6 +3,7 @@
  *     POST /admin/v1/backups -> reserved --audit row committed--> waiting -> running -> (complete: a folder) | failed (kept until eight later ones)
  *     POST .../verify        -> audit row -> a place in the queue -> verified.json in the folder
  *     every hour             -> ledger_archive()
+ *     every look             -> captures that have expired are unlinked
  *
  * A folder is the truth about what is complete; memory knows what is under way and what failed. The thread has a low priority, and what it calls
  * rests between its steps: requests go first. `lock` covers all of the struct but the folder's name; nothing is called under it. */
@@ -13,6 +14,7 @@
 #include "gateway/api/idempotency.h"
 #include "gateway/api/page.h"
 #include "gateway/backup/backup.h"
+#include "gateway/capture/capture.h"
 #include "gateway/ledger/ledger_archive.h"
 #include "gateway/live/event.h"
 #include "gateway/observe/meters.h"
@@ -442,6 +444,7 @@ static void step(struct upkeep *u)
     }
     if (!made && !checked && !due && !late && !u->stop) nap(u);
     pthread_mutex_unlock(&u->lock);
+    captures_expire(u->g->captures, now_s());
     if (made) make(u);
     else if (checked) verify(u);
     else if (late) archive(u);

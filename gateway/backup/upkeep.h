@@ -1,5 +1,5 @@
 /* Upkeep: what is slow and not urgent, one thing at a time on a thread of its own: closed months into files (ledger_archive.h), backups and their
- * verification (backup.h). One at a time, so no month moves while a backup is made.
+ * verification (backup.h), captures that have expired (gateway/capture). One at a time, so no month moves while a backup is made.
  *
  * Asked for by the API, or due: archives once an hour, a backup every backup_every_h hours. An end by SIGTERM interrupts what is under way: a backup is
  * then not made, an archive goes on at the next start. */

@@ -4,7 +4,7 @@
  *     SHARE: 10% (one target may be without: it gets the rest), or a plain weight (then all have one)
  *
  * Weights that go to the server are whole: per cent, or hundredths of one where a share is finer. A fallback chain has an
- * order instead of shares. What the alias said before and the line does not (policy, sticky, system prefix, prompt policy, evaluation, routing) stays: the
+ * order instead of shares. What the alias said before and the line does not (policy, sticky, system prefix, prompt policy, evaluation, routing, capture) stays: the
  * change is made on what is there, under its revision. */
 #include "gateway/cli/cli_command.h"
 #include "gateway/cli/cli_verbs.h"
@@ -134,7 +134,7 @@ static int targets_json(const struct cli *c, bool chain, json_t **out)
 /* What the alias is now: its fields for the new body, and its ETag; nothing of either where there is none. */
 static int look(const struct cli *c, const char *path, json_t *body, char etag[64])
 {
-    static const char *const kept[] = {"policy", "sticky", "system_prefix", "prompt_policy", "evaluation", "routing"};
+    static const char *const kept[] = {"policy", "sticky", "system_prefix", "prompt_policy", "evaluation", "routing", "capture"};
     struct cli_answer a;
     struct cli_ask ask = {.side = CLI_TENANT_SIDE, .method = "GET", .path = path, .expected = 404};
     int rc = cli_ask(c, &ask, &a);

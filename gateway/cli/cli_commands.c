@@ -11,6 +11,7 @@
 #define IMPORT_FIELDS (F(DESCRIPTION) | F(SHA256) | F(CONFIG_URL) | F(WEIGHTS_URL))
 #define ENGINE_FIELDS (F(KIND) | F(BASE) | F(MODEL) | F(LOCAL) | F(CAPACITY) | F(SECRET) | F(SETTING))
 #define SCHEDULE_FIELDS (F(EVERY) | F(FORMAT) | F(TENANT) | F(SINCE))
+#define CAPTURE_FILTER (F(ALIAS) | F(OF) | F(RATING_BELOW) | F(RATING_ABOVE))
 #define WAITING (F(WAIT) | F(TIMEOUT))
 #define PAGING (F(AFTER) | F(LIMIT))
 #define ONE(n) .least_args = n, .most_args = n
@@ -197,8 +198,8 @@ const struct cli_command cli_commands[] = {
     {"alias show", "NAME", ONE(1), TENANT("GET", "/v1/aliases/{0}"), SHOW(alias), .names = {CLI_ALIASES},
      .help = "one alias"},
     {"alias set", "NAME TARGET[=SHARE%],...", .least_args = 2, .most_args = CLI_ARGS_MAX,
-     .takes = F(POLICY) | F(STICKY) | F(SYSTEM_PREFIX) | F(PROMPT_POLICY) | F(EVALUATION) | F(ROUTING) | F(CREATE) | F(IF_MATCH),
-     .body = F(POLICY) | F(STICKY) | F(SYSTEM_PREFIX) | F(PROMPT_POLICY) | F(EVALUATION) | F(ROUTING), .run = cli_alias_set, TENANT("PUT", "/v1/aliases/{0}"),
+     .takes = F(POLICY) | F(STICKY) | F(SYSTEM_PREFIX) | F(PROMPT_POLICY) | F(EVALUATION) | F(ROUTING) | F(CAPTURE) | F(CREATE) | F(IF_MATCH),
+     .body = F(POLICY) | F(STICKY) | F(SYSTEM_PREFIX) | F(PROMPT_POLICY) | F(EVALUATION) | F(ROUTING) | F(CAPTURE), .run = cli_alias_set, TENANT("PUT", "/v1/aliases/{0}"),
      SHOW(alias), .names = {CLI_ALIASES, CLI_ADAPTERS},
      .help = "where a name leads: ADAPTER, ADAPTER@VERSION or base:NAME; shares make a canary, one without a share "
              "gets the rest",
@@ -209,6 +210,25 @@ const struct cli_command cli_commands[] = {
      .names = {CLI_ALIASES}, .help = "back to what it was before its last change"},
     {"alias rm", "NAME", ONE(1), .takes = F(IF_MATCH), TENANT("DELETE", "/v1/aliases/{0}"), DONE("is removed"),
      .names = {CLI_ALIASES}, .help = "remove an alias"},
+
+    /* --- captured conversations --- */
+    {"capture list", "", .takes = F(ALIAS) | PAGING, .query = F(ALIAS), TENANT("GET", "/v1/captures"), LIST(capture),
+     .help = "conversations that aliases with --capture kept, the newest first; without their texts"},
+    {"capture show", "ID", ONE(1), TENANT("GET", "/v1/captures/{0}"), SHOW(capture), .help = "one of them; --json has the texts"},
+    {"capture summary", "", TENANT("GET", "/v1/captures/summary"), SHOW(capture_summary), .help = "how many there are, and how large"},
+    {"capture stop", "", TENANT("PUT", "/v1/captures/stop"), .fixed = "{\"stopped\":true}", SHOW(capture_summary),
+     .help = "keep nothing from now on, whatever aliases say; what is there stays until it expires or is removed"},
+    {"capture resume", "", TENANT("PUT", "/v1/captures/stop"), .fixed = "{\"stopped\":false}", SHOW(capture_summary), .help = "the end of the stop"},
+    {"capture rm", "ID", ONE(1), TENANT("DELETE", "/v1/captures/{0}"), DONE("is removed"), .help = "remove one, from the disk too"},
+    {"capture clear", "", .takes = F(ALIAS), .query = F(ALIAS), TENANT("DELETE", "/v1/captures"), DONE("captures are removed"), .help = "remove all, or those of --alias"},
+    {"capture export", "[FILE]", .most_args = 1, .takes = CAPTURE_FILTER | F(ANSWER) | F(DISAGREEMENTS) | F(CUT), .query = CAPTURE_FILTER | F(ANSWER) | F(DISAGREEMENTS) | F(CUT),
+     .run = cli_capture_export, .names = {CLI_FILE_NAME}, TENANT("GET", "/v1/captures/export"),
+     .help = "a training set: JSON lines {\"messages\", \"weft\"} into FILE (-: stdout)",
+     .examples = "weft capture export train.jsonl --alias support --of big@3\nweft capture export next.jsonl --rating-below 0 --answer big@3\n"
+                 "weft capture export next.jsonl --disagreements big@3,small@1"},
+    {"capture compare", "", .takes = F(ALIAS) | F(OF) | F(WITH) | F(LIMIT) | F(MAX_TOKENS), .needs = F(WITH), .run = cli_capture_compare,
+     .help = "ask another version the same, on the tenant's account, and keep its answers beside (the newest 100, or --limit)",
+     .examples = "weft capture compare --alias support --with small@1 --limit 200"},
 
     /* --- engines and the server --- */
     {"engine add", "NAME [URL]", .least_args = 1, .most_args = 2, .takes = ENGINE_FIELDS | F(IDEMPOTENCY_KEY),

@@ -36,7 +36,8 @@ struct cli_view {
 
 extern const struct cli_view cli_view_tenant, cli_view_key, cli_view_admin_key, cli_view_adapter, cli_view_version,
     cli_view_upload, cli_view_alias, cli_view_engine, cli_view_engine_token, cli_view_event, cli_view_quarantine, cli_view_evaluation, cli_view_price, cli_view_audit, cli_view_model,
-    cli_view_request, cli_view_validation, cli_view_now, cli_view_schedule, cli_view_webhook, cli_view_webhook_test, cli_view_backup, cli_view_standby, cli_view_feedback;
+    cli_view_request, cli_view_validation, cli_view_now, cli_view_schedule, cli_view_webhook, cli_view_webhook_test, cli_view_backup, cli_view_standby, cli_view_feedback,
+    cli_view_capture, cli_view_capture_summary;
 
 void cli_table(const struct cli_view *view, const json_t *rows); /* array of objects; columns of CLI_IN_LIST */
 void cli_rows(const struct cli_view *view, const json_t *rows, bool heads); /* the same; heads false: rows alone */

@@ -20,6 +20,8 @@ int cli_adapter_versions(const struct cli *c);
 int cli_adapter_wait(const struct cli *c);
 int cli_adapter_act(const struct cli *c); /* the row's request, then --wait */
 int cli_alias_set(const struct cli *c);
+int cli_capture_export(const struct cli *c);
+int cli_capture_compare(const struct cli *c);
 int cli_engine_add(const struct cli *c);
 int cli_engine_tokens(const struct cli *c);
 int cli_settings(const struct cli *c);

@@ -96,6 +96,7 @@ static const struct cli_column alias[] = {
     {"prompt policy", "prompt_policy", CLI_JSON_CELL, CLI_IN_SHOW},
     {"evaluation", "evaluation", CLI_JSON_CELL, CLI_IN_SHOW},
     {"routing", "routing", CLI_JSON_CELL, CLI_IN_SHOW},
+    {"capture", "capture", CLI_JSON_CELL, CLI_IN_SHOW},
     {"changed", "changed_at|updated_at|changed", CLI_TIME_CELL, CLI_IN_BOTH},
     {"created", "created_at|created", CLI_TIME_CELL, CLI_IN_SHOW},
     {"revision", "revision", CLI_COUNT_CELL, CLI_IN_BOTH},
@@ -365,3 +366,23 @@ static const struct cli_column webhook_test[] = {
     {"milliseconds", "duration_ms", CLI_COUNT_CELL, CLI_IN_BOTH},
 };
 VIEW(webhook_test, webhook_test);
+
+static const struct cli_column capture[] = {
+    {"id", "id", CLI_TEXT, CLI_IN_BOTH},
+    {"alias", "alias", CLI_TEXT, CLI_IN_BOTH},
+    {"version", "version", CLI_TEXT, CLI_IN_SHOW},
+    {"created", "created_at", CLI_TIME_CELL, CLI_IN_BOTH},
+    {"expires", "expires_at", CLI_TIME_CELL, CLI_IN_BOTH},
+    {"size", "bytes", CLI_BYTES_CELL, CLI_IN_LIST},
+    {"finish", "finish_reason", CLI_TEXT, CLI_IN_SHOW},
+    {"redacted", "redacted", CLI_JSON_CELL, CLI_IN_SHOW},
+};
+VIEW(capture, capture);
+
+static const struct cli_column capture_summary[] = {
+    {"captures", "captures", CLI_COUNT_CELL, CLI_IN_SHOW},
+    {"size", "bytes", CLI_BYTES_CELL, CLI_IN_SHOW},
+    {"at most", "bytes_max", CLI_BYTES_CELL, CLI_IN_SHOW},
+    {"stopped", "stopped", CLI_YES, CLI_IN_SHOW},
+};
+VIEW(capture_summary, capture_summary);

@@ -28,6 +28,7 @@ function editor(alias, bases, {owner, reload, write}) {
   const prompt = h("textarea.mono", {id: "prompt-policy", value: alias.prompt_policy ? JSON.stringify(alias.prompt_policy, null, 1) : "", maxlength: 65536, disabled: !write, spellcheck: "false", placeholder: '{"truncate": {"max_tokens": 2048, "last_turns": 2}}', "aria-label": "Prompt policy"});
   const judged = h("textarea.mono", {id: "evaluation", value: alias.evaluation ? JSON.stringify(alias.evaluation, null, 1) : "", maxlength: 65536, disabled: !write, spellcheck: "false", placeholder: '{"sample": 0.1, "rules": [{"name": "short", "kind": "length", "unit": "words", "max": 100}]}', "aria-label": "Evaluation"});
   const routing = h("textarea.mono", {id: "routing", value: alias.routing ? JSON.stringify(alias.routing, null, 1) : "", maxlength: 4096, disabled: !write, spellcheck: "false", placeholder: '{"error_cost": 3}', "aria-label": "Routing"});
+  const capture = h("textarea.mono", {id: "capture", value: alias.capture ? JSON.stringify(alias.capture, null, 1) : "", maxlength: 65536, disabled: !write, spellcheck: "false", placeholder: '{"sample": 0.1, "expires_days": 30}', "aria-label": "Capture"});
   const save = button("Save", null, {kind: "first", id: "save"});
   save.type = "submit";
 
@@ -41,7 +42,7 @@ function editor(alias, bases, {owner, reload, write}) {
   const repaintShares = () => where.querySelectorAll(".shown").forEach((at, i) => fill(at, share(total() ? rows[i].weight / total() : 0)));
   const paint = () => fill(where, rows.map((r, i) => line(r, i, total())), write && rows.length < (policy.value === "fallback" ? 4 : TARGETS_MAX) ? h("div", null, button("Add a target", () => { rows.push({text: "", weight: 0}); paint(); document.getElementById(`target-${rows.length - 1}`).focus(); }, {kind: "small", id: "add"})) : null);
 
-  const body = () => ({policy: policy.value, sticky: sticky.value, system_prefix: prefix.value, prompt_policy: parsed(prompt, "prompt policy"), evaluation: parsed(judged, "evaluation"), routing: parsed(routing, "routing"), targets: rows.filter(r => r.text).map(r => { const [name, version] = r.text.split("@"), weight = policy.value === "weighted" ? {weight: r.weight} : {}; return bases.has(r.text) ? {base: r.text, ...weight} : {adapter: name, ...(version ? {version: Number(version)} : {}), ...weight}; })});
+  const body = () => ({policy: policy.value, sticky: sticky.value, system_prefix: prefix.value, prompt_policy: parsed(prompt, "prompt policy"), capture: parsed(capture, "capture"), evaluation: parsed(judged, "evaluation"), routing: parsed(routing, "routing"), targets: rows.filter(r => r.text).map(r => { const [name, version] = r.text.split("@"), weight = policy.value === "weighted" ? {weight: r.weight} : {}; return bases.has(r.text) ? {base: r.text, ...weight} : {adapter: name, ...(version ? {version: Number(version)} : {}), ...weight}; })});
   const submit = async e => {
     e.preventDefault();
     save.disabled = true;
@@ -52,7 +53,7 @@ function editor(alias, bases, {owner, reload, write}) {
     } finally { save.disabled = false; }
   };
   paint();
-  return h("form.stack", {onsubmit: submit}, h("datalist", {id: "targets"}), h("div.two", null, field("Policy", policy), field("Sticks to", sticky)), h("h3", null, "Targets"), where, field("System prefix", prefix, "Stands in front of every request's own system message; a secret may be in it, so the trail keeps only its hash."), field("Prompt policy", prompt, "What is done with prompts before the model reads them, as JSON; empty: nothing."), field("Evaluation", judged, "Which share of answers is judged, and by what, as JSON; empty: none."), field("Routing", routing, "Of a chain of two, the small model and the large one: which is asked, as JSON; empty: in order."), fault, write && h("div.row", null, save));
+  return h("form.stack", {onsubmit: submit}, h("datalist", {id: "targets"}), h("div.two", null, field("Policy", policy), field("Sticks to", sticky)), h("h3", null, "Targets"), where, field("System prefix", prefix, "Stands in front of every request's own system message; a secret may be in it, so the trail keeps only its hash."), field("Prompt policy", prompt, "What is done with prompts before the model reads them, as JSON; empty: nothing."), field("Evaluation", judged, "Which share of answers is judged, and by what, as JSON; empty: none."), field("Routing", routing, "Of a chain of two, the small model and the large one: which is asked, as JSON; empty: in order."), field("Capture", capture, "Which conversations are kept, redacted, for training (docs/DISTILL.md); empty: none. Needs a key of the role admin."), fault, write && h("div.row", null, save));
 }
 
 async function offer(node, owner, signal) {

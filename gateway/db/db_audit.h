@@ -14,6 +14,7 @@ struct actor {
     const char *ip;      /* address, or "" */
     const char *request; /* request id, or "" */
     struct once *once;   /* its Idempotency-Key: a POST's job hands its answer to once_keep(); NULL: it has none */
+    unsigned scopes;     /* of the key, bits of enum scope; 0: not said */
 };
 
 struct audit {

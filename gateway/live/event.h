@@ -1,6 +1,6 @@
 /* Events: what happened to a tenant's things or the operator's, one row each, written by the transaction that made it
  * happen. Lists go by seq; webhooks read them later. Types are words with a dot: "version.ready", "version.failed",
- * "version.quarantined", "request.quarantined", "tenant.quarantined", "alias.changed", "budget.soft", "budget.hard", "engine.ejected", "engine.back",
+ * "version.quarantined", "request.quarantined", "tenant.quarantined", "alias.changed", "capture.stopped", "capture.resumed", "capture.deleted", "budget.soft", "budget.hard", "engine.ejected", "engine.back",
  * "usage.adjusted", "evaluation.below", "evaluation.recovered". */
 #pragma once
 #include "gateway/db/db.h"

@@ -9,6 +9,7 @@
 #include "base/version.h"
 #include "gateway/api/admin_api.h"
 #include "gateway/backup/upkeep.h"
+#include "gateway/capture/capture.h"
 #include "gateway/export/export_files.h"
 #include "gateway/observe/meters.h"
 #include "gateway/observe/otlp.h"
@@ -108,6 +109,7 @@ static void look_around(struct gateway *g)
     metric_set(g->metrics, GM_RETRIES, NULL, (double)ledger_retried(g->ledger));
     metric_set(g->metrics, GM_WRITABLE, NULL, db_writable(g->db));
     metric_set(g->metrics, GM_QUALITY_WAITING, NULL, quality_waiting(g->quality));
+    metric_set(g->metrics, GM_CAPTURE_BYTES, NULL, (double)captures_sum(g->captures, NULL).bytes);
     metric_set(g->metrics, GM_TRACES_WAITING, NULL, otlp_waiting(g->otlp));
     metric_set(g->metrics, GM_QUARANTINED_ADAPTERS, NULL, registry_count_in(g->registry, NULL, VERSION_QUARANTINED));
     metric_set(g->metrics, GM_QUARANTINED_REQUESTS, NULL, blame_count(g->blame, NULL, clock_mono_us()));

@@ -11,6 +11,8 @@
  * Worker threads. */
 #include "gateway/proxy/chat_api.h"
 #include "base/json.h"
+#include "gateway/capture/capture.h"
+#include "gateway/capture/capture_policy.h"
 #include "gateway/observe/observe.h"
 #include "gateway/proxy/chat_ask.h"
 #include "gateway/proxy/quarantine.h"
@@ -232,6 +234,42 @@ static int add_routes(struct http_request *r, const struct chat_ask *w, json_t *
     return 0;
 }
 
+/* The request as it is kept: what the engine reads, and beside it the passages that the client sent for who judges the answer. */
+static int kept_body(const struct http_request *r, json_t *root, bool rag, struct buf *out, struct err *e)
+{
+    json_t *said = NULL, *kept = NULL;
+    if (rag && json_parse(r->body, r->body_len, &said, e)) return -1;
+    kept = rag ? json_copy_top(root) : json_incref(root);
+    if (kept && rag) json_object_set(kept, "metadata", json_object_get(said, "metadata"));
+    int rc = kept && json_dump(kept, false, out) == 0 ? 0 : err_set(e, ERR_NO_MEMORY, "no memory for the request");
+    json_decref(kept);
+    json_decref(said);
+    return rc;
+}
+
+/* Is it looked at afterwards? Where the alias captures it is kept as the engine reads it, prefix and template in place, and log-probabilities may be asked for
+ * that the client does not get. */
+static int pick(struct http_request *r, const struct chat_ask *w, struct choice *c, json_t *root, struct upstream_ask *ask, struct err *e)
+{
+    struct gateway *g = r->server_user;
+    struct buf body;
+    if (c->part[ALIAS_CAPTURE] && !captures_on(g->captures, ((struct principal *)r->user)->tenant)) {
+        free(c->part[ALIAS_CAPTURE]);
+        c->part[ALIAS_CAPTURE] = NULL;
+    }
+    if (!c->part[ALIAS_CAPTURE]) {
+        ask->watch = quality_pick(g->quality, c->part, r->id, r->body, r->body_len);
+        return 0;
+    }
+    int top = w->chat ? capture_policy_top(c->part[ALIAS_CAPTURE]) : 0;
+    buf_init(&body, 8 * (size_t)BODY_CAP);
+    int rc = kept_body(r, root, w->rag, &body, e);
+    if (rc == 0) ask->watch = quality_pick(g->quality, c->part, r->id, body.data, body.len);
+    if (ask->watch && !c->part[ALIAS_CAPTURE]) ask->strip = capture_ask_logprobs(root, top); /* it was taken: the draw picked it */
+    buf_close(&body);
+    return rc;
+}
+
 /* Everything up to the admission. 0: `ask` is complete. -1: what it holds is to be dropped. */
 static int prepare(struct http_request *r, json_t **root, struct upstream_ask *ask, struct limit_wish *limited,
                    struct err *e)
@@ -256,9 +294,9 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     size_t prefix = c.prefix ? strlen(c.prefix) : 0;
     if (rc == 0 && c.part[ALIAS_PROMPT]) rc = prompt_policy_apply(c.part[ALIAS_PROMPT], end->chat, *root, e);
     ask->policy = json_object_get(*root, PROMPT_FIELD) != NULL;
-    if (rc == 0 && c.aliased && !a->who.judge) ask->watch = quality_pick(g->quality, c.part, r->id, r->body, r->body_len);
     if (rc == 0 && prefix) rc = chat_ask_prefix(*root, end->chat, c.prefix, e);
-    if (rc == 0 && c.part[ALIAS_ROUTING]) rc = trial_plan(r, &w, *root, &c, &ask->trial, e);
+    if (rc == 0 && c.aliased && !a->who.judge) rc = pick(r, &w, &c, *root, ask, e);
+    if (rc == 0 && c.part[ALIAS_ROUTING]) rc = trial_plan(r, &w, *root, &c, &ask->trial, e); /* after what a capture asks for: that is looked at, too */
     if (rc == 0) rc = add_routes(r, &w, *root, &c, ask, &context, e);
     choice_close(g->registry, &c);
     if (rc) return -1;

@@ -84,6 +84,7 @@ static struct exchange *exchange_new(struct upstream *u, struct http_request *r,
     x->policy = ask->policy;
     x->watch = ask->watch;
     x->trial = ask->trial;
+    x->strip = ask->strip;
     memcpy(route, ask->route, (size_t)ask->nroutes * sizeof *route);
     x->nroutes = ask->nroutes;
     x->route = x->at = route;

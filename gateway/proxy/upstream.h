@@ -43,6 +43,7 @@ struct upstream_ask {
     const char *path;     /* of the engine's route: "/v1/chat/completions" */
     const char *named_by; /* the field that says which adapters: "model" or "adapters" */
     struct watch *watch;  /* gateway/quality/quality.h; NULL: nobody looks at it afterwards. Taken over by upstream_start() */
+    bool strip;           /* log-probabilities were asked for beyond what the client wants: gateway/proxy/logprobs_strip.h */
     bool policy;          /* the bodies ask for a prompt policy, which not all engines know */
     struct upstream_route route[UPSTREAM_ROUTES];
     int nroutes;

@@ -16,6 +16,7 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/retry_after.h"
+#include "gateway/proxy/logprobs_strip.h"
 #include "gateway/proxy/quarantine.h"
 #include "gateway/proxy/upstream_impl.h"
 #include "gateway/quality/quality.h"
@@ -278,9 +279,19 @@ void exchange_on_head(void *u, const struct client_reply *r)
     pthread_mutex_unlock(&x->write);
 }
 
+static int write_stripped(struct exchange *x, const char *bytes, size_t n, uint64_t mark)
+{
+    struct buf out;
+    buf_init(&out, n + RELAY_LINE_MAX);
+    int rc = logprobs_strip_lines(bytes, n, &out) ? -1 : http_stream_write(x->stream, out.data, out.len, mark);
+    buf_close(&out);
+    return rc;
+}
+
 static int write_stream(struct exchange *x, const char *bytes, size_t n, uint64_t mark)
 {
     struct buf named;
+    if (x->strip && !x->relay.error) return write_stripped(x, bytes, n, mark);
     if (!x->relay.error || !x->at->nneeds) return http_stream_write(x->stream, bytes, n, mark);
     buf_init(&named, UPSTREAM_ADAPTERS * (n + RELAY_LINE_MAX));
     add_named(x, bytes, n, &named);
@@ -478,6 +489,18 @@ static void refused(struct exchange *x)
     }
 }
 
+/* The watch gets the answer as it came, the client without what it did not ask for. */
+static int strip_whole(struct exchange *x)
+{
+    struct buf out;
+    buf_init(&out, EXCHANGE_ANSWER_MAX);
+    if (x->watch) quality_feed(x->watch, x->answer.data, x->answer.len);
+    int rc = logprobs_strip(x->answer.data, x->answer.len, &out);
+    buf_close(&x->answer);
+    x->answer = out;
+    return rc;
+}
+
 /* An answer that is not a stream: its counts, and its words where the engine's kind has others. */
 static void whole_over(struct exchange *x)
 {
@@ -494,7 +517,9 @@ static void whole_over(struct exchange *x)
         relay_usage(x->answer.data, x->answer.len, &x->relay.counts);
         rc = x->relay.counts.known ? 0 : -1;
     }
-    if (rc == 0 && trial_reads(x) && trial_whole(x) == TRIAL_ESCALATE) {
+    bool moves = rc == 0 && trial_reads(x) && trial_whole(x) == TRIAL_ESCALATE;
+    if (rc == 0 && !moves && x->strip) rc = strip_whole(x); /* the trial reads them first */
+    if (moves) {
         trial_escalate(x);
     } else if (rc == 0) {
         pass_whole(x);

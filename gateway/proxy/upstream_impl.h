@@ -91,6 +91,7 @@ struct exchange {
     struct outcome out;
     int64_t delivered;     /* once it is settled */
     struct observed *seen; /* or NULL */
+    bool strip;            /* the client's answer has no log-probabilities, the watch's has */
     struct watch *watch;   /* what goes to the client is copied there; NULL: it was not picked */
 
     /* Covered by the upstream's lock. */

@@ -38,7 +38,7 @@ int64_t exchange_now(const struct exchange *x) { return x->adm.t_start + (clock_
 /* What it kept of the answer goes to those who look at it afterwards. */
 static void hand_watch(struct exchange *x, const struct settlement *s)
 {
-    if (!x->stream) quality_feed(x->watch, x->answer.data, x->answer.len);
+    if (!x->stream && !x->strip) quality_feed(x->watch, x->answer.data, x->answer.len);
     quality_put(x->g->quality, x->watch, &x->adm, s);
     x->watch = NULL;
 }

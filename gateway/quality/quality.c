@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/json.h"
 #include "base/log.h"
+#include "gateway/capture/capture.h"
 #include "gateway/gateway.h"
 #include "gateway/observe/meters.h"
 #include "gateway/proxy/json_walk.h"
@@ -53,6 +54,7 @@ struct quality {
 
 const struct quality_taker quality_taker[] = {
     {"evaluation", ALIAS_EVALUATION, evaluation_wanted, evaluation_take},
+    {"capture", ALIAS_CAPTURE, capture_wanted, capture_take},
     {NULL, ALIAS_PARTS, NULL, NULL},
 };
 

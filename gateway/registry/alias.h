@@ -21,7 +21,7 @@ extern const char *const alias_sticky_name[ALIAS_STICKIES];
 
 /* What an alias may say beyond where it leads: JSON objects, each read by the module that follows it (alias_parts.c has the rows). They stand in the alias's
  * row and in the snapshot as texts with all defaults written out; NULL there: the alias says nothing, which costs a request the look. */
-enum alias_part { ALIAS_PROMPT, ALIAS_EVALUATION, ALIAS_ROUTING, ALIAS_PARTS };
+enum alias_part { ALIAS_PROMPT, ALIAS_EVALUATION, ALIAS_ROUTING, ALIAS_CAPTURE, ALIAS_PARTS };
 #define ALIAS_PART_MAX 65536 /* bytes of a text */
 
 /* Who asks for what. */

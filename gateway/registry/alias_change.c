@@ -258,11 +258,22 @@ static int confirm(struct db *d, sqlite3 *c, struct putting *p, struct err *e)
     return !st || db_bind(st, e, "i", p->now.row) || db_done(st, e) ? -1 : 0;
 }
 
+/* A part that needs more than the right to write: set as it stands it is no change, and taken away it is everybody's. */
+static int check_parts(const struct putting *p, const struct draft *f, struct err *e)
+{
+    for (int i = 0; i < ALIAS_PARTS; i++) {
+        const struct alias_part_row *row = &alias_part_row[i];
+        if (!f->part[i] || !row->scope || p->s.by->scopes & (row->scope | SCOPE_ADMIN) || json_equal(f->part[i], json_object_get(p->now.body, row->field))) continue;
+        return err_field(e, ERR_FORBIDDEN, row->field, "'%s' is set by a key of the role admin, or by the operator.", row->field);
+    }
+    return 0;
+}
+
 static int change(struct db *d, sqlite3 *c, struct putting *p, const struct draft *f, const json_t *was,
                   const json_t *is, struct err *e)
 {
     if (was && json_equal(was, is)) return confirm(d, c, p, e);
-    if (write_row(d, c, p, f, e) || write_parts(d, c, p, f, e) || write_targets(d, c, p, f, e)) return -1;
+    if (check_parts(p, f, e) || write_row(d, c, p, f, e) || write_parts(d, c, p, f, e) || write_targets(d, c, p, f, e)) return -1;
     return note_alias(d, c, &p->s, p->created ? "alias.create" : "alias.update", was, is, e);
 }
 

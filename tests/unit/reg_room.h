@@ -14,7 +14,7 @@ struct reg_room {
     char tenant[2][UUID_LEN];
 };
 
-static const struct actor tester = {"test", "", "", NULL};
+static const struct actor tester = {"test", "", "", NULL, 0};
 
 static int reg_setup(void **state)
 {

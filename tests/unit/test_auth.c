@@ -11,7 +11,7 @@ struct auth_room {
     struct auth *auth;
 };
 
-static const struct actor tester = {"test", "127.0.0.1", "r", NULL};
+static const struct actor tester = {"test", "127.0.0.1", "r", NULL, 0};
 
 static int setup(void **state)
 {

@@ -650,7 +650,7 @@ static void after_a_lost_write_back_nothing_is_written_before_all_of_the_log_is_
 
 static int run_audit(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
-    struct actor by = {"key", "127.0.0.1", "request", NULL};
+    struct actor by = {"key", "127.0.0.1", "request", NULL, 0};
     json_t *after = json_pack("{si}", "n", *(int *)u);
     int rc = audit_add(d, c, &(struct audit){&by, "test.change", "thing", NULL, after}, e);
     json_decref(after);

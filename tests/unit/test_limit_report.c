@@ -17,7 +17,7 @@ struct report_room {
     struct limits *l;
 };
 
-static const struct actor tester = {"test", "", "", NULL};
+static const struct actor tester = {"test", "", "", NULL, 0};
 
 static void limit(struct report_room *g, const char *subject, const char *limits)
 {

@@ -338,7 +338,7 @@ class Answers:
 
     def alias(self, q, admin, *names):
         name = names[-1] if names else "prod"
-        return {"id": name, "object": "alias", "name": name, "targets": [{"adapter": "triage", "version": i + 1, "weight": x} for i, x in enumerate(self.w.alias_weights)], "policy": "weighted", "sticky": "user", "system_prefix": "You sort letters.", "prompt_policy": None, "evaluation": None, "revision": self.w.alias_revision, "created_at": self.w.now - 9 * DAY, "changed_at": self.w.now - 3600, "can_roll_back": True}
+        return {"id": name, "object": "alias", "name": name, "targets": [{"adapter": "triage", "version": i + 1, "weight": x} for i, x in enumerate(self.w.alias_weights)], "policy": "weighted", "sticky": "user", "system_prefix": "You sort letters.", "prompt_policy": None, "evaluation": None, "capture": None, "revision": self.w.alias_revision, "created_at": self.w.now - 9 * DAY, "changed_at": self.w.now - 3600, "can_roll_back": True}
 
     def aliases(self, q, admin, *_):
         return self.listed([self.alias(q, admin, n) for n in ("beta", "prod", "stable")], q, lambda a: a["id"])

@@ -7,7 +7,7 @@ import re
 import httpx
 
 from api_document import Document
-from gateway_process import DEMO
+from gateway_process import DEMO, until
 
 # Makers first, so that there is what the others look at; what takes away comes last.
 ORDER = {"post": 0, "put": 1, "get": 3, "patch": 4, "delete": 6}
@@ -29,7 +29,17 @@ class World:
         self.made_key = None
         self.documents = [Document(gateway.url, self.tenant.key), Document(gateway.admin_url, gateway.admin_key)]
         self.http = httpx.Client(timeout=30)
-        self.fed = {}  # operationId -> {parameter: value}
+        self.fed = {"addCaptureAnswer": {"id": self.capture()}}  # operationId -> {parameter: value}
+
+    def capture(self):
+        """Three conversations that an alias kept; the id of the last, to which something is added before lists are read."""
+        with self.tenant.http() as c:
+            r = c.put("/v1/aliases/kept", json={"targets": [{"adapter": "sql"}], "capture": {"sample": 1}})
+            assert r.status_code == 201, r.text
+            for _ in range(3):
+                assert self.tenant.ask("hello", "kept").status_code == 200
+            until(lambda: c.get("/v1/captures/summary").json()["captures"] == 3, what="captures")
+            return c.get("/v1/captures").json()["data"][0]["id"]
 
     def operations(self):
         """All of both listeners, in an order in which their examples can run: makers, actions, readers, changes, removers from the leaves up."""

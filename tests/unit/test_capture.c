@@ -1,0 +1,199 @@
+/* What of a text is redacted and what is not, what an alias may say of capture, and answers without what was asked for beyond the client's wish. */
+#include "base/json.h"
+#include "gateway/capture/capture_policy.h"
+#include "gateway/capture/redact.h"
+#include "gateway/proxy/logprobs_strip.h"
+#include <cmocka.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+static json_t *all_kinds(void)
+{
+    json_t *list = json_array();
+    for (int i = 0; redact_kind(i); i++) json_array_append_new(list, json_string(redact_kind(i)));
+    return list;
+}
+
+static const struct {
+    const char *text, *want;
+} texts[] = {
+    {"", ""},
+    {"Hello there, how are you?", "Hello there, how are you?"},
+    {"Mail a.b+c@example.co.uk now", "Mail [email] now"},
+    {"j\xc3\xbcrgen@b\xc3\xbc" "cher.example, ok", "[email], ok"},
+    {"a@b is no address", "a@b is no address"},
+    {"card 4111 1111 1111 1111.", "card [card]."},
+    {"card 4111-1111-1111-1111", "card [card]"},
+    {"card 5500005555555559", "card [card]"},
+    {"no card: 411111111111111", "no card: [phone]"}, /* fifteen digits whose sum is wrong */
+    {"10.1.2.3 and 256.1.1.1 and 1.2.3", "[ip] and 256.1.1.1 and 1.2.3"},
+    {"version 1.2.3.4.5", "version 1.2.3.4.5"},
+    {"at 2001:db8::1, at ::1", "at [ip], at [ip]"},
+    {"at 12:30:45 o'clock", "at 12:30:45 o'clock"},
+    {"call +47 22 33 41 30 or (030) 123-4567", "call [phone] or [phone]"},
+    {"call 0047 2233 4130!", "call [phone]!"},
+    {"order 1234567 of 2026-11-23, 12 pieces at 3.50", "order 1234567 of 2026-11-23, 12 pieces at 3.50"},
+    {"key sk-abcdefghijklmnop1234", "key [secret]"},
+    {"Authorization: Bearer abcdefghijklmnopqrst", "Authorization: Bearer [secret]"},
+    {"AKIAIOSFODNN7EXAMPLE", "[secret]"},
+    {"eyJhbGciOiJI.eyJzdWIiOiIx.c2ln", "[secret]"},
+    {"token=hunter22&x=1", "token=[secret]&x=1"},
+    {"dGhpcyBpcyBub3QgYSB3b3JkIDEyMzQ1Njc4OQ==", "[secret]"},
+    {"an-ordinary-hyphenated-chain-of-words-in-a-row", "an-ordinary-hyphenated-chain-of-words-in-a-row"},
+    {"-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY----- after", "[secret] after"},
+};
+
+static void a_text_loses_what_has_a_shape_and_nothing_else(void **state)
+{
+    (void)state;
+    json_t *kinds = all_kinds();
+    struct redactor *r;
+    struct err e = {0};
+    assert_int_equal(redactor_new(&r, kinds, NULL, &e), 0);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        struct buf out;
+        buf_init(&out, 4096);
+        if (redact_text(r, texts[i].text, strlen(texts[i].text), &out, &e)) fail_msg("%s: %s", texts[i].text, e.msg);
+        if (strcmp(out.data, texts[i].want) != 0) fail_msg("%s became %s, not %s", texts[i].text, out.data, texts[i].want);
+        buf_close(&out);
+    }
+    redactor_free(r);
+    json_decref(kinds);
+}
+
+static json_t *parsed(const char *text)
+{
+    json_t *v = json_load(text, strlen(text), JSON_DECODE_ANY, NULL);
+    assert_non_null(v);
+    return v;
+}
+
+static void an_object_is_redacted_in_all_its_strings_and_counted(void **state)
+{
+    (void)state;
+    json_t *kinds = parsed("[\"email\"]"), *patterns = parsed("[{\"name\":\"order\",\"regex\":\"ORD-\\\\d+\"}]");
+    json_t *v = parsed("{\"a\":[\"x@example.com\",{\"b\":\"ORD-1 and ORD-2\"}],\"n\":3,\"z\":null}");
+    json_t *want = parsed("{\"a\":[\"[email]\",{\"b\":\"[order] and [order]\"}],\"n\":3,\"z\":null}"), *counts = parsed("{\"email\":1,\"order\":2}");
+    struct redactor *r;
+    struct err e = {0};
+    json_t *out = NULL;
+    assert_int_equal(redactor_new(&r, kinds, patterns, &e), 0);
+    assert_int_equal(redact_json(r, v, &out, &e), 0);
+    json_t *found = redactor_counts(r);
+    assert_true(json_equal(out, want));
+    assert_true(json_equal(found, counts));
+    assert_int_equal(redactor_found(r), 3);
+    json_t *all[] = {kinds, patterns, v, want, counts, out, found};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) json_decref(all[i]);
+    redactor_free(r);
+}
+
+/* Patterns of strangers: one that backtracks without end, one that matches nothing everywhere, one that moves its own beginning. */
+static void a_pattern_that_meets_a_limit_fails_the_text(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *regex;
+        int rc;
+        const char *want;
+    } rows[] = {{"(a+)+$", -1, NULL}, {"x*", 0, "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!"}, {"a\\Ka*", 0, "a[p]!"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        json_t *patterns = json_pack("[{ss ss}]", "name", "p", "regex", rows[i].regex);
+        const char *text = "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa!";
+        struct redactor *r;
+        struct buf out;
+        struct err e = {0};
+        buf_init(&out, 4096);
+        assert_int_equal(redactor_new(&r, NULL, patterns, &e), 0);
+        int rc = redact_text(r, text, strlen(text), &out, &e);
+        if (rc != rows[i].rc || (rc == 0 && strcmp(out.data, rows[i].want) != 0)) fail_msg("%s: %d %s", rows[i].regex, rc, out.data);
+        if (rc) assert_int_equal(e.code, ERR_TOO_LARGE);
+        buf_close(&out);
+        redactor_free(r);
+        json_decref(patterns);
+    }
+}
+
+static void a_policy_is_stored_with_all_its_defaults(void **state)
+{
+    (void)state;
+    static const char *const nothing[] = {"null", "{}"};
+    struct err e = {0};
+    json_t *out = NULL, *v = parsed("{\"sample\":0.25}");
+    json_t *want = parsed("{\"sample\":0.25,\"expires_days\":30,\"max_rows\":5000,\"top_logprobs\":0,\"redact\":[\"secret\",\"email\",\"card\",\"ip\",\"phone\"],\"patterns\":[]}");
+    assert_int_equal(capture_policy_read(v, &out, &e), 0);
+    assert_true(json_equal(out, want));
+    json_decref(v);
+    json_decref(out);
+    for (size_t i = 0; i < 2; i++) {
+        v = parsed(nothing[i]);
+        assert_int_equal(capture_policy_read(v, &out, &e), 0);
+        assert_null(out);
+        json_decref(v);
+    }
+    assert_int_equal(capture_policy_top("{\"sample\":1,\"top_logprobs\":5}"), 5);
+    assert_int_equal(capture_policy_top("{\"sample\":1}"), 0);
+    json_decref(want);
+}
+
+static void log_probabilities_are_asked_for_only_where_the_client_said_nothing(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *body;
+        bool asked;
+    } rows[] = {{"{}", true}, {"{\"logprobs\":false}", true}, {"{\"logprobs\":null}", true}, {"{\"logprobs\":true}", false}, {"{\"logprobs\":true,\"top_logprobs\":2}", false}, {"{\"top_logprobs\":2}", false}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        json_t *v = parsed(rows[i].body);
+        assert_int_equal(capture_ask_logprobs(v, 5), rows[i].asked);
+        if (rows[i].asked) assert_int_equal(json_integer_value(json_object_get(v, "top_logprobs")), 5);
+        json_decref(v);
+    }
+    json_t *v = parsed("{}");
+    assert_false(capture_ask_logprobs(v, 0));
+    assert_int_equal(json_object_size(v), 0);
+    json_decref(v);
+}
+
+static const struct {
+    const char *in, *want;
+} strips[] = {
+    {"{\"id\":\"1\",\"choices\":[{\"index\":0,\"logprobs\":{\"content\":[{\"token\":\"}\\\"\"}]},\"x\":1},{\"logprobs\":null}],\"usage\":{}}",
+     "{\"id\":\"1\",\"choices\":[{\"index\":0,\"logprobs\":null,\"x\":1},{\"logprobs\":null}],\"usage\":{}}"},
+    {"{\"choices\":[{\"text\":\"\\\"logprobs\\\":{}\"}],\"logprobs\":{}}", "{\"choices\":[{\"text\":\"\\\"logprobs\\\":{}\"}],\"logprobs\":{}}"},
+    {"{\"choices\":[]}", "{\"choices\":[]}"},
+    {"{\"choices\":[{\"logprobs\":{", "{\"choices\":[{\"logprobs\":{"},
+    {"not JSON", "not JSON"},
+};
+
+static void an_answer_loses_its_log_probabilities_and_no_other_byte(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < sizeof strips / sizeof *strips; i++) {
+        struct buf out, line, lines, want;
+        buf_init(&out, 4096), buf_init(&line, 4096), buf_init(&lines, 4096), buf_init(&want, 4096);
+        assert_int_equal(logprobs_strip(strips[i].in, strlen(strips[i].in), &out), 0);
+        assert_string_equal(out.data, strips[i].want);
+        buf_addf(&line, ": c\n\ndata: %s\n\ndata: [DONE]\n", strips[i].in);
+        buf_addf(&want, ": c\n\ndata: %s\n\ndata: [DONE]\n", strips[i].want);
+        if (*strips[i].in != '{') buf_reset(&line), buf_adds(&line, want.data);
+        assert_int_equal(logprobs_strip_lines(line.data, line.len, &lines), 0);
+        assert_string_equal(lines.data, want.data);
+        buf_close(&out), buf_close(&line), buf_close(&lines), buf_close(&want);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_text_loses_what_has_a_shape_and_nothing_else),
+        cmocka_unit_test(an_object_is_redacted_in_all_its_strings_and_counted),
+        cmocka_unit_test(a_pattern_that_meets_a_limit_fails_the_text),
+        cmocka_unit_test(a_policy_is_stored_with_all_its_defaults),
+        cmocka_unit_test(log_probabilities_are_asked_for_only_where_the_client_said_nothing),
+        cmocka_unit_test(an_answer_loses_its_log_probabilities_and_no_other_byte),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
