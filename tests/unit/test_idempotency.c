@@ -132,7 +132,7 @@ static char *ask(struct once_room *x, const char *actor, const char *key, const 
         assert_int_equal(stored.status, 201);
         return stored.body;
     }
-    struct effect effect = {{actor, "", "", once}, answer, fails};
+    struct effect effect = {{actor, "", "", once, 0}, answer, fails};
     assert_int_equal(db_write_wait(x->r.db, run_effect, &effect, &e), fails ? -1 : 0);
     once_end(once);
     return NULL;
@@ -276,7 +276,7 @@ static void *race(void *u)
         err_clear(&e);
     }
     if (once) {
-        struct effect effect = {{"me", "", "", once}, "the only one", false};
+        struct effect effect = {{"me", "", "", once, 0}, "the only one", false};
         if (db_write_wait(me->x->r.db, run_effect, &effect, &e) == 0) ++*me->effects;
     } else {
         ++*me->repeated;
