@@ -2,14 +2,20 @@
 #include "gateway/capture/capture_policy.h"
 #include "gateway/capture/redact.h"
 #include "gateway/proxy/json_walk.h"
+#include <stdio.h>
 #include <string.h>
 
 #define NAME_LEN 32
 #define SAMPLE_LEAST 0.0001
 
+/* Names the field as who wrote it finds it: `capture.sample`. */
 static int fail(struct err *e, const struct err *why)
 {
-    return err_field(e, why->code, *why->param ? why->param : CAPTURE_FIELD, "%s", why->msg);
+    char field[sizeof why->param];
+    bool within = strncmp(why->param, CAPTURE_FIELD, sizeof CAPTURE_FIELD - 1) == 0;
+    if (within || snprintf(field, sizeof field, CAPTURE_FIELD "%s%s", *why->param ? "." : "", why->param) >= (int)sizeof field)
+        snprintf(field, sizeof field, "%s", within ? why->param : CAPTURE_FIELD);
+    return err_field(e, why->code, field, "%s", why->msg);
 }
 
 static int check_names(const json_t *v, const char *const *names, const char *where, struct err *e)

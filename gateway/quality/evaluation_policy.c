@@ -154,7 +154,7 @@ static int check_alert(const json_t *o, struct err *e)
     json_t *one;
     if (!rule || strcmp(rule, EVALUATION_OVERALL) == 0) return 0;
     if (strcmp(rule, EVALUATION_JUDGE) == 0 && json_object_get(o, "judge")) return 0;
-    if (strncmp(rule, "groundedness", 12) == 0 && json_object_get(o, "groundedness")) return 0;
+    if ((strcmp(rule, "groundedness") == 0 || strcmp(rule, "groundedness.ngrams") == 0) && json_object_get(o, "groundedness")) return 0;
     json_array_foreach(json_object_get(o, "rules"), i, one) if (strcmp(json_string_value(json_object_get(one, "name")), rule) == 0) return 0;
     return err_field(e, ERR_INVALID, WHERE ".alert.rule", "There is no score '%.64s' in this evaluation.", rule);
 }

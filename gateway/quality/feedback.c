@@ -19,25 +19,9 @@
 #include <string.h>
 
 #define READ_MS 2000
-#define RATING_WORD_MAX 8
 
 #define COLUMNS "f.request, coalesce(t.name, ''), f.t, f.key, f.model, f.alias, f.adapter, f.version, f.rating, f.label, f.comment"
 #define FROM " FROM feedback f LEFT JOIN tenant t ON t.id = f.tenant AND ?1 IS NULL "
-
-int feedback_rating(const json_t *body, double *out, struct err *e)
-{
-    const json_t *v = json_object_get(body, "rating");
-    const char *word = json_string_value(v);
-    if (!v) return err_field(e, ERR_MISSING, "rating", "'rating' is missing.");
-    double n = json_number_value(v);
-    if (word && (strcmp(word, "up") == 0 || strcmp(word, "down") == 0)) {
-        *out = strcmp(word, "up") == 0 ? 1 : -1;
-        return 0;
-    }
-    if (!json_is_number(v) || !(n >= -1 && n <= 1)) return err_field(e, ERR_INVALID, "rating", "'rating' must be \"up\", \"down\" or a number from -1 to 1.");
-    *out = n;
-    return 0;
-}
 
 /* --- to JSON --- */
 

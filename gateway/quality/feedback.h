@@ -19,8 +19,8 @@ struct feedback {
     const char *label, *comment;  /* "": none */
 };
 
-/* The rating of a body: "up", "down", or a number from -1 to 1. ERR_MISSING, ERR_INVALID. */
-int feedback_rating(const struct json_t *body, double *out, struct err *e);
+/* What a body says, {request_id, rating: "up" | "down" | -1 to 1, label, comment}; the rest of *f is left as it is, texts are the body's. ERR_MISSING, ERR_INVALID. */
+int feedback_read(const struct json_t *body, struct feedback *f, struct err *e);
 
 /* Keeps it, in the place of what was said before, and teaches the routes (or NULL); *out is it as JSON. ERR_NOT_FOUND: no settled request of this tenant. Blocks. */
 struct route_book;

@@ -18,14 +18,6 @@
 #define ALIAS_MAX NAME_MAX_LEN
 #define NUMBER_MAX 32
 
-static int read_body(const json_t *body, struct feedback *f, struct err *e)
-{
-    if (json_need_str(body, "request_id", UUID_LEN - 1, &f->request, e) || feedback_rating(body, &f->rating, e) ||
-        json_get_str(body, "label", FEEDBACK_LABEL_MAX, &f->label, NULL, e) || json_get_str(body, "comment", FEEDBACK_COMMENT_MAX, &f->comment, NULL, e))
-        return -1;
-    return uuid_is(f->request) ? 0 : err_field(e, ERR_INVALID, "request_id", "'request_id' must be the id of a request: an answer's x-request-id.");
-}
-
 static void post(struct http_request *r)
 {
     static const char *const fields[] = {"request_id", "rating", "label", "comment", NULL};
@@ -34,7 +26,7 @@ static void post(struct http_request *r)
     struct actor by = admin_actor(r);
     struct feedback f = {.tenant = admin_tenant(r), .key = admin_who(r)->key, .label = "", .comment = ""};
     json_t *body = NULL, *out = NULL;
-    int rc = admin_query_none(r, &e) || admin_body(r, fields, &body, &e) || read_body(body, &f, &e) || feedback_put(g->ledger, g->db, g->routing, &by, &f, &out, &e);
+    int rc = admin_query_none(r, &e) || admin_body(r, fields, &body, &e) || feedback_read(body, &f, &e) || feedback_put(g->ledger, g->db, g->routing, &by, &f, &out, &e);
     json_decref(body);
     if (rc)
         http_reply_error(r, &e);

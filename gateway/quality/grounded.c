@@ -112,7 +112,8 @@ static int read_passages(const json_t *rag, int ngram, struct passages *p, struc
         if (json_is_number(score)) {
             double v = json_number_value(score);
             out->score_least = out->scores && out->score_least < v ? out->score_least : v;
-            out->score_mean += (v - out->score_mean) / ++out->scores;
+            out->scores++;
+            out->score_mean += v / out->scores - out->score_mean / out->scores; /* their difference may be more than a double holds */
         }
         if (json_string_length(text) && read_text(p, json_string_value(text), json_string_length(text), ngram, e)) return -1;
     }

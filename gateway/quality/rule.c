@@ -1,6 +1,6 @@
 /* rule: the table of kinds, and those that need few lines.
  *
- * A pattern is compiled for each text it judges: ten microseconds on a thread where nobody waits, and nothing to keep. Its search has limits (MATCH_*), for
+ * A pattern is compiled for each text it judges: ten microseconds on a thread where nobody waits, and nothing to keep. Its search has limits (RULE_MATCH_STEPS, MATCH_*), for
  * PCRE2 backtracks and both pattern and text are strangers'; meeting one is "not scored", never "failed". */
 #include "gateway/quality/rule.h"
 #include "base/buf.h"
@@ -10,10 +10,18 @@
 #include <stdio.h>
 #include <string.h>
 
-#define MATCH_STEPS 1000000
 #define MATCH_DEPTH 2000
 #define MATCH_HEAP_KIB 4096
 #define LENGTH_MAX 1048576
+
+/* A note stands in JSON: what is left of a character that was cut goes. */
+static void end_note(struct verdict *v)
+{
+    size_t n = strlen(v->note), at = n;
+    bool whole;
+    while (at > 0 && n - at < 3 && ((unsigned char)v->note[at - 1] & 0xc0) == 0x80) at--;
+    if (at > 0 && (buf_utf8(v->note + at - 1, n - at + 1, &whole) != n - at + 1 || !whole)) v->note[at - 1] = 0;
+}
 
 void verdict_pass(struct verdict *v, bool passed, const char *why, ...)
 {
@@ -23,17 +31,19 @@ void verdict_pass(struct verdict *v, bool passed, const char *why, ...)
     va_start(args, why);
     vsnprintf(v->note, sizeof v->note, why, args);
     va_end(args);
+    end_note(v);
 }
 
 void verdict_skip(struct verdict *v, const char *why)
 {
     *v = (struct verdict){.scored = false};
     snprintf(v->note, sizeof v->note, "%s", why);
+    end_note(v);
 }
 
 /* --- patterns --- */
 
-int rule_match(const char *pattern, bool ignore_case, const char *s, size_t n, char why[RULE_NOTE_LEN])
+int rule_match(const char *pattern, bool ignore_case, const char *s, size_t n, uint32_t steps, char why[RULE_NOTE_LEN])
 {
     int code, rc;
     PCRE2_SIZE at;
@@ -41,7 +51,7 @@ int rule_match(const char *pattern, bool ignore_case, const char *s, size_t n, c
     pcre2_match_data *m = p && s ? pcre2_match_data_create(1, NULL) : NULL;
     pcre2_match_context *limits = m ? pcre2_match_context_create(NULL) : NULL;
     if (limits) {
-        pcre2_set_match_limit(limits, MATCH_STEPS);
+        pcre2_set_match_limit(limits, steps);
         pcre2_set_depth_limit(limits, MATCH_DEPTH);
         pcre2_set_heap_limit(limits, MATCH_HEAP_KIB);
         code = pcre2_match(p, (PCRE2_SPTR)s, n, 0, 0, m, limits);
@@ -65,7 +75,7 @@ static int regex_read(const json_t *v, json_t *to, struct err *e)
     if (json_need_str(v, "pattern", RULE_PATTERN_MAX, &pattern, e) || json_get_str(v, "expect", 16, &expect, NULL, e) || json_get_bool(v, "ignore_case", &ignore_case, NULL, e))
         return -1;
     if (strcmp(expect, "match") != 0 && strcmp(expect, "no_match") != 0) return err_field(e, ERR_INVALID, "expect", "'expect' must be match or no_match.");
-    if (rule_match(pattern, ignore_case, NULL, 0, why)) return err_field(e, ERR_INVALID, "pattern", "'pattern' is no regular expression: %.120s.", why);
+    if (rule_match(pattern, ignore_case, NULL, 0, 0, why)) return err_field(e, ERR_INVALID, "pattern", "'pattern' is no regular expression: %.120s.", why);
     json_object_set_new(to, "pattern", json_string(pattern));
     json_object_set_new(to, "expect", json_string(expect));
     json_object_set_new(to, "ignore_case", json_boolean(ignore_case));
@@ -76,7 +86,7 @@ static void regex_apply(const json_t *rule, const struct rule_text *t, struct ve
 {
     char why[RULE_NOTE_LEN];
     bool want = strcmp(json_string_value(json_object_get(rule, "expect")), "match") == 0;
-    int is = rule_match(json_string_value(json_object_get(rule, "pattern")), json_is_true(json_object_get(rule, "ignore_case")), t->s, t->n, why);
+    int is = rule_match(json_string_value(json_object_get(rule, "pattern")), json_is_true(json_object_get(rule, "ignore_case")), t->s, t->n, RULE_MATCH_STEPS, why);
     if (is < 0) verdict_skip(v, why);
     else verdict_pass(v, is == want, want ? "the pattern is not in the answer" : "the pattern is in the answer");
 }

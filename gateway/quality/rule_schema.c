@@ -2,8 +2,9 @@
  *
  * The whole answer must be the value, with white space around it at most; a fence of three backticks around it fails, as it fails for who parses the answer.
  * A keyword that would change what is valid and is not in the list is refused when the rule is set: nothing is judged by half a schema. What only describes
- * (title, format, ...) is passed over. `$ref` leads into the schema itself ("#", "#/$defs/..."); a schema that refers to itself is followed as deep as the
- * value goes. Validation has a budget of STEPS, because anyOf of references can ask for more than anybody has. */
+ * (title, format, ...) is passed over. `$ref` leads to a schema within the schema itself ("#", "#/$defs/..."), never into an enum or a default, which nobody has
+ * checked; a schema that refers to itself is followed as deep as the value goes. Validation has a budget of STEPS, because anyOf of references can ask for more
+ * than anybody has: a schema looked at is one, and so is each member, word or value that a keyword holds against the answer's. */
 #include "base/buf.h"
 #include "gateway/quality/rule.h"
 #include <math.h>
@@ -15,6 +16,10 @@
 #define STEPS 200000
 #define SCHEMA_MAX 32768 /* bytes, printed */
 #define REF_MAX 512
+#define PATTERN_STEPS 10         /* of the budget: what compiling a pattern costs */
+#define PATTERN_BYTES 64         /* and so many bytes of a text one more */
+#define PATTERN_TRY 2000         /* steps of a search that are within that */
+#define PATTERN_LONG (STEPS / 16) /* of the budget: a search that takes more */
 
 struct check {
     const json_t *root;
@@ -31,7 +36,17 @@ static bool no(struct check *c, const char *keyword, const char *more)
     return false;
 }
 
+/* False: there are no more steps; nothing counts that is said from then on. */
+static bool spend(struct check *c, size_t steps)
+{
+    c->gave_up |= steps > (size_t)(STEPS - c->steps);
+    if (!c->gave_up) c->steps += (int)steps;
+    return !c->gave_up;
+}
+
 /* --- types and values --- */
+
+static const char *const type_name[] = {"integer", "number", "string", "boolean", "object", "array", "null", NULL};
 
 static bool is_type(const char *name, const json_t *v)
 {
@@ -44,10 +59,27 @@ static bool is_type(const char *name, const json_t *v)
     return strcmp(name, "null") == 0 && json_is_null(v);
 }
 
+static bool equal(const json_t *a, const json_t *b);
+
+static bool equal_members(const json_t *a, const json_t *b)
+{
+    const char *name;
+    json_t *one;
+    json_object_foreach((json_t *)a, name, one) if (!equal(one, json_object_get(b, name))) return false;
+    return json_object_size(a) == json_object_size(b);
+}
+
+/* Numbers by what they are worth, at any depth: 1 is 1.0. The answer's depth is bounded by its parser, a schema's likewise. */
 static bool equal(const json_t *a, const json_t *b)
 {
+    if (json_is_integer(a) && json_is_integer(b)) return json_integer_value(a) == json_integer_value(b);
     if (json_is_number(a) && json_is_number(b)) return json_number_value(a) == json_number_value(b);
-    return json_equal(a, b);
+    if (json_is_object(a) && json_is_object(b)) return equal_members(a, b);
+    if (!json_is_array(a) || !json_is_array(b)) return json_equal(a, b);
+    size_t n = json_array_size(a);
+    for (size_t i = 0; i < n && n == json_array_size(b); i++)
+        if (!equal(json_array_get(a, i), json_array_get(b, i))) return false;
+    return n == json_array_size(b);
 }
 
 static bool on_type(struct check *c, const json_t *k, const json_t *schema, const json_t *v)
@@ -65,6 +97,7 @@ static bool on_enum(struct check *c, const json_t *k, const json_t *schema, cons
     size_t i;
     json_t *one;
     (void)schema;
+    if (!spend(c, json_array_size(k))) return false;
     json_array_foreach((json_t *)k, i, one) if (equal(one, v)) return true;
     return no(c, "enum", "");
 }
@@ -106,14 +139,19 @@ LIMIT(on_max_items, "maxItems", json_is_array(v), json_array_size(v), is <= boun
 LIMIT(on_min_members, "minProperties", json_is_object(v), json_object_size(v), is >= bound)
 LIMIT(on_max_members, "maxProperties", json_is_object(v), json_object_size(v), is <= bound)
 
+/* An answer may have thousands of strings, each of which takes a bad pattern to its limit: a few of these are all that is searched for. */
 static bool on_pattern(struct check *c, const json_t *k, const json_t *schema, const json_t *v)
 {
     char why[RULE_NOTE_LEN];
+    const char *pattern = json_string_value(k), *s = json_string_value(v);
+    size_t n = json_string_length(v);
     (void)schema;
-    if (!json_is_string(v)) return true;
-    int rc = rule_match(json_string_value(k), false, json_string_value(v), json_string_length(v), why);
+    if (!s) return true;
+    if (!spend(c, PATTERN_STEPS + n / PATTERN_BYTES)) return false;
+    int rc = rule_match(pattern, false, s, n, PATTERN_TRY, why);
+    if (rc < 0 && spend(c, PATTERN_LONG)) rc = rule_match(pattern, false, s, n, RULE_MATCH_STEPS, why);
     c->gave_up |= rc < 0;
-    return rc > 0 || no(c, "pattern", json_string_value(k));
+    return rc > 0 || no(c, "pattern", pattern);
 }
 
 /* --- objects and arrays --- */
@@ -123,6 +161,7 @@ static bool on_properties(struct check *c, const json_t *k, const json_t *schema
     const char *name;
     json_t *one;
     (void)schema;
+    if (!spend(c, json_object_size(k))) return false;
     json_object_foreach((json_t *)k, name, one)
     {
         const json_t *is = json_is_object(v) ? json_object_get(v, name) : NULL;
@@ -136,6 +175,7 @@ static bool on_required(struct check *c, const json_t *k, const json_t *schema, 
     size_t i;
     json_t *one;
     (void)schema;
+    if (!spend(c, json_array_size(k))) return false;
     json_array_foreach((json_t *)k, i, one) if (json_is_object(v) && !json_object_get(v, json_string_value(one))) return no(c, "required", json_string_value(one));
     return true;
 }
@@ -181,7 +221,7 @@ static bool on_unique(struct check *c, const json_t *k, const json_t *schema, co
     (void)schema;
     for (size_t i = 0; json_is_true(k) && i < n; i++)
         for (size_t j = 0; j < i; j++) {
-            if (c->steps++ >= STEPS) return c->gave_up = true, false;
+            if (!spend(c, 1)) return false;
             if (equal(json_array_get(v, i), json_array_get(v, j))) return no(c, "uniqueItems", "");
         }
     return true;
@@ -225,21 +265,7 @@ static bool on_not(struct check *c, const json_t *k, const json_t *schema, const
     return !valid(c, k, v) || no(c, "not", "");
 }
 
-/* Where "#/a/b" leads, or NULL. */
-static const json_t *follow(const json_t *root, const char *ref)
-{
-    char name[REF_MAX];
-    if (*ref++ != '#') return NULL;
-    while (root && *ref == '/') {
-        size_t n = strcspn(++ref, "/");
-        if (n >= sizeof name) return NULL;
-        memcpy(name, ref, n);
-        name[n] = 0;
-        root = json_is_array(root) ? json_array_get(root, strtoul(name, NULL, 10)) : json_object_get(root, name);
-        ref += n;
-    }
-    return *ref ? NULL : root;
-}
+static const json_t *follow(const json_t *root, const char *ref);
 
 static bool on_ref(struct check *c, const json_t *k, const json_t *schema, const json_t *v)
 {
@@ -274,12 +300,49 @@ static const struct keyword *keyword_of(const char *name)
     return NULL;
 }
 
+/* One name of a pointer (RFC 6901), ~0 and ~1 being ~ and /; how many bytes it took, 0: it is too long. */
+static size_t pointer_name(const char *at, char name[REF_MAX])
+{
+    size_t n = strcspn(at, "/"), len = 0;
+    if (n >= REF_MAX) return 0;
+    for (size_t i = 0; i < n; i++) {
+        bool escaped = at[i] == '~' && i + 1 < n && (at[i + 1] == '0' || at[i + 1] == '1');
+        name[len++] = !escaped ? at[i] : at[i + 1] == '0' ? '~' : '/';
+        i += escaped;
+    }
+    name[len] = 0;
+    return n;
+}
+
+static const json_t *element(const json_t *list, const char *name)
+{
+    return *name && strspn(name, "0123456789") == strlen(name) ? json_array_get(list, strtoul(name, NULL, 10)) : NULL;
+}
+
+/* Where "#/a/b" leads, if that is a schema's place; else NULL. */
+static const json_t *follow(const json_t *root, const char *ref)
+{
+    char name[REF_MAX];
+    enum shape within = A_SCHEMA; /* what root is: a schema, or a list or an object of them */
+    if (*ref++ != '#') return NULL;
+    while (root && *ref == '/') {
+        size_t n = pointer_name(++ref, name);
+        const struct keyword *w = within == A_SCHEMA ? keyword_of(name) : NULL;
+        if (within == A_SCHEMA && (!w || w->shape > NAMED_SCHEMAS)) return NULL;
+        root = within == SCHEMAS ? element(root, name) : json_object_get(root, name);
+        within = w ? w->shape : A_SCHEMA;
+        ref += n;
+    }
+    return *ref || within != A_SCHEMA ? NULL : root;
+}
+
 static bool valid(struct check *c, const json_t *schema, const json_t *v)
 {
     const char *name;
     json_t *k;
     bool holds = true;
-    if (c->depth >= DEPTH || c->steps++ >= STEPS) return c->gave_up = true, false;
+    if (c->depth >= DEPTH) c->gave_up = true;
+    if (!spend(c, 1)) return false;
     if (!json_is_object(schema)) return json_is_true(schema) || no(c, "false", "");
     c->depth++;
     json_object_foreach((json_t *)schema, name, k)
@@ -313,6 +376,19 @@ static bool all_strings(const json_t *k)
     return true;
 }
 
+static bool is_types(const json_t *k)
+{
+    size_t i;
+    json_t *one;
+    const char *const *p = type_name;
+    if (json_is_string(k)) {
+        while (*p && strcmp(*p, json_string_value(k)) != 0) p++;
+        return *p;
+    }
+    json_array_foreach((json_t *)k, i, one) if (!json_is_string(one) || !is_types(one)) return false;
+    return json_array_size(k) > 0;
+}
+
 static bool is_shape(enum shape shape, const json_t *k)
 {
     char why[RULE_NOTE_LEN];
@@ -325,10 +401,10 @@ static bool is_shape(enum shape shape, const json_t *k)
     case TEXT: return json_is_string(k);
     case REF: return json_is_string(k) && json_string_length(k) < REF_MAX;
     case NAMES: return json_is_array(k) && all_strings(k);
-    case TYPES: return json_is_string(k) || (json_array_size(k) > 0 && all_strings(k));
+    case TYPES: return is_types(k);
     case LIST: return json_is_array(k);
     case FLAG: return json_is_boolean(k);
-    case PATTERN: return json_is_string(k) && json_string_length(k) <= RULE_PATTERN_MAX && rule_match(json_string_value(k), false, NULL, 0, why) == 0;
+    case PATTERN: return json_is_string(k) && json_string_length(k) <= RULE_PATTERN_MAX && rule_match(json_string_value(k), false, NULL, 0, 0, why) == 0;
     case ANY: break;
     }
     return true;

@@ -1,11 +1,17 @@
-/* Bodies of tenants and operators: aliases, limits, prices, webhooks and what is to be sent once more. What is taken keeps to its bounds, and said again as it is
- * shown it is the same; what is refused has a field's name that stands in the body or is missing there. Input: a byte for which (its low 3 bits; the others: a
- * change rather than a new one), the body. */
+/* Bodies of tenants and operators: aliases, limits, prices, webhooks, what is to be sent once more, feedback, and each part of an alias by itself. What is taken keeps
+ * to its bounds, and said again as it is shown it is the same; what is refused has a field's name that stands in the body or is missing there. Input: a byte for
+ * which (its low 3 bits; the others: a change rather than a new one), the body. */
 #include "base/json.h"
+#include "base/sha256.h"
+#include "gateway/capture/capture_policy.h"
 #include "gateway/gateway.h"
 #include "gateway/ledger/price_store.h"
 #include "gateway/limits/limit_body.h"
+#include "gateway/quality/evaluation.h"
+#include "gateway/quality/feedback.h"
+#include "gateway/quality/route.h"
 #include "gateway/registry/alias_draft.h"
+#include "gateway/registry/alias_parts.h"
 #include "gateway/webhook/webhook_impl.h"
 #include "tests/fuzz/fuzz.h"
 
@@ -58,6 +64,101 @@ static void check_alias(const json_t *body, bool change)
     draft_close(&d);
     json_decref(twice);
     json_decref(shown);
+}
+
+/* --- parts of aliases --- */
+
+static void check_routing(const json_t *part, const char *text)
+{
+    struct route_rules r;
+    (void)text;
+    route_rules_of(part, &r);
+    FUZZ_NEED(r.tokens >= 0 && r.tokens <= ROUTE_TOKENS_MAX && r.error_cost > 0 && r.ratio >= 0 && r.ratio <= 1 && (unsigned)r.arm < ROUTE_ARMS);
+    FUZZ_NEED(r.tokens == json_integer_value(json_object_get(part, "probe_tokens")) && strcmp(route_arm_name[r.arm], json_string_value(json_object_get(part, "arm"))) == 0);
+}
+
+/* The number that is found without a tree is the tree's; it is asked for where the client did not ask. */
+static void check_capture(const json_t *part, const char *text)
+{
+    int top = capture_policy_top(text);
+    json_t *root = json_object();
+    FUZZ_NEED(top == json_integer_value(json_object_get(part, "top_logprobs")));
+    FUZZ_NEED(capture_ask_logprobs(root, top) == (top > 0) && json_integer_value(json_object_get(root, "top_logprobs")) == top);
+    FUZZ_NEED(!capture_ask_logprobs(root, top));
+    json_decref(root);
+}
+
+/* An alert's score is one that answers get. */
+static bool is_score(const json_t *part, const char *rule)
+{
+    static const struct {
+        const char *score, *of;
+    } scores[] = {{"overall", "sample"}, {"judge", "judge"}, {"groundedness", "groundedness"}, {"groundedness.ngrams", "groundedness"}};
+    size_t i;
+    json_t *one;
+    for (i = 0; i < sizeof scores / sizeof *scores; i++)
+        if (strcmp(rule, scores[i].score) == 0) return json_object_get(part, scores[i].of);
+    json_array_foreach(json_object_get(part, "rules"), i, one) if (strcmp(json_string_value(json_object_get(one, "name")), rule) == 0) return true;
+    return false;
+}
+
+static void check_evaluation(const json_t *part, const char *text)
+{
+    const json_t *alert = json_object_get(part, "alert");
+    FUZZ_NEED(!alert || is_score(part, json_string_value(json_object_get(alert, "rule"))));
+    double sample = json_number_value(json_object_get(part, "sample"));
+    FUZZ_NEED(sample >= 0 && sample <= 1 && strlen(text) <= EVALUATION_MAX);
+    FUZZ_NEED(json_object_get(part, "rules") || json_object_get(part, "groundedness") || json_object_get(part, "judge"));
+}
+
+/* A part is stored as text, which is read when it is followed. */
+static void check_stored(enum alias_part which, const json_t *part)
+{
+    static void (*const check[ALIAS_PARTS])(const json_t *part, const char *text) = {
+        [ALIAS_EVALUATION] = check_evaluation, [ALIAS_ROUTING] = check_routing, [ALIAS_CAPTURE] = check_capture};
+    char *text = dump(part);
+    json_t *back = NULL, *again = NULL;
+    FUZZ_NEED(json_parse(text, strlen(text), &back, NULL) == 0 && alias_part_row[which].read(back, &again, NULL) == 0);
+    FUZZ_NEED(json_equal(back, part) && json_equal(again, part));
+    if (check[which]) check[which](back, text);
+    json_decref(again);
+    json_decref(back);
+    free(text);
+}
+
+static void check_parts(const json_t *body, bool change)
+{
+    (void)change;
+    for (int i = 0; i < ALIAS_PARTS; i++) {
+        const char *field = alias_part_row[i].field;
+        json_t *part = NULL;
+        struct err e = {0};
+        if (alias_part_row[i].read(json_object_get(body, field), &part, &e)) {
+            FUZZ_NEED(!part && (e.code == ERR_INVALID || e.code == ERR_MISSING) && e.msg[0] && strncmp(e.param, field, strlen(field)) == 0);
+            FUZZ_NEED(!e.param[strlen(field)] || e.param[strlen(field)] == '.');
+        } else if (part) {
+            check_stored((enum alias_part)i, part);
+        }
+        json_decref(part);
+    }
+}
+
+/* --- feedback --- */
+
+static void check_feedback(const json_t *body, bool change)
+{
+    struct feedback f = {.label = "", .comment = ""}, again = f;
+    struct err e = {0};
+    (void)change;
+    if (feedback_read(body, &f, &e)) {
+        need_refused(body, &e);
+        return;
+    }
+    FUZZ_NEED(uuid_is(f.request) && f.rating >= -1 && f.rating <= 1 && strlen(f.label) <= FEEDBACK_LABEL_MAX && strlen(f.comment) <= FEEDBACK_COMMENT_MAX);
+    json_t *said = json_pack("{ss sf ss ss}", "request_id", f.request, "rating", f.rating, "label", f.label, "comment", f.comment);
+    FUZZ_NEED(said && feedback_read(said, &again, NULL) == 0 && again.rating == f.rating && strcmp(again.request, f.request) == 0);
+    FUZZ_NEED(strcmp(again.label, f.label) == 0 && strcmp(again.comment, f.comment) == 0);
+    json_decref(said);
 }
 
 /* --- limits --- */
@@ -157,7 +258,7 @@ static void check_span(const json_t *body, bool change)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
-    static void (*const check[])(const json_t *body, bool change) = {check_alias, check_limits, check_price, check_webhook, check_span};
+    static void (*const check[])(const json_t *body, bool change) = {check_alias, check_limits, check_price, check_webhook, check_span, check_feedback, check_parts};
     unsigned which = fuzz_byte(&data, &n);
     char *text = fuzz_text(data, n);
     json_t *body = NULL;

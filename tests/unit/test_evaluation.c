@@ -46,6 +46,9 @@ static const struct set sets[] = {
     {RULE("\"kind\":\"language\",\"languages\":[\"xx\"]"), NULL, "evaluation.rules.0.languages"},
     {SCHEMA("{\"type\":\"object\",\"if\":{}}"), NULL, "evaluation.rules.0.schema"},
     {SCHEMA("{\"type\":7}"), NULL, "evaluation.rules.0.schema"},
+    {SCHEMA("{\"type\":\"strnig\"}"), NULL, "evaluation.rules.0.schema"},
+    {SCHEMA("{\"$ref\":\"#/enum/0\",\"enum\":[{}]}"), NULL, "evaluation.rules.0.schema"},
+    {SCHEMA("{\"$ref\":\"#/allOf/x\",\"allOf\":[{}]}"), NULL, "evaluation.rules.0.schema"},
     {SCHEMA("{\"$ref\":\"#/$defs/x\"}"), NULL, "evaluation.rules.0.schema"},
     {SCHEMA("{\"$ref\":\"http://example.org\"}"), NULL, "evaluation.rules.0.schema"},
     {SCHEMA("{\"multipleOf\":0}"), NULL, "evaluation.rules.0.schema"},
@@ -164,6 +167,10 @@ static void a_sentence_tells_its_language(void **state)
 #define PERSON "{\"type\":\"object\",\"properties\":{\"name\":{\"type\":\"string\",\"minLength\":1},\"age\":{\"type\":\"integer\",\"minimum\":0}},\"required\":[\"name\"],\"additionalProperties\":false}"
 #define TREE "{\"$ref\":\"#/$defs/t\",\"$defs\":{\"t\":{\"type\":\"object\",\"properties\":{\"kids\":{\"type\":\"array\",\"items\":{\"$ref\":\"#/$defs/t\"}}},\"additionalProperties\":false}}}"
 
+#define LONG_SEARCHES "{\"items\":{\"not\":{\"pattern\":\"^(a+)+$\"}}}"
+#define AAA "\"aaaaaaaaaaaaaab\""
+#define AAA_8 AAA "," AAA "," AAA "," AAA "," AAA "," AAA "," AAA "," AAA
+
 static const struct shaped {
     const char *schema, *text;
     int is;
@@ -200,6 +207,11 @@ static const struct shaped {
     {TREE, "{\"kids\":[{\"kids\":[]},{}]}", PASSES},
     {TREE, "{\"kids\":[{\"kids\":[{\"x\":1}]}]}", FAILS},
     {"{\"$ref\":\"#\"}", "1", SILENT},
+    {"{\"$defs\":{\"a/b~\":{\"minimum\":2}},\"$ref\":\"#/$defs/a~1b~0\"}", "1", FAILS},
+    {"{\"const\":9007199254740993}", "9007199254740992", FAILS},
+    {"{\"const\":{\"a\":[1]}}", "{\"a\":[1.0]}", PASSES},
+    {LONG_SEARCHES, "[" AAA "," AAA "]", PASSES},
+    {LONG_SEARCHES, "[" AAA_8 "," AAA_8 "," AAA_8 "]", SILENT}, /* each is within its own limit */
 };
 
 static void a_schema_allows_what_it_says(void **state)
