@@ -1,7 +1,9 @@
 /* redact: texts without what a table of shapes finds in them.
  *
  * Rules are applied one after the other, the surest first: a key that holds digits must be gone before phone numbers are looked for. What a rule puts in
- * ("[email]") is no other rule's business, since none of them matches it: that one of passwords says so itself. A text is UTF-8, as jansson gives it.
+ * ("[email]") is no other rule's business, since none of them matches it: that one of passwords says so itself. But what stood right behind something that went
+ * now begins a word ("1.2.3.4sk-..."), so the table's rules are applied until they find nothing more; a tenant's own, which may match anything, once, at the end.
+ * A text is UTF-8, as jansson gives it.
  *
  * Pure functions; one thread has a redactor. */
 #include "gateway/capture/redact.h"
@@ -17,6 +19,7 @@
 #define MATCH_DEPTH 1000
 #define MATCH_HEAP_KIB 1024
 #define TEXT_MAX (4u << 20)
+#define ROUNDS 8 /* two where something is found, three where it stood together with something else */
 #define CARD_DIGITS 19
 #define CARD_LEAST 13
 #define PHONE_LEAST 7
@@ -130,7 +133,7 @@ struct rule {
 
 struct redactor {
     struct rule rule[KINDS + REDACT_PATTERNS_MAX];
-    int n, found;
+    int n, nkinds, found; /* the first nkinds rules are the table's */
     pcre2_match_context *limits;
     pcre2_match_data *at;
 };
@@ -185,6 +188,7 @@ static int add_rules(struct redactor *r, const json_t *words, const json_t *patt
     size_t i;
     for (int k = 0; k < KINDS; k++)
         if (says(words, kinds[k].word) && add_rule(r, kinds[k].word, kinds[k].pattern, kinds[k].check, e)) return -1;
+    r->nkinds = r->n;
     json_array_foreach(patterns, i, v)
     {
         const char *name = json_string_value(json_object_get(v, "name")), *regex = json_string_value(json_object_get(v, "regex"));
@@ -266,19 +270,36 @@ static int apply(struct redactor *r, struct rule *x, const struct buf *in, struc
     return buf_add(out, in->data + at, in->len - at) ? err_set(e, ERR_TOO_LARGE, "a text is too long to be redacted") : 0;
 }
 
+/* Rules first..last-1 over the text in a; b is room. */
+static int apply_rules(struct redactor *r, int first, int last, struct buf *a, struct buf *b, struct err *e)
+{
+    for (int i = first; i < last; i++) {
+        struct buf was = *a;
+        if (apply(r, &r->rule[i], a, b, e)) return -1;
+        *a = *b;
+        *b = was;
+        buf_reset(b);
+    }
+    return 0;
+}
+
+static int apply_all(struct redactor *r, struct buf *a, struct buf *b, struct err *e)
+{
+    int before = -1;
+    for (int round = 0; r->found != before; round++) {
+        if (round == ROUNDS) return err_set(e, ERR_TOO_LARGE, "a text takes too long to be redacted");
+        before = r->found;
+        if (apply_rules(r, 0, r->nkinds, a, b, e)) return -1;
+    }
+    return apply_rules(r, r->nkinds, r->n, a, b, e);
+}
+
 int redact_text(struct redactor *r, const char *s, size_t n, struct buf *out, struct err *e)
 {
     struct buf a, b;
     buf_init(&a, TEXT_MAX);
     buf_init(&b, TEXT_MAX);
-    int rc = buf_add(&a, s, n) ? err_set(e, ERR_TOO_LARGE, "a text is too long to be redacted") : 0;
-    for (int i = 0; i < r->n && rc == 0; i++) {
-        struct buf was = a;
-        rc = apply(r, &r->rule[i], &a, &b, e);
-        a = b;
-        b = was;
-        buf_reset(&b);
-    }
+    int rc = buf_add(&a, s, n) ? err_set(e, ERR_TOO_LARGE, "a text is too long to be redacted") : apply_all(r, &a, &b, e);
     if (rc == 0 && buf_add(out, a.data, a.len)) rc = err_set(e, ERR_TOO_LARGE, "a text is too long to be redacted");
     buf_close(&a);
     buf_close(&b);

@@ -29,6 +29,7 @@ static const struct {
     {"card 5500005555555559", "card [card]"},
     {"card 4111 1111 1111 1111 12/27, 4111111111111111 123", "card [card] 12/27, [card] 123"}, /* not 18 and 19 digits that don't add up */
     {"room 1 4111 1111 1111 1111", "room 1 [card]"},
+    {"1.2.3.4sk-abcdefghijklmnopqrst", "[ip][secret]"}, /* which begins a word only when the address went */
     {"token=[email] password: [ip]", "token=[email] password: [ip]"}, /* what a redaction put there */
     {"no card: 411111111111111", "no card: [phone]"}, /* fifteen digits whose sum is wrong */
     {"10.1.2.3 and 256.1.1.1 and 1.2.3", "[ip] and 256.1.1.1 and 1.2.3"},
