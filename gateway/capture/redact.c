@@ -12,12 +12,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
 #define MATCH_STEPS 100000
 #define MATCH_DEPTH 1000
 #define MATCH_HEAP_KIB 1024
+#define OWN_PLACES 2048    /* at which a tenant's pattern is tried between two looks at the clock: MATCH_STEPS are of each, so two seconds at most; fewer cost
+                              the ordinary pattern more, as PCRE2 looks through all that is left for a first letter each time */
+#define OWN_CPU_US 2000000 /* that the patterns of a tenant may take of one redactor */
 #define TEXT_MAX (4u << 20)
 #define ROUNDS 8 /* two where something is found, three where it stood together with something else */
 #define CARD_DIGITS 19
@@ -128,12 +132,14 @@ struct rule {
     char name[33]; /* of the kind, or of the tenant's own pattern */
     bool (*check)(const char *s, size_t *n);
     pcre2_code *code;
+    bool own; /* a tenant's */
     int found;
 };
 
 struct redactor {
     struct rule rule[KINDS + REDACT_PATTERNS_MAX];
     int n, nkinds, found; /* the first nkinds rules are the table's */
+    int64_t own_us; /* of OWN_CPU_US, so far */
     pcre2_match_context *limits;
     pcre2_match_data *at;
 };
@@ -156,21 +162,23 @@ bool redact_is_kind(const char *word)
     return false;
 }
 
-static int add_rule(struct redactor *r, const char *word, const char *pattern, bool (*check)(const char *s, size_t *n), struct err *e)
+static int add_rule(struct redactor *r, const struct kind *k, bool own, struct err *e)
 {
     struct rule *to = &r->rule[r->n];
+    uint32_t how = PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C | (own ? PCRE2_USE_OFFSET_LIMIT : 0);
     char why[128];
     int code;
     PCRE2_SIZE at;
-    snprintf(to->name, sizeof to->name, "%s", word);
-    to->check = check;
-    to->code = pcre2_compile((PCRE2_SPTR)pattern, strlen(pattern), PCRE2_UTF | PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
+    snprintf(to->name, sizeof to->name, "%s", k->word);
+    to->check = k->check;
+    to->own = own;
+    to->code = pcre2_compile((PCRE2_SPTR)k->pattern, strlen(k->pattern), how, &code, &at, NULL);
     if (to->code) {
         r->n++;
         return 0;
     }
     pcre2_get_error_message(code, (PCRE2_UCHAR *)why, sizeof why);
-    return err_field(e, ERR_INVALID, "patterns", "The pattern '%.32s' is not a regular expression: %s (at %zu).", word, why, at);
+    return err_field(e, ERR_INVALID, "patterns", "The pattern '%.32s' is not a regular expression: %s (at %zu).", k->word, why, at);
 }
 
 /* However often. */
@@ -187,13 +195,13 @@ static int add_rules(struct redactor *r, const json_t *words, const json_t *patt
     const json_t *v;
     size_t i;
     for (int k = 0; k < KINDS; k++)
-        if (says(words, kinds[k].word) && add_rule(r, kinds[k].word, kinds[k].pattern, kinds[k].check, e)) return -1;
+        if (says(words, kinds[k].word) && add_rule(r, &kinds[k], false, e)) return -1;
     r->nkinds = r->n;
     json_array_foreach(patterns, i, v)
     {
         const char *name = json_string_value(json_object_get(v, "name")), *regex = json_string_value(json_object_get(v, "regex"));
         if (i == REDACT_PATTERNS_MAX || !name || !regex) return err_field(e, ERR_INVALID, "patterns", "There are too many patterns, or one has no name or no regex.");
-        if (add_rule(r, name, regex, NULL, e)) return -1;
+        if (add_rule(r, &(struct kind){name, regex, NULL}, true, e)) return -1;
     }
     return 0;
 }
@@ -227,6 +235,30 @@ void redactor_free(struct redactor *r)
 
 /* --- texts --- */
 
+static int64_t thread_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* pcre2_match(). PCRE2 counts steps for each place anew: a pattern that takes some less than it may at each place of a long text would take minutes. */
+static int match(struct redactor *r, const struct rule *x, const char *s, size_t n, size_t from)
+{
+    int rc = PCRE2_ERROR_NOMATCH;
+    int64_t start_us = x->own ? thread_us() : 0;
+    while (from <= n && rc == PCRE2_ERROR_NOMATCH) {
+        size_t last = x->own ? from + OWN_PLACES : PCRE2_UNSET;
+        pcre2_set_offset_limit(r->limits, last);
+        rc = pcre2_match(x->code, (PCRE2_SPTR)s, n, from, from ? PCRE2_NO_UTF_CHECK : 0, r->at, r->limits);
+        if (!x->own) return rc;
+        if (r->own_us + thread_us() - start_us > OWN_CPU_US) return PCRE2_ERROR_MATCHLIMIT;
+        for (from = last + 1; from < n && ((unsigned char)s[from] & 0xc0) == 0x80;) from++;
+    }
+    r->own_us += thread_us() - start_us;
+    return rc;
+}
+
 /* Whether what stands from begin to *end does, which may end earlier then. */
 static bool counts(const struct rule *x, const char *s, size_t begin, size_t *end)
 {
@@ -241,7 +273,7 @@ static bool counts(const struct rule *x, const char *s, size_t begin, size_t *en
 static int find(struct redactor *r, const struct rule *x, const char *s, size_t n, size_t from, size_t *begin, size_t *end, struct err *e)
 {
     while (from <= n) {
-        int rc = pcre2_match(x->code, (PCRE2_SPTR)s, n, from, from ? PCRE2_NO_UTF_CHECK : 0, r->at, r->limits);
+        int rc = match(r, x, s, n, from);
         if (rc == PCRE2_ERROR_NOMATCH) return 0;
         if (rc < 0) return err_set(e, ERR_TOO_LARGE, "the pattern '%s' takes too long on a text", x->name);
         *begin = pcre2_get_ovector_pointer(r->at)[0];

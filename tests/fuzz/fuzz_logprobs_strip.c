@@ -50,7 +50,7 @@ static void align(const char *s, size_t n, const struct buf *out, bool all)
             continue;
         }
         json_error_t je;
-        for (int k = 0; !all && k < 3 && i && o && !after_name(s, i); k++) i--, o--; /* "nu-l" begins as "null" does */
+        for (int k = 0; !all && k < 4 && i && o && !after_name(s, i); k++) i--, o--; /* "nu-l", or "null-", begins as "null" does */
         FUZZ_NEED(after_name(s, i) && strncmp(out->data + o, "null", 4) == 0);
         if (!all) return;
         json_t *gone = json_load(s + i, n - i, JSON_DECODE_ANY | JSON_DISABLE_EOF_CHECK, &je);

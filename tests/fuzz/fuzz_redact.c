@@ -206,8 +206,8 @@ static void check_redacted(struct redactor *r, const json_t *policy, const char 
     FUZZ_NEED(redactor_found(r) > 0 || (out->len == n && memcmp(out->data, s, n) == 0));
     check_counts(r);
     if (strlen(out->data) == out->len) check_gone(kinds, out->data);
+    if (json_array_size(patterns)) return; /* which may take more than their time, the next time */
     check_json(policy, s, n, out);
-    if (json_array_size(patterns)) return;
     struct buf twice;
     buf_init(&twice, TEXT_MAX);
     FUZZ_NEED(redact_text(r, out->data, out->len, &twice, NULL) == 0);

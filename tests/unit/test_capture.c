@@ -120,6 +120,24 @@ static void a_pattern_that_meets_a_limit_fails_the_text(void **state)
     }
 }
 
+/* Some less than the limit's steps at each of a million places: a minute and more, were there no limit for all of them. */
+static void a_pattern_that_is_slow_everywhere_fails_the_text(void **state)
+{
+    (void)state;
+    json_t *patterns = json_pack("[{ss ss}]", "name", "p", "regex", "[a ]{0,1000}[a ]{0,90}[bc]");
+    struct redactor *r;
+    struct buf text, out;
+    struct err e = {0};
+    buf_init(&text, 1 << 21), buf_init(&out, 1 << 21);
+    while (text.len < 1 << 20) buf_adds(&text, "aaaa aaaa aaaa aaaa ");
+    assert_int_equal(redactor_new(&r, NULL, patterns, &e), 0);
+    assert_int_equal(redact_text(r, text.data, text.len, &out, &e), -1);
+    assert_int_equal(e.code, ERR_TOO_LARGE);
+    redactor_free(r);
+    buf_close(&text), buf_close(&out);
+    json_decref(patterns);
+}
+
 static void a_policy_is_stored_with_all_its_defaults(void **state)
 {
     (void)state;
@@ -218,6 +236,7 @@ int main(void)
         cmocka_unit_test(a_text_loses_what_has_a_shape_and_nothing_else),
         cmocka_unit_test(an_object_is_redacted_in_all_its_strings_and_counted),
         cmocka_unit_test(a_pattern_that_meets_a_limit_fails_the_text),
+        cmocka_unit_test(a_pattern_that_is_slow_everywhere_fails_the_text),
         cmocka_unit_test(a_policy_is_stored_with_all_its_defaults),
         cmocka_unit_test(a_kind_is_said_once_and_applied_once),
         cmocka_unit_test(log_probabilities_are_asked_for_only_where_the_client_said_nothing),
