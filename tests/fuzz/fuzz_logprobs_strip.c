@@ -50,7 +50,8 @@ static void align(const char *s, size_t n, const struct buf *out, bool all)
             continue;
         }
         json_error_t je;
-        for (int k = 0; !all && k < 4 && i && o && !after_name(s, i); k++) i--, o--; /* "nu-l", or "null-", begins as "null" does */
+        for (int k = 0; !all && k < 4 && i && o && !after_name(s, i); k++)
+            i--, o--; /* "nu-l", or "null-", begins as "null" does */
         FUZZ_NEED(after_name(s, i) && strncmp(out->data + o, "null", 4) == 0);
         if (!all) return;
         json_t *gone = json_load(s + i, n - i, JSON_DECODE_ANY | JSON_DISABLE_EOF_CHECK, &je);
@@ -66,7 +67,8 @@ static void bare_choices(json_t *o)
 {
     json_t *choice;
     size_t i;
-    json_array_foreach(json_object_get(o, "choices"), i, choice) if (json_object_get(choice, "logprobs")) json_object_set_new(choice, "logprobs", json_null());
+    json_array_foreach(json_object_get(o, "choices"), i, choice) if (json_object_get(choice, "logprobs"))
+        json_object_set_new(choice, "logprobs", json_null());
 }
 
 /* A name may be written with escapes, as no engine does: then its value stays, and that is all that may. */
@@ -105,7 +107,8 @@ static void check_line(const char *s, size_t n, const struct buf *out)
         return;
     }
     struct buf bare = strip(logprobs_strip, s + skip, n - skip);
-    FUZZ_NEED(out->len == skip + bare.len && memcmp(out->data, word, skip) == 0 && memcmp(out->data + skip, bare.data, bare.len) == 0);
+    FUZZ_NEED(out->len == skip + bare.len && memcmp(out->data, word, skip) == 0 &&
+              memcmp(out->data + skip, bare.data, bare.len) == 0);
     buf_close(&bare);
     check_object(s + skip, n - skip);
 }

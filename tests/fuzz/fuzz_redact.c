@@ -15,11 +15,12 @@
 static void check_policy(const json_t *p)
 {
     double sample = json_real_value(json_object_get(p, "sample"));
-    json_int_t days = json_integer_value(json_object_get(p, "expires_days")), rows = json_integer_value(json_object_get(p, "max_rows")),
+    json_int_t days = json_integer_value(json_object_get(p, "expires_days")),
+               rows = json_integer_value(json_object_get(p, "max_rows")),
                top = json_integer_value(json_object_get(p, "top_logprobs"));
     const json_t *kinds = json_object_get(p, "redact"), *patterns = json_object_get(p, "patterns");
-    FUZZ_NEED(json_object_size(p) == 6 && sample > 0 && sample <= 1 && days >= 1 && days <= CAPTURE_DAYS_MAX && rows >= 1 && rows <= CAPTURE_ROWS_MAX && top >= 0 &&
-              top <= CAPTURE_TOP_MAX);
+    FUZZ_NEED(json_object_size(p) == 6 && sample > 0 && sample <= 1 && days >= 1 && days <= CAPTURE_DAYS_MAX &&
+              rows >= 1 && rows <= CAPTURE_ROWS_MAX && top >= 0 && top <= CAPTURE_TOP_MAX);
     FUZZ_NEED(json_is_array(kinds) && json_is_array(patterns) && json_array_size(patterns) <= REDACT_PATTERNS_MAX);
     for (size_t i = 0; i < json_array_size(kinds); i++) {
         FUZZ_NEED(redact_is_kind(json_string_value(json_array_get(kinds, i))));
@@ -32,7 +33,8 @@ static void check_printed(const json_t *policy)
     json_t *back = NULL, *again = NULL;
     char *text = json_dumps(policy, JSON_COMPACT | JSON_SORT_KEYS);
     FUZZ_NEED(text && json_parse(text, strlen(text), &back, NULL) == 0 && capture_policy_read(back, &again, NULL) == 0);
-    FUZZ_NEED(json_equal(again, policy) && capture_policy_top(text) == json_integer_value(json_object_get(policy, "top_logprobs")));
+    FUZZ_NEED(json_equal(again, policy) &&
+              capture_policy_top(text) == json_integer_value(json_object_get(policy, "top_logprobs")));
     json_decref(back);
     json_decref(again);
     free(text);
@@ -62,7 +64,8 @@ static void check_ask(const char *s, size_t n, int top)
     was = json_copy_all(o);
     FUZZ_NEED(was);
     if (capture_ask_logprobs(o, top)) {
-        FUZZ_NEED(top && json_is_true(json_object_get(o, "logprobs")) && json_integer_value(json_object_get(o, "top_logprobs")) == top);
+        FUZZ_NEED(top && json_is_true(json_object_get(o, "logprobs")) &&
+                  json_integer_value(json_object_get(o, "top_logprobs")) == top);
         FUZZ_NEED(!json_is_true(json_object_get(was, "logprobs")) && !json_object_get(was, "top_logprobs"));
         json_object_set(was, "logprobs", json_object_get(o, "logprobs"));
         json_object_set(was, "top_logprobs", json_object_get(o, "top_logprobs"));
@@ -90,7 +93,9 @@ static bool has_email(const char *s)
     for (const char *at = s; (at = strchr(at, '@')); at++) {
         size_t n = 0;
         while (is_alnum(at[1 + n])) n++;
-        if (at > s && is_alnum(at[-1]) && n >= 1 && n <= 63 && at[1 + n] == '.' && is_alpha(at[2 + n]) && is_alpha(at[3 + n])) return true;
+        if (at > s && is_alnum(at[-1]) && n >= 1 && n <= 63 && at[1 + n] == '.' && is_alpha(at[2 + n]) &&
+            is_alpha(at[3 + n]))
+            return true;
     }
     return false;
 }
@@ -189,9 +194,11 @@ static void check_json(const json_t *policy, const char *s, size_t n, const stru
     json_t *text = json_stringn(s, n), *v, *out = NULL;
     if (!text) return;
     v = json_pack("{s[oin]}", "a@example.com", text, 4111);
-    FUZZ_NEED(redactor_new(&r, json_object_get(policy, "redact"), json_object_get(policy, "patterns"), NULL) == 0 && redact_json(r, v, &out, NULL) == 0);
+    FUZZ_NEED(redactor_new(&r, json_object_get(policy, "redact"), json_object_get(policy, "patterns"), NULL) == 0 &&
+              redact_json(r, v, &out, NULL) == 0);
     json_t *list = json_object_get(out, "a@example.com"), *is = json_array_get(list, 0);
-    FUZZ_NEED(json_array_size(list) == 3 && json_string_length(is) == want->len && memcmp(json_string_value(is), want->data, want->len) == 0);
+    FUZZ_NEED(json_array_size(list) == 3 && json_string_length(is) == want->len &&
+              memcmp(json_string_value(is), want->data, want->len) == 0);
     redactor_free(r);
     json_decref(v);
     json_decref(out);
@@ -223,7 +230,8 @@ static void redact(const json_t *policy, const char *s, size_t n)
     buf_init(&out, TEXT_MAX);
     FUZZ_NEED(redactor_new(&r, json_object_get(policy, "redact"), json_object_get(policy, "patterns"), &e) == 0);
     if (redact_text(r, s, n, &out, &e))
-        FUZZ_NEED(e.code == ERR_TOO_LARGE && e.msg[0] && (!is_utf8(s, n) || json_array_size(json_object_get(policy, "patterns")) || n > 2000));
+        FUZZ_NEED(e.code == ERR_TOO_LARGE && e.msg[0] &&
+                  (!is_utf8(s, n) || json_array_size(json_object_get(policy, "patterns")) || n > 2000));
     else
         check_redacted(r, policy, s, n, &out);
     redactor_free(r);

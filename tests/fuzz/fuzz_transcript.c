@@ -34,7 +34,8 @@ static void check_call(const json_t *call)
 {
     const json_t *function = json_object_get(call, "function"), *v;
     const char *name;
-    FUZZ_NEED(json_is_string(json_object_get(call, "type")) && strcmp(json_string_value(json_object_get(call, "type")), "function") == 0);
+    FUZZ_NEED(json_is_string(json_object_get(call, "type")) &&
+              strcmp(json_string_value(json_object_get(call, "type")), "function") == 0);
     FUZZ_NEED(json_is_object(function) && json_object_size(call) == 2u + (json_object_get(call, "id") != NULL));
     json_object_foreach((json_t *)function, name, v)
     {
@@ -45,11 +46,13 @@ static void check_call(const json_t *call)
 
 static void check_bounds(const struct answer *a, size_t n, bool stream)
 {
-    FUZZ_NEED(a->text.len <= n && !a->text.failed && strlen(a->text.data) == a->text.len && memchr(a->finish, 0, sizeof a->finish));
+    FUZZ_NEED(a->text.len <= n && !a->text.failed && strlen(a->text.data) == a->text.len &&
+              memchr(a->finish, 0, sizeof a->finish));
     need_utf8(a->text.data, a->text.len);
     need_utf8(a->finish, strlen(a->finish));
     FUZZ_NEED(a->events >= 0 && (size_t)a->events <= (stream ? n / 8 : 1)); /* "data:{}\n" */
-    FUZZ_NEED(!a->tool_calls || (json_array_size(a->tool_calls) >= 1 && json_array_size(a->tool_calls) <= TRANSCRIPT_TOOLS_MAX));
+    FUZZ_NEED(!a->tool_calls ||
+              (json_array_size(a->tool_calls) >= 1 && json_array_size(a->tool_calls) <= TRANSCRIPT_TOOLS_MAX));
     FUZZ_NEED((!a->logprobs || json_is_array(a->logprobs)) && json_array_size(a->logprobs) <= n);
     for (size_t i = 0; i < json_array_size(a->tool_calls); i++) check_call(json_array_get(a->tool_calls, i));
 }
@@ -59,13 +62,15 @@ static void check_bounds(const struct answer *a, size_t n, bool stream)
 static void check_list(const json_t *all, const json_t *part, size_t from)
 {
     FUZZ_NEED(from + json_array_size(part) <= json_array_size(all));
-    for (size_t i = 0; i < json_array_size(part); i++) FUZZ_NEED(json_equal(json_array_get(all, from + i), json_array_get(part, i)));
+    for (size_t i = 0; i < json_array_size(part); i++)
+        FUZZ_NEED(json_equal(json_array_get(all, from + i), json_array_get(part, i)));
 }
 
 static void check_cut(const struct answer *all, const char *s, size_t n, size_t at)
 {
     struct answer first = read_all(s, at, true);
-    FUZZ_NEED(first.events <= all->events && first.text.len <= all->text.len && memcmp(first.text.data, all->text.data, first.text.len) == 0);
+    FUZZ_NEED(first.events <= all->events && first.text.len <= all->text.len &&
+              memcmp(first.text.data, all->text.data, first.text.len) == 0);
     FUZZ_NEED(json_array_size(first.tool_calls) <= json_array_size(all->tool_calls));
     check_list(all->logprobs, first.logprobs, 0);
     while (at && s[at - 1] != '\n') at--; /* what has no end was not read */
@@ -90,10 +95,12 @@ static json_t *text_of(const char *s, size_t n)
 /* choice (taken) as an answer's own, or an event's, another one before it. */
 static void say(struct buf *b, json_t *choice, unsigned how)
 {
-    json_t *o = json_pack("{ss s[{si s{ss} ss ss} o]}", "id", "x", "choices", "index", 1, "delta", "content", "no", "text", "no", "finish_reason", "other", choice);
+    json_t *o = json_pack("{ss s[{si s{ss} ss ss} o]}", "id", "x", "choices", "index", 1, "delta", "content", "no",
+                          "text", "no", "finish_reason", "other", choice);
     char *text = json_dumps(o, JSON_COMPACT | (how & ASCII ? JSON_ENSURE_ASCII : 0));
     const char *end = how & CRLF ? "\r\n\r\n" : "\n\n";
-    FUZZ_NEED(o && text && buf_addf(b, "%s", how & STREAM ? "data: " : "") == 0 && buf_adds(b, text) == 0 && buf_adds(b, how & STREAM ? end : "") == 0);
+    FUZZ_NEED(o && text && buf_addf(b, "%s", how & STREAM ? "data: " : "") == 0 && buf_adds(b, text) == 0 &&
+              buf_adds(b, how & STREAM ? end : "") == 0);
     free(text);
     json_decref(o);
 }
@@ -101,7 +108,9 @@ static void say(struct buf *b, json_t *choice, unsigned how)
 /* The choice with what this event brings. */
 static json_t *choice_of(const char *finish, json_t *logprobs)
 {
-    json_t *c = json_pack("{si so so}", "index", 0, "finish_reason", finish && *finish ? text_of(finish, strlen(finish)) : json_null(), "logprobs", logprobs ? logprobs : json_null());
+    json_t *c = json_pack("{si so so}", "index", 0, "finish_reason",
+                          finish && *finish ? text_of(finish, strlen(finish)) : json_null(), "logprobs",
+                          logprobs ? logprobs : json_null());
     FUZZ_NEED(c);
     return c;
 }
@@ -111,7 +120,8 @@ static void put_text(json_t *choice, unsigned how, const char *s, size_t n)
     if (how & TEXT)
         FUZZ_NEED(json_object_set_new(choice, "text", text_of(s, n)) == 0);
     else
-        FUZZ_NEED(json_object_set_new(choice, how & STREAM ? "delta" : "message", json_pack("{so}", "content", text_of(s, n))) == 0);
+        FUZZ_NEED(json_object_set_new(choice, how & STREAM ? "delta" : "message",
+                                      json_pack("{so}", "content", text_of(s, n))) == 0);
 }
 
 static json_t *entries(const json_t *list, size_t from, size_t to)
@@ -131,7 +141,8 @@ static size_t middle(const char *s, size_t n, unsigned cut)
 
 static void say_call(struct buf *b, size_t i, const json_t *call, unsigned how, unsigned cut)
 {
-    const json_t *f = json_object_get(call, "function"), *arguments = json_object_get(f, "arguments"), *name = json_object_get(f, "name");
+    const json_t *f = json_object_get(call, "function"), *arguments = json_object_get(f, "arguments"),
+                 *name = json_object_get(f, "name");
     const char *s = arguments ? json_string_value(arguments) : "";
     size_t n = strlen(s), at = middle(s, n, cut);
     json_t *first = json_object(), *one = json_pack("{si so}", "index", (int)i, "function", first);
@@ -143,7 +154,9 @@ static void say_call(struct buf *b, size_t i, const json_t *call, unsigned how, 
     say(b, c, how);
     if (!arguments) return;
     c = choice_of(NULL, NULL);
-    json_object_set_new(c, "delta", json_pack("{sn s[{si s{so}}]}", "content", "tool_calls", "index", (int)i, "function", "arguments", text_of(s + at, n - at)));
+    json_object_set_new(c, "delta",
+                        json_pack("{sn s[{si s{so}}]}", "content", "tool_calls", "index", (int)i, "function",
+                                  "arguments", text_of(s + at, n - at)));
     say(b, c, how);
 }
 
@@ -157,7 +170,8 @@ static void say_stream(struct buf *b, const struct answer *a, unsigned how, unsi
     c = choice_of(NULL, a->logprobs ? entries(a->logprobs, half, SIZE_MAX) : NULL);
     put_text(c, how, a->text.data + at, a->text.len - at);
     say(b, c, how);
-    for (size_t i = json_array_size(a->tool_calls); i-- > 0;) say_call(b, i, json_array_get(a->tool_calls, i), how, cut);
+    for (size_t i = json_array_size(a->tool_calls); i-- > 0;)
+        say_call(b, i, json_array_get(a->tool_calls, i), how, cut);
     say(b, choice_of(a->finish, NULL), how);
     buf_adds(b, "data: {\"choices\":[],\"usage\":{}}\n\ndata: [DONE]\n\n");
 }
@@ -178,7 +192,8 @@ static bool same(const json_t *a, const json_t *b)
 static void check_said(const struct answer *a, const struct buf *b, bool stream)
 {
     struct answer again = read_all(b->data, b->len, stream);
-    FUZZ_NEED(!b->failed && again.text.len == a->text.len && memcmp(again.text.data, a->text.data, a->text.len) == 0 && strcmp(again.finish, a->finish) == 0);
+    FUZZ_NEED(!b->failed && again.text.len == a->text.len && memcmp(again.text.data, a->text.data, a->text.len) == 0 &&
+              strcmp(again.finish, a->finish) == 0);
     FUZZ_NEED(same(again.tool_calls, a->tool_calls) && same(again.logprobs, a->logprobs));
     answer_close(&again);
 }
