@@ -31,6 +31,14 @@ static int check_names(const json_t *v, const char *const *names, const char *wh
     return 0;
 }
 
+static bool has_word(const json_t *list, const json_t *word)
+{
+    const json_t *v;
+    size_t i;
+    json_array_foreach(list, i, v) if (json_equal(v, word)) return true;
+    return false;
+}
+
 /* All kinds where nothing is said; an empty list is said. */
 static int read_kinds(const json_t *v, json_t **out, struct err *e)
 {
@@ -45,6 +53,8 @@ static int read_kinds(const json_t *v, json_t **out, struct err *e)
         if (e->code) break;
         if (!json_is_string(word) || !redact_is_kind(json_string_value(word)))
             err_field(e, ERR_INVALID, CAPTURE_FIELD ".redact", "'redact' can't be '%.40s'.", json_is_string(word) ? json_string_value(word) : "that");
+        else if (has_word(list, word))
+            err_field(e, ERR_INVALID, CAPTURE_FIELD ".redact", "'redact' names '%s' twice.", json_string_value(word));
         else
             json_list_add(&list, json_incref(word));
     }

@@ -1,7 +1,7 @@
 /* Redaction: what looks like somebody's address, number or secret becomes a word in brackets, before anything of a text is written (docs/DISTILL.md).
  *
  * The kinds are rows of a table: a pattern, and a check of what it found (a card's digits must add up, an address must be one). A tenant's own patterns
- * come from a stranger: their matches have limits of steps, depth and memory, and what meets a limit fails the whole text. So a text is either
+ * come from a stranger: their matches have limits of steps, depth, memory and processor time, and what meets a limit fails the whole text. So a text is either
  * redacted to its end, or refused. It finds what has a shape; a name or a story has none. */
 #pragma once
 #include "base/buf.h"

@@ -73,6 +73,16 @@ static json_t *first_choice(const json_t *o)
     return NULL;
 }
 
+/* As much of it as there is room for, in whole characters. */
+static void set_finish(struct answer *a, const char *s)
+{
+    size_t n = strlen(s);
+    if (n >= sizeof a->finish)
+        for (n = sizeof a->finish - 1; n && ((unsigned char)s[n] & 0xc0) == 0x80;) n--;
+    memcpy(a->finish, s, n);
+    a->finish[n] = 0;
+}
+
 static int add_object(struct answer *a, const json_t *o, struct err *e)
 {
     json_t *c = first_choice(o), *said = json_object_get(c, "delta"), *text, *call;
@@ -86,7 +96,7 @@ static int add_object(struct answer *a, const json_t *o, struct err *e)
         return err_set(e, ERR_NO_MEMORY, "no memory for a transcript");
     json_array_foreach(json_object_get(said, "tool_calls"), i, call) add_call(a, call, i);
     add_logprobs(a, json_object_get(c, "logprobs"));
-    if (finish) snprintf(a->finish, sizeof a->finish, "%.23s", finish);
+    if (finish) set_finish(a, finish);
     return 0;
 }
 

@@ -8,11 +8,12 @@ import struct
 from pathlib import Path
 
 import seeds_of_api
+import seeds_of_quality
 
 TOP = Path(__file__).resolve().parents[2]
 GOLDEN, SEEDS = TOP / "tests/golden", TOP / "tests/fuzz/seeds"
 MOST_BYTES, MOST_FILES = 4096, 60
-MORE_FILES = {"prompt_policy": 99, "headers": 99, "bodies": 240, "rule": 180, "ask": 99, "adapter": 99, "follow": 99, "peft": 99, "shards": 99, "model_config": 99, "pull": 140, "give": 99, "cli_run": 140}  # of these most are there for a refusal of their own
+MORE_FILES = {"prompt_policy": 99, "headers": 99, "bodies": 240, "rule": 180, "ask": 99, "adapter": 99, "follow": 99, "peft": 99, "shards": 99, "model_config": 99, "pull": 140, "give": 99, "cli_run": 140, "redact": 99, "transcript": 99}  # of these most are there for a refusal of their own
 MADE = {}
 
 
@@ -764,6 +765,9 @@ def main():
     seeds_of_api.headers(seed)
     seeds_of_api.bodies(seed, dump)
     seeds_of_api.rules(seed, dump)
+    seeds_of_quality.strips(seed, dump)
+    seeds_of_quality.transcripts(seed, dump)
+    seeds_of_quality.redactions(seed, dump)
     for target, inputs in sorted(MADE.items()):
         folder = SEEDS / target
         folder.mkdir(parents=True, exist_ok=True)

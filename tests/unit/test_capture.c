@@ -27,6 +27,10 @@ static const struct {
     {"card 4111 1111 1111 1111.", "card [card]."},
     {"card 4111-1111-1111-1111", "card [card]"},
     {"card 5500005555555559", "card [card]"},
+    {"card 4111 1111 1111 1111 12/27, 4111111111111111 123", "card [card] 12/27, [card] 123"}, /* not 18 and 19 digits that don't add up */
+    {"room 1 4111 1111 1111 1111", "room 1 [card]"},
+    {"1.2.3.4sk-abcdefghijklmnopqrst", "[ip][secret]"}, /* which begins a word only when the address went */
+    {"token=[email] password: [ip]", "token=[email] password: [ip]"}, /* what a redaction put there */
     {"no card: 411111111111111", "no card: [phone]"}, /* fifteen digits whose sum is wrong */
     {"10.1.2.3 and 256.1.1.1 and 1.2.3", "[ip] and 256.1.1.1 and 1.2.3"},
     {"version 1.2.3.4.5", "version 1.2.3.4.5"},
@@ -116,6 +120,24 @@ static void a_pattern_that_meets_a_limit_fails_the_text(void **state)
     }
 }
 
+/* Some less than the limit's steps at each of a million places: a minute and more, were there no limit for all of them. */
+static void a_pattern_that_is_slow_everywhere_fails_the_text(void **state)
+{
+    (void)state;
+    json_t *patterns = json_pack("[{ss ss}]", "name", "p", "regex", "[a ]{0,1000}[a ]{0,90}[bc]");
+    struct redactor *r;
+    struct buf text, out;
+    struct err e = {0};
+    buf_init(&text, 1 << 21), buf_init(&out, 1 << 21);
+    while (text.len < 1 << 20) buf_adds(&text, "aaaa aaaa aaaa aaaa ");
+    assert_int_equal(redactor_new(&r, NULL, patterns, &e), 0);
+    assert_int_equal(redact_text(r, text.data, text.len, &out, &e), -1);
+    assert_int_equal(e.code, ERR_TOO_LARGE);
+    redactor_free(r);
+    buf_close(&text), buf_close(&out);
+    json_decref(patterns);
+}
+
 static void a_policy_is_stored_with_all_its_defaults(void **state)
 {
     (void)state;
@@ -136,6 +158,29 @@ static void a_policy_is_stored_with_all_its_defaults(void **state)
     assert_int_equal(capture_policy_top("{\"sample\":1,\"top_logprobs\":5}"), 5);
     assert_int_equal(capture_policy_top("{\"sample\":1}"), 0);
     json_decref(want);
+}
+
+/* Seven rules are of the kind `secret`: said twelve times they would be more than a redactor has room for. */
+static void a_kind_is_said_once_and_applied_once(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    json_t *out = NULL, *v = parsed("{\"redact\":[\"email\",\"secret\",\"email\"]}"), *words = json_array();
+    struct redactor *r;
+    struct buf b;
+    assert_int_equal(capture_policy_read(v, &out, &e), -1);
+    assert_int_equal(e.code, ERR_INVALID);
+    assert_string_equal(e.param, "capture.redact");
+    for (int i = 0; i < 12; i++) json_array_append_new(words, json_string("secret"));
+    buf_init(&b, 4096);
+    assert_int_equal(redactor_new(&r, words, NULL, &e), 0);
+    assert_int_equal(redact_text(r, "AKIAIOSFODNN7EXAMPLE", 20, &b, &e), 0);
+    assert_string_equal(b.data, "[secret]");
+    assert_int_equal(redactor_found(r), 1);
+    redactor_free(r);
+    buf_close(&b);
+    json_decref(words);
+    json_decref(v);
 }
 
 static void log_probabilities_are_asked_for_only_where_the_client_said_nothing(void **state)
@@ -191,7 +236,9 @@ int main(void)
         cmocka_unit_test(a_text_loses_what_has_a_shape_and_nothing_else),
         cmocka_unit_test(an_object_is_redacted_in_all_its_strings_and_counted),
         cmocka_unit_test(a_pattern_that_meets_a_limit_fails_the_text),
+        cmocka_unit_test(a_pattern_that_is_slow_everywhere_fails_the_text),
         cmocka_unit_test(a_policy_is_stored_with_all_its_defaults),
+        cmocka_unit_test(a_kind_is_said_once_and_applied_once),
         cmocka_unit_test(log_probabilities_are_asked_for_only_where_the_client_said_nothing),
         cmocka_unit_test(an_answer_loses_its_log_probabilities_and_no_other_byte),
     };

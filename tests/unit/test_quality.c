@@ -37,6 +37,8 @@ static const struct said saids[] = {
      "ab", "", NULL, "[{\"token\":\"a\"},{\"token\":\"b\"}]", 2},
     {"a stream that was cut within an event", EVENT("{\"delta\":{\"content\":\"a\"}}") "data: {\"choices\":[{\"delta\":{\"con", true, "a", "", NULL, NULL, 1},
     {"a call with an index that no answer has", EVENT("{\"delta\":{\"tool_calls\":[{\"index\":100000000,\"id\":\"x\"},{\"index\":-1}]}}"), true, "", "", NULL, NULL, 1},
+    {"a finish that is too long ends with a whole character", "{\"choices\":[{\"text\":\"x\",\"finish_reason\":\"aa\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\"}]}", false, "x",
+     "aa\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc\xc3\xbc", NULL, NULL, 1},
     {"what is no answer", "<html>", false, "", "", NULL, NULL, 0},
     {"nothing", "", true, "", "", NULL, NULL, 0},
     {"an event that is no object", "data: 7\n\ndata: {]\n\n" EVENT("{\"text\":\"x\"}"), true, "x", "", NULL, NULL, 1},

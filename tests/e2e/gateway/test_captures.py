@@ -132,7 +132,7 @@ def test_only_an_admin_key_or_the_operator_switches_it_on_and_every_writer_off(g
 
 @pytest.mark.parametrize("capture,param", [
     ([], "capture"), ({"rate": 1}, "capture"), ({"sample": 0}, "capture.sample"), ({"sample": 1.5}, "capture.sample"), ({"expires_days": 0}, "capture.expires_days"),
-    ({"expires_days": 366}, "capture.expires_days"), ({"max_rows": 20001}, "capture.max_rows"), ({"top_logprobs": 21}, "capture.top_logprobs"), ({"redact": ["names"]}, "capture.redact"),
+    ({"expires_days": 366}, "capture.expires_days"), ({"max_rows": 20001}, "capture.max_rows"), ({"top_logprobs": 21}, "capture.top_logprobs"), ({"redact": ["names"]}, "capture.redact"), ({"redact": ["ip", "ip"]}, "capture.redact"),
     ({"redact": "all"}, "capture.redact"), ({"patterns": [{"name": "x"}]}, "capture.patterns"), ({"patterns": [{"name": "x", "regex": "("}]}, "capture.patterns"),
     ({"patterns": [{"name": "X", "regex": "a"}]}, "capture.patterns"), ({"patterns": [{"name": "x", "regex": "a" * 257}]}, "capture.patterns"),
     ({"patterns": [{"name": "x", "regex": "a"}] * 9}, "capture.patterns"),
