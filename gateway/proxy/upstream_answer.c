@@ -148,7 +148,8 @@ static void end_with_event(struct exchange *x, const char *json, size_t n)
     buf_adds(&b, cut ? "\ndata: " : "data: "); /* an event that was cut must not swallow ours */
     buf_add(&b, json, n);
     buf_adds(&b, "\n\n");
-    if (b.failed || http_stream_write(x->stream, b.data, b.len, x->relay.mark))
+    uint64_t mark = trial_holds(x) ? x->written : x->relay.mark; /* what is held back was not delivered */
+    if (b.failed || http_stream_write(x->stream, b.data, b.len, mark))
         http_stream_abort(x->stream);
     else
         http_stream_end(x->stream);
@@ -409,13 +410,22 @@ static void blame(struct exchange *x)
         uploads_fault(x->g->uploads, x->adm.who.tenant, x->at->what.adapter, x->at->what.version);
 }
 
+/* The engine's error event is held back with what came before it: no stream is open yet, unless a keep-alive opened it. */
+static void held_error(struct exchange *x)
+{
+    struct err e = {0};
+    if (exchange_elsewhere(x, PICK_FAILED) || trial_instead(x)) return;
+    err_set(&e, ERR_ENGINE, "the engine failed while it served the request");
+    exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
+}
+
 static void stream_over(struct exchange *x)
 {
     struct err e = {0};
     if (x->relay.done) {
         pass_whole(x);
-    } else if (x->relay.error && trial_holds(x) && (exchange_elsewhere(x, PICK_FAILED) || trial_instead(x))) {
-        return; /* nothing of it was shown */
+    } else if (x->relay.error && trial_holds(x)) {
+        held_error(x);
     } else if (x->relay.error) { /* the engine's own error event went on already */
         if (strcmp(x->relay.code, err_info(ERR_ADAPTER_FAULT)->code) == 0) blame(x);
         if (x->seen) x->seen->error = err_info(err_by_word(x->relay.code))->code;
