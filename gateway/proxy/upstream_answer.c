@@ -412,10 +412,16 @@ static void blame(struct exchange *x)
         uploads_fault(x->g->uploads, x->adm.who.tenant, x->at->what.adapter, x->at->what.version);
 }
 
+static void blame_stream(struct exchange *x)
+{
+    if (strcmp(x->relay.code, err_info(ERR_ADAPTER_FAULT)->code) == 0) blame(x);
+}
+
 /* The engine's error event is held back with what came before it: no stream is open yet, unless a keep-alive opened it. */
 static void held_error(struct exchange *x)
 {
     struct err e = {0};
+    blame_stream(x);
     if (exchange_elsewhere(x, PICK_FAILED) || trial_instead(x)) return;
     err_set(&e, ERR_ENGINE, "the engine failed while it served the request");
     exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
@@ -429,7 +435,7 @@ static void stream_over(struct exchange *x)
     } else if (x->relay.error && trial_holds(x)) {
         held_error(x);
     } else if (x->relay.error) { /* the engine's own error event went on already */
-        if (strcmp(x->relay.code, err_info(ERR_ADAPTER_FAULT)->code) == 0) blame(x);
+        blame_stream(x);
         if (x->seen) x->seen->error = err_info(err_by_word(x->relay.code))->code;
         begin_answer(x, USAGE_UPSTREAM_ERROR, 200);
         http_stream_end(x->stream);

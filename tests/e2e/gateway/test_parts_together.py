@@ -251,6 +251,17 @@ def test_an_engine_that_fails_where_the_large_one_has_no_room_fails_the_request_
     assert "sml0" in fake.acme.ask(f"{SURE} tokens=4", "watched", stream=stream).text  # it lives
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_small_adapter_that_is_not_finite_is_blamed_though_its_answer_is_held_back(fake, stream):
+    assert fake.acme.upload("pirate").status_code == 201
+    targets = [{"adapter": "pirate"}, {"base": BASE}]
+    put(fake, "watched", {"arm": "auto"}, targets=targets, **LOOKED_AT)
+    for _ in range(2):
+        fake.acme.ask(f"{SURE} tokens=40 " + ("error_after=2" if stream else "status=422 code=adapter_fault"), "watched", stream=stream)
+    with fake.acme.http() as c:
+        until(lambda: c.get("/v1/adapters/pirate/versions/1").json()["state"] == "quarantined", timeout=5)
+
+
 def test_an_error_in_one_piece_with_tokens_takes_no_log_probabilities_to_the_client(fake):
     put(fake, "watched", **LOOKED_AT)
     r = fake.acme.ask(f"{SURE} tokens=40 burst=4 errs_at=4", "watched", stream=True)
