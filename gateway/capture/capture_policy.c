@@ -138,6 +138,12 @@ int capture_policy_top(const char *text)
     return top <= CAPTURE_TOP_MAX ? (int)top : 0;
 }
 
+void capture_unask_logprobs(json_t *root)
+{
+    json_object_del(root, "logprobs");
+    json_object_del(root, "top_logprobs");
+}
+
 bool capture_ask_logprobs(json_t *root, int top)
 {
     json_t *said = json_object_get(root, "logprobs");

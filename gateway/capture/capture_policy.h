@@ -20,3 +20,4 @@ int capture_policy_top(const char *text);
 
 /* Asks for them in a chat's body where the client did not; whether it did so, and they are to be taken out of the answer. */
 bool capture_ask_logprobs(json_t *root, int top);
+void capture_unask_logprobs(json_t *root); /* the same body without */

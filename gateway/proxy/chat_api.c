@@ -247,8 +247,8 @@ static int kept_body(const struct http_request *r, json_t *root, bool rag, struc
     return rc;
 }
 
-/* Is it looked at afterwards? Where the alias captures it is kept as the engine reads it, prefix and template in place, and log-probabilities may be asked for
- * that the client does not get. */
+/* Is it looked at afterwards? Where the alias captures, or makes prompts, it is kept as the engine reads it, prefix and template in place; for a capture
+ * log-probabilities may be asked for that the client does not get. */
 static int pick(struct http_request *r, const struct chat_ask *w, struct choice *c, json_t *root, struct upstream_ask *ask, struct err *e)
 {
     struct gateway *g = r->server_user;
@@ -257,15 +257,17 @@ static int pick(struct http_request *r, const struct chat_ask *w, struct choice 
         free(c->part[ALIAS_CAPTURE]);
         c->part[ALIAS_CAPTURE] = NULL;
     }
-    if (!c->part[ALIAS_CAPTURE]) {
+    if (!quality_picks(g->quality, c->part, r->id)) return 0;
+    if (!c->part[ALIAS_CAPTURE] && !c->part[ALIAS_PROMPT]) {
         ask->watch = quality_pick(g->quality, c->part, r->id, r->body, r->body_len);
         return 0;
     }
-    int top = w->chat ? capture_policy_top(c->part[ALIAS_CAPTURE]) : 0;
+    bool captures = c->part[ALIAS_CAPTURE];
+    int top = captures && w->chat ? capture_policy_top(c->part[ALIAS_CAPTURE]) : 0;
     buf_init(&body, 8 * (size_t)BODY_CAP);
     int rc = kept_body(r, root, w->rag, &body, e);
     if (rc == 0) ask->watch = quality_pick(g->quality, c->part, r->id, body.data, body.len);
-    if (ask->watch && !c->part[ALIAS_CAPTURE]) ask->strip = capture_ask_logprobs(root, top); /* it was taken: the draw picked it */
+    if (ask->watch && captures && !c->part[ALIAS_CAPTURE]) ask->strip = capture_ask_logprobs(root, top); /* it was taken: the draw picked it */
     buf_close(&body);
     return rc;
 }
@@ -296,7 +298,7 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     ask->policy = json_object_get(*root, PROMPT_FIELD) != NULL;
     if (rc == 0 && prefix) rc = chat_ask_prefix(*root, end->chat, c.prefix, e);
     if (rc == 0 && c.aliased && !a->who.judge) rc = pick(r, &w, &c, *root, ask, e);
-    if (rc == 0 && c.part[ALIAS_ROUTING]) rc = trial_plan(r, &w, *root, &c, &ask->trial, e); /* after what a capture asks for: that is looked at, too */
+    if (rc == 0 && c.part[ALIAS_ROUTING] && !a->who.judge) rc = trial_plan(r, &w, *root, &c, &ask->trial, e); /* after what a capture asks for: that is looked at, too */
     if (rc == 0) rc = add_routes(r, &w, *root, &c, ask, &context, e);
     choice_close(g->registry, &c);
     if (rc) return -1;

@@ -1,4 +1,4 @@
-/* Log-probabilities that the gateway asked an engine for and the client did not (gateway/capture): taken out of the answer on its way to the client.
+/* Log-probabilities that the gateway asked an engine for and the client did not (gateway/capture, trial.c): taken out of the answer on its way to the client.
  *
  * `choices[].logprobs` becomes null, as it is in an answer without; every other byte stays. What can't be walked through passes as it came. */
 #pragma once

@@ -5,6 +5,7 @@
 #include "gateway/proxy/trial.h"
 #include "base/clock.h"
 #include "base/json.h"
+#include "gateway/proxy/logprobs_strip.h"
 #include "gateway/proxy/upstream_impl.h"
 #include "gateway/quality/route_book.h"
 #include <stdio.h>
@@ -165,28 +166,13 @@ bool trial_holds(const struct exchange *x)
     return at_small(x) && x->trial->open;
 }
 
-static void strip(json_t *answer)
-{
-    json_t *choice;
-    size_t i;
-    json_array_foreach(json_object_get(answer, "choices"), i, choice)
-        if (json_object_get(choice, "logprobs")) json_object_set_new(choice, "logprobs", json_null());
-}
-
 int trial_event(struct exchange *x, const char *data, size_t n, struct buf *out)
 {
     struct trial *t = x->trial;
     json_t *o = NULL;
-    if ((!t->open && !t->strip) || json_parse(data, n, &o, NULL)) {
-        json_decref(o);
-        return buf_add(out, data, n); /* as it came: what it is, the relay says */
-    }
-    if (t->open) route_probe_read(&t->probe, o, t->rules.tokens);
-    bool changed = t->strip && json_object_get(o, "choices");
-    if (changed) strip(o);
-    int rc = changed ? json_dump(o, false, out) : buf_add(out, data, n);
+    if (t->open && json_parse(data, n, &o, NULL) == 0) route_probe_read(&t->probe, o, t->rules.tokens); /* what can't be read goes on: what it is, the relay says */
     json_decref(o);
-    return rc;
+    return t->strip ? logprobs_strip(data, n, out) : buf_add(out, data, n);
 }
 
 enum trial_verdict trial_look(struct exchange *x, bool over)
@@ -213,18 +199,17 @@ enum trial_verdict trial_whole(struct exchange *x)
     struct buf said;
     json_t *o = NULL;
     if (json_parse(x->answer.data, x->answer.len, &o, NULL) == 0) route_probe_read(&t->probe, o, t->rules.tokens);
+    json_decref(o);
     enum trial_verdict v = t->open ? trial_look(x, true) : TRIAL_KEEP;
-    if (v == TRIAL_KEEP && t->strip && o) {
-        strip(o);
+    if (v == TRIAL_KEEP && t->strip) {
         buf_init(&said, EXCHANGE_ANSWER_MAX);
-        if (json_dump(o, false, &said) == 0) {
+        if (logprobs_strip(x->answer.data, x->answer.len, &said) == 0) {
             buf_close(&x->answer);
             x->answer = said;
         } else {
             buf_close(&said);
         }
     }
-    json_decref(o);
     return v;
 }
 

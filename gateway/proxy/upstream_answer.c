@@ -16,10 +16,12 @@
 #include "base/json.h"
 #include "base/log.h"
 #include "base/retry_after.h"
+#include "gateway/capture/capture_policy.h"
 #include "gateway/proxy/logprobs_strip.h"
 #include "gateway/proxy/quarantine.h"
 #include "gateway/proxy/upstream_impl.h"
 #include "gateway/quality/quality.h"
+#include "gateway/quality/transcript.h"
 #include "gateway/registry/upload.h"
 #include <stdio.h>
 #include <stdlib.h>
@@ -148,7 +150,8 @@ static void end_with_event(struct exchange *x, const char *json, size_t n)
     buf_adds(&b, cut ? "\ndata: " : "data: "); /* an event that was cut must not swallow ours */
     buf_add(&b, json, n);
     buf_adds(&b, "\n\n");
-    if (b.failed || http_stream_write(x->stream, b.data, b.len, x->relay.mark))
+    uint64_t mark = trial_holds(x) ? x->written : x->relay.mark; /* what is held back was not delivered */
+    if (b.failed || http_stream_write(x->stream, b.data, b.len, mark))
         http_stream_abort(x->stream);
     else
         http_stream_end(x->stream);
@@ -279,24 +282,24 @@ void exchange_on_head(void *u, const struct client_reply *r)
     pthread_mutex_unlock(&x->write);
 }
 
-static int write_stripped(struct exchange *x, const char *bytes, size_t n, uint64_t mark)
-{
-    struct buf out;
-    buf_init(&out, n + RELAY_LINE_MAX);
-    int rc = logprobs_strip_lines(bytes, n, &out) ? -1 : http_stream_write(x->stream, out.data, out.len, mark);
-    buf_close(&out);
-    return rc;
-}
-
-static int write_stream(struct exchange *x, const char *bytes, size_t n, uint64_t mark)
+static int write_named(struct exchange *x, const char *bytes, size_t n, uint64_t mark)
 {
     struct buf named;
-    if (x->strip && !x->relay.error) return write_stripped(x, bytes, n, mark);
     if (!x->relay.error || !x->at->nneeds) return http_stream_write(x->stream, bytes, n, mark);
     buf_init(&named, UPSTREAM_ADAPTERS * (n + RELAY_LINE_MAX));
     add_named(x, bytes, n, &named);
     int rc = named.failed ? -1 : http_stream_write(x->stream, named.data, named.len, mark);
     buf_close(&named);
+    return rc;
+}
+
+static int write_stream(struct exchange *x, const char *bytes, size_t n, uint64_t mark)
+{
+    struct buf out;
+    if (!x->strip) return write_named(x, bytes, n, mark);
+    buf_init(&out, n + RELAY_LINE_MAX);
+    int rc = logprobs_strip_lines(bytes, n, &out) ? -1 : write_named(x, out.data, out.len, mark);
+    buf_close(&out);
     return rc;
 }
 
@@ -409,15 +412,30 @@ static void blame(struct exchange *x)
         uploads_fault(x->g->uploads, x->adm.who.tenant, x->at->what.adapter, x->at->what.version);
 }
 
+static void blame_stream(struct exchange *x)
+{
+    if (strcmp(x->relay.code, err_info(ERR_ADAPTER_FAULT)->code) == 0) blame(x);
+}
+
+/* The engine's error event is held back with what came before it: no stream is open yet, unless a keep-alive opened it. */
+static void held_error(struct exchange *x)
+{
+    struct err e = {0};
+    blame_stream(x);
+    if (exchange_elsewhere(x, PICK_FAILED) || trial_instead(x)) return;
+    err_set(&e, ERR_ENGINE, "the engine failed while it served the request");
+    exchange_fail(x, USAGE_UPSTREAM_ERROR, &e);
+}
+
 static void stream_over(struct exchange *x)
 {
     struct err e = {0};
     if (x->relay.done) {
         pass_whole(x);
-    } else if (x->relay.error && trial_holds(x) && (exchange_elsewhere(x, PICK_FAILED) || trial_instead(x))) {
-        return; /* nothing of it was shown */
+    } else if (x->relay.error && trial_holds(x)) {
+        held_error(x);
     } else if (x->relay.error) { /* the engine's own error event went on already */
-        if (strcmp(x->relay.code, err_info(ERR_ADAPTER_FAULT)->code) == 0) blame(x);
+        blame_stream(x);
         if (x->seen) x->seen->error = err_info(err_by_word(x->relay.code))->code;
         begin_answer(x, USAGE_UPSTREAM_ERROR, 200);
         http_stream_end(x->stream);
@@ -465,6 +483,34 @@ static void not_loaded(struct exchange *x)
     }
 }
 
+static int unask(struct upstream_route *to)
+{
+    json_t *root = NULL;
+    struct buf b;
+    buf_init(&b, EXCHANGE_BODY_MAX);
+    int rc = json_parse(to->body, to->body_len, &root, NULL);
+    if (rc == 0) capture_unask_logprobs(root);
+    if (rc == 0 && (rc = json_dump(root, false, &b)) == 0) {
+        free(to->body);
+        to->body_len = b.len;
+        to->body = buf_take(&b);
+    }
+    buf_close(&b);
+    json_decref(root);
+    return rc;
+}
+
+/* It may be the log-probabilities that were refused which a capture wants and the client did not ask for: once more, without. */
+static bool ask_without_logprobs(struct exchange *x)
+{
+    if (!x->strip) return false;
+    for (int i = 0; i < x->nroutes; i++)
+        if (unask(&x->route[i])) return false;
+    x->strip = false;
+    exchange_proceed(x);
+    return true;
+}
+
 static void refused(struct exchange *x)
 {
     struct err e = {0};
@@ -478,8 +524,8 @@ static void refused(struct exchange *x)
     case KIND_BUSY:
         if (!exchange_elsewhere(x, PICK_REFUSED) && !trial_instead(x)) pass_refusal(x);
         return;
-    case KIND_REFUSED: /* it may be the log-probabilities that were refused, for which the client did not ask */
-        if (!trial_instead(x)) pass_refusal(x);
+    case KIND_REFUSED: /* a trial's log-probabilities, too, are none that the client asked for */
+        if (!ask_without_logprobs(x) && !trial_instead(x)) pass_refusal(x);
         return;
     case KIND_FAILED:
         log_error("engine_answer", LS("id", x->adm.id), LS("engine", x->engine), LI("status", x->status));
@@ -489,13 +535,14 @@ static void refused(struct exchange *x)
     }
 }
 
-/* The watch gets the answer as it came, the client without what it did not ask for. */
+/* The watch gets the answer as it came, unless only its text has room there; the client without what it did not ask for. */
 static int strip_whole(struct exchange *x)
 {
     struct buf out;
     buf_init(&out, EXCHANGE_ANSWER_MAX);
-    if (x->watch) quality_feed(x->watch, x->answer.data, x->answer.len);
     int rc = logprobs_strip(x->answer.data, x->answer.len, &out);
+    const struct buf *seen = x->answer.len <= TRANSCRIPT_ANSWER_MAX ? &x->answer : &out;
+    if (x->watch && rc == 0) quality_feed(x->watch, seen->data, seen->len);
     buf_close(&x->answer);
     x->answer = out;
     return rc;

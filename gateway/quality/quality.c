@@ -112,11 +112,23 @@ static struct watch *watch_new(struct quality *q, const char *body, size_t len)
     return w;
 }
 
+static bool drawn(const struct quality *q, const struct quality_taker *t, char *const part[ALIAS_PARTS], const char *id)
+{
+    return part[t->part] && t->wanted(q->g) && quality_draw(id, sample_of(part[t->part]));
+}
+
+bool quality_picks(const struct quality *q, char *const part[ALIAS_PARTS], const char *id)
+{
+    for (const struct quality_taker *t = quality_taker; q && t->take; t++)
+        if (drawn(q, t, part, id)) return true;
+    return false;
+}
+
 struct watch *quality_pick(struct quality *q, char *part[ALIAS_PARTS], const char *id, const char *body, size_t len)
 {
     struct watch *w = NULL;
     for (const struct quality_taker *t = quality_taker; q && t->take; t++) {
-        if (!part[t->part] || !t->wanted(q->g) || !quality_draw(id, sample_of(part[t->part]))) continue;
+        if (!drawn(q, t, part, id)) continue;
         if (!w && !(w = watch_new(q, body, len))) {
             count(q, "dropped");
             return NULL;

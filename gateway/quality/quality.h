@@ -42,6 +42,8 @@ int quality_open(struct quality **out, struct gateway *g, struct err *e);
 void quality_close(struct quality *q);
 struct gateway *quality_gateway(struct quality *q);
 
+/* Whether quality_pick() would: before a body is made for it. */
+bool quality_picks(const struct quality *q, char *const part[ALIAS_PARTS], const char *id);
 /* The watch of a request that some part of its alias picked, or NULL. Takes over the texts of those parts (they become NULL), copies the body. */
 struct watch *quality_pick(struct quality *q, char *part[ALIAS_PARTS], const char *id, const char *body, size_t len);
 /* Whether the draw of a request picks it for a sample of this share. */

@@ -10,6 +10,8 @@ like the real one. What it does with a request stands in the request's last text
     error_after N    an error event, then the end        burst N       tokens in one flush (1)    bytes N      of a token's text (6)
     blame_after N    the same, naming the adapters by their digests                              prompt N      tokens of the prompt (11)
     times Q,L,P,D,S  microseconds that it says its steps took     lie WORD     breaks the contract (fake_lies.py)
+    sure P           tokens say whether the base or an adapter answers, and have log-probabilities of P where they are asked for; dumb 1: asking is refused
+    errs_at N        as error_after, in one piece with what comes before it; of the base alone
 
 GET /fake/log lists what was asked (headers, body, whether the caller left); POST /fake/load {"status":N} sets what loads answer, /fake/selftest {"status","max_error","die"} what self-tests answer, or that they end it; POST /fake/forget drops all
 digests, or {"digest"}; POST /fake/garbage {"on"}: answers that are not streams are another server's. Standard library only."""
@@ -52,7 +54,7 @@ class Engine:
     def state(self):
         return {"base": self.base, "precision": "exact", "kernels": "fake", "max_context": 2048, "pid": int(os.environ.get("FAKE_PID", os.getpid())), "running": self.running, "waiting": 0,
                 "pages": {"total": 400, "used": 100 if self.running else 0}, "slots": {"max": 8, "resident": len(self.loaded), "loading": 0},
-                "steps": {"count": 1 + self.generated, "us_p50": 2500, "us_p99": 9000}}
+                "steps": {"count": 1 + self.generated, "us_p50": 2500, "us_p99": 9000}, "prompt_policies": ["truncate", "compress", "template"]}
 
     def metrics(self):
         return f'vllm:request_success_total{{finished_reason="length"}} {self.ended}\nvllm:generation_tokens_total {self.generated}\n'
@@ -123,6 +125,20 @@ def usage_of(w, n):
     return {"prompt_tokens": prompt, "completion_tokens": n, "total_tokens": prompt + n, "prompt_tokens_details": {"cached_tokens": int(w.get("cached", 3))}}
 
 
+def token_of(engine, w, body, i):
+    word = "tok" if "sure" not in w else "sml" if body["model"] == engine.base["name"] else "lrg"
+    return f"{word}{i:<{int(w.get('bytes', 6)) - 3}}"
+
+
+def told(w, body, tokens):
+    """What a choice has of log-probabilities."""
+    if "sure" not in w:
+        return {}
+    one = {"logprob": float(w["sure"]), "bytes": None}
+    top = [{"token": f"t{i}", **one} for i in range(body.get("top_logprobs", 0))]
+    return {"logprobs": {"content": [{"token": t, **one, "top_logprobs": top} for t in tokens]} if body.get("logprobs") else None}
+
+
 def begin(engine, exchange):
     """How many answers are open, this one with them."""
     exchange.open = 1
@@ -171,6 +187,8 @@ class Exchange:
         missing = [n for n in [body["model"]] + stack if n != self.engine.base["name"] and n not in self.engine.loaded]
         if missing:
             await self.reply(*self.engine.error(404, "adapter_not_loaded", f"no adapter {missing[0]}"))
+        elif "dumb" in w and body.get("logprobs"):
+            await self.reply(*self.engine.error(400, "unsupported", "no log-probabilities"))
         elif "status" in w:
             status = int(w["status"])
             await self.reply(*self.engine.error(status, w.get("code"), f"refused for {body['model']}"), headers=[("Retry-After", w.get("after", "7").replace("_", " "))] if status == 503 or "after" in w else [])
@@ -197,10 +215,10 @@ class Exchange:
         for i in range(n):
             await self.trouble(w, i)
             await asyncio.sleep(int(w.get("delay_ms", 0)) / 1000)
-        text = "".join(f"tok{i:<{int(w.get('bytes', 6)) - 3}}" for i in range(n))
+        tokens = [token_of(self.engine, w, body, i) for i in range(n)]
         self.engine.generated += n
         await self.reply(200, {"id": "x", "object": "chat.completion", "created": 1, "model": model, "usage": usage_of(w, n),
-                               "choices": [{"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": text}}]},
+                               "choices": [{"index": 0, "finish_reason": "length", "message": {"role": "assistant", "content": "".join(tokens)}, **told(w, body, tokens)}]},
                          headers=[("X-Weft-Time", w["times"].replace(",", " "))] if "times" in w else ())
 
     async def stream(self, path, model, w, body):
@@ -211,12 +229,18 @@ class Exchange:
         for i in range(0, n, burst):
             out = f": weft {w.get('prompt', 11)} {w.get('cached', 3)} {min(i + burst, n)}\n\n"
             for k in range(i, min(i + burst, n)):
-                delta = {"content": f"tok{k:<{int(w.get('bytes', 6)) - 3}}"}
+                delta = {"content": token_of(self.engine, w, body, k)}
                 finish = "length" if k == n - 1 else None
                 out += "data: " + json.dumps({"id": "x", "object": "chat.completion.chunk", "created": 1, "model": model,
-                                              "choices": [{"index": 0, "delta": delta, "finish_reason": finish}]}) + "\n\n"
+                                              "choices": [{"index": 0, "delta": delta, "finish_reason": finish, **told(w, body, [delta["content"]])}]}) + "\n\n"
+            errs = "errs_at" in w and i + burst >= int(w["errs_at"]) and body["model"] == self.engine.base["name"]
+            if errs:
+                out += 'data: {"error":{"message":"not finite","type":"server_error","param":null,"code":"engine_error"}}\n\n'
             self.engine.generated += min(burst, n - i)
             await self.chunk(out)
+            if errs:
+                self.writer.write(b"0\r\n\r\n")
+                return
             await self.trouble(w, i + burst)
             if i + burst == int(w.get("error_after", -1)):
                 await self.chunk('data: {"error":{"message":"not finite","type":"server_error","param":null,"code":"adapter_fault"}}\n\n')
