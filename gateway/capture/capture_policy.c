@@ -2,14 +2,19 @@
 #include "gateway/capture/capture_policy.h"
 #include "gateway/capture/redact.h"
 #include "gateway/proxy/json_walk.h"
+#include <stdio.h>
 #include <string.h>
 
 #define NAME_LEN 32
 #define SAMPLE_LEAST 0.0001
 
+/* By the field's whole name, as the other parts of an alias do. */
 static int fail(struct err *e, const struct err *why)
 {
-    return err_field(e, why->code, *why->param ? why->param : CAPTURE_FIELD, "%s", why->msg);
+    char field[sizeof why->param];
+    bool within = *why->param && strncmp(why->param, CAPTURE_FIELD, sizeof CAPTURE_FIELD - 1) != 0;
+    if (snprintf(field, sizeof field, CAPTURE_FIELD ".%s", why->param) >= (int)sizeof field) within = false;
+    return err_field(e, why->code, within ? field : *why->param ? why->param : CAPTURE_FIELD, "%s", why->msg);
 }
 
 static int check_names(const json_t *v, const char *const *names, const char *where, struct err *e)
@@ -25,7 +30,15 @@ static int check_names(const json_t *v, const char *const *names, const char *wh
     return 0;
 }
 
-/* All kinds where nothing is said; an empty list is said. */
+static bool has_word(const json_t *list, const char *word)
+{
+    const json_t *v;
+    size_t i;
+    json_array_foreach(list, i, v) if (strcmp(json_string_value(v), word) == 0) return true;
+    return false;
+}
+
+/* All kinds where nothing is said; an empty list is said. One that is said again is one. */
 static int read_kinds(const json_t *v, json_t **out, struct err *e)
 {
     json_t *list = json_array(), *word;
@@ -39,7 +52,7 @@ static int read_kinds(const json_t *v, json_t **out, struct err *e)
         if (e->code) break;
         if (!json_is_string(word) || !redact_is_kind(json_string_value(word)))
             err_field(e, ERR_INVALID, CAPTURE_FIELD ".redact", "'redact' can't be '%.40s'.", json_is_string(word) ? json_string_value(word) : "that");
-        else
+        else if (!has_word(list, json_string_value(word)))
             json_list_add(&list, json_incref(word));
     }
     if (!e->code && !list) err_set(e, ERR_NO_MEMORY, "no memory for an alias");

@@ -156,15 +156,21 @@ static int add_rule(struct redactor *r, const char *word, const char *pattern, b
     return err_field(e, ERR_INVALID, "patterns", "The pattern '%.32s' is not a regular expression: %s (at %zu).", word, why, at);
 }
 
+/* However often: a kind is one, and `rule` has room for each once. */
+static bool has_word(const json_t *words, const char *word)
+{
+    const json_t *v;
+    size_t i;
+    json_array_foreach(words, i, v) if (json_is_string(v) && strcmp(json_string_value(v), word) == 0) return true;
+    return false;
+}
+
 static int add_rules(struct redactor *r, const json_t *words, const json_t *patterns, struct err *e)
 {
     const json_t *v;
     size_t i;
     for (int k = 0; k < KINDS; k++)
-        json_array_foreach(words, i, v)
-        {
-            if (json_is_string(v) && strcmp(json_string_value(v), kinds[k].word) == 0 && add_rule(r, kinds[k].word, kinds[k].pattern, kinds[k].check, e)) return -1;
-        }
+        if (has_word(words, kinds[k].word) && add_rule(r, kinds[k].word, kinds[k].pattern, kinds[k].check, e)) return -1;
     json_array_foreach(patterns, i, v)
     {
         const char *name = json_string_value(json_object_get(v, "name")), *regex = json_string_value(json_object_get(v, "regex"));
@@ -180,7 +186,7 @@ int redactor_new(struct redactor **out, const json_t *words, const json_t *patte
     if (!r) return err_set(e, ERR_NO_MEMORY, "no memory for a redaction");
     r->limits = pcre2_match_context_create(NULL);
     r->at = pcre2_match_data_create(1, NULL);
-    int rc = r->limits && r->at && json_array_size(words) <= (size_t)KINDS ? add_rules(r, words, patterns, e) : err_set(e, ERR_NO_MEMORY, "no memory for a redaction");
+    int rc = r->limits && r->at ? add_rules(r, words, patterns, e) : err_set(e, ERR_NO_MEMORY, "no memory for a redaction");
     if (rc) {
         redactor_free(r);
         return -1;
@@ -266,6 +272,18 @@ static json_t *string_of(struct redactor *r, const json_t *v, struct err *e)
     return o;
 }
 
+/* A member's name is a text, too: of a tool's parameters it is the client's. Takes `v`, also where it fails. */
+static int put_named(struct redactor *r, json_t **o, const char *key, json_t *v, struct err *e)
+{
+    struct buf name;
+    buf_init(&name, TEXT_MAX);
+    int rc = redact_text(r, key, strlen(key), &name, e);
+    if (rc) json_decref(v);
+    else json_object_put(o, name.len ? name.data : "", v);
+    buf_close(&name);
+    return rc;
+}
+
 /* Depth is that of json_parse(), which read it. */
 static json_t *copy_of(struct redactor *r, const json_t *v, struct err *e)
 {
@@ -286,8 +304,10 @@ static json_t *copy_of(struct redactor *r, const json_t *v, struct err *e)
         json_object_foreach((json_t *)v, key, item)
         {
             one = copy_of(r, item, e);
-            json_object_put(&o, key, one);
-            if (!one) break;
+            if (!one || put_named(r, &o, key, one, e)) {
+                json_decref(o);
+                return NULL;
+            }
         }
     } else {
         return json_incref((json_t *)v);
