@@ -75,8 +75,8 @@ static const json_t *question_of(const json_t *asked)
 /* The first bytes of a text, not cut within a character. */
 static json_t *beginning(const char *s, size_t n, size_t most)
 {
-    if (n > most) n = most;
-    while (n > 0 && n == most && ((unsigned char)s[n] & 0xc0) == 0x80) n--;
+    if (n > most)
+        for (n = most; n > 0 && ((unsigned char)s[n] & 0xc0) == 0x80;) n--;
     return json_stringn(s, n);
 }
 

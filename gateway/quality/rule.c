@@ -35,13 +35,18 @@ void verdict_skip(struct verdict *v, const char *why)
 
 int rule_match(const char *pattern, bool ignore_case, const char *s, size_t n, char why[RULE_NOTE_LEN])
 {
+    return rule_match_within(pattern, ignore_case, s, n, MATCH_STEPS, why);
+}
+
+int rule_match_within(const char *pattern, bool ignore_case, const char *s, size_t n, uint32_t steps, char why[RULE_NOTE_LEN])
+{
     int code, rc;
     PCRE2_SIZE at;
     pcre2_code *p = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C | (ignore_case ? PCRE2_CASELESS : 0), &code, &at, NULL);
     pcre2_match_data *m = p && s ? pcre2_match_data_create(1, NULL) : NULL;
     pcre2_match_context *limits = m ? pcre2_match_context_create(NULL) : NULL;
     if (limits) {
-        pcre2_set_match_limit(limits, MATCH_STEPS);
+        pcre2_set_match_limit(limits, steps);
         pcre2_set_depth_limit(limits, MATCH_DEPTH);
         pcre2_set_heap_limit(limits, MATCH_HEAP_KIB);
         code = pcre2_match(p, (PCRE2_SPTR)s, n, 0, 0, m, limits);

@@ -43,6 +43,8 @@ void rule_language_apply(const json_t *rule, const struct rule_text *t, struct v
 
 /* A pattern of PCRE2 in a text, under limits of steps and depth: 1 it is there, 0 not, -1 with why (it is none, or a limit was met). s NULL: is it one? */
 int rule_match(const char *pattern, bool ignore_case, const char *s, size_t n, char why[RULE_NOTE_LEN]);
+/* The same in so many steps. */
+int rule_match_within(const char *pattern, bool ignore_case, const char *s, size_t n, uint32_t steps, char why[RULE_NOTE_LEN]);
 
 /* The word of a language for a text, "" where it can't be told, and by how much it is the best (0 to 1). */
 const char *language_of(const char *s, size_t n, double *sure);

@@ -3,7 +3,8 @@
  * The whole answer must be the value, with white space around it at most; a fence of three backticks around it fails, as it fails for who parses the answer.
  * A keyword that would change what is valid and is not in the list is refused when the rule is set: nothing is judged by half a schema. What only describes
  * (title, format, ...) is passed over. `$ref` leads into the schema itself ("#", "#/$defs/..."); a schema that refers to itself is followed as deep as the
- * value goes. Validation has a budget of STEPS, because anyOf of references can ask for more than anybody has. */
+ * value goes. Validation has a budget of STEPS, because anyOf of references can ask for more than anybody has;
+ * patterns, long texts and long lists take more of it. */
 #include "base/buf.h"
 #include "gateway/quality/rule.h"
 #include <math.h>
@@ -15,6 +16,11 @@
 #define STEPS 200000
 #define SCHEMA_MAX 32768 /* bytes, printed */
 #define REF_MAX 512
+#define QUICK_STEPS 10000 /* of a pattern's search; most take fewer */
+#define QUICK_COST 10     /* what a pattern takes of STEPS; where it is not quick, SLOW_COST: twenty of these are all of them */
+#define SLOW_COST 10000
+#define PIECE 1024 /* characters that cost as much as a step */
+#define WORDS 16   /* likewise names and values of a list */
 
 struct check {
     const json_t *root;
@@ -77,10 +83,11 @@ static bool on_const(struct check *c, const json_t *k, const json_t *schema, con
 
 /* --- numbers and lengths --- */
 
-static int64_t characters(const json_t *v)
+static int64_t characters(struct check *c, const json_t *v)
 {
     const char *s = json_string_value(v);
     int64_t n = 0;
+    c->steps += (int)(json_string_length(v) / PIECE);
     for (size_t i = 0; i < json_string_length(v); i++) n += ((unsigned char)s[i] & 0xc0) != 0x80;
     return n;
 }
@@ -99,8 +106,8 @@ LIMIT(on_maximum, "maximum", json_is_number(v), json_number_value(v), is <= boun
 LIMIT(on_above, "exclusiveMinimum", json_is_number(v), json_number_value(v), is > bound)
 LIMIT(on_below, "exclusiveMaximum", json_is_number(v), json_number_value(v), is < bound)
 LIMIT(on_multiple, "multipleOf", json_is_number(v), json_number_value(v), fabs(remainder(is, bound)) <= 1e-9 * fabs(bound))
-LIMIT(on_min_length, "minLength", json_is_string(v), characters(v), is >= bound)
-LIMIT(on_max_length, "maxLength", json_is_string(v), characters(v), is <= bound)
+LIMIT(on_min_length, "minLength", json_is_string(v), characters(c, v), is >= bound)
+LIMIT(on_max_length, "maxLength", json_is_string(v), characters(c, v), is <= bound)
 LIMIT(on_min_items, "minItems", json_is_array(v), json_array_size(v), is >= bound)
 LIMIT(on_max_items, "maxItems", json_is_array(v), json_array_size(v), is <= bound)
 LIMIT(on_min_members, "minProperties", json_is_object(v), json_object_size(v), is >= bound)
@@ -111,7 +118,9 @@ static bool on_pattern(struct check *c, const json_t *k, const json_t *schema, c
     char why[RULE_NOTE_LEN];
     (void)schema;
     if (!json_is_string(v)) return true;
-    int rc = rule_match(json_string_value(k), false, json_string_value(v), json_string_length(v), why);
+    int rc = rule_match_within(json_string_value(k), false, json_string_value(v), json_string_length(v), QUICK_STEPS, why);
+    c->steps += rc < 0 ? SLOW_COST : QUICK_COST;
+    if (rc < 0 && c->steps < STEPS) rc = rule_match(json_string_value(k), false, json_string_value(v), json_string_length(v), why);
     c->gave_up |= rc < 0;
     return rc > 0 || no(c, "pattern", json_string_value(k));
 }
@@ -279,12 +288,13 @@ static bool valid(struct check *c, const json_t *schema, const json_t *v)
     const char *name;
     json_t *k;
     bool holds = true;
-    if (c->depth >= DEPTH || c->steps++ >= STEPS) return c->gave_up = true, false;
+    if (c->gave_up || c->depth >= DEPTH || c->steps++ >= STEPS) return c->gave_up = true, false;
     if (!json_is_object(schema)) return json_is_true(schema) || no(c, "false", "");
     c->depth++;
     json_object_foreach((json_t *)schema, name, k)
     {
         const struct keyword *w = keyword_of(name);
+        c->steps += (int)((json_array_size(k) + json_object_size(k)) / WORDS);
         if (w && w->holds && !(holds = w->holds(c, k, schema, v))) break;
     }
     c->depth--;
