@@ -272,6 +272,24 @@ static void what_is_copied_has_all_its_ngrams_and_scores_are_told(void **state)
     json_decref(body);
 }
 
+/* Sums of squares of what a client sends stay numbers. */
+static void a_passages_score_is_a_number_that_can_be_summed(void **state)
+{
+    (void)state;
+    static const char *const scores[] = {"1e300", "-1e300", "1000001"};
+    for (size_t i = 0; i < sizeof scores / sizeof *scores; i++) {
+        char text[128];
+        snprintf(text, sizeof text, "{\"metadata\":{\"rag\":{\"passages\":[{\"text\":\"a mill\",\"score\":%s}]}}}", scores[i]);
+        json_t *body = parse(text);
+        struct grounded g;
+        struct err e = {0};
+        assert_int_equal(grounded_measure(body, "a mill", 6, &(struct grounded_policy){0.6, 3}, &g, &e), 0);
+        assert_true(g.sent && !g.readable && g.scores == 0);
+        assert_non_null(strstr(g.why, "score"));
+        json_decref(body);
+    }
+}
+
 /* --- judges --- */
 
 static void a_judges_score_counts_only_as_it_was_asked_for(void **state)
@@ -363,6 +381,7 @@ int main(void)
         cmocka_unit_test(a_schema_allows_what_it_says),
         cmocka_unit_test(claims_are_found_where_their_words_are),
         cmocka_unit_test(what_is_copied_has_all_its_ngrams_and_scores_are_told),
+        cmocka_unit_test(a_passages_score_is_a_number_that_can_be_summed),
         cmocka_unit_test(a_judges_score_counts_only_as_it_was_asked_for),
         cmocka_unit_test(a_judge_is_asked_in_texts_that_stay_texts),
         cmocka_unit_test(a_schema_of_many_slow_patterns_is_given_up_soon),
