@@ -6,6 +6,7 @@
 #include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -206,6 +207,17 @@ static void an_answer_loses_its_log_probabilities_and_no_other_byte(void **state
         assert_int_equal(logprobs_strip_lines(line.data, line.len, &lines), 0);
         assert_string_equal(lines.data, want.data);
         buf_close(&out), buf_close(&line), buf_close(&lines), buf_close(&want);
+    }
+    static const char *const starts[] = {"data:", "data:   "}; /* of other servers */
+    for (size_t i = 0; i < sizeof starts / sizeof *starts; i++) {
+        char line[256], want[256];
+        struct buf out;
+        buf_init(&out, 4096);
+        snprintf(line, sizeof line, "%s{\"choices\":[{\"logprobs\":{}}]}\n\n", starts[i]);
+        snprintf(want, sizeof want, "%s{\"choices\":[{\"logprobs\":null}]}\n\n", starts[i]);
+        assert_int_equal(logprobs_strip_lines(line, strlen(line), &out), 0);
+        assert_string_equal(out.data, want);
+        buf_close(&out);
     }
 }
 
