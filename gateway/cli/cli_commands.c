@@ -324,7 +324,7 @@ const struct cli_command cli_commands[] = {
     {"canary", "ALIAS", ONE(1), .takes = F(TENANT), .run = cli_canary, .names = {CLI_ALIASES},
      .help = "an alias's targets beside each other since its last change: is one better or worse",
      .examples = "weft canary chat\nweft canary chat --tenant acme"},
-    {"eval list", "", .takes = F(ALL) | F(TENANT) | F(OF_ALIAS) | F(ADAPTER) | F(RULE) | PAGING, .query = F(TENANT) | F(OF_ALIAS) | F(ADAPTER) | F(RULE),
+    {"eval list", "", .takes = F(ALL) | F(TENANT) | F(ALIAS) | F(ADAPTER) | F(RULE) | PAGING, .query = F(TENANT) | F(ALIAS) | F(ADAPTER) | F(RULE),
      TENANT("GET", "/v1/evaluations"), LIST(evaluation), .help = "scores of single answers, newest first",
      .examples = "weft eval list --alias chat --rule overall\nweft eval list --all --tenant acme --limit 20"},
     {"eval summary", "[ALIAS]", .most_args = 1, .takes = F(TENANT) | F(ADAPTER) | F(RULE) | F(DAYS), .run = cli_eval_summary, .names = {CLI_ALIASES},
