@@ -64,8 +64,8 @@ struct capture_new {
     int64_t expires_s, max_rows, max_bytes;
 };
 int captures_add(struct captures *c, const struct capture_new *n, const json_t *row, struct err *e);
-/* In the place of what is there; ERR_NOT_FOUND. */
-int captures_replace(struct captures *c, const char *tenant, const char *id, const json_t *row, struct err *e);
+/* In the place of what is there; ERR_NOT_FOUND. ERR_CONFLICT: the tenant's would be larger for it than max_bytes. */
+int captures_replace(struct captures *c, const char *tenant, const char *id, const json_t *row, int64_t max_bytes, struct err *e);
 
 /* id NULL: all that the filter lets pass. *n: how many went. ERR_NOT_FOUND: the id is none. */
 int captures_remove(struct captures *c, const char *tenant, const char *id, const struct capture_filter *f, int *n, struct err *e);

@@ -394,7 +394,7 @@ int captures_add(struct captures *c, const struct capture_new *n, const json_t *
     return rc;
 }
 
-int captures_replace(struct captures *c, const char *tenant, const char *id, const json_t *row, struct err *e)
+int captures_replace(struct captures *c, const char *tenant, const char *id, const json_t *row, int64_t max_bytes, struct err *e)
 {
     struct buf text;
     int rc = dump(row, &text, e);
@@ -402,9 +402,11 @@ int captures_replace(struct captures *c, const char *tenant, const char *id, con
     struct shelf *s = shelf_of(c, tenant);
     struct capture_id *r = find(s, id);
     if (rc == 0 && !r) rc = err_set(e, ERR_NOT_FOUND, "There is no capture '%.40s'.", id);
+    int64_t more = r ? (int64_t)text.len - r->bytes : 0;
+    if (rc == 0 && more > 0 && s->bytes + more > max_bytes) rc = err_set(e, ERR_CONFLICT, "There is no room for it: all captures take %lld MiB at most.", (long long)(max_bytes >> 20));
     if (rc == 0) rc = write_row(c, tenant, r, &text, e);
     if (rc == 0) {
-        s->bytes += (int64_t)text.len - r->bytes;
+        s->bytes += more;
         r->bytes = (int64_t)text.len;
     }
     pthread_mutex_unlock(&c->lock);

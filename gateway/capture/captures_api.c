@@ -21,6 +21,7 @@
 #include "gateway/proxy/chat_api.h"
 #include "gateway/settings.h"
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -239,16 +240,29 @@ static int put_answer(json_t *row, const char *version, const char *content, str
     return rc ? err_set(e, ERR_NO_MEMORY, "no memory for an answer") : 0;
 }
 
+static pthread_mutex_t answering = PTHREAD_MUTEX_INITIALIZER; /* from reading a capture to replacing it: no answer takes another's place */
+
+static int add_to(struct http_request *r, const char *version, const char *content, json_t **row, struct err *e)
+{
+    struct gateway *g = admin_gateway(r);
+    const char *tenant = admin_tenant(r), *id = api_param(r, 0);
+    pthread_mutex_lock(&answering);
+    int rc = captures_read(g->captures, tenant, id, row, e) || put_answer(*row, version, content, e) ||
+                     captures_replace(g->captures, tenant, id, *row, settings_now(g->settings)->capture_mb << 20, e)
+                 ? -1
+                 : 0;
+    pthread_mutex_unlock(&answering);
+    return rc;
+}
+
 static void add_answer(struct http_request *r)
 {
     static const char *const names[] = {"version", "content", NULL};
-    struct captures *c = admin_gateway(r)->captures;
     struct err e = {0};
     const char *version = NULL, *content = NULL;
     json_t *body = NULL, *row = NULL;
     int rc = admin_query_none(r, &e) || admin_body(r, names, &body, &e) || json_need_str(body, "version", VERSION_LEN, &version, &e) ||
-             json_need_str(body, "content", CAPTURE_ANSWER_LEN, &content, &e) || captures_read(c, admin_tenant(r), api_param(r, 0), &row, &e) ||
-             put_answer(row, version, content, &e) || captures_replace(c, admin_tenant(r), api_param(r, 0), row, &e) ? -1 : 0;
+             json_need_str(body, "content", CAPTURE_ANSWER_LEN, &content, &e) || add_to(r, version, content, &row, &e) ? -1 : 0;
     json_decref(body);
     if (rc) {
         json_decref(row);

@@ -349,6 +349,18 @@ static json_t *string_of(struct redactor *r, const json_t *v, struct err *e)
     return o;
 }
 
+/* A member's name is a text, too: of a tool's parameters it is the client's. Takes `v`, also where it fails. */
+static int put_named(struct redactor *r, json_t **o, const char *key, json_t *v, struct err *e)
+{
+    struct buf name;
+    buf_init(&name, TEXT_MAX);
+    int rc = redact_text(r, key, strlen(key), &name, e);
+    if (rc) json_decref(v);
+    else json_object_put(o, name.len ? name.data : "", v);
+    buf_close(&name);
+    return rc;
+}
+
 /* Depth is that of json_parse(), which read it. */
 static json_t *copy_of(struct redactor *r, const json_t *v, struct err *e)
 {
@@ -369,8 +381,10 @@ static json_t *copy_of(struct redactor *r, const json_t *v, struct err *e)
         json_object_foreach((json_t *)v, key, item)
         {
             one = copy_of(r, item, e);
-            json_object_put(&o, key, one);
-            if (!one) break;
+            if (!one || put_named(r, &o, key, one, e)) {
+                json_decref(o);
+                return NULL;
+            }
         }
     } else {
         return json_incref((json_t *)v);

@@ -23,7 +23,7 @@ void redactor_free(struct redactor *r); /* NULL is fine */
 
 /* Appends the text without what was found. ERR_TOO_LARGE: a limit was met; then nothing of it may be kept. */
 int redact_text(struct redactor *r, const char *s, size_t n, struct buf *out, struct err *e);
-/* A copy of v whose strings are redacted, not the names of its members. */
+/* A copy of v whose strings are redacted, and the names of its members. */
 int redact_json(struct redactor *r, const json_t *v, json_t **out, struct err *e);
 
 int redactor_found(const struct redactor *r); /* so far */

@@ -26,12 +26,14 @@ int logprobs_strip(const char *s, size_t n, struct buf *out)
 
 int logprobs_strip_lines(const char *s, size_t n, struct buf *out)
 {
-    static const char word[] = "data: {";
+    static const char word[] = "data:";
     const char *end = s + n;
     while (s < end) {
         const char *nl = memchr(s, '\n', (size_t)(end - s)), *next = nl ? nl + 1 : end;
-        size_t len = (size_t)(next - s), skip = sizeof word - 2;
-        if (len < sizeof word - 1 || memcmp(s, word, sizeof word - 1) != 0) skip = len;
+        size_t len = (size_t)(next - s), skip = sizeof word - 1;
+        bool data = len > skip && memcmp(s, word, skip) == 0;
+        while (data && skip < len && s[skip] == ' ') skip++;
+        if (!data || skip == len || s[skip] != '{') skip = len;
         buf_add(out, s, skip);
         if (skip < len && logprobs_strip(s + skip, len - skip, out)) return -1;
         s = next;

@@ -3,6 +3,7 @@
  * Words are compared by 64-bit hashes, lower case, in sorted lists: of each passage its words, of all passages together the n-grams. The commonest words of
  * the known languages (rule_language.c) say nothing of what a claim claims, and are left out of it; not out of the n-grams. */
 #include "gateway/quality/grounded.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -96,6 +97,13 @@ static int wrong(struct grounded *out, const char *why)
     return 0;
 }
 
+/* Those of the passages before, too: half a list says nothing. */
+static int no_scores(struct grounded *out)
+{
+    out->scores = 0;
+    return wrong(out, "a score is beyond a million");
+}
+
 /* ERR_NO_MEMORY; what is not as it should be is in *out. */
 static int read_passages(const json_t *rag, int ngram, struct passages *p, struct grounded *out, struct err *e)
 {
@@ -108,6 +116,7 @@ static int read_passages(const json_t *rag, int ngram, struct passages *p, struc
     {
         const json_t *text = json_object_get(one, "text"), *score = json_object_get(one, "score");
         if (!json_is_string(text) || (score && !json_is_null(score) && !json_is_number(score))) return wrong(out, "a passage is {id, text, score}");
+        if (fabs(json_number_value(score)) > RAG_SCORE_MAX) return no_scores(out);
         if ((bytes += json_string_length(text)) > RAG_TEXT_MAX) return wrong(out, "the passages have more than 512 KiB");
         if (json_is_number(score)) {
             double v = json_number_value(score);

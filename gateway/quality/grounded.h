@@ -13,6 +13,7 @@
 #define RAG_TEXT_MAX (512u << 10) /* bytes of all passages */
 #define RAG_WORDS_MAX 20000       /* of the answer that are looked at */
 #define RAG_NGRAM_MAX 5
+#define RAG_SCORE_MAX 1e6 /* of a passage, either way: means and squares of it are summed */
 
 struct grounded_policy {
     double support; /* share of a claim's words that one passage must have */

@@ -6,8 +6,8 @@
  * In memory stands an array of pointers, looked through: an adaptive alias's request compares as many digests as there are such aliases. One lock covers it; it is held for a
  * decision, some microseconds. A model in the file is `changes` old: two ratings at once may come to memory in the other order, and the older is dropped. */
 #include "gateway/quality/route_book.h"
-#include "base/clock.h"
 #include "base/sha256.h"
+#include "gateway/ledger/ledger_rows.h"
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +20,7 @@
 struct route_lesson {
     char key[KEY_LEN], targets[SHA256_HEX];
     int64_t changes;
+    int64_t t; /* of the newest request that it learned from */
     struct route_model m;
 };
 
@@ -221,17 +222,20 @@ static int read_route(struct db *d, sqlite3 *c, const char *request, char alias[
     return rc;
 }
 
+/* 1; 0: the alias has learned of later requests to other models, which a late rating of these must not take away; -1. */
 static int read_model(struct db *d, sqlite3 *c, const char *tenant, const char *alias, struct route_lesson *l, struct err *e)
 {
-    static const char sql[] = "SELECT targets, changes, n, model FROM route_model WHERE tenant = ?1 AND alias = ?2";
+    static const char sql[] = "SELECT targets, changes, n, model, t FROM route_model WHERE tenant = ?1 AND alias = ?2";
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     if (!st || db_bind(st, e, "ss", tenant, alias)) return -1;
     int rc = db_row(st, e);
     route_model_init(&l->m);
+    bool same = rc == 1 && strcmp(db_text(st, 0), l->targets) == 0, late = rc == 1 && l->t < sqlite3_column_int64(st, 4);
     if (rc == 1) l->changes = sqlite3_column_int64(st, 1);
-    if (rc == 1 && strcmp(db_text(st, 0), l->targets) == 0) unpack(&l->m, sqlite3_column_int64(st, 2), sqlite3_column_blob(st, 3), sqlite3_column_bytes(st, 3));
+    if (same) unpack(&l->m, sqlite3_column_int64(st, 2), sqlite3_column_blob(st, 3), sqlite3_column_bytes(st, 3));
+    if (same && late) l->t = sqlite3_column_int64(st, 4);
     sqlite3_reset(st);
-    return rc < 0 ? -1 : 0;
+    return rc < 0 ? -1 : same || !late;
 }
 
 /* And no more than are kept: those that learned least lately go. */
@@ -242,7 +246,7 @@ static int write_model(struct db *d, sqlite3 *c, const char *tenant, const char 
     double v[DOUBLES];
     pack(&l->m, v);
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
-    if (!st || db_bind(st, e, "sssiii", tenant, alias, l->targets, l->changes, l->m.n, clock_wall_us())) return -1;
+    if (!st || db_bind(st, e, "sssiii", tenant, alias, l->targets, l->changes, l->m.n, l->t)) return -1;
     if (sqlite3_bind_blob(st, 7, v, (int)sizeof v, SQLITE_TRANSIENT)) return db_error(c, "bind", e);
     if (db_done(st, e)) return -1;
     if (l->m.n != 1) return 0; /* there is no new one */
@@ -263,8 +267,9 @@ int route_book_learn(struct db *d, sqlite3 *c, const char *tenant, const char *r
     struct route_lesson *l = calloc(1, sizeof *l);
     *learned = NULL;
     if (!l) return err_set(e, ERR_NO_MEMORY, "no memory to learn from feedback");
+    l->t = usage_id_time(request);
     int rc = read_route(d, c, request, alias, l->targets, &way, &cost, x, e);
-    if (rc == 1 && read_model(d, c, tenant, alias, l, e)) rc = -1;
+    if (rc == 1) rc = read_model(d, c, tenant, alias, l, e);
     if (rc != 1) {
         free(l);
         return rc;

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -78,8 +79,8 @@ static void an_object_is_redacted_in_all_its_strings_and_counted(void **state)
 {
     (void)state;
     json_t *kinds = parsed("[\"email\"]"), *patterns = parsed("[{\"name\":\"order\",\"regex\":\"ORD-\\\\d+\"}]");
-    json_t *v = parsed("{\"a\":[\"x@example.com\",{\"b\":\"ORD-1 and ORD-2\"}],\"n\":3,\"z\":null}");
-    json_t *want = parsed("{\"a\":[\"[email]\",{\"b\":\"[order] and [order]\"}],\"n\":3,\"z\":null}"), *counts = parsed("{\"email\":1,\"order\":2}");
+    json_t *v = parsed("{\"a\":[\"x@example.com\",{\"b\":\"ORD-1 and ORD-2\",\"y@example.com\":1}],\"n\":3,\"z\":null}");
+    json_t *want = parsed("{\"a\":[\"[email]\",{\"b\":\"[order] and [order]\",\"[email]\":1}],\"n\":3,\"z\":null}"), *counts = parsed("{\"email\":2,\"order\":2}");
     struct redactor *r;
     struct err e = {0};
     json_t *out = NULL;
@@ -88,10 +89,33 @@ static void an_object_is_redacted_in_all_its_strings_and_counted(void **state)
     json_t *found = redactor_counts(r);
     assert_true(json_equal(out, want));
     assert_true(json_equal(found, counts));
-    assert_int_equal(redactor_found(r), 3);
+    assert_int_equal(redactor_found(r), 4);
     json_t *all[] = {kinds, patterns, v, want, counts, out, found};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) json_decref(all[i]);
     redactor_free(r);
+}
+
+/* A kind that is listed twice is refused; in what stands it is one kind, however many patterns it has. */
+static void a_kind_that_is_said_again_is_one(void **state)
+{
+    (void)state;
+    json_t *kinds = json_array(), *patterns = json_array(), *v = parsed("{\"redact\":[\"secret\",\"email\",\"secret\",\"email\",\"secret\"]}"), *out = NULL;
+    struct redactor *r;
+    struct buf text;
+    struct err e = {0};
+    assert_int_equal(capture_policy_read(v, &out, &e), -1);
+    assert_string_equal(e.param, "capture.redact");
+    for (int i = 0; i < 16; i++) json_array_append_new(kinds, json_string("secret"));
+    for (int i = 0; i < REDACT_PATTERNS_MAX; i++) json_array_append_new(patterns, json_pack("{ss ss}", "name", "p", "regex", "zebra"));
+    assert_int_equal(redactor_new(&r, kinds, patterns, &e), 0);
+    buf_init(&text, 4096);
+    assert_int_equal(redact_text(r, "token=hunter22 zebra", 20, &text, &e), 0);
+    assert_string_equal(text.data, "token=[secret] [p]");
+    assert_int_equal(redactor_found(r), 2);
+    buf_close(&text);
+    redactor_free(r);
+    json_t *all[] = {kinds, patterns, v, out};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) json_decref(all[i]);
 }
 
 /* Patterns of strangers: one that backtracks without end, one that matches nothing everywhere, one that moves its own beginning. */
@@ -228,6 +252,17 @@ static void an_answer_loses_its_log_probabilities_and_no_other_byte(void **state
         assert_string_equal(lines.data, want.data);
         buf_close(&out), buf_close(&line), buf_close(&lines), buf_close(&want);
     }
+    static const char *const starts[] = {"data:", "data:   "}; /* of other servers */
+    for (size_t i = 0; i < sizeof starts / sizeof *starts; i++) {
+        char line[256], want[256];
+        struct buf out;
+        buf_init(&out, 4096);
+        snprintf(line, sizeof line, "%s{\"choices\":[{\"logprobs\":{}}]}\n\n", starts[i]);
+        snprintf(want, sizeof want, "%s{\"choices\":[{\"logprobs\":null}]}\n\n", starts[i]);
+        assert_int_equal(logprobs_strip_lines(line, strlen(line), &out), 0);
+        assert_string_equal(out.data, want);
+        buf_close(&out);
+    }
 }
 
 int main(void)
@@ -235,6 +270,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_text_loses_what_has_a_shape_and_nothing_else),
         cmocka_unit_test(an_object_is_redacted_in_all_its_strings_and_counted),
+        cmocka_unit_test(a_kind_that_is_said_again_is_one),
         cmocka_unit_test(a_pattern_that_meets_a_limit_fails_the_text),
         cmocka_unit_test(a_pattern_that_is_slow_everywhere_fails_the_text),
         cmocka_unit_test(a_policy_is_stored_with_all_its_defaults),

@@ -28,11 +28,26 @@ static void a_sum_stays_at_its_ends(void **state)
     assert_true(cli_value_sum(INT64_MIN, INT64_MAX) == -1);
 }
 
+/* A flag is found by its name: of two rows of one name the second is nobody's. */
+static void no_two_flags_have_one_name(void **state)
+{
+    static const char *const names[] = {
+#define X(id, name, ...) name,
+#include "gateway/cli/cli_flags.def"
+#undef X
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        for (size_t j = 0; j < i; j++)
+            if (strcmp(names[i], names[j]) == 0) fail_msg("%s", names[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(any_number_becomes_a_whole_one),
         cmocka_unit_test(a_sum_stays_at_its_ends),
+        cmocka_unit_test(no_two_flags_have_one_name),
     };
     return cmocka_run_group_tests_name("cli_value", tests, NULL, NULL);
 }

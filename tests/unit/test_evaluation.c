@@ -284,6 +284,24 @@ static void what_is_copied_has_all_its_ngrams_and_scores_are_told(void **state)
     json_decref(body);
 }
 
+/* Sums of squares of what a client sends stay numbers. */
+static void a_passages_score_is_a_number_that_can_be_summed(void **state)
+{
+    (void)state;
+    static const char *const scores[] = {"1e300", "-1e300", "1000001"};
+    for (size_t i = 0; i < sizeof scores / sizeof *scores; i++) {
+        char text[128];
+        snprintf(text, sizeof text, "{\"metadata\":{\"rag\":{\"passages\":[{\"text\":\"a mill\",\"score\":%s}]}}}", scores[i]);
+        json_t *body = parse(text);
+        struct grounded g;
+        struct err e = {0};
+        assert_int_equal(grounded_measure(body, "a mill", 6, &(struct grounded_policy){0.6, 3}, &g, &e), 0);
+        assert_true(g.sent && !g.readable && g.scores == 0);
+        assert_non_null(strstr(g.why, "score"));
+        json_decref(body);
+    }
+}
+
 /* --- judges --- */
 
 static void a_judges_score_counts_only_as_it_was_asked_for(void **state)
@@ -324,6 +342,48 @@ static void a_judge_is_asked_in_texts_that_stay_texts(void **state)
     free(body);
 }
 
+/* Many patterns that backtrack, each within its own limit, over one text: the schema as a whole gives up early. Before that was so this took minutes. */
+static void a_schema_of_many_slow_patterns_is_given_up_soon(void **state)
+{
+    (void)state;
+    json_t *list = json_array(), *refs = json_array();
+    for (int i = 0; i < 100; i++) {
+        json_array_append_new(list, json_pack("{ss}", "pattern", "(a|aa)+$"));
+        json_array_append_new(refs, json_pack("{ss}", "$ref", "#/$defs/x"));
+    }
+    json_t *rule = json_pack("{ss ss s{s{s{so}} so}}", "name", "slow", "kind", "json_schema", "schema", "$defs", "x", "anyOf", list, "anyOf", refs), *stored = NULL;
+    struct err e = {0};
+    struct verdict v;
+    assert_int_equal(rule_read(rule, &stored, &e), 0);
+    struct rule_text t = {"\"aaaaaaaaaaaaaaaaaaaaaaaaaaab\"", 30, 1};
+    rule_apply(stored, &t, &v);
+    assert_false(v.scored);
+    json_decref(rule);
+    json_decref(stored);
+}
+
+/* Three bytes a character: the bound falls into one wherever it begins. */
+static void a_judge_is_asked_about_long_texts_of_any_script(void **state)
+{
+    (void)state;
+    enum { CHARACTERS = JUDGE_ANSWER_MAX };
+    json_t *judge = parse("{\"model\":\"m\",\"rubric\":\"Be strict.\",\"sample\":1,\"scale\":{\"min\":0,\"max\":2},\"min\":0.5}");
+    char *text = calloc(3 * CHARACTERS + 3, 1);
+    assert_non_null(text);
+    for (int i = 0; i < CHARACTERS; i++) memcpy(text + 2 + 3 * i, "\xe6\x97\xa5", 3);
+    memcpy(text, "ab", 2);
+    for (int skip = 0; skip < 3; skip++) {
+        json_t *asked = json_pack("{s[{ss ss}]}", "messages", "role", "user", "content", text + skip);
+        assert_non_null(asked);
+        char *body = judge_body(judge, asked, text + skip, strlen(text + skip));
+        if (!body) fail_msg("%d bytes before the first character: the judge is asked nothing", 2 - skip);
+        free(body);
+        json_decref(asked);
+    }
+    json_decref(judge);
+    free(text);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -333,8 +393,11 @@ int main(void)
         cmocka_unit_test(a_schema_allows_what_it_says),
         cmocka_unit_test(claims_are_found_where_their_words_are),
         cmocka_unit_test(what_is_copied_has_all_its_ngrams_and_scores_are_told),
+        cmocka_unit_test(a_passages_score_is_a_number_that_can_be_summed),
         cmocka_unit_test(a_judges_score_counts_only_as_it_was_asked_for),
         cmocka_unit_test(a_judge_is_asked_in_texts_that_stay_texts),
+        cmocka_unit_test(a_schema_of_many_slow_patterns_is_given_up_soon),
+        cmocka_unit_test(a_judge_is_asked_about_long_texts_of_any_script),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

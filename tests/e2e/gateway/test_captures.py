@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -297,6 +298,35 @@ def test_another_versions_answers_make_disagreements(g):
     assert line["weft"]["request"] == rows[1]["id"] and line["messages"][-1] == rows[1]["answer"]
     assert line["weft"]["other"] == {"version": "small@1", "answer": {"role": "assistant", "content": "no, ask [email]"}}
     assert [x["messages"][-1]["content"] for x in export(g.acme, answer="small@1")] == ["no, ask [email]", rows[0]["answer"]["content"] + "\n"]
+
+
+def test_answers_that_come_at_once_are_all_kept(g):
+    put(g.acme, "talk", {"sample": 1})
+    ask(g.acme, "tokens=4 alpha")
+    (row,) = kept(g.acme, 1)
+
+    def add(version, content="x"):
+        with g.acme.http() as c:
+            return c.post(f"/v1/captures/{row['id']}/answers", json={"version": version, "content": content}).status_code
+
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(add, [f"v@{i}" for i in range(8)])) == 8 * [200]
+    (row,) = kept(g.acme, 1)
+    assert sorted(x["version"] for x in row["answers"]) == [f"v@{i}" for i in range(8)]
+
+
+def test_answers_take_no_more_room_than_captures_may(tmp_path):
+    g = Gateway(tmp_path, "--capture-mb", "1", fake=True)
+    try:
+        acme = g.tenant("acme")
+        put(acme, "talk", {"sample": 1})
+        for i in range(3):
+            ask(acme, f"tokens=4 {i}")
+        with acme.http() as c:
+            codes = [c.post(f"/v1/captures/{row['id']}/answers", json={"version": f"v@{i}", "content": "word " * 12000}).status_code for row in kept(acme, 3) for i in range(7)]
+        assert codes[0] == 200 and codes[-1] == 409 and summary(acme)["bytes"] <= 1 << 20
+    finally:
+        g.close()
 
 
 def test_the_command_exports_and_compares(g, tmp_path):

@@ -253,6 +253,20 @@ def test_what_is_rated_badly_goes_to_the_large_one_from_then_on_over_a_restart_t
     assert way(ask(g, "learns")) == "small"
 
 
+def test_a_late_rating_of_former_models_takes_away_nothing(g):
+    rules = {"exploration": 0.1, "error_cost": 1.5}
+    put(g, "moves", rules, TARGETS[::-1])
+    late = [ask(g, "moves") for _ in range(2)]
+    put(g, "moves", rules)
+    for _ in range(10):
+        r = ask(g, "moves")
+        rate(g, r, "down" if way(r) == "kept" else "up")
+    assert way(ask(g, "moves")) == "large"
+    for r in late:
+        rate(g, r, "up")
+    assert way(ask(g, "moves")) == "large"
+
+
 def test_a_rating_that_is_taken_back_or_said_again_teaches_once(g):
     rules = {"exploration": 0.1, "error_cost": 1.5}
     put(g, "again", rules)
