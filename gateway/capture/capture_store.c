@@ -7,6 +7,7 @@
  * `lock` covers the index and the folders. `stop_lock` covers the list of tenants that have stopped, which requests look at: no file is touched under it. */
 #include "base/clock.h"
 #include "base/log.h"
+#include "gateway/auth/auth.h"
 #include "gateway/capture/capture.h"
 #include "gateway/capture/capture_policy.h"
 #include "gateway/ledger/ledger_rows.h"
@@ -249,12 +250,26 @@ struct stopping {
     bool stopped;
 };
 
+/* -1 with ERR_FORBIDDEN, or what else is wrong. */
+static int is_the_operators(struct db *d, sqlite3 *k, const char *tenant, struct err *e)
+{
+    static const char sql[] = "SELECT 1 FROM capture_stop WHERE tenant = ?1 AND operator = 1";
+    sqlite3_stmt *st = db_stmt(d, k, sql, e);
+    int rc = st && db_bind(st, e, "s", tenant) == 0 ? db_row(st, e) : -1;
+    if (st) sqlite3_reset(st);
+    return rc == 1 ? err_set(e, ERR_FORBIDDEN, "The operator has stopped the captures of this tenant, and alone can end that.") : rc;
+}
+
 static int run_stop(struct db *d, sqlite3 *k, void *u, struct err *e)
 {
-    static const char on[] = "INSERT OR IGNORE INTO capture_stop(tenant, t) VALUES(?1, ?2)", off[] = "DELETE FROM capture_stop WHERE tenant = ?1";
+    static const char on[] = "INSERT INTO capture_stop(tenant, operator, t) VALUES(?1, ?2, ?3) ON CONFLICT(tenant) DO UPDATE SET operator = 1"
+                             " WHERE operator = 0 AND excluded.operator = 1";
+    static const char off[] = "DELETE FROM capture_stop WHERE tenant = ?1 AND operator <= ?2";
     const struct stopping *x = u;
+    int64_t operator = (x->by->scopes & SCOPE_ADMIN) != 0;
+    if (!x->stopped && !operator && is_the_operators(d, k, x->tenant, e)) return -1;
     sqlite3_stmt *st = db_stmt(d, k, x->stopped ? on : off, e);
-    if (!st || (x->stopped ? db_bind(st, e, "si", x->tenant, clock_wall_us() / 1000000) : db_bind(st, e, "s", x->tenant)) || db_done(st, e)) return -1;
+    if (!st || (x->stopped ? db_bind(st, e, "sii", x->tenant, operator, clock_wall_us() / 1000000) : db_bind(st, e, "si", x->tenant, operator)) || db_done(st, e)) return -1;
     if (sqlite3_changes(k) == 0) return 0;
     const char *what = x->stopped ? "capture.stop" : "capture.resume";
     if (event_add(d, k, x->tenant, x->stopped ? "capture.stopped" : "capture.resumed", "", NULL, e)) return -1;

@@ -219,6 +219,20 @@ def test_the_stop_keeps_nothing_until_it_ends_and_survives_a_restart(g):
     assert "capture.stop" in actions and "capture.resume" in actions
 
 
+def test_a_stop_of_the_operator_is_not_the_tenants_to_end(g):
+    put(g.acme, "talk", {"sample": 1})
+    with g.acme.http() as c:
+        assert c.put("/v1/captures/stop", json={"stopped": True}).json()["stopped"]
+        assert g.admin.put("/admin/v1/tenants/acme/captures/stop", json={"stopped": True}).json()["stopped"]
+        for _ in range(2):
+            r = c.put("/v1/captures/stop", json={"stopped": False})
+            assert r.status_code == 403 and r.json()["error"]["code"] == "insufficient_permissions" and summary(g.acme)["stopped"]
+            assert c.put("/v1/captures/stop", json={"stopped": True}).status_code == 200  # says so again, and takes nothing over
+        assert g.admin.put("/admin/v1/tenants/acme/captures/stop", json={"stopped": False}).json()["stopped"] is False
+        assert c.put("/v1/captures/stop", json={"stopped": True}).json()["stopped"]
+        assert c.put("/v1/captures/stop", json={"stopped": False}).json()["stopped"] is False
+
+
 def test_what_has_expired_is_gone_from_the_disk_after_the_upkeep_looked(g):
     put(g.acme, "talk", {"expires_days": 1})
     ask(g.acme, f"tokens=2 {SECRET}")
