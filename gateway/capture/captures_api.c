@@ -31,6 +31,8 @@
 #define TIME_MAX 253402300799 /* 9999-12-31 */
 #define EXPORT_TYPE "application/jsonl; charset=utf-8"
 #define VERSION_LEN (NAME_MAX_LEN + 12)
+#define EXPORT_VERSION_MAX 127 /* ADAPTER@VERSION, or a base's name */
+#define EXPORT_PAIR_MAX 255
 #define ANSWER_BODY (8 * CAPTURE_ANSWER_LEN)
 
 /* --- what is asked --- */
@@ -39,6 +41,7 @@ static int read_filter(const struct http_request *r, struct capture_filter *f, s
 {
     int64_t start = 0, end = TIME_MAX;
     f->alias = http_query(r, "alias");
+    if (f->alias && strlen(f->alias) > NAME_MAX_LEN) return err_field(e, ERR_INVALID, "alias", "An alias's name has at most %d characters.", NAME_MAX_LEN);
     if (admin_query_int(r, "start_time", 0, TIME_MAX, &start, e) || admin_query_int(r, "end_time", 0, TIME_MAX, &end, e) || admin_query_in_order(start, end, e)) return -1;
     f->start_us = start * 1000000;
     f->end_us = end * 1000000;
@@ -82,6 +85,11 @@ static int read_ask(struct http_request *r, struct capture_ask *a, struct err *e
     if (admin_query_known(r, names, e) || read_filter(r, &a->filter, e) || read_pair(r, a, e) || read_rating(r, "rating_above", &a->least, &a->rated, e) ||
         read_rating(r, "rating_below", &a->most, &a->rated, e))
         return -1;
+    for (int i = 0; i < 3; i++) {
+        static const char *const field[] = {"version", "answer", "disagreements"};
+        const char *text = http_query(r, field[i]);
+        if (text && strlen(text) > (i < 2 ? EXPORT_VERSION_MAX : EXPORT_PAIR_MAX)) return err_field(e, ERR_INVALID, field[i], "'%s' is too long.", field[i]);
+    }
     if (format && strcmp(format, "chat") != 0) return err_field(e, ERR_INVALID, "format", "'format' is chat, not '%.40s'.", format);
     if (cut && strcmp(cut, "true") != 0 && strcmp(cut, "false") != 0) return err_field(e, ERR_INVALID, "cut", "'cut' is true or false, not '%.40s'.", cut);
     a->cut = cut && strcmp(cut, "true") == 0;
@@ -144,11 +152,25 @@ static void summary(struct http_request *r)
     else api_reply(r, 200, sum_json(r));
 }
 
+/* The words that stand where an id would: they are other routes', by other methods. */
+static int no_word(struct http_request *r, struct err *e)
+{
+    static const struct {
+        const char *word, *allow;
+    } words[] = {{"summary", "GET, HEAD"}, {"export", "GET, HEAD"}, {"stop", "PUT"}};
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++) {
+        if (strcmp(api_param(r, 0), words[i].word) != 0) continue;
+        http_set_header(r, "Allow", words[i].allow);
+        return err_set(e, ERR_METHOD, "%.16s is not allowed here, %s is", r->method, words[i].allow);
+    }
+    return 0;
+}
+
 static void get(struct http_request *r)
 {
     struct err e = {0};
     json_t *v = NULL;
-    if (admin_query_none(r, &e) || captures_read(admin_gateway(r)->captures, admin_tenant(r), api_param(r, 0), &v, &e)) api_refuse(r, &e);
+    if (no_word(r, &e) || admin_query_none(r, &e) || captures_read(admin_gateway(r)->captures, admin_tenant(r), api_param(r, 0), &v, &e)) api_refuse(r, &e);
     else api_reply(r, 200, v);
 }
 
@@ -200,7 +222,7 @@ static void remove_some(struct http_request *r, const char *id, const struct cap
 static void drop(struct http_request *r)
 {
     struct err e = {0};
-    if (admin_query_none(r, &e)) api_refuse(r, &e);
+    if (no_word(r, &e) || admin_query_none(r, &e)) api_refuse(r, &e);
     else remove_some(r, api_param(r, 0), NULL);
 }
 

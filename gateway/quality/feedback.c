@@ -43,7 +43,7 @@ static json_t *print(sqlite3_stmt *st)
 
 static int no_such(const char *request, struct err *e)
 {
-    return err_field(e, ERR_NOT_FOUND, "request_id", "There is no request '%.64s' that has ended.", request);
+    return err_field(e, ERR_NOT_FOUND, "request_id", "There is no request of that id that has ended.");
 }
 
 /* --- writing --- */

@@ -156,15 +156,29 @@ static const struct kind *kind_of(const char *name)
     return NULL;
 }
 
+static bool has_field(const struct kind *k, const char *field)
+{
+    const char *const *p = k->fields;
+    while (*p && strcmp(*p, field) != 0) p++;
+    return *p;
+}
+
+/* Another kind's field may be there as null, as clients send what is not set. */
+static bool of_another(const char *field)
+{
+    for (size_t i = 0; i < KINDS; i++)
+        if (has_field(&kinds[i], field)) return true;
+    return false;
+}
+
 static int check_fields(const json_t *v, const struct kind *k, struct err *e)
 {
     const char *field;
     json_t *one;
     json_object_foreach((json_t *)v, field, one)
     {
-        const char *const *p = k->fields;
-        while (*p && strcmp(*p, field) != 0) p++;
-        if (!*p && strcmp(field, "name") != 0 && strcmp(field, "kind") != 0) return err_field(e, ERR_INVALID, field, "There is no field '%.60s' in a rule of kind %s.", field, k->name);
+        bool known = has_field(k, field) || strcmp(field, "name") == 0 || strcmp(field, "kind") == 0 || (json_is_null(one) && of_another(field));
+        if (!known) return err_field(e, ERR_INVALID, field, "There is no field '%.60s' in a rule of kind %s.", field, k->name);
     }
     return 0;
 }

@@ -25,7 +25,7 @@ def nodes(answer):
     def count(v):
         return 1 + sum(map(count, v.values() if isinstance(v, dict) else v if isinstance(v, list) else ()))
 
-    return count(answer.json()) if answer is not None and answer.status_code == 200 and answer.headers.get("content-type", "").startswith("application/json") else 0
+    return count(answer.json()) if answer is not None and answer.status_code == 200 and answer.headers.get("content-type", "").split(";")[0] == "application/json" else 0
 
 
 class GatewayWalk(Walk):

@@ -70,7 +70,7 @@ def look(world):
         if op.method != "get" or not path or not op.item["security"] or "text/event-stream" in (op.response(200) or {}).get("content", {}):
             continue
         r = world.ask(op, path, world.tenant.key)
-        json_ = r.headers.get("content-type", "").startswith("application/json")
+        json_ = r.headers.get("content-type", "").split(";")[0] == "application/json"
         out[op.id] = (r.status_code, steady(r.json()) if json_ else r.text)
     return out
 

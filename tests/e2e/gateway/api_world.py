@@ -96,7 +96,7 @@ class World:
 
     def feed(self, op, r):
         """Remembers what the answer's links say about other operations."""
-        if r.status_code >= 300 or not r.headers.get("content-type", "").startswith("application/json"):
+        if r.status_code >= 300 or r.headers.get("content-type", "").split(";")[0] != "application/json":
             return
         for link in (op.response(r.status_code) or {}).get("links", {}).values():
             for name, expression in link.get("parameters", {}).items():
