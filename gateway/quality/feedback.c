@@ -41,7 +41,7 @@ static json_t *print(sqlite3_stmt *st)
     return o;
 }
 
-static int no_such(const char *request, struct err *e)
+static int no_such(struct err *e)
 {
     return err_field(e, ERR_NOT_FOUND, "request_id", "There is no request of that id that has ended.");
 }
@@ -80,7 +80,7 @@ static int read_one(struct db *d, sqlite3 *c, const char *tenant, const char *re
     json_t *o = rc == 1 ? print(st) : NULL;
     if (st) sqlite3_reset(st);
     if (rc < 0) return -1;
-    if (rc == 0) return no_such(request, e);
+    if (rc == 0) return no_such(e);
     if (!o) return err_set(e, ERR_NO_MEMORY, "no memory for feedback");
     *out = o;
     return 0;
@@ -120,7 +120,7 @@ int feedback_put(struct ledger *l, struct db *d, struct route_book *routes, cons
     struct putting p = {.f = f, .by = by};
     int rc = ledger_row(l, f->tenant, f->request, 0, take, &p, e);
     if (rc < 0) return -1;
-    if (!rc || p.correction) return no_such(f->request, e);
+    if (!rc || p.correction) return no_such(e);
     if (db_write_wait(d, run_put, &p, e)) {
         json_decref(p.out);
         route_book_learned(NULL, p.learned);
@@ -142,7 +142,7 @@ static int run_delete(struct db *d, sqlite3 *c, void *u, struct err *e)
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     static const char forget[] = "UPDATE usage_route SET features = x'' WHERE id = ?1"; /* what was learned stays; it is not learned again */
     if (!st || db_bind(st, e, "ss", x->tenant, x->request) || db_done(st, e)) return -1;
-    if (!sqlite3_changes(c)) return no_such(x->request, e);
+    if (!sqlite3_changes(c)) return no_such(e);
     st = db_stmt(d, c, forget, e);
     return st && db_bind(st, e, "s", x->request) == 0 ? db_done(st, e) : -1;
 }
