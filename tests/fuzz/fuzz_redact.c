@@ -187,7 +187,7 @@ static void check_counts(const struct redactor *r)
     json_decref(counts);
 }
 
-/* A string in an object, under a name that would be redacted itself, becomes the same. */
+/* A string in an object, under a name that may be redacted itself, becomes the same. */
 static void check_json(const json_t *policy, const char *s, size_t n, const struct buf *want)
 {
     struct redactor *r = NULL;
@@ -196,7 +196,7 @@ static void check_json(const json_t *policy, const char *s, size_t n, const stru
     v = json_pack("{s[oin]}", "a@example.com", text, 4111);
     FUZZ_NEED(redactor_new(&r, json_object_get(policy, "redact"), json_object_get(policy, "patterns"), NULL) == 0 &&
               redact_json(r, v, &out, NULL) == 0);
-    json_t *list = json_object_get(out, "a@example.com"), *is = json_array_get(list, 0);
+    json_t *list = json_object_iter_value(json_object_iter(out)), *is = json_array_get(list, 0);
     FUZZ_NEED(json_array_size(list) == 3 && json_string_length(is) == want->len &&
               memcmp(json_string_value(is), want->data, want->len) == 0);
     redactor_free(r);
