@@ -54,7 +54,8 @@ class Engine:
     def state(self):
         return {"base": self.base, "precision": "exact", "kernels": "fake", "max_context": 2048, "pid": int(os.environ.get("FAKE_PID", os.getpid())), "running": self.running, "waiting": 0,
                 "pages": {"total": 400, "used": 100 if self.running else 0}, "slots": {"max": 8, "resident": len(self.loaded), "loading": 0},
-                "steps": {"count": 1 + self.generated, "us_p50": 2500, "us_p99": 9000}, "prompt_policies": ["truncate", "compress", "template"]}
+                "steps": {"count": 1 + self.generated, "us_p50": 2500, "us_p99": 9000},
+                **({"prompt_policies": ["truncate", "compress", "text"]} if os.environ.get("FAKE_POLICIES") else {})}
 
     def metrics(self):
         return f'vllm:request_success_total{{finished_reason="length"}} {self.ended}\nvllm:generation_tokens_total {self.generated}\n'

@@ -37,7 +37,7 @@ def g(tmp_path_factory, _model):
 
 @pytest.fixture
 def fake(tmp_path, _model):
-    f = Gateway(tmp_path, "--first-byte-ms", "3000", "--idle-ms", "1500", fake=True)
+    f = Gateway(tmp_path, "--first-byte-ms", "3000", "--idle-ms", "1500", fake=True, env={"FAKE_POLICIES": "1"})
     f.acme = f.tenant("acme")
     assert f.acme.upload("sql").status_code == 201
     yield f

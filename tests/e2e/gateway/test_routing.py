@@ -185,7 +185,7 @@ def test_a_client_that_leaves_while_it_is_looked_at_costs_what_was_computed_and_
     put(g, "slow", {**KEEPS, "probe_tokens": 256})
     with g.acme.http() as c:
         try:
-            c.post("/v1/chat/completions", json={"model": "slow", "messages": STORY, "max_tokens": 400, "temperature": 0, "stream": True, "ignore_eos": True}, timeout=0.5)
+            c.post("/v1/chat/completions", json={"model": "slow", "messages": STORY, "max_tokens": 400, "temperature": 0, "stream": True, "ignore_eos": True}, timeout=0.15)
         except Exception:  # it left
             pass
     balanced(g)
