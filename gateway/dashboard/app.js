@@ -69,6 +69,7 @@ async function show() {
   const {path, params} = route.read(), known = shownTo(session), name = path[0] || known[0].path, found = known.find(p => p.path === name), same = now && now.path.join("/") === path.join("/"), was = remember(), top = same ? scrollY : 0;
   now?.page.close();
   const page = makePage(), mine = now = {page, path};
+  parts.main.setAttribute("aria-busy", "true");
   document.querySelectorAll("dialog").forEach(d => d.remove());
   drawer(false);
   fill(parts.nav, nav(found ? found.in || found.path : ""));
@@ -84,6 +85,7 @@ async function show() {
   fill(parts.title, made.up ? [h("a", {href: route.href(made.up[0])}, made.up[1]), " / "] : null, made.title);
   fill(parts.tools, made.tools || []);
   fill(parts.main, made.body);
+  parts.main.setAttribute("aria-busy", "false");
   document.title = `${typeof made.title === "string" ? made.title : name} · Weft`;
   if (same) { restore(was); scrollTo(0, top); } else { scrollTo(0, 0); if (was) parts.main.focus({preventScroll: true}); say(document.title); }
 }

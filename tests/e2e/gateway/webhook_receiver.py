@@ -83,7 +83,7 @@ class Receiver(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.journal = open(os.path.join(folder, "journal"), "a+b", buffering=0)
         self.secrets, self.tokens, self.plan, self.chaos, self.random = {}, {}, {}, {}, random.Random(1)
-        self.wrong, self.requests, self.bodies, self.flying = [], {}, {}, set()
+        self.wrong, self.requests, self.bodies, self.flying = [], {}, {}, {}
 
     def word(self, path):
         with self.lock:
@@ -154,14 +154,19 @@ class Handler(BaseHTTPRequestHandler):
                         getattr(s, name).update(value)
             return self.answer(200)
         with s.lock:
-            twice, _ = path in s.flying, s.flying.add(path)
-            if twice:
+            if path in s.flying:
                 s.wrong.append(f"{path}: two batches at once")
+            s.flying[path] = self
         try:
             self.receive(path, body)
         finally:
-            with s.lock:
-                s.flying.discard(path)
+            self.leave(path)
+
+    def leave(self, path):
+        """Before the last byte of an answer: the next batch may follow it at once."""
+        with self.server.lock:
+            if self.server.flying.get(path) is self:
+                del self.server.flying[path]
 
     def receive(self, path, body):
         s, word = self.server, self.server.word(path)
@@ -172,20 +177,19 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(0.3)
         if word == "drop" or word.isdigit():
             if word == "drop":
+                self.leave(path)
                 self.close_connection = True
                 return self.connection.shutdown(socket.SHUT_RDWR)
             if word != "413" or len(events) > 10:
+                self.leave(path)
                 return self.answer(int(word), more={"429": [("Retry-After", "2")], "302": [("Location", "/elsewhere")]}.get(word, ()))
         s.take(path, self.headers, events)
+        self.leave(path)
         if word in ("lose", "cut"):
             if word == "cut":
                 self.wfile.write(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{")
             self.close_connection = True
-            with s.lock:
-                s.flying.discard(path)
             return self.connection.shutdown(socket.SHUT_RDWR)
-        with s.lock:
-            s.flying.discard(path)
         if word == "endless":
             return self.go_on()
         self.answer(200, b"x" * (1 << 20) if word == "long" else b"{}")
