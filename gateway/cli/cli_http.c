@@ -134,11 +134,11 @@ int cli_target(const struct cli *c, enum cli_side side, const char *path, struct
 {
     const char *base = side == CLI_ADMIN_SIDE ? c->admin_url : c->url,
                *key = side == CLI_ADMIN_SIDE ? c->admin_key : c->key;
-    size_t n = strlen(base);
+    size_t n = strlen(base), scheme = !strncmp(base, "https://", 8) ? 8 : !strncmp(base, "http://", 7) ? 7 : 0;
     if (key && strlen(key) > CLI_KEY_MAX) return cli_error(CLI_USAGE, "the key is too long to be one");
     if (key && key[strcspn(key, "\r\n")]) return cli_error(CLI_USAGE, "the key holds a line end");
-    if (strncmp(base, "http://", 7) && strncmp(base, "https://", 8))
-        return cli_error(CLI_USAGE, "%s is no http or https address", base);
+    if (!scheme) return cli_error(CLI_USAGE, "%s is no http or https address", base);
+    if (!base[scheme] || base[scheme] == '/') return cli_error(CLI_USAGE, "%s: an address without a host", base);
     while (n && base[n - 1] == '/') n--;
     if (n > CLI_URL_MAX) return cli_error(CLI_USAGE, "the address is too long");
     snprintf(out->url, sizeof out->url, "%.*s%s", (int)n, base, path);

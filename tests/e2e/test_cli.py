@@ -271,6 +271,7 @@ def test_usage_is_a_table_with_totals_over_all_pages(fake):
     (["tenant", "list", "--url"], "needs a value"),
     (["tenant", "list", "--json=yes"], "takes no value"),
     (["tenant", "list", "--admin-url", "ftp://x"], "no http or https"),
+    (["tenant", "list", "--admin-url", "https:///"], "an address without a host"), (["adapter", "list", "--url", "http://"], "an address without a host"),
     (["key", "list"], "--tenant NAME is missing"),
     (["chat", "hello"], "--model NAME is missing"),
     (["chat", "--model", "m", "--max-tokens", "0", "x"], "number from 1 to"),
