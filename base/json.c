@@ -42,6 +42,7 @@ static int scan(const char *text, size_t len, struct err *e)
     int depth = 0, tokens = 0;
     for (size_t i = 0; i < len; i++) {
         char c = text[i];
+        if (!c) return err_set(e, ERR_INVALID_JSON, "the JSON holds a NUL byte"); /* jansson passes over it */
         if (c == '}' || c == ']') depth--;
         bool opens = c == '{' || c == '[';
         if (opens && ++depth > JSON_DEPTH)

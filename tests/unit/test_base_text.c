@@ -217,6 +217,13 @@ static void json_from_strangers_is_bounded_and_errors_do_not_quote_it(void **sta
         json_decref(v);
         buf_close(&b);
     }
+    static const char with_nul[][9] = {"{\"a\":0\0}", "{\"a\": 1\0", "{\"a\":1}\0", "\0{\"a\":1}", "{\"\0\": 1}"};
+    for (size_t i = 0; i < sizeof with_nul / sizeof *with_nul; i++) {
+        json_t *v = NULL;
+        struct err e = {0};
+        assert_int_equal(json_parse(with_nul[i], 8, &v, &e), -1);
+        assert_int_equal(e.code, ERR_INVALID_JSON);
+    }
     static const char *const secrets[] = {
         "{\"prompt\": \"canary\" canary}", "{\"canary\":1,\"canary\":2}", "{\"canary", "{\"a\":canary}",
         "{\"a\":\"canary\\u0000\"}",       "{\"a\":\"canary\xff\"}"};
