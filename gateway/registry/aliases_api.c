@@ -9,7 +9,7 @@
 #include "gateway/api/revision.h"
 #include "gateway/proxy/chat_api.h"
 #include "gateway/registry/alias.h"
-#include "gateway/registry/alias_parts.h"
+#include "gateway/registry/alias_draft.h"
 #include "gateway/registry/residency.h"
 
 /* Takes v over. */
@@ -41,14 +41,14 @@ static void get(struct http_request *r)
 
 static void put(struct http_request *r)
 {
-    const char *names[5 + ALIAS_PARTS] = {"targets", "policy", "sticky", "system_prefix"};
-    for (int i = 0; i < ALIAS_PARTS; i++) names[4 + i] = alias_part_row[i].field;
+    const char *names[DRAFT_FIELDS + 1];
     struct gateway *g = admin_gateway(r);
     struct actor by = admin_actor(r);
     struct err e = {0};
     json_t *body = NULL, *v = NULL;
     bool created = false;
     struct alias_put p = {.tenant = admin_tenant(r), .name = api_param(r, 0), .served = residency_serves, .u = g};
+    draft_fields(names);
     int rc = admin_query_none(r, &e) || revision_wanted(r, &p.want, &e) || admin_body(r, names, &body, &e) ? -1 : 0;
     p.body = body;
     if (rc == 0) rc = alias_put(g->registry, &by, &p, &v, &created, &e);

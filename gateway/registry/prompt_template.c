@@ -39,17 +39,6 @@ static int no_memory(struct err *e)
     return err_set(e, ERR_NO_MEMORY, "no memory for a template");
 }
 
-static int check_fields(const json_t *o, const char *const *names, const char *where, struct err *e)
-{
-    const char *field;
-    json_t *v;
-    json_object_foreach((json_t *)o, field, v)
-    {
-        if (word_of(names, field) < 0) return err_field(e, ERR_INVALID, where, "There is no field '%.60s' here.", field);
-    }
-    return 0;
-}
-
 static bool is_name(const char *s, size_t n)
 {
     bool good = n >= 1 && n <= NAME_MAX && s[0] >= 'a' && s[0] <= 'z';
@@ -159,7 +148,7 @@ static int read_bounds(enum slot_type type, const json_t *v, const char *where, 
                                                   [SLOT_JSON] = {"type", "default", "max_length"}};
     int64_t length = 4096, least = -INTEGER_MAX, most = INTEGER_MAX;
     struct err why = {0};
-    if (check_fields(v, of[type], where, e)) return -1;
+    if (json_check_fields(v, of[type], where, e)) return -1;
     if (json_get_int(v, "max_length", 1, TEMPLATE_TEXT_MAX, &length, NULL, &why) ||
         json_get_int(v, "min", -INTEGER_MAX, INTEGER_MAX, &least, NULL, &why) ||
         json_get_int(v, "max", -INTEGER_MAX, INTEGER_MAX, &most, NULL, &why))
@@ -252,7 +241,7 @@ static int read_message(size_t i, const json_t *v, const json_t *slots, json_t *
     const json_t *content = json_object_get(v, "content");
     if (!json_is_object(v) || word_of(roles, role) < 0 || !json_is_string(content))
         return err_field(e, ERR_INVALID, where, "A message is {role: system, developer, user or assistant; content: a string}.");
-    if (check_fields(v, names, where, e) || check_content(json_string_value(content), slots, used, where, e)) return -1;
+    if (json_check_fields(v, names, where, e) || check_content(json_string_value(content), slots, used, where, e)) return -1;
     return json_array_append_new(list, json_pack("{ss sO}", "role", role, "content", content)) ? no_memory(e) : 0;
 }
 
@@ -277,7 +266,7 @@ int prompt_template_read(const json_t *v, json_t **out, struct err *e)
     static const char *const names[] = {"messages", "slots", NULL};
     if (!json_is_object(v)) return err_field(e, ERR_INVALID, "", "It is an object {messages, slots}.");
     json_t *o = json_pack("{s[] s{}}", "messages", "slots"), *slots = json_object_get(o, "slots");
-    int rc = o ? check_fields(v, names, "", e) : no_memory(e);
+    int rc = o ? json_check_fields(v, names, "", e) : no_memory(e);
     if (rc == 0) rc = read_slots(json_object_get(v, "slots"), slots, e);
     if (rc == 0) rc = read_messages(json_object_get(v, "messages"), slots, json_object_get(o, "messages"), e);
     if (rc)
