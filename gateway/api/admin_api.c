@@ -412,6 +412,30 @@ void admin_pass_on(struct http_request *r)
     admin_defer(r, ((const struct admin_handler *)r->route->data)->work);
 }
 
+static const struct admin_handler *tenants_handler(const struct http_request *r)
+{
+    return api_route(r)->what;
+}
+
+void admin_pass_on_own(struct http_request *r)
+{
+    admin_defer(r, tenants_handler(r)->work);
+}
+
+static void work_for(struct http_request *r)
+{
+    struct err e = {0};
+    if (admin_for_tenant(r, &e))
+        api_refuse(r, &e);
+    else
+        tenants_handler(r)->work(r);
+}
+
+void admin_pass_on_for(struct http_request *r)
+{
+    admin_defer(r, work_for);
+}
+
 const struct http_route routes_admin[] = {
     ADMIN_CHANGE("POST", "/admin/v1/tenants", admin_tenants_post),
     ADMIN_READ("/admin/v1/tenants", admin_tenants_get),

@@ -339,65 +339,21 @@ static void export(struct http_request *r)
 
 /* --- routes --- */
 
-struct work {
-    void (*fn)(struct http_request *r);
-};
-
-static void later(struct http_request *r)
-{
-    admin_defer(r, ((const struct work *)api_route(r)->what)->fn);
-}
-
-static void later_for(struct http_request *r)
-{
-    struct err e = {0};
-    if (admin_for_tenant(r, &e)) api_refuse(r, &e);
-    else ((const struct work *)api_route(r)->what)->fn(r);
-}
-
-static void operators(struct http_request *r) { admin_defer(r, later_for); }
-
-#define ROW(method, where, body, most, call, path)                                                                     \
-    {                                                                                                                  \
-        method, where, body, most, api_who, NULL, later, &(const struct api_route)                                     \
-        {                                                                                                              \
-            SCOPE_KEYS, path, &(const struct work)                                                                     \
-            {                                                                                                          \
-                call                                                                                                   \
-            }                                                                                                          \
-        }                                                                                                              \
-    }
-#define BOTH(method, where, body, most, call)                                                                          \
-    ROW(method, "/v1/captures" where, body, most, call, false),                                                        \
-        ROW(method, "/t/{tenant}/v1/captures" where, body, most, call, true)
-
 const struct http_route routes_captures[] = {
-    BOTH("GET", "", HTTP_BODY_NONE, 0, list),
-    BOTH("DELETE", "", HTTP_BODY_NONE, 0, drop_all),
-    BOTH("GET", "/summary", HTTP_BODY_NONE, 0, summary),
-    BOTH("PUT", "/stop", HTTP_BODY_BUFFER, API_BODY_MAX, stop),
-    BOTH("GET", "/export", HTTP_BODY_NONE, 0, export),
-    BOTH("GET", "/{id}", HTTP_BODY_NONE, 0, get),
-    BOTH("DELETE", "/{id}", HTTP_BODY_NONE, 0, drop),
-    BOTH("POST", "/{id}/answers", HTTP_BODY_BUFFER, ANSWER_BODY, add_answer),
+    TENANT_ROWS(SCOPE_KEYS, "GET", "/captures", HTTP_BODY_NONE, 0, list),
+    TENANT_ROWS(SCOPE_KEYS, "DELETE", "/captures", HTTP_BODY_NONE, 0, drop_all),
+    TENANT_ROWS(SCOPE_KEYS, "GET", "/captures/summary", HTTP_BODY_NONE, 0, summary),
+    TENANT_ROWS(SCOPE_KEYS, "PUT", "/captures/stop", HTTP_BODY_BUFFER, API_BODY_MAX, stop),
+    TENANT_ROWS(SCOPE_KEYS, "GET", "/captures/export", HTTP_BODY_NONE, 0, export),
+    TENANT_ROWS(SCOPE_KEYS, "GET", "/captures/{id}", HTTP_BODY_NONE, 0, get),
+    TENANT_ROWS(SCOPE_KEYS, "DELETE", "/captures/{id}", HTTP_BODY_NONE, 0, drop),
+    TENANT_ROWS(SCOPE_KEYS, "POST", "/captures/{id}/answers", HTTP_BODY_BUFFER, ANSWER_BODY, add_answer),
     {0},
 };
 
-#define FOR(method, where, body, most, call)                                                                           \
-    {                                                                                                                  \
-        method, "/admin/v1/tenants/{name}/captures" where, body, most, admin_head, NULL, operators,                    \
-            &(const struct api_route)                                                                                  \
-        {                                                                                                              \
-            0, true, &(const struct work)                                                                              \
-            {                                                                                                          \
-                call                                                                                                   \
-            }                                                                                                          \
-        }                                                                                                              \
-    }
-
 const struct http_route routes_captures_admin[] = {
-    FOR("DELETE", "", HTTP_BODY_NONE, 0, drop_all),
-    FOR("GET", "/summary", HTTP_BODY_NONE, 0, summary),
-    FOR("PUT", "/stop", HTTP_BODY_BUFFER, API_BODY_MAX, stop),
+    OPERATOR_ROW("DELETE", "/captures", HTTP_BODY_NONE, 0, drop_all),
+    OPERATOR_ROW("GET", "/captures/summary", HTTP_BODY_NONE, 0, summary),
+    OPERATOR_ROW("PUT", "/captures/stop", HTTP_BODY_BUFFER, API_BODY_MAX, stop),
     {0},
 };
