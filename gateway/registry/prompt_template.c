@@ -278,7 +278,7 @@ int prompt_template_read(const json_t *v, json_t **out, struct err *e)
 
 /* --- filling --- */
 
-/* The texts of all slots, by name; of those that may hold any text in *free, too. */
+/* The texts of all slots, by name; of those that may hold any text in free_ones, too. */
 static int say_values(const json_t *slots, const json_t *given, json_t *said, json_t *free_ones, struct err *e)
 {
     const char *name;
