@@ -144,9 +144,10 @@ static int check_whole(const json_t *o, struct err *e)
     for (size_t i = 0; i < PARTS; i++) scores |= parts[i].scores && json_object_get(o, parts[i].name);
     if (!scores) return err_field(e, ERR_MISSING, WHERE ".rules", "An evaluation needs 'rules', 'groundedness' or a 'judge'.");
     buf_init(&text, EVALUATION_MAX);
-    int rc = json_dump(o, true, &text) ? err_field(e, ERR_INVALID, WHERE, "An evaluation has at most %d bytes.", EVALUATION_MAX) : 0;
+    bool fits = json_dump(o, true, &text) == 0, large = text.full;
     buf_close(&text);
-    return rc ? rc : check_alert(o, e);
+    if (large) return err_field(e, ERR_INVALID, WHERE, "An evaluation has at most %d bytes.", EVALUATION_MAX);
+    return fits ? check_alert(o, e) : err_set(e, ERR_NO_MEMORY, "no memory for an evaluation");
 }
 
 static int read_all(const json_t *v, json_t *o, struct err *e)

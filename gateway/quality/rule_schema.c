@@ -434,10 +434,10 @@ int rule_schema_read(const json_t *v, json_t *to, struct err *e)
     if (!schema || json_is_null(schema)) return err_field(e, ERR_MISSING, "schema", "'schema' is missing.");
     if (check_schema(schema, schema, 0, e)) return -1;
     buf_init(&text, SCHEMA_MAX);
-    int rc = json_dump(schema, true, &text) ? err_field(e, ERR_INVALID, "schema", "A schema has at most %d bytes.", SCHEMA_MAX) : 0;
+    bool fits = json_dump(schema, true, &text) == 0, large = text.full;
     buf_close(&text);
-    if (rc == 0) json_object_set(to, "schema", schema);
-    return rc;
+    if (large) return err_field(e, ERR_INVALID, "schema", "A schema has at most %d bytes.", SCHEMA_MAX);
+    return !fits || json_object_set(to, "schema", schema) ? err_set(e, ERR_NO_MEMORY, "no memory for a rule") : 0;
 }
 
 void rule_schema_apply(const json_t *rule, const struct rule_text *t, struct verdict *v)

@@ -91,9 +91,10 @@ static int check_size(const json_t *o, struct err *e)
 {
     struct buf text;
     buf_init(&text, PROMPT_POLICY_MAX);
-    int rc = json_dump(o, true, &text) ? err_field(e, ERR_INVALID, WHERE, "A policy has at most %d bytes.", PROMPT_POLICY_MAX) : 0;
+    bool fits = json_dump(o, true, &text) == 0, large = text.full;
     buf_close(&text);
-    return rc;
+    if (large) return err_field(e, ERR_INVALID, WHERE, "A policy has at most %d bytes.", PROMPT_POLICY_MAX);
+    return fits ? 0 : err_set(e, ERR_NO_MEMORY, "no memory for a prompt policy");
 }
 
 int prompt_policy_read(const json_t *v, json_t **out, struct err *e)
