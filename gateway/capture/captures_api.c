@@ -80,15 +80,18 @@ static int read_pair(struct http_request *r, struct capture_ask *a, struct err *
 static int read_ask(struct http_request *r, struct capture_ask *a, struct err *e)
 {
     static const char *const names[] = {"format", "alias", "version", "start_time", "end_time", "rating_below", "rating_above", "answer", "disagreements", "cut", NULL};
+    static const struct {
+        const char *field;
+        size_t most; /* bytes */
+    } texts[] = {{"version", EXPORT_VERSION_MAX}, {"answer", EXPORT_VERSION_MAX}, {"disagreements", EXPORT_PAIR_MAX}};
     const char *format = http_query(r, "format"), *cut = http_query(r, "cut");
     *a = (struct capture_ask){.least = -1, .most = 1, .version = http_query(r, "version")};
     if (admin_query_known(r, names, e) || read_filter(r, &a->filter, e) || read_pair(r, a, e) || read_rating(r, "rating_above", &a->least, &a->rated, e) ||
         read_rating(r, "rating_below", &a->most, &a->rated, e))
         return -1;
-    for (int i = 0; i < 3; i++) {
-        static const char *const field[] = {"version", "answer", "disagreements"};
-        const char *text = http_query(r, field[i]);
-        if (text && strlen(text) > (i < 2 ? EXPORT_VERSION_MAX : EXPORT_PAIR_MAX)) return err_field(e, ERR_INVALID, field[i], "'%s' is too long.", field[i]);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        const char *text = http_query(r, texts[i].field);
+        if (text && strlen(text) > texts[i].most) return err_field(e, ERR_INVALID, texts[i].field, "'%s' is too long.", texts[i].field);
     }
     if (format && strcmp(format, "chat") != 0) return err_field(e, ERR_INVALID, "format", "'format' is chat, not '%.40s'.", format);
     if (cut && strcmp(cut, "true") != 0 && strcmp(cut, "false") != 0) return err_field(e, ERR_INVALID, "cut", "'cut' is true or false, not '%.40s'.", cut);

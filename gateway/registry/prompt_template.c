@@ -293,7 +293,7 @@ static int say_values(const json_t *slots, const json_t *given, json_t *said, js
         if (!v) return err_field(e, ERR_MISSING, param, "'%s' is missing.", param);
         buf_init(&text, TEMPLATE_RENDERED_MAX);
         int rc = put_value(slot, param, v, &text, e);
-        json_t *s = rc ? NULL : json_stringn(text.len ? text.data : "", text.len);
+        json_t *s = rc ? NULL : json_stringn(text.data, text.len);
         if (!rc && json_object_set(said, name, s)) rc = no_memory(e);
         int of = word_of(types, json_string_value(type));
         if (!rc && (of == SLOT_STRING || of == SLOT_JSON) && json_object_set(free_ones, name, s)) rc = no_memory(e);
@@ -341,7 +341,7 @@ static int fill_messages(const json_t *messages, const json_t *said, json_t *lis
         buf_init(&text, TEMPLATE_RENDERED_MAX);
         int rc = fill_content(json_string_value(json_object_get(m, "content")), said, &text);
         all += text.len;
-        json_t *o = rc ? NULL : json_pack("{sO so}", "role", json_object_get(m, "role"), "content", json_stringn(text.len ? text.data : "", text.len));
+        json_t *o = rc ? NULL : json_pack("{sO so}", "role", json_object_get(m, "role"), "content", json_stringn(text.data, text.len));
         buf_close(&text);
         if (rc || all > TEMPLATE_RENDERED_MAX)
             rc = err_field(e, ERR_TOO_LARGE, "slots", "the prompt has more than %u bytes with these 'slots'.", TEMPLATE_RENDERED_MAX);
