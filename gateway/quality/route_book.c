@@ -82,7 +82,7 @@ static void unpack(struct route_model *m, int64_t n, const void *blob, int bytes
     m->n = n;
 }
 
-size_t route_features_pack(const double *x, uint8_t *out, size_t cap)
+size_t route_features_pack(const double x[ROUTE_SEEN], uint8_t *out, size_t cap)
 {
     if (cap < ROUTE_SEEN * sizeof(float)) return 0;
     for (int i = 0; i < ROUTE_SEEN; i++) {

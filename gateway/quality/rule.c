@@ -129,8 +129,7 @@ static int64_t length_of(const char *unit, const struct rule_text *t)
         for (size_t at = 0; word_next(t->s, t->n, &at, &w);) n++;
         return n;
     }
-    for (size_t i = 0; i < t->n; i++) n += ((unsigned char)t->s[i] & 0xc0) != 0x80;
-    return n;
+    return (int64_t)buf_characters(t->s, t->n);
 }
 
 static void length_apply(const json_t *rule, const struct rule_text *t, struct verdict *v)

@@ -46,13 +46,6 @@ static bool is_name(const char *s, size_t n)
     return good;
 }
 
-static size_t characters(const char *s, size_t n)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < n; i++) count += ((unsigned char)s[i] & 0xc0) != 0x80;
-    return count;
-}
-
 /* --- values --- */
 
 static int wrong(struct err *e, const char *param, const char *what)
@@ -62,7 +55,7 @@ static int wrong(struct err *e, const char *param, const char *what)
 
 static int put_text(const json_t *slot, const char *param, const char *s, size_t n, struct buf *out, struct err *e)
 {
-    size_t most = (size_t)json_integer_value(json_object_get(slot, "max_length")), has = characters(s, n);
+    size_t most = (size_t)json_integer_value(json_object_get(slot, "max_length")), has = buf_characters(s, n);
     if (has > most) return err_field(e, ERR_INVALID, param, "'%s' has %zu characters; at most %zu are taken.", param, has, most);
     return buf_add(out, s, n) ? err_field(e, ERR_TOO_LARGE, param, "the prompt gets too long with '%s'.", param) : 0;
 }

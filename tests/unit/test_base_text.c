@@ -83,6 +83,15 @@ static void a_long_message_is_cut_at_a_whole_character(void **state)
     }
 }
 
+static void characters_are_not_bytes(void **state)
+{
+    (void)state;
+    static const char text[] = "a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80"; /* of 1, 2, 3 and 4 bytes */
+    assert_int_equal(buf_characters(text, sizeof text - 1), 4);
+    assert_int_equal(buf_characters(text, 3), 2);
+    assert_int_equal(buf_characters("", 0), 0);
+}
+
 static void a_buffer_refuses_all_after_its_limit(void **state)
 {
     (void)state;
@@ -491,6 +500,7 @@ int main(void)
         cmocka_unit_test(the_first_error_wins_and_prefixes_grow_in_front),
         cmocka_unit_test(a_field_is_named_with_its_owner_where_both_have_room),
         cmocka_unit_test(a_long_message_is_cut_at_a_whole_character),
+        cmocka_unit_test(characters_are_not_bytes),
         cmocka_unit_test(a_buffer_refuses_all_after_its_limit),
         cmocka_unit_test(json_strings_survive_any_bytes),
         cmocka_unit_test(an_arena_gives_aligned_zeroed_memory_up_to_its_limit),
