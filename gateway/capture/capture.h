@@ -33,7 +33,7 @@ void capture_take(struct quality *q, const struct transcript *t);
 
 /* False: the tenant has stopped them. Memory only. */
 bool captures_on(struct captures *c, const char *tenant);
-/* ERR_FORBIDDEN: a tenant would end what the operator has set. Audited as capture.stop and capture.resume, with events of these names. */
+/* ERR_FORBIDDEN: a tenant would end what the operator has set. Audited as capture.stop and capture.resume, with events of these names. tenant_name: for the trail. */
 int captures_stop(struct captures *c, const struct actor *by, const char *tenant, bool stopped, struct err *e);
 
 struct capture_id {
