@@ -127,6 +127,13 @@ static size_t lead_rule(unsigned char c, unsigned char *lo, unsigned char *hi)
     return c >= 0xF0 && c <= 0xF4 ? 4 : 0;
 }
 
+size_t buf_characters(const char *utf8, size_t n)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < n; i++) count += ((unsigned char)utf8[i] & 0xc0) != 0x80;
+    return count;
+}
+
 size_t buf_utf8(const char *s, size_t n, bool *valid)
 {
     unsigned char lo, hi;

@@ -32,3 +32,5 @@ int buf_add_json(struct buf *b, const char *utf8, size_t n); /* as a JSON string
 /* Length of the UTF-8 character at s (n >= 1 bytes are there); *valid false: of the ill-formed piece, which becomes one
  * U+FFFD ("maximal subpart", Unicode 15 section 3.9). */
 size_t buf_utf8(const char *s, size_t n, bool *valid);
+/* How many characters n bytes of well-formed UTF-8 are. */
+size_t buf_characters(const char *utf8, size_t n);

@@ -101,7 +101,8 @@ int err_within(struct err *e, const char *owner)
     if (!e || !e->code) return -1;
     char field[sizeof e->param];
     snprintf(field, sizeof field, "%s", e->param);
-    snprintf(e->param, sizeof e->param, "%.31s%s%.31s", owner, *field ? "." : "", field);
+    int n = snprintf(e->param, sizeof e->param, "%s%s%s", owner, *field ? "." : "", field);
+    if (n < 0 || n >= (int)sizeof e->param) snprintf(e->param, sizeof e->param, "%s", owner);
     return -1;
 }
 

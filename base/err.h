@@ -44,7 +44,7 @@ int err_errno(struct err *e, const char *fmt, ...) __attribute__((format(printf,
 /* Put "context: " before the message of an error that is already set. Returns -1. */
 int err_prefix(struct err *e, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* The field at fault lies in `owner`: its name becomes "owner.field", or "owner" where none is named. Returns -1. */
+/* The field at fault lies in `owner`: its name becomes "owner.field", or "owner" where none is named or both are too long for param. Returns -1. */
 int err_within(struct err *e, const char *owner);
 
 void err_clear(struct err *e);

@@ -195,6 +195,25 @@ int json_need_str(const json_t *o, const char *field, size_t max_len, const char
     return present ? 0 : err_field(e, ERR_MISSING, field, "'%s' is required", field);
 }
 
+const char *json_other_field(const json_t *o, const char *const *names)
+{
+    const char *field;
+    json_t *v;
+    json_object_foreach((json_t *)(uintptr_t)o, field, v)
+    {
+        const char *const *p = names;
+        while (*p && strcmp(*p, field) != 0) p++;
+        if (!*p) return field;
+    }
+    return NULL;
+}
+
+int json_check_fields(const json_t *o, const char *const *names, const char *where, struct err *e)
+{
+    const char *field = json_other_field(o, names);
+    return field ? err_field(e, ERR_INVALID, where ? where : field, "There is no field '%.60s' here.", field) : 0;
+}
+
 static int append(const char *bytes, size_t n, void *b)
 {
     return buf_add(b, bytes, n);

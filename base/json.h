@@ -49,6 +49,11 @@ int json_get_str(const json_t *o, const char *field, size_t max_len, const char 
 /* The field must be there: ERR_MISSING otherwise. */
 int json_need_str(const json_t *o, const char *field, size_t max_len, const char **out, struct err *e);
 
+/* The first field of o that is none of `names` (ended by NULL), in o's memory; NULL: there is none such. */
+const char *json_other_field(const json_t *o, const char *const *names);
+/* o must have no other field than `names`: ERR_INVALID names `where` as at fault, or the field itself where that is NULL. */
+int json_check_fields(const json_t *o, const char *const *names, const char *where, struct err *e);
+
 /* Dump compactly (keys sorted when `canonical`) to the end of b. */
 int json_dump(const json_t *v, bool canonical, struct buf *b);
 

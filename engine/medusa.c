@@ -122,12 +122,12 @@ static int take_own(struct reading *r, struct err *e)
 /* The first tensor whose name none of those that were taken has: all of them have a head and a layer of the config. */
 static int check_used(const struct reading *r, struct err *e)
 {
-    int head, layer, end;
     for (int i = 0; i < r->file->ntensors; i++) {
         const char *full = r->file->tensor[i].name, *name = full + strlen(r->prefix);
+        int head, layer, end = 0; /* end stays 0 where the second point is missing: %n comes behind it */
         bool block = !strncmp(full, r->prefix, strlen(r->prefix)) &&
-                     sscanf(name, "%d.%d.%n", &head, &layer, &end) == 2 && head >= 0 && head < r->m->heads &&
-                     layer >= 0;
+                     sscanf(name, "%d.%d.%n", &head, &layer, &end) == 2 && end > 0 && head >= 0 &&
+                     head < r->m->heads && layer >= 0;
         bool fits =
             block && (layer < r->m->layers ? !strcmp(name + end, "linear.weight") || !strcmp(name + end, "linear.bias")
                                            : layer == r->m->layers && r->m->own && !strcmp(name + end, "weight"));

@@ -22,14 +22,14 @@ struct medusa {
     int heads, layers, hidden, vocab;
     struct weight *block; /* [heads][layers], [hidden][hidden] each */
     float *bias;          /* [heads][layers][hidden] */
-    struct weight *own;   /* [heads], or NULL: the base's lm_head, or */
-    struct weight few;    /* its rows of `token`; n 0: all */
-    int32_t *token;       /* [ntokens] or NULL */
+    struct weight *own;   /* [heads], each [vocab][hidden]; NULL: all use the base's lm_head */
+    struct weight few;    /* of the base's lm_head the rows of `token`, [ntokens][hidden]; n 0: it is used whole */
+    int32_t *token;       /* [ntokens], ascending; NULL: any token may be guessed */
     int ntokens;
     bool measured; /* the file says accuracies */
-    float right[MEDUSA_HEADS_MAX][MEDUSA_RANKS];
+    float right[MEDUSA_HEADS_MAX][MEDUSA_RANKS]; /* how often a candidate is the right token, 0 to 1 */
     struct medusa_tree tree[MEDUSA_NODES_MAX + 1]; /* by the number of nodes, from 1 */
-    size_t bytes;
+    size_t bytes; /* of the weights as they are packed */
 };
 
 /* Fails closed: ERR_MODEL where a tensor is missing, has another shape than the base asks for, holds a value that is not

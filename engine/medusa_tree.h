@@ -1,9 +1,9 @@
 /* Which of the heads' candidates are tried together: a tree, whose nodes are rows of one step.
  *
  * A node is a candidate of one head: head 1 guesses what follows the last token, head 2 the token behind that one. It hangs on
- * a candidate of the head before. Nodes are dealt into chains, which stand one
- * after the other: a chain's nodes follow each other, its first hangs on a node of a chain before it. Chain 0 begins at the
- * last token itself (Cai et al. 2024, "Medusa", section 2.3.3: trees by the heads' accuracies, greedily). */
+ * a candidate of the head before. Nodes are dealt into chains, which stand one after the other: a chain's nodes follow each
+ * other, its first hangs on a node of a chain before it. Chain 0 begins at the last token itself (Cai et al. 2024, "Medusa",
+ * section 2.3.3: trees by the heads' accuracies, greedily). */
 #pragma once
 #include <stdint.h>
 

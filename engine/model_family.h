@@ -8,6 +8,7 @@
 #include "engine/source.h"
 
 #define FAMILY_NAMES 3
+#define CONTEXT_MAX (1 << 20) /* positions: tables of angles grow with them */
 
 enum bias_rule {
     BIAS_NONE,

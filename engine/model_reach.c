@@ -17,8 +17,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define REACH_MAX (1 << 20) /* as CONTEXT_MAX: tables of angles grow with it */
-
 static bool is_set(const char *word)
 {
     return word && *word;
@@ -64,14 +62,14 @@ int reach_rope(const struct model_reach *w, int own, struct rope_spec *r, struct
     if (r->type == ROPE_PLAIN && r->original > own) r->original = own;
     r->attention = rope_usual_attention(r, 0, 0);
     double reach = r->factor * r->original;
-    r->reach = r->normal = reach > REACH_MAX ? REACH_MAX : (int)reach;
+    r->reach = r->normal = reach > CONTEXT_MAX ? CONTEXT_MAX : (int)reach;
     return rope_check(r, e);
 }
 
 int reach_context(const struct model_reach *w, const struct rope_spec *r)
 {
     bool bounded = w && w->window > 0 && w->window + w->sinks <= r->reach;
-    return bounded ? REACH_MAX : r->reach;
+    return bounded ? CONTEXT_MAX : r->reach;
 }
 
 int reach_length(const struct model_reach *w, int context)

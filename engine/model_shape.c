@@ -21,7 +21,6 @@
 #define LAYERS_MAX 1024
 #define HIDDEN_MAX 65536
 #define VOCAB_MAX (1 << 20)
-#define CONTEXT_MAX (1 << 20)
 #define CONTEXT_USUAL 131072
 
 /* What helps where a file lacks something. */

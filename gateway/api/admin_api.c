@@ -322,16 +322,10 @@ int admin_page(const struct http_request *r, struct admin_page *out, struct err 
 
 int admin_body(const struct http_request *r, const char *const *names, json_t **out, struct err *e)
 {
-    json_t *o, *v;
-    const char *field;
+    json_t *o;
     if (!r->body) return err_set(e, ERR_INVALID_JSON, "The body must be a JSON object; it is empty.");
     if (json_parse(r->body, r->body_len, &o, e)) return -1;
-    json_object_foreach(o, field, v)
-    {
-        const char *const *p = names;
-        while (*p && strcmp(*p, field) != 0) p++;
-        if (*p) continue;
-        err_field(e, ERR_INVALID, field, "There is no field '%.60s' here.", field);
+    if (json_check_fields(o, names, NULL, e)) {
         json_decref(o);
         return -1;
     }
@@ -416,6 +410,30 @@ static void ledger_get(struct http_request *r)
 void admin_pass_on(struct http_request *r)
 {
     admin_defer(r, ((const struct admin_handler *)r->route->data)->work);
+}
+
+static const struct admin_handler *tenants_handler(const struct http_request *r)
+{
+    return api_route(r)->what;
+}
+
+void admin_pass_on_own(struct http_request *r)
+{
+    admin_defer(r, tenants_handler(r)->work);
+}
+
+static void work_for(struct http_request *r)
+{
+    struct err e = {0};
+    if (admin_for_tenant(r, &e))
+        api_refuse(r, &e);
+    else
+        tenants_handler(r)->work(r);
+}
+
+void admin_pass_on_for(struct http_request *r)
+{
+    admin_defer(r, work_for);
 }
 
 const struct http_route routes_admin[] = {

@@ -64,6 +64,39 @@ void admin_pass_on(struct http_request *r);
         }                                                                                                              \
     }
 
+/* Rows of the tenants' API: for the key's own tenant, and with the tenant in the path; the event thread only passes the request on to `fn`. Who writes them
+ * includes gateway/proxy/chat_api.h, too, for its struct api_route and api_param(). path: what stands behind /v1. */
+void admin_pass_on_own(struct http_request *r);
+
+#define TENANT_ROW(scope, method, pattern, body, most, fn, in_path)                                                    \
+    {                                                                                                                  \
+        method, pattern, body, most, api_who, NULL, admin_pass_on_own, &(const struct api_route)                       \
+        {                                                                                                              \
+            scope, in_path, &(const struct admin_handler)                                                              \
+            {                                                                                                          \
+                fn                                                                                                     \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+#define TENANT_ROWS(scope, method, path, body, most, fn)                                                               \
+    TENANT_ROW(scope, method, "/v1" path, body, most, fn, false),                                                      \
+        TENANT_ROW(scope, method, "/t/{tenant}/v1" path, body, most, fn, true)
+
+/* The same handlers for the operator, below one tenant: `fn` runs when admin_for_tenant() has found it. */
+void admin_pass_on_for(struct http_request *r);
+
+#define OPERATOR_ROW(method, path, body, most, fn)                                                                     \
+    {                                                                                                                  \
+        method, "/admin/v1/tenants/{name}" path, body, most, admin_head, NULL, admin_pass_on_for,                      \
+            &(const struct api_route)                                                                                  \
+        {                                                                                                              \
+            0, true, &(const struct admin_handler)                                                                     \
+            {                                                                                                          \
+                fn                                                                                                     \
+            }                                                                                                          \
+        }                                                                                                              \
+    }
+
 /* Takes over v; NULL answers with out of memory. */
 void admin_reply(struct http_request *r, int status, json_t *v);
 /* A page of buckets, whose list stands in `data` as text (of ADMIN_ANSWER_MAX bytes at most): a tree of some thousand results takes longer than to find them.

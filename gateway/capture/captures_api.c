@@ -80,15 +80,18 @@ static int read_pair(struct http_request *r, struct capture_ask *a, struct err *
 static int read_ask(struct http_request *r, struct capture_ask *a, struct err *e)
 {
     static const char *const names[] = {"format", "alias", "version", "start_time", "end_time", "rating_below", "rating_above", "answer", "disagreements", "cut", NULL};
+    static const struct {
+        const char *field;
+        size_t most; /* bytes */
+    } texts[] = {{"version", EXPORT_VERSION_MAX}, {"answer", EXPORT_VERSION_MAX}, {"disagreements", EXPORT_PAIR_MAX}};
     const char *format = http_query(r, "format"), *cut = http_query(r, "cut");
     *a = (struct capture_ask){.least = -1, .most = 1, .version = http_query(r, "version")};
     if (admin_query_known(r, names, e) || read_filter(r, &a->filter, e) || read_pair(r, a, e) || read_rating(r, "rating_above", &a->least, &a->rated, e) ||
         read_rating(r, "rating_below", &a->most, &a->rated, e))
         return -1;
-    for (int i = 0; i < 3; i++) {
-        static const char *const field[] = {"version", "answer", "disagreements"};
-        const char *text = http_query(r, field[i]);
-        if (text && strlen(text) > (i < 2 ? EXPORT_VERSION_MAX : EXPORT_PAIR_MAX)) return err_field(e, ERR_INVALID, field[i], "'%s' is too long.", field[i]);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        const char *text = http_query(r, texts[i].field);
+        if (text && strlen(text) > texts[i].most) return err_field(e, ERR_INVALID, texts[i].field, "'%s' is too long.", texts[i].field);
     }
     if (format && strcmp(format, "chat") != 0) return err_field(e, ERR_INVALID, "format", "'format' is chat, not '%.40s'.", format);
     if (cut && strcmp(cut, "true") != 0 && strcmp(cut, "false") != 0) return err_field(e, ERR_INVALID, "cut", "'cut' is true or false, not '%.40s'.", cut);
@@ -339,65 +342,21 @@ static void export(struct http_request *r)
 
 /* --- routes --- */
 
-struct work {
-    void (*fn)(struct http_request *r);
-};
-
-static void later(struct http_request *r)
-{
-    admin_defer(r, ((const struct work *)api_route(r)->what)->fn);
-}
-
-static void later_for(struct http_request *r)
-{
-    struct err e = {0};
-    if (admin_for_tenant(r, &e)) api_refuse(r, &e);
-    else ((const struct work *)api_route(r)->what)->fn(r);
-}
-
-static void operators(struct http_request *r) { admin_defer(r, later_for); }
-
-#define ROW(method, where, body, most, call, path)                                                                     \
-    {                                                                                                                  \
-        method, where, body, most, api_who, NULL, later, &(const struct api_route)                                     \
-        {                                                                                                              \
-            SCOPE_KEYS, path, &(const struct work)                                                                     \
-            {                                                                                                          \
-                call                                                                                                   \
-            }                                                                                                          \
-        }                                                                                                              \
-    }
-#define BOTH(method, where, body, most, call)                                                                          \
-    ROW(method, "/v1/captures" where, body, most, call, false),                                                        \
-        ROW(method, "/t/{tenant}/v1/captures" where, body, most, call, true)
-
 const struct http_route routes_captures[] = {
-    BOTH("GET", "", HTTP_BODY_NONE, 0, list),
-    BOTH("DELETE", "", HTTP_BODY_NONE, 0, drop_all),
-    BOTH("GET", "/summary", HTTP_BODY_NONE, 0, summary),
-    BOTH("PUT", "/stop", HTTP_BODY_BUFFER, API_BODY_MAX, stop),
-    BOTH("GET", "/export", HTTP_BODY_NONE, 0, export),
-    BOTH("GET", "/{id}", HTTP_BODY_NONE, 0, get),
-    BOTH("DELETE", "/{id}", HTTP_BODY_NONE, 0, drop),
-    BOTH("POST", "/{id}/answers", HTTP_BODY_BUFFER, ANSWER_BODY, add_answer),
+    TENANT_ROWS(SCOPE_KEYS, "GET", "/captures", HTTP_BODY_NONE, 0, list),
+    TENANT_ROWS(SCOPE_KEYS, "DELETE", "/captures", HTTP_BODY_NONE, 0, drop_all),
+    TENANT_ROWS(SCOPE_KEYS, "GET", "/captures/summary", HTTP_BODY_NONE, 0, summary),
+    TENANT_ROWS(SCOPE_KEYS, "PUT", "/captures/stop", HTTP_BODY_BUFFER, API_BODY_MAX, stop),
+    TENANT_ROWS(SCOPE_KEYS, "GET", "/captures/export", HTTP_BODY_NONE, 0, export),
+    TENANT_ROWS(SCOPE_KEYS, "GET", "/captures/{id}", HTTP_BODY_NONE, 0, get),
+    TENANT_ROWS(SCOPE_KEYS, "DELETE", "/captures/{id}", HTTP_BODY_NONE, 0, drop),
+    TENANT_ROWS(SCOPE_KEYS, "POST", "/captures/{id}/answers", HTTP_BODY_BUFFER, ANSWER_BODY, add_answer),
     {0},
 };
 
-#define FOR(method, where, body, most, call)                                                                           \
-    {                                                                                                                  \
-        method, "/admin/v1/tenants/{name}/captures" where, body, most, admin_head, NULL, operators,                    \
-            &(const struct api_route)                                                                                  \
-        {                                                                                                              \
-            0, true, &(const struct work)                                                                              \
-            {                                                                                                          \
-                call                                                                                                   \
-            }                                                                                                          \
-        }                                                                                                              \
-    }
-
 const struct http_route routes_captures_admin[] = {
-    FOR("DELETE", "", HTTP_BODY_NONE, 0, drop_all),
-    FOR("GET", "/summary", HTTP_BODY_NONE, 0, summary),
-    FOR("PUT", "/stop", HTTP_BODY_BUFFER, API_BODY_MAX, stop),
+    OPERATOR_ROW("DELETE", "/captures", HTTP_BODY_NONE, 0, drop_all),
+    OPERATOR_ROW("GET", "/captures/summary", HTTP_BODY_NONE, 0, summary),
+    OPERATOR_ROW("PUT", "/captures/stop", HTTP_BODY_BUFFER, API_BODY_MAX, stop),
     {0},
 };

@@ -162,6 +162,14 @@ bool redact_is_kind(const char *word)
     return false;
 }
 
+bool redact_names(const json_t *words, const char *word)
+{
+    const json_t *v;
+    size_t i;
+    json_array_foreach(words, i, v) if (json_is_string(v) && strcmp(json_string_value(v), word) == 0) return true;
+    return false;
+}
+
 static int add_rule(struct redactor *r, const struct kind *k, bool own, struct err *e)
 {
     struct rule *to = &r->rule[r->n];
@@ -181,21 +189,12 @@ static int add_rule(struct redactor *r, const struct kind *k, bool own, struct e
     return err_field(e, ERR_INVALID, "patterns", "The pattern '%.32s' is not a regular expression: %s (at %zu).", k->word, why, at);
 }
 
-/* However often. */
-static bool says(const json_t *words, const char *word)
-{
-    const json_t *v;
-    size_t i;
-    json_array_foreach(words, i, v) if (json_is_string(v) && strcmp(json_string_value(v), word) == 0) return true;
-    return false;
-}
-
 static int add_rules(struct redactor *r, const json_t *words, const json_t *patterns, struct err *e)
 {
     const json_t *v;
     size_t i;
     for (int k = 0; k < KINDS; k++)
-        if (says(words, kinds[k].word) && add_rule(r, &kinds[k], false, e)) return -1;
+        if (redact_names(words, kinds[k].word) && add_rule(r, &kinds[k], false, e)) return -1;
     r->nkinds = r->n;
     json_array_foreach(patterns, i, v)
     {

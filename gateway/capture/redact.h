@@ -16,6 +16,7 @@ struct redactor;
 
 bool redact_is_kind(const char *word);
 const char *redact_kind(int i); /* NULL: there are no more */
+bool redact_names(const json_t *kinds, const char *word); /* whether it is one of an array's words */
 
 /* kinds: an array of their words; patterns: [{name, regex}]; both as capture_policy_read() stores them. ERR_INVALID: a regex is none. */
 int redactor_new(struct redactor **out, const json_t *kinds, const json_t *patterns, struct err *e);

@@ -105,34 +105,13 @@ void live_answer(struct http_request *r, int rc, json_t *v, const struct err *e)
 
 /* --- routes --- */
 
-struct work {
-    void (*fn)(struct http_request *r);
-};
-
-static void later(struct http_request *r)
-{
-    admin_defer(r, ((const struct work *)api_route(r)->what)->fn);
-}
-
-#define ROW(where, call, path)                                                                                         \
-    {                                                                                                                  \
-        "GET", where, HTTP_BODY_NONE, 0, api_who, NULL, later, &(const struct api_route)                               \
-        {                                                                                                              \
-            SCOPE_USAGE, path, &(const struct work)                                                                    \
-            {                                                                                                          \
-                call                                                                                                   \
-            }                                                                                                          \
-        }                                                                                                              \
-    }
-#define BOTH(where, call) ROW("/v1" where, call, false), ROW("/t/{tenant}/v1" where, call, true)
-
 const struct http_route routes_live[] = {
-    BOTH("/now", now_get),
-    BOTH("/live", live_get),
-    BOTH("/stats/refused", refused_get),
-    BOTH("/stats/adapters", adapter_stats_get),
-    BOTH("/stats/canary", canary_get),
-    BOTH("/stats/budgets", budgets_get),
+    TENANT_ROWS(SCOPE_USAGE, "GET", "/now", HTTP_BODY_NONE, 0, now_get),
+    TENANT_ROWS(SCOPE_USAGE, "GET", "/live", HTTP_BODY_NONE, 0, live_get),
+    TENANT_ROWS(SCOPE_USAGE, "GET", "/stats/refused", HTTP_BODY_NONE, 0, refused_get),
+    TENANT_ROWS(SCOPE_USAGE, "GET", "/stats/adapters", HTTP_BODY_NONE, 0, adapter_stats_get),
+    TENANT_ROWS(SCOPE_USAGE, "GET", "/stats/canary", HTTP_BODY_NONE, 0, canary_get),
+    TENANT_ROWS(SCOPE_USAGE, "GET", "/stats/budgets", HTTP_BODY_NONE, 0, budgets_get),
     {0},
 };
 

@@ -62,25 +62,9 @@ static void lift_own(struct http_request *r)
     lift(r, admin_tenant(r), api_param(r, 0));
 }
 
-static void later_list(struct http_request *r)
-{
-    admin_defer(r, list_own);
-}
-
-static void later_lift(struct http_request *r)
-{
-    admin_defer(r, lift_own);
-}
-
-static const struct api_route list_here = {SCOPE_WRITE, false, NULL}, list_path = {SCOPE_WRITE, true, NULL};
-
-#define OWN(method, where, call)                                                                                                                  \
-    {method, "/v1/quarantine" where, HTTP_BODY_NONE, 0, api_who, NULL, call, &list_here},                                                         \
-        {method, "/t/{tenant}/v1/quarantine" where, HTTP_BODY_NONE, 0, api_who, NULL, call, &list_path}
-
 const struct http_route routes_quarantine[] = {
-    OWN("GET", "", later_list),
-    OWN("DELETE", "/{id}", later_lift),
+    TENANT_ROWS(SCOPE_WRITE, "GET", "/quarantine", HTTP_BODY_NONE, 0, list_own),
+    TENANT_ROWS(SCOPE_WRITE, "DELETE", "/quarantine/{id}", HTTP_BODY_NONE, 0, lift_own),
     {0},
 };
 

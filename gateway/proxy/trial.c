@@ -16,19 +16,22 @@
 
 struct trial {
     struct route_rules rules;
-    double x[ROUTE_SEEN], ratio, need;
+    double x[ROUTE_SEEN]; /* features: of the request, and behind them of the probe once there was a look */
+    double ratio;         /* cost of the small one's answer to the large one's */
+    double need;          /* of the last decision: how much better the large one is expected to be, 0 to 1 */
     char targets[SHA256_HEX];
-    const char *reason;
+    const char *reason; /* of the last decision; static */
     bool large_first; /* planned for the large one: the routes are turned round */
     bool looks;       /* the small one's answer is read */
     bool open;        /* and nothing is decided yet */
     bool strip;       /* the client did not ask for log-probabilities */
+    /* What the look came to. From the plan on these, open, need and reason change under exchange.write alone: a timer may tell them in the header. */
     bool kept, stop, escalated;
     json_t *asked; /* what the client said in the field `logprobs`, or NULL */
     struct route_probe probe;
     struct buf held;
-    uint64_t mark;
-    /* The probe, once it was in vain. */
+    uint64_t mark; /* output tokens whose events are complete in `held` */
+    /* The probe, once it was in vain: id "" before. Counts in tokens, t_end in microseconds. */
     char id[UUID_LEN], engine[64];
     struct target what;
     struct price price;
@@ -54,10 +57,10 @@ static void name_targets(const struct target *small, const struct target *large,
 /* By a token of each kind, at today's prices. */
 static double ratio_of(struct gateway *g, const struct principal *who, const struct route_rules *rules, const struct target *small, const struct target *large)
 {
+    if (rules->ratio > 0) return rules->ratio;
     int64_t now = clock_wall_us();
     struct price s = price_of(g->prices, small->base, who->tenant, small->adapter, now), l = price_of(g->prices, large->base, who->tenant, large->adapter, now);
     double of_small = (double)(s.prompt + s.output), of_large = (double)(l.prompt + l.output);
-    if (rules->ratio > 0) return rules->ratio;
     if (of_large <= 0) return ROUTE_RATIO;
     return of_small < of_large ? of_small / of_large : 1;
 }

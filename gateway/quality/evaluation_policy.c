@@ -15,19 +15,6 @@
 
 static const char default_rubric[] = "Judge whether the answer is correct, complete and to the point.";
 
-static int check_fields(const json_t *o, const char *const *names, struct err *e)
-{
-    const char *field;
-    json_t *v;
-    json_object_foreach((json_t *)o, field, v)
-    {
-        const char *const *p = names;
-        while (*p && strcmp(*p, field) != 0) p++;
-        if (!*p) return err_field(e, ERR_INVALID, field, "There is no field '%.60s' here.", field);
-    }
-    return 0;
-}
-
 /* --- the parts --- */
 
 static int read_rule(json_t *to, const json_t *v, struct err *e)
@@ -53,11 +40,10 @@ static int read_rules(const json_t *v, json_t **out, struct err *e)
     if (!(*out = json_array())) return err_set(e, ERR_NO_MEMORY, "no memory for an evaluation");
     json_array_foreach((json_t *)v, i, one)
     {
-        struct err why = {0};
-        char at[sizeof why.param];
-        if (read_rule(*out, one, &why) == 0) continue;
-        if (snprintf(at, sizeof at, "%zu%s%s", i, *why.param ? "." : "", why.param) >= (int)sizeof at) snprintf(at, sizeof at, "%zu", i);
-        return err_field(e, why.code, at, "%s", why.msg);
+        char at[24];
+        if (read_rule(*out, one, e) == 0) continue;
+        snprintf(at, sizeof at, "%zu", i);
+        return err_within(e, at);
     }
     return 0;
 }
@@ -68,7 +54,7 @@ static int read_grounded(const json_t *v, json_t **out, struct err *e)
     double support = 0.6, min = 0.5;
     int64_t ngram = 3;
     if (!json_is_object(v)) return err_field(e, ERR_INVALID, "", "It is an object {support, ngram, min}.");
-    if (check_fields(v, names, e) || json_get_num(v, "support", 0.01, 1, &support, NULL, e) || json_get_num(v, "min", 0, 1, &min, NULL, e) ||
+    if (json_check_fields(v, names, NULL, e) || json_get_num(v, "support", 0.01, 1, &support, NULL, e) || json_get_num(v, "min", 0, 1, &min, NULL, e) ||
         json_get_int(v, "ngram", 1, RAG_NGRAM_MAX, &ngram, NULL, e))
         return -1;
     *out = json_pack("{sf sI sf}", "support", support, "ngram", (json_int_t)ngram, "min", min);
@@ -83,12 +69,12 @@ static int read_judge(const json_t *v, json_t **out, struct err *e)
     int64_t low = 1, high = 5;
     const json_t *scale = json_object_get(v, "scale");
     if (!json_is_object(v)) return err_field(e, ERR_INVALID, "", "It is an object {model, rubric, sample, scale, min}.");
-    if (check_fields(v, names, e) || json_need_str(v, "model", MODEL_MAX, &model, e) || json_get_str(v, "rubric", RUBRIC_MAX, &rubric, NULL, e) ||
+    if (json_check_fields(v, names, NULL, e) || json_need_str(v, "model", MODEL_MAX, &model, e) || json_get_str(v, "rubric", RUBRIC_MAX, &rubric, NULL, e) ||
         json_get_num(v, "sample", 0, 1, &sample, NULL, e) || json_get_num(v, "min", 0, 1, &min, NULL, e))
         return -1;
     if (scale && !json_is_null(scale)) {
         if (!json_is_object(scale)) return err_field(e, ERR_INVALID, "scale", "'scale' is an object {min, max}.");
-        if (check_fields(scale, ends, e) || json_get_int(scale, "min", 0, SCALE_MAX, &low, NULL, e) || json_get_int(scale, "max", 1, SCALE_MAX, &high, NULL, e)) return -1;
+        if (json_check_fields(scale, ends, NULL, e) || json_get_int(scale, "min", 0, SCALE_MAX, &low, NULL, e) || json_get_int(scale, "max", 1, SCALE_MAX, &high, NULL, e)) return -1;
         if (low >= high) return err_field(e, ERR_INVALID, "scale", "'min' must be less than 'max'.");
     }
     *out = json_pack("{ss ss sf s{sI sI} sf}", "model", model, "rubric", rubric, "sample", sample, "scale", "min", (json_int_t)low, "max", (json_int_t)high, "min", min);
@@ -103,7 +89,7 @@ static int read_alert(const json_t *v, json_t **out, struct err *e)
     int64_t answers = 50;
     bool given = false;
     if (!json_is_object(v)) return err_field(e, ERR_INVALID, "", "It is an object {rule, below, answers}.");
-    if (check_fields(v, names, e) || json_get_str(v, "rule", RULE_NAME_MAX, &rule, NULL, e) || json_get_num(v, "below", 0, 1, &below, &given, e) ||
+    if (json_check_fields(v, names, NULL, e) || json_get_str(v, "rule", RULE_NAME_MAX, &rule, NULL, e) || json_get_num(v, "below", 0, 1, &below, &given, e) ||
         json_get_int(v, "answers", WINDOW_MIN, WINDOW_MAX, &answers, NULL, e))
         return -1;
     if (!given) return err_field(e, ERR_MISSING, "below", "'below' is missing.");
@@ -125,23 +111,15 @@ static const struct part {
 };
 #define PARTS (sizeof parts / sizeof *parts)
 
-static int within(struct err *e, const struct err *why, const char *part)
-{
-    char param[sizeof why->param];
-    int n = snprintf(param, sizeof param, WHERE ".%s%s%s", part, *why->param ? "." : "", why->param);
-    if (n < 0 || n >= (int)sizeof param) snprintf(param, sizeof param, WHERE ".%s", part);
-    return err_field(e, why->code, param, "%s", why->msg);
-}
-
 static int read_part(const struct part *p, const json_t *from, json_t *to, struct err *e)
 {
     const json_t *v = json_object_get(from, p->name);
     json_t *part = NULL;
-    struct err why = {0};
     if (!v || json_is_null(v)) return 0;
-    if (p->read(v, &part, &why)) {
+    if (p->read(v, &part, e)) {
         json_decref(part);
-        return within(e, &why, p->name);
+        err_within(e, p->name);
+        return err_within(e, WHERE);
     }
     return json_object_set_new(to, p->name, part) ? err_set(e, ERR_NO_MEMORY, "no memory for an evaluation") : 0;
 }
@@ -166,9 +144,10 @@ static int check_whole(const json_t *o, struct err *e)
     for (size_t i = 0; i < PARTS; i++) scores |= parts[i].scores && json_object_get(o, parts[i].name);
     if (!scores) return err_field(e, ERR_MISSING, WHERE ".rules", "An evaluation needs 'rules', 'groundedness' or a 'judge'.");
     buf_init(&text, EVALUATION_MAX);
-    int rc = json_dump(o, true, &text) ? err_field(e, ERR_INVALID, WHERE, "An evaluation has at most %d bytes.", EVALUATION_MAX) : 0;
+    bool fits = json_dump(o, true, &text) == 0, large = text.full;
     buf_close(&text);
-    return rc ? rc : check_alert(o, e);
+    if (large) return err_field(e, ERR_INVALID, WHERE, "An evaluation has at most %d bytes.", EVALUATION_MAX);
+    return fits ? check_alert(o, e) : err_set(e, ERR_NO_MEMORY, "no memory for an evaluation");
 }
 
 static int read_all(const json_t *v, json_t *o, struct err *e)
@@ -176,7 +155,7 @@ static int read_all(const json_t *v, json_t *o, struct err *e)
     static const char *const names[] = {"sample", "rules", "groundedness", "judge", "alert", NULL};
     double sample = 1;
     struct err why = {0};
-    if (check_fields(v, names, &why)) return err_field(e, why.code, WHERE, "%s", why.msg);
+    if (json_check_fields(v, names, WHERE, e)) return -1;
     if (json_get_num(v, "sample", 0, 1, &sample, NULL, &why)) return err_field(e, why.code, WHERE ".sample", "%s", why.msg);
     for (size_t i = 0; i < PARTS; i++)
         if (read_part(&parts[i], v, o, e)) return -1;

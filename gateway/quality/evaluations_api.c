@@ -219,18 +219,9 @@ static void summary_get(struct http_request *r)
 
 /* --- routes --- */
 
-static void later_list(struct http_request *r) { admin_defer(r, list_own); }
-static void later_summary(struct http_request *r) { admin_defer(r, summary_get); }
-
-static const struct api_route here = {SCOPE_USAGE, false, NULL}, in_path = {SCOPE_USAGE, true, NULL};
-
-#define OWN_ROUTE(where, call)                                                                                                                       \
-    {"GET", "/v1/evaluations" where, HTTP_BODY_NONE, 0, api_who, NULL, call, &here},                                                                 \
-        {"GET", "/t/{tenant}/v1/evaluations" where, HTTP_BODY_NONE, 0, api_who, NULL, call, &in_path}
-
 const struct http_route routes_evaluations[] = {
-    OWN_ROUTE("", later_list),
-    OWN_ROUTE("/summary", later_summary),
+    TENANT_ROWS(SCOPE_USAGE, "GET", "/evaluations", HTTP_BODY_NONE, 0, list_own),
+    TENANT_ROWS(SCOPE_USAGE, "GET", "/evaluations/summary", HTTP_BODY_NONE, 0, summary_get),
     {0},
 };
 

@@ -109,23 +109,11 @@ static void delete_one(struct http_request *r)
         admin_reply(r, 200, json_pack("{ss ss sb}", "id", id, "object", "feedback", "deleted", 1));
 }
 
-static void later_post(struct http_request *r) { admin_defer(r, post); }
-static void later_list(struct http_request *r) { admin_defer(r, list_own); }
-static void later_get(struct http_request *r) { admin_defer(r, get_one); }
-static void later_delete(struct http_request *r) { admin_defer(r, delete_one); }
-
-static const struct api_route infer_here = {SCOPE_INFER, false, NULL}, infer_path = {SCOPE_INFER, true, NULL};
-static const struct api_route usage_here = {SCOPE_USAGE, false, NULL}, usage_path = {SCOPE_USAGE, true, NULL};
-
-#define OWN(method, where, kind, most, call, scope)                                                                                                \
-    {method, "/v1/feedback" where, kind, most, api_who, NULL, call, &scope##_here},                                                                \
-        {method, "/t/{tenant}/v1/feedback" where, kind, most, api_who, NULL, call, &scope##_path}
-
 const struct http_route routes_feedback[] = {
-    OWN("POST", "", HTTP_BODY_BUFFER, API_BODY_MAX, later_post, infer),
-    OWN("GET", "", HTTP_BODY_NONE, 0, later_list, usage),
-    OWN("GET", "/{request}", HTTP_BODY_NONE, 0, later_get, infer),
-    OWN("DELETE", "/{request}", HTTP_BODY_NONE, 0, later_delete, infer),
+    TENANT_ROWS(SCOPE_INFER, "POST", "/feedback", HTTP_BODY_BUFFER, API_BODY_MAX, post),
+    TENANT_ROWS(SCOPE_USAGE, "GET", "/feedback", HTTP_BODY_NONE, 0, list_own),
+    TENANT_ROWS(SCOPE_INFER, "GET", "/feedback/{request}", HTTP_BODY_NONE, 0, get_one),
+    TENANT_ROWS(SCOPE_INFER, "DELETE", "/feedback/{request}", HTTP_BODY_NONE, 0, delete_one),
     {0},
 };
 

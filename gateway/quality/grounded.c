@@ -4,9 +4,13 @@
  * the known languages (rule_language.c) say nothing of what a claim claims, and are left out of it; not out of the n-grams. */
 #include "gateway/quality/grounded.h"
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define FNV_BASIS 14695981039346656037u /* FNV-1a, 64 bits */
+#define FNV_PRIME 1099511628211u
 
 struct hashes {
     uint64_t *v;
@@ -54,24 +58,26 @@ static bool has(const struct hashes *h, uint64_t v)
 
 static uint64_t hash_of(const struct word *w)
 {
-    uint64_t h = 14695981039346656037u;
-    for (size_t i = 0; i < w->n; i++) h = (h ^ (unsigned char)w->s[i]) * 1099511628211u;
+    uint64_t h = FNV_BASIS;
+    for (size_t i = 0; i < w->n; i++) h = (h ^ (unsigned char)w->s[i]) * FNV_PRIME;
     return h;
 }
 
-/* The last n words as one hash, in their order. */
+/* The last n words. */
 struct window {
     uint64_t last[RAG_NGRAM_MAX];
     int n, have;
 };
 
+/* True: *out is the hash of the last n words, in their order; there were not so many yet otherwise. */
 static bool slide(struct window *w, uint64_t word, uint64_t *out)
 {
     memmove(w->last, w->last + 1, (size_t)(w->n - 1) * sizeof *w->last);
     w->last[w->n - 1] = word;
     if (w->have < w->n && ++w->have < w->n) return false;
-    *out = 14695981039346656037u;
-    for (int i = 0; i < w->n; i++) *out = (*out ^ w->last[i]) * 1099511628211u ^ *out >> 29;
+    uint64_t h = FNV_BASIS;
+    for (int i = 0; i < w->n; i++) h = ((h ^ w->last[i]) * FNV_PRIME) ^ (h >> 29); /* whole words at a time: their high bits are to count below, too */
+    *out = h;
     return true;
 }
 
@@ -91,13 +97,19 @@ static int read_text(struct passages *p, const char *s, size_t n, int ngram, str
     return 0;
 }
 
-static int wrong(struct grounded *out, const char *why)
+/* Not readable, and why: of the form of printf, and ours. 0, for the measure itself did not fail. */
+__attribute__((format(printf, 2, 3))) static int wrong(struct grounded *out, const char *why, ...)
 {
-    snprintf(out->why, sizeof out->why, "metadata.rag: %s", why);
+    static const char where[] = "metadata.rag: ";
+    va_list args;
+    va_start(args, why);
+    memcpy(out->why, where, sizeof where);
+    vsnprintf(out->why + sizeof where - 1, sizeof out->why - sizeof where + 1, why, args);
+    va_end(args);
     return 0;
 }
 
-/* Those of the passages before, too: half a list says nothing. */
+/* A score that can't be counted takes those of the passages before with it: half a list says nothing. */
 static int no_scores(struct grounded *out)
 {
     out->scores = 0;
@@ -111,13 +123,13 @@ static int read_passages(const json_t *rag, int ngram, struct passages *p, struc
     size_t i, bytes = 0;
     json_t *one;
     if (!json_is_array(list)) return wrong(out, "'passages' must be a list");
-    if (json_array_size(list) > RAG_PASSAGES_MAX) return wrong(out, "more than 64 passages");
+    if (json_array_size(list) > RAG_PASSAGES_MAX) return wrong(out, "more than %d passages", RAG_PASSAGES_MAX);
     json_array_foreach((json_t *)list, i, one)
     {
         const json_t *text = json_object_get(one, "text"), *score = json_object_get(one, "score");
         if (!json_is_string(text) || (score && !json_is_null(score) && !json_is_number(score))) return wrong(out, "a passage is {id, text, score}");
         if (fabs(json_number_value(score)) > RAG_SCORE_MAX) return no_scores(out);
-        if ((bytes += json_string_length(text)) > RAG_TEXT_MAX) return wrong(out, "the passages have more than 512 KiB");
+        if ((bytes += json_string_length(text)) > RAG_TEXT_MAX) return wrong(out, "the passages have more than %u KiB", RAG_TEXT_MAX >> 10);
         if (json_is_number(score)) {
             double v = json_number_value(score);
             out->score_least = out->scores && out->score_least < v ? out->score_least : v;

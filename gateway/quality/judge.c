@@ -21,8 +21,7 @@
 
 #define ANSWER_MAX (1u << 20)
 #define CONNECT_MS 2000
-#define TICKET_BYTES 32
-#define TICKET_LEN (sizeof JUDGE_TICKET + 2 * TICKET_BYTES)
+#define TICKET_LEN (sizeof JUDGE_TICKET + 2 * SHA256_BYTES) /* with the NUL */
 #define NICE 5
 
 struct guest {
@@ -59,13 +58,13 @@ static void job_free(struct judge_job *job)
 
 /* --- tickets --- */
 
-static void make_ticket(struct judge *j, int at, const struct principal *who, char out[TICKET_LEN])
+/* Of thread `at`, whose last one it replaces. False: there are no random bytes, and nobody gets in by anything less. */
+static bool make_ticket(struct judge *j, int at, const struct principal *who, char out[TICKET_LEN])
 {
-    uint8_t dice[SHA256_BYTES], mac[SHA256_BYTES];
-    random_bytes(dice, sizeof dice);
-    sha256_of(dice, sizeof dice, mac);
+    uint8_t dice[SHA256_BYTES];
+    if (random_bytes(dice, sizeof dice)) return false;
     memcpy(out, JUDGE_TICKET, sizeof JUDGE_TICKET);
-    sha256_hex(mac, out + sizeof JUDGE_TICKET - 1);
+    sha256_hex(dice, out + sizeof JUDGE_TICKET - 1);
     pthread_mutex_lock(&j->lock);
     struct guest *t = &j->guest[at];
     memcpy(t->ticket, out, TICKET_LEN);
@@ -75,8 +74,10 @@ static void make_ticket(struct judge *j, int at, const struct principal *who, ch
     t->who.deadline_ms = 0;
     snprintf(t->who.class, sizeof t->who.class, "batch");
     pthread_mutex_unlock(&j->lock);
+    return true;
 }
 
+/* In the same time whatever they are. */
 static bool same(const char *a, const char *b)
 {
     unsigned char differs = 0;
@@ -177,15 +178,17 @@ static void ask(struct judge *j, int at, struct judge_job *job)
     struct evaluated *s = evaluation_add(&job->of, EVALUATION_JUDGE, "judge");
     buf_init(&a.body, ANSWER_MAX);
     if (!s) return;
-    if (auth_still(j->g->auth, &job->who, SCOPE_INFER)) {
-        make_ticket(j, at, &job->who, ticket);
+    if (!auth_still(j->g->auth, &job->who, SCOPE_INFER)) {
+        verdict_skip(&s->v, "the key is no more");
+        count(j, "refused");
+    } else if (!make_ticket(j, at, &job->who, ticket)) {
+        verdict_skip(&s->v, "the judge could not be asked: no random bytes for a ticket");
+        count(j, "failed");
+    } else {
         int rc = post(j, job, ticket, &a, &e);
         const char *outcome = read_reply(job, rc, &a, &e, &s->v);
         memcpy(s->judge, a.id, sizeof s->judge);
         count(j, outcome);
-    } else {
-        verdict_skip(&s->v, "the key is no more");
-        count(j, "refused");
     }
     if (!stopping(j)) j->told(j->u, job);
     buf_close(&a.body);

@@ -21,16 +21,9 @@ const char *const route_way_name[ROUTE_WAYS] = {"large", "kept", "escalated", "s
 
 static int check_fields(const json_t *v, struct err *e)
 {
-    static const char *const names[] = {"probe_tokens", "exploration", "error_cost", "cost_ratio", "arm", "learn"};
-    const char *field;
-    json_t *one;
-    json_object_foreach((json_t *)v, field, one)
-    {
-        bool known = false;
-        for (size_t i = 0; i < sizeof names / sizeof *names; i++) known |= strcmp(names[i], field) == 0;
-        if (!known) return err_field(e, ERR_INVALID, "routing", "There is no field '%.60s' in 'routing'.", field);
-    }
-    return 0;
+    static const char *const names[] = {"probe_tokens", "exploration", "error_cost", "cost_ratio", "arm", "learn", NULL};
+    const char *field = json_other_field(v, names);
+    return field ? err_field(e, ERR_INVALID, "routing", "There is no field '%.60s' in 'routing'.", field) : 0;
 }
 
 static int read_rules(const json_t *v, struct route_rules *r, struct err *e)
@@ -54,16 +47,11 @@ static int read_rules(const json_t *v, struct route_rules *r, struct err *e)
 int route_rules_read(const json_t *v, json_t **out, struct err *e)
 {
     struct route_rules r;
-    struct err why = {0};
-    char field[80];
     *out = NULL;
     if (!v || json_is_null(v) || (json_is_object(v) && !json_object_size(v))) return 0;
     if (!json_is_object(v)) return err_field(e, ERR_INVALID, "routing", "'routing' must be an object.");
     if (check_fields(v, e)) return -1;
-    if (read_rules(v, &r, &why)) {
-        snprintf(field, sizeof field, "routing.%s", why.param);
-        return err_field(e, why.code, field, "%s", why.msg);
-    }
+    if (read_rules(v, &r, e)) return err_within(e, "routing");
     *out = json_pack("{sI sf sf sf ss sb}", "probe_tokens", (json_int_t)r.tokens, "exploration", r.exploration, "error_cost", r.error_cost, "cost_ratio", r.ratio, "arm",
                      route_arm_name[r.arm], "learn", (int)r.learn);
     return *out ? 0 : err_set(e, ERR_NO_MEMORY, "no memory for an alias");

@@ -15,6 +15,7 @@
 
 #define LOAD_MS 10000
 #define KEY_LEN SHA256_HEX
+/* of a model: two beliefs of requests, one of what was seen; of each its matrix and its vector */
 #define DOUBLES (2 * (ROUTE_ASK * ROUTE_ASK + ROUTE_ASK) + ROUTE_SEEN * ROUTE_SEEN + ROUTE_SEEN)
 
 struct route_lesson {
@@ -81,7 +82,7 @@ static void unpack(struct route_model *m, int64_t n, const void *blob, int bytes
     m->n = n;
 }
 
-size_t route_features_pack(const double *x, uint8_t *out, size_t cap)
+size_t route_features_pack(const double x[ROUTE_SEEN], uint8_t *out, size_t cap)
 {
     if (cap < ROUTE_SEEN * sizeof(float)) return 0;
     for (int i = 0; i < ROUTE_SEEN; i++) {
@@ -205,14 +206,14 @@ void route_book_close(struct route_book *b)
 /* --- learning --- */
 
 /* How the request went: 1, 0 where there is nothing to learn, -1. */
-static int read_route(struct db *d, sqlite3 *c, const char *request, char alias[SHA256_HEX], char targets[SHA256_HEX], enum route_way *way, double *cost, double *x, struct err *e)
+static int read_route(struct db *d, sqlite3 *c, const char *request, char alias[NAME_MAX_LEN + 1], char targets[SHA256_HEX], enum route_way *way, double *cost, double *x, struct err *e)
 {
     static const char sql[] = "SELECT alias, targets, way, cost, features FROM usage_route WHERE id = ?1";
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     if (!st || db_bind(st, e, "s", request)) return -1;
     int rc = db_row(st, e);
     if (rc == 1) {
-        snprintf(alias, SHA256_HEX, "%s", db_text(st, 0));
+        snprintf(alias, NAME_MAX_LEN + 1, "%s", db_text(st, 0));
         snprintf(targets, SHA256_HEX, "%s", db_text(st, 1));
         *way = (enum route_way)sqlite3_column_int(st, 2);
         *cost = sqlite3_column_double(st, 3);
@@ -261,7 +262,7 @@ static double share_of(double rating)
 
 int route_book_learn(struct db *d, sqlite3 *c, const char *tenant, const char *request, const double *was, double rating, struct route_lesson **learned, struct err *e)
 {
-    char alias[SHA256_HEX];
+    char alias[NAME_MAX_LEN + 1];
     double x[ROUTE_SEEN], cost;
     enum route_way way;
     struct route_lesson *l = calloc(1, sizeof *l);

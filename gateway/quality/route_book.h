@@ -14,12 +14,13 @@ struct route_book;
 int route_book_open(struct route_book **out, struct db *d, struct err *e);
 void route_book_close(struct route_book *b); /* after the last request; NULL is fine */
 
-/* The decisions of route.h by what was learned for an alias (tenant: id) whose targets have this digest. Any thread, no database. */
+/* The decisions of route.h by what was learned for an alias (tenant: id) whose targets have this digest. x: [ROUTE_ASK] to
+ * ask, [ROUTE_SEEN] once seen. Any thread, no database. */
 struct route_choice route_book_ask(struct route_book *b, const char *tenant, const char *alias, const char *targets, const struct route_rules *r, const double *x);
 struct route_choice route_book_seen(struct route_book *b, const char *tenant, const char *alias, const char *targets, const struct route_rules *r, const double *x);
 
-/* Features as they stand in usage_route: float32, [ROUTE_SEEN]. */
-size_t route_features_pack(const double *x, uint8_t *out, size_t cap);
+/* Features as they stand in usage_route: float32, [ROUTE_SEEN]. The bytes that they take; 0: there are not so many. */
+size_t route_features_pack(const double x[ROUTE_SEEN], uint8_t *out, size_t cap);
 
 /* A rating, -1 to 1, that is being kept, was: the one that it replaces, or NULL. In the rating's job; *learned is a model to be handed to route_book_learned() once that is
  * committed, or NULL. */

@@ -104,6 +104,7 @@ static void read_prompt(struct reading *r, const json_t *prompt)
     add_words(r, json_string_value(text), r->all);
 }
 
+/* 1 from 2^most on. */
 static double of_log(double n, double most)
 {
     return fmin(1, log2(1 + n) / most);

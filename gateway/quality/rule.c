@@ -43,28 +43,41 @@ void verdict_skip(struct verdict *v, const char *why)
 
 /* --- patterns --- */
 
-int rule_match(const char *pattern, bool ignore_case, const char *s, size_t n, uint32_t steps, char why[RULE_NOTE_LEN])
+/* As pcre2_match(), within the limits. */
+static int search(const pcre2_code *p, const char *s, size_t n, uint32_t steps)
 {
-    int code, rc;
-    PCRE2_SIZE at;
-    pcre2_code *p = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C | (ignore_case ? PCRE2_CASELESS : 0), &code, &at, NULL);
-    pcre2_match_data *m = p && s ? pcre2_match_data_create(1, NULL) : NULL;
-    pcre2_match_context *limits = m ? pcre2_match_context_create(NULL) : NULL;
-    if (limits) {
+    pcre2_match_data *m = pcre2_match_data_create(1, NULL);
+    pcre2_match_context *limits = pcre2_match_context_create(NULL);
+    int code = PCRE2_ERROR_NOMEMORY;
+    if (m && limits) {
         pcre2_set_match_limit(limits, steps);
         pcre2_set_depth_limit(limits, MATCH_DEPTH);
         pcre2_set_heap_limit(limits, MATCH_HEAP_KIB);
         code = pcre2_match(p, (PCRE2_SPTR)s, n, 0, 0, m, limits);
-        rc = code >= 0 ? 1 : code == PCRE2_ERROR_NOMATCH ? 0 : -1;
-    } else {
-        rc = p && !s ? 0 : -1;
-        if (p && s) code = PCRE2_ERROR_NOMEMORY;
     }
-    if (rc < 0) pcre2_get_error_message(code, (PCRE2_UCHAR *)why, RULE_NOTE_LEN);
     pcre2_match_context_free(limits);
     pcre2_match_data_free(m);
+    return code;
+}
+
+int rule_match(const char *pattern, bool ignore_case, const char *s, size_t n, uint32_t steps, char why[RULE_NOTE_LEN])
+{
+    int code;
+    PCRE2_SIZE at;
+    pcre2_code *p = pcre2_compile((PCRE2_SPTR)pattern, PCRE2_ZERO_TERMINATED, PCRE2_UTF | PCRE2_NEVER_BACKSLASH_C | (ignore_case ? PCRE2_CASELESS : 0), &code, &at, NULL);
+    if (p) code = s ? search(p, s, n, steps) : PCRE2_ERROR_NOMATCH;
+    bool failed = !p || (code < 0 && code != PCRE2_ERROR_NOMATCH);
+    if (failed) pcre2_get_error_message(code, (PCRE2_UCHAR *)why, RULE_NOTE_LEN);
     pcre2_code_free(p);
-    return rc;
+    return failed ? -1 : code >= 0;
+}
+
+/* Takes the fields over, NULL included, into a rule that is being read. */
+static int put_fields(json_t *to, json_t *fields, struct err *e)
+{
+    int rc = fields ? json_object_update(to, fields) : -1;
+    json_decref(fields);
+    return rc ? err_set(e, ERR_NO_MEMORY, "no memory for a rule") : 0;
 }
 
 static int regex_read(const json_t *v, json_t *to, struct err *e)
@@ -76,10 +89,7 @@ static int regex_read(const json_t *v, json_t *to, struct err *e)
         return -1;
     if (strcmp(expect, "match") != 0 && strcmp(expect, "no_match") != 0) return err_field(e, ERR_INVALID, "expect", "'expect' must be match or no_match.");
     if (rule_match(pattern, ignore_case, NULL, 0, 0, why)) return err_field(e, ERR_INVALID, "pattern", "'pattern' is no regular expression: %.120s.", why);
-    json_object_set_new(to, "pattern", json_string(pattern));
-    json_object_set_new(to, "expect", json_string(expect));
-    json_object_set_new(to, "ignore_case", json_boolean(ignore_case));
-    return 0;
+    return put_fields(to, json_pack("{ss ss sb}", "pattern", pattern, "expect", expect, "ignore_case", (int)ignore_case), e);
 }
 
 static void regex_apply(const json_t *rule, const struct rule_text *t, struct verdict *v)
@@ -107,10 +117,7 @@ static int length_read(const json_t *v, json_t *to, struct err *e)
     if (!*u) return err_field(e, ERR_INVALID, "unit", "'unit' must be characters, words or tokens.");
     if (!least && !most) return err_field(e, ERR_MISSING, "max", "A length needs 'min' or 'max'.");
     if (min > max) return err_field(e, ERR_INVALID, "min", "'min' must not be greater than 'max'.");
-    json_object_set_new(to, "unit", json_string(unit));
-    json_object_set_new(to, "min", json_integer(min));
-    json_object_set_new(to, "max", json_integer(max));
-    return 0;
+    return put_fields(to, json_pack("{ss sI sI}", "unit", unit, "min", (json_int_t)min, "max", (json_int_t)max), e);
 }
 
 static int64_t length_of(const char *unit, const struct rule_text *t)
@@ -122,8 +129,7 @@ static int64_t length_of(const char *unit, const struct rule_text *t)
         for (size_t at = 0; word_next(t->s, t->n, &at, &w);) n++;
         return n;
     }
-    for (size_t i = 0; i < t->n; i++) n += ((unsigned char)t->s[i] & 0xc0) != 0x80;
-    return n;
+    return (int64_t)buf_characters(t->s, t->n);
 }
 
 static void length_apply(const json_t *rule, const struct rule_text *t, struct verdict *v)

@@ -113,7 +113,17 @@ static void put(struct word *w, uint32_t c)
 }
 
 static bool is_digit(uint32_t c) { return c >= '0' && c <= '9'; }
-static bool is_letter(uint32_t c) { return (c | 0x20) - 'a' < 26 || is_digit(c) || (c >= 0xaa && c != 0xd7 && c != 0xf7 && c != 0xab && c != 0xb7 && c != 0xbb && c != 0xbf && (c < 0x2000 || c > 0x303f) && c != 0xfffd && (c < 0xff00 || c > 0xff0f) && c != 0xff1a && c != 0xff1b && c != 0xff1f); }
+
+/* Of a word. Beyond ASCII all but the signs of Latin-1, general and CJK punctuation, and the wide forms of ASCII's. */
+static bool is_letter(uint32_t c)
+{
+    if (c < 0xaa) return (c | 0x20) - 'a' < 26 || is_digit(c);
+    if (c == 0xab || c == 0xb7 || c == 0xbb || c == 0xbf || c == 0xd7 || c == 0xf7 || c == 0xfffd) return false;
+    if ((c >= 0x2000 && c <= 0x303f) || (c >= 0xff00 && c <= 0xff0f)) return false;
+    return c != 0xff1a && c != 0xff1b && c != 0xff1f;
+}
+
+/* A word of one character: kana, Han, Thai. */
 static bool is_alone(uint32_t c) { return (c >= 0x3040 && c <= 0x30ff) || (c >= 0x3400 && c <= 0x9fff) || (c >= 0xe00 && c <= 0xe7f); }
 static bool is_end(uint32_t c) { return c == '.' || c == '!' || c == '?' || c == '\n' || c == 0x3002 || c == 0xff01 || c == 0xff1f; }
 
@@ -195,16 +205,21 @@ const char *language_of(const char *s, size_t n, double *sure)
 
 /* --- the rule --- */
 
+static int no_language(struct err *e)
+{
+    char all[4 * LANGUAGES + 1] = ""; /* each two letters, a comma and a blank */
+    for (size_t i = 0; i < LANGUAGES; i++) snprintf(all + strlen(all), sizeof all - strlen(all), "%s%s", i ? ", " : "", languages[i].word);
+    return err_field(e, ERR_INVALID, "languages", "A language is one of %s.", all);
+}
+
 int rule_language_read(const json_t *v, json_t *to, struct err *e)
 {
     json_t *list = json_object_get(v, "languages"), *one;
     size_t i;
     if (!list || json_is_null(list)) return err_field(e, ERR_MISSING, "languages", "'languages' is missing.");
     if (!json_is_array(list) || json_array_size(list) < 1 || json_array_size(list) > LANGUAGES) return err_field(e, ERR_INVALID, "languages", "'languages' must be a list of 1 to %zu languages.", LANGUAGES);
-    json_array_foreach(list, i, one) if (!json_is_string(one) || !language_known(json_string_value(one)))
-        return err_field(e, ERR_INVALID, "languages", "A language is one of en, de, fr, es, it, pt, nl, sv, pl, tr, ru, uk, ja, zh, ko, ar, he, el, hi, th.");
-    json_object_set(to, "languages", list);
-    return 0;
+    json_array_foreach(list, i, one) if (!json_is_string(one) || !language_known(json_string_value(one))) return no_language(e);
+    return json_object_set(to, "languages", list) ? err_set(e, ERR_NO_MEMORY, "no memory for a rule") : 0;
 }
 
 void rule_language_apply(const json_t *rule, const struct rule_text *t, struct verdict *v)

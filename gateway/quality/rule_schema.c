@@ -110,14 +110,6 @@ static bool on_const(struct check *c, const json_t *k, const json_t *schema, con
 
 /* --- numbers and lengths --- */
 
-static int64_t characters(const json_t *v)
-{
-    const char *s = json_string_value(v);
-    int64_t n = 0;
-    for (size_t i = 0; i < json_string_length(v); i++) n += ((unsigned char)s[i] & 0xc0) != 0x80;
-    return n;
-}
-
 #define LIMIT(name, word, applies, value, holds)                                                                                                     \
     static bool name(struct check *c, const json_t *k, const json_t *schema, const json_t *v)                                                        \
     {                                                                                                                                                \
@@ -132,8 +124,8 @@ LIMIT(on_maximum, "maximum", json_is_number(v), json_number_value(v), is <= boun
 LIMIT(on_above, "exclusiveMinimum", json_is_number(v), json_number_value(v), is > bound)
 LIMIT(on_below, "exclusiveMaximum", json_is_number(v), json_number_value(v), is < bound)
 LIMIT(on_multiple, "multipleOf", json_is_number(v), json_number_value(v), fabs(remainder(is, bound)) <= 1e-9 * fabs(bound))
-LIMIT(on_min_length, "minLength", json_is_string(v), characters(v), is >= bound)
-LIMIT(on_max_length, "maxLength", json_is_string(v), characters(v), is <= bound)
+LIMIT(on_min_length, "minLength", json_is_string(v), buf_characters(json_string_value(v), json_string_length(v)), is >= bound)
+LIMIT(on_max_length, "maxLength", json_is_string(v), buf_characters(json_string_value(v), json_string_length(v)), is <= bound)
 LIMIT(on_min_items, "minItems", json_is_array(v), json_array_size(v), is >= bound)
 LIMIT(on_max_items, "maxItems", json_is_array(v), json_array_size(v), is <= bound)
 LIMIT(on_min_members, "minProperties", json_is_object(v), json_object_size(v), is >= bound)
@@ -434,10 +426,10 @@ int rule_schema_read(const json_t *v, json_t *to, struct err *e)
     if (!schema || json_is_null(schema)) return err_field(e, ERR_MISSING, "schema", "'schema' is missing.");
     if (check_schema(schema, schema, 0, e)) return -1;
     buf_init(&text, SCHEMA_MAX);
-    int rc = json_dump(schema, true, &text) ? err_field(e, ERR_INVALID, "schema", "A schema has at most %d bytes.", SCHEMA_MAX) : 0;
+    bool fits = json_dump(schema, true, &text) == 0, large = text.full;
     buf_close(&text);
-    if (rc == 0) json_object_set(to, "schema", schema);
-    return rc;
+    if (large) return err_field(e, ERR_INVALID, "schema", "A schema has at most %d bytes.", SCHEMA_MAX);
+    return !fits || json_object_set(to, "schema", schema) ? err_set(e, ERR_NO_MEMORY, "no memory for a rule") : 0;
 }
 
 void rule_schema_apply(const json_t *rule, const struct rule_text *t, struct verdict *v)

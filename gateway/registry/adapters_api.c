@@ -306,21 +306,7 @@ static void drop_version(struct http_request *r)
         drop(r, version, &e);
 }
 
-/* --- routes: the event thread passes the request on to the row's work --- */
-
-struct work {
-    void (*fn)(struct http_request *r);
-};
-
-static void later(struct http_request *r)
-{
-    admin_defer(r, ((const struct work *)api_route(r)->what)->fn);
-}
-
-static void later_admin(struct http_request *r)
-{
-    admin_defer(r, ((const struct work *)r->route->data)->fn);
-}
+/* --- routes --- */
 
 static const struct api_route upload_own = {SCOPE_WRITE, false, upload_kind},
                               upload_path = {SCOPE_WRITE, true, upload_kind};
@@ -331,18 +317,6 @@ static const struct api_route validate_own = {SCOPE_WRITE, false, validate_kind}
     {                                                                                                                  \
         "POST", where, HTTP_BODY_SINK, UPLOAD_CAP, upload_head, upload_sink, upload_handle, d                          \
     }
-#define ROW(method, where, call, path)                                                                                 \
-    {                                                                                                                  \
-        method, where, HTTP_BODY_NONE, 0, api_who, NULL, later, &(const struct api_route)                              \
-        {                                                                                                              \
-            SCOPE_WRITE, path, &(const struct work)                                                                    \
-            {                                                                                                          \
-                call                                                                                                   \
-            }                                                                                                          \
-        }                                                                                                              \
-    }
-#define BOTH(method, where, call)                                                                                      \
-    ROW(method, "/v1/adapters" where, call, false), ROW(method, "/t/{tenant}/v1/adapters" where, call, true)
 #define VERSIONS "/{name}/versions/{version}"
 
 const struct http_route routes_adapters[] = {
@@ -350,57 +324,28 @@ const struct http_route routes_adapters[] = {
     UPLOAD("/t/{tenant}/v1/adapters", &upload_path),
     UPLOAD("/v1/adapters:validate", &validate_own),
     UPLOAD("/t/{tenant}/v1/adapters:validate", &validate_path),
-    BOTH("GET", "", list),
-    BOTH("GET", "/{name}", get),
-    BOTH("DELETE", "/{name}", drop_all),
-    BOTH("GET", VERSIONS, get_version),
-    BOTH("DELETE", VERSIONS, drop_version),
-    BOTH("POST", "/{name}/pin", pin_newest),
-    BOTH("POST", "/{name}/unpin", unpin_newest),
-    BOTH("POST", "/{name}/warm", warm_newest),
-    BOTH("POST", "/{name}/archive", archive_newest),
-    BOTH("POST", "/{name}/restore", restore_newest),
-    BOTH("POST", VERSIONS "/pin", pin_version),
-    BOTH("POST", VERSIONS "/unpin", unpin_version),
-    BOTH("POST", VERSIONS "/warm", warm_version),
-    BOTH("POST", VERSIONS "/archive", archive_version),
-    BOTH("POST", VERSIONS "/restore", restore_version),
+    TENANT_ROWS(SCOPE_WRITE, "GET", "/adapters", HTTP_BODY_NONE, 0, list),
+    TENANT_ROWS(SCOPE_WRITE, "GET", "/adapters/{name}", HTTP_BODY_NONE, 0, get),
+    TENANT_ROWS(SCOPE_WRITE, "DELETE", "/adapters/{name}", HTTP_BODY_NONE, 0, drop_all),
+    TENANT_ROWS(SCOPE_WRITE, "GET", "/adapters" VERSIONS, HTTP_BODY_NONE, 0, get_version),
+    TENANT_ROWS(SCOPE_WRITE, "DELETE", "/adapters" VERSIONS, HTTP_BODY_NONE, 0, drop_version),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/adapters/{name}/pin", HTTP_BODY_NONE, 0, pin_newest),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/adapters/{name}/unpin", HTTP_BODY_NONE, 0, unpin_newest),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/adapters/{name}/warm", HTTP_BODY_NONE, 0, warm_newest),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/adapters/{name}/archive", HTTP_BODY_NONE, 0, archive_newest),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/adapters/{name}/restore", HTTP_BODY_NONE, 0, restore_newest),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/adapters" VERSIONS "/pin", HTTP_BODY_NONE, 0, pin_version),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/adapters" VERSIONS "/unpin", HTTP_BODY_NONE, 0, unpin_version),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/adapters" VERSIONS "/warm", HTTP_BODY_NONE, 0, warm_version),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/adapters" VERSIONS "/archive", HTTP_BODY_NONE, 0, archive_version),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/adapters" VERSIONS "/restore", HTTP_BODY_NONE, 0, restore_version),
     {0},
 };
 
-/* The operator's look at one adapter of a tenant. */
-static void get_for(struct http_request *r)
-{
-    struct err e = {0};
-    if (admin_for_tenant(r, &e))
-        api_refuse(r, &e);
-    else
-        get(r);
-}
-
-static void later_for(struct http_request *r) { admin_defer(r, get_for); }
-
-/* Out of quarantine, or of the archive. */
-static void restore_for(struct http_request *r, bool named)
-{
-    struct err e = {0};
-    if (admin_for_tenant(r, &e))
-        api_refuse(r, &e);
-    else
-        act(r, named, RESTORE);
-}
-
-static void restore_newest_for(struct http_request *r) { restore_for(r, false); }
-static void restore_version_for(struct http_request *r) { restore_for(r, true); }
-static void later_restore_newest_for(struct http_request *r) { admin_defer(r, restore_newest_for); }
-static void later_restore_version_for(struct http_request *r) { admin_defer(r, restore_version_for); }
-
-static const struct api_route one_of_tenant = {0, true, NULL};
-
 const struct http_route routes_adapters_admin[] = {
-    {"GET", "/admin/v1/adapters", HTTP_BODY_NONE, 0, admin_head, NULL, later_admin, &(const struct work){list_all}},
-    {"GET", "/admin/v1/tenants/{name}/adapters/{adapter}", HTTP_BODY_NONE, 0, admin_head, NULL, later_for, &one_of_tenant},
-    {"POST", "/admin/v1/tenants/{name}/adapters/{adapter}/restore", HTTP_BODY_NONE, 0, admin_head, NULL, later_restore_newest_for, &one_of_tenant},
-    {"POST", "/admin/v1/tenants/{name}/adapters/{adapter}/versions/{version}/restore", HTTP_BODY_NONE, 0, admin_head, NULL, later_restore_version_for, &one_of_tenant},
+    ADMIN_READ("/admin/v1/adapters", list_all),
+    OPERATOR_ROW("GET", "/adapters/{adapter}", HTTP_BODY_NONE, 0, get),
+    OPERATOR_ROW("POST", "/adapters/{adapter}/restore", HTTP_BODY_NONE, 0, restore_newest), /* out of quarantine, or of the archive */
+    OPERATOR_ROW("POST", "/adapters/{adapter}/versions/{version}/restore", HTTP_BODY_NONE, 0, restore_version),
     {0},
 };

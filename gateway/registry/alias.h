@@ -62,7 +62,7 @@ struct alias_put {
 };
 
 /* Makes or replaces it. ERR_INVALID and ERR_MISSING name the field; ERR_PRECONDITION: another revision; ERR_CONFLICT: the name
- * is a base's. */
+ * is a base's, or the tenant has ALIASES_TENANT_MAX. ERR_FORBIDDEN: a part is not the key's to set (alias_parts.h). */
 int alias_put(struct registry *r, const struct actor *by, const struct alias_put *p, struct json_t **out, bool *created,
               struct err *e);
 /* To what it was before its last change; doing so twice undoes it. ERR_CONFLICT: there was nothing before, or it points

@@ -24,6 +24,7 @@
 #include <string.h>
 
 #define READ_MS 2000
+#define TEXT_MAX (1u << 20) /* bytes of an alias, or of one of its parts, as JSON: more than draft_read() lets pass */
 
 /* --- what stands --- */
 
@@ -101,12 +102,15 @@ static json_t *alias_json(const char *name, const struct row *x)
     return o;
 }
 
+/* The SHA-256 in hexadecimal; "" of nothing. */
 static json_t *hash_of(const char *s, size_t n)
 {
     char hex[SHA256_HEX] = "";
     uint8_t sum[SHA256_BYTES];
-    if (n) sha256_of(s, n, sum);
-    if (n) sha256_hex(sum, hex);
+    if (n) {
+        sha256_of(s, n, sum);
+        sha256_hex(sum, hex);
+    }
     return json_string(hex);
 }
 
@@ -117,7 +121,7 @@ static json_t *entry_part(const struct alias_part_row *row, const json_t *part)
     struct buf text;
     json_t *o = json_copy_top(part), *secret = row->secret ? json_object_get(part, row->secret) : NULL;
     if (!o || !secret) return o;
-    buf_init(&text, 4 * ALIAS_PART_MAX);
+    buf_init(&text, TEXT_MAX);
     snprintf(name, sizeof name, "%s_sha256", row->secret);
     if (json_dump(secret, true, &text) == 0) json_object_set_new(o, name, hash_of(text.data, text.len));
     json_object_del(o, row->secret);
@@ -212,7 +216,7 @@ static int write_row(struct db *d, sqlite3 *c, struct putting *p, const struct d
         "UPDATE alias SET policy = ?3, sticky = ?4, system_prefix = ?5, previous = ?6, changed = ?7,"
         " revision = revision + 1 WHERE tenant = ?1 AND name = ?2";
     struct buf was;
-    buf_init(&was, 1 << 20);
+    buf_init(&was, TEXT_MAX);
     int rc = p->now.row && json_dump(p->now.body, true, &was);
     sqlite3_stmt *st = rc ? NULL : db_stmt(d, c, p->now.row ? change : fresh, e);
     rc = st && db_bind(st, e, "ssssssi", p->s.tenant, p->s.name, alias_policy_name[f->policy],
@@ -230,7 +234,7 @@ static int write_parts(struct db *d, sqlite3 *c, const struct putting *p, const 
     int rc = 0;
     for (int i = 0; rc == 0 && i < ALIAS_PARTS; i++) {
         struct buf text;
-        buf_init(&text, 4 * ALIAS_PART_MAX);
+        buf_init(&text, TEXT_MAX);
         sqlite3_stmt *st = db_stmt(d, c, alias_part_row[i].set, e);
         if (f->part[i] && json_dump(f->part[i], true, &text)) rc = err_set(e, ERR_NO_MEMORY, "no memory for an alias");
         if (rc == 0 && (!st || db_bind(st, e, "is", p->now.row, f->part[i] ? text.data : "") || db_done(st, e))) rc = -1;
@@ -239,12 +243,13 @@ static int write_parts(struct db *d, sqlite3 *c, const struct putting *p, const 
     return rc;
 }
 
+/* The entry and the event of a change; before or after is NULL where there was, or is, no alias. */
 static int note_alias(struct db *d, sqlite3 *c, const struct subject *s, const char *action, const json_t *before,
                       const json_t *after, struct err *e)
 {
     json_t *was = before ? entry_json(before) : NULL, *is = after ? entry_json(after) : NULL;
     int rc = event_add(d, c, s->tenant, after ? "alias.changed" : "alias.removed", s->name, after ? is : was, e);
-    if (rc == 0) return registry_note(d, c, s, 0, action, was, is, e);
+    if (rc == 0) return registry_note(d, c, s, 0, action, was, is, e); /* takes both over */
     json_decref(was);
     json_decref(is);
     return -1;
@@ -291,13 +296,9 @@ static int apply(struct db *d, sqlite3 *c, struct putting *p, const json_t *body
     return rc;
 }
 
-static int run_put(struct db *d, sqlite3 *c, void *u, struct err *e)
+/* To `previous`, by the rules of a PUT: what it names may be gone by now, which is no fault of the request's body. */
+static int roll_back(struct db *d, sqlite3 *c, struct putting *p, struct err *e)
 {
-    struct putting *p = u;
-    if (find_row(d, c, p->s.tenant, p->s.name, &p->now, e)) return -1;
-    if (!p->body && !p->now.row) return err_set(e, ERR_NOT_FOUND, "There is no alias '%.64s'.", p->s.name);
-    if (revision_check(p->want, p->now.revision, e)) return -1;
-    if (p->body) return apply(d, c, p, p->body, e);
     struct err why = {0};
     json_t *back = json_incref(p->now.previous);
     if (!back)
@@ -306,11 +307,20 @@ static int run_put(struct db *d, sqlite3 *c, void *u, struct err *e)
     int rc = apply(d, c, p, back, &why);
     json_decref(back);
     if (rc) return err_set(e, why.code == ERR_INVALID ? ERR_CONFLICT : why.code, "%s", why.msg);
-    json_t *answer =
-        alias_json(p->s.name, &p->now); /* a second rollback would undo it: said again, it must not happen again */
+    /* A second rollback would undo it: asked again with the same Idempotency-Key, it is answered from this. */
+    json_t *answer = alias_json(p->s.name, &p->now);
     rc = answer ? once_keep(d, c, p->s.by, 200, answer, e) : err_set(e, ERR_NO_MEMORY, "no memory for an alias");
     json_decref(answer);
     return rc;
+}
+
+static int run_put(struct db *d, sqlite3 *c, void *u, struct err *e)
+{
+    struct putting *p = u;
+    if (find_row(d, c, p->s.tenant, p->s.name, &p->now, e)) return -1;
+    if (!p->body && !p->now.row) return err_set(e, ERR_NOT_FOUND, "There is no alias '%.64s'.", p->s.name);
+    if (revision_check(p->want, p->now.revision, e)) return -1;
+    return p->body ? apply(d, c, p, p->body, e) : roll_back(d, c, p, e);
 }
 
 static int put(struct registry *r, struct putting *p, struct json_t **out, struct err *e)

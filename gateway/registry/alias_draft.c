@@ -16,31 +16,6 @@ void draft_close(struct draft *d)
     }
 }
 
-static bool among(const char *field, const char *const *names)
-{
-    while (*names && strcmp(*names, field) != 0) names++;
-    return *names;
-}
-
-static bool names_part(const char *field)
-{
-    for (int i = 0; i < ALIAS_PARTS; i++)
-        if (strcmp(alias_part_row[i].field, field) == 0) return true;
-    return false;
-}
-
-/* `where`: the field that they stand in; NULL: in the alias itself. */
-static int check_fields(const json_t *o, const char *const *names, const char *where, struct err *e)
-{
-    const char *field;
-    json_t *v;
-    json_object_foreach((json_t *)o, field, v)
-    {
-        if (!among(field, names) && (where || !names_part(field))) return err_field(e, ERR_INVALID, where ? where : field, "There is no field '%.60s' here.", field);
-    }
-    return 0;
-}
-
 static int read_word(const json_t *o, const char *field, const char *const *words, int n, int *out, struct err *e)
 {
     const char *text = NULL;
@@ -61,7 +36,7 @@ static int read_target(const json_t *v, struct draft_target *t, struct err *e)
     *t = (struct draft_target){.adapter = "", .base = "", .weight = 1};
     if (!json_is_object(v))
         return err_field(e, ERR_INVALID, "targets", "A target is an object {adapter, version, base, weight}.");
-    if (check_fields(v, names, "targets", e)) return -1;
+    if (json_check_fields(v, names, "targets", e)) return -1;
     if (json_get_str(v, "adapter", NAME_MAX_LEN, &t->adapter, NULL, &why) ||
         json_get_str(v, "base", 127, &t->base, NULL, &why) ||
         json_get_int(v, "version", 1, VERSION_MAX, &t->version, NULL, &why) ||
@@ -94,12 +69,22 @@ static int read_targets(const json_t *list, struct draft *d, struct err *e)
     return 0;
 }
 
+void draft_fields(const char *names[DRAFT_FIELDS + 1])
+{
+    static const char *const own[] = {"targets", "policy", "sticky", "system_prefix"};
+    int n = 0;
+    for (size_t i = 0; i < sizeof own / sizeof *own; i++) names[n++] = own[i];
+    for (int i = 0; i < ALIAS_PARTS; i++) names[n++] = alias_part_row[i].field;
+    names[n] = NULL;
+}
+
 int draft_read(const json_t *o, struct draft *d, struct err *e)
 {
-    static const char *const names[] = {"targets", "policy", "sticky", "system_prefix", NULL};
+    const char *names[DRAFT_FIELDS + 1];
     int policy = ALIAS_WEIGHTED, sticky = ALIAS_REQUEST;
     *d = (struct draft){.prefix = ""};
-    if (check_fields(o, names, NULL, e) || read_word(o, "policy", alias_policy_name, ALIAS_POLICIES, &policy, e) ||
+    draft_fields(names);
+    if (json_check_fields(o, names, NULL, e) || read_word(o, "policy", alias_policy_name, ALIAS_POLICIES, &policy, e) ||
         read_word(o, "sticky", alias_sticky_name, ALIAS_STICKIES, &sticky, e) ||
         json_get_str(o, "system_prefix", ALIAS_PREFIX_MAX, &d->prefix, NULL, e))
         return -1;

@@ -18,6 +18,10 @@ struct draft {
     struct draft_target target[ALIAS_TARGETS];
 };
 
+/* The names of a body's fields, NULL behind the last. */
+#define DRAFT_FIELDS (4 + ALIAS_PARTS)
+void draft_fields(const char *names[DRAFT_FIELDS + 1]);
+
 /* ERR_INVALID and ERR_MISSING name the field; on failure there is nothing to close. */
 int draft_read(const json_t *body, struct draft *d, struct err *e);
 void draft_close(struct draft *d);

@@ -9,7 +9,7 @@
 #include "gateway/api/revision.h"
 #include "gateway/proxy/chat_api.h"
 #include "gateway/registry/alias.h"
-#include "gateway/registry/alias_parts.h"
+#include "gateway/registry/alias_draft.h"
 #include "gateway/registry/residency.h"
 
 /* Takes v over. */
@@ -41,14 +41,14 @@ static void get(struct http_request *r)
 
 static void put(struct http_request *r)
 {
-    const char *names[5 + ALIAS_PARTS] = {"targets", "policy", "sticky", "system_prefix"};
-    for (int i = 0; i < ALIAS_PARTS; i++) names[4 + i] = alias_part_row[i].field;
+    const char *names[DRAFT_FIELDS + 1];
     struct gateway *g = admin_gateway(r);
     struct actor by = admin_actor(r);
     struct err e = {0};
     json_t *body = NULL, *v = NULL;
     bool created = false;
     struct alias_put p = {.tenant = admin_tenant(r), .name = api_param(r, 0), .served = residency_serves, .u = g};
+    draft_fields(names);
     int rc = admin_query_none(r, &e) || revision_wanted(r, &p.want, &e) || admin_body(r, names, &body, &e) ? -1 : 0;
     p.body = body;
     if (rc == 0) rc = alias_put(g->registry, &by, &p, &v, &created, &e);
@@ -87,66 +87,20 @@ static void drop(struct http_request *r)
 
 #define PUT_MAX (4 * (ALIAS_PREFIX_MAX + ALIAS_PARTS * ALIAS_PART_MAX) + API_BODY_MAX)
 
-struct work {
-    void (*fn)(struct http_request *r);
-};
-
-static void later(struct http_request *r)
-{
-    admin_defer(r, ((const struct work *)api_route(r)->what)->fn);
-}
-
-static void later_for(struct http_request *r)
-{
-    struct err e = {0};
-    if (admin_for_tenant(r, &e))
-        api_refuse(r, &e);
-    else
-        ((const struct work *)api_route(r)->what)->fn(r);
-}
-
-static void operators(struct http_request *r) { admin_defer(r, later_for); }
-
-#define ROW(method, where, body, most, call, path)                                                                     \
-    {                                                                                                                  \
-        method, where, body, most, api_who, NULL, later, &(const struct api_route)                                     \
-        {                                                                                                              \
-            SCOPE_WRITE, path, &(const struct work)                                                                    \
-            {                                                                                                          \
-                call                                                                                                   \
-            }                                                                                                          \
-        }                                                                                                              \
-    }
-#define BOTH(method, where, body, most, call)                                                                          \
-    ROW(method, "/v1/aliases" where, body, most, call, false),                                                         \
-        ROW(method, "/t/{tenant}/v1/aliases" where, body, most, call, true)
-
 const struct http_route routes_aliases[] = {
-    BOTH("GET", "", HTTP_BODY_NONE, 0, list),
-    BOTH("GET", "/{name}", HTTP_BODY_NONE, 0, get),
-    BOTH("PUT", "/{name}", HTTP_BODY_BUFFER, PUT_MAX, put),
-    BOTH("DELETE", "/{name}", HTTP_BODY_NONE, 0, drop),
-    BOTH("POST", "/{name}/rollback", HTTP_BODY_NONE, 0, rollback),
+    TENANT_ROWS(SCOPE_WRITE, "GET", "/aliases", HTTP_BODY_NONE, 0, list),
+    TENANT_ROWS(SCOPE_WRITE, "GET", "/aliases/{name}", HTTP_BODY_NONE, 0, get),
+    TENANT_ROWS(SCOPE_WRITE, "PUT", "/aliases/{name}", HTTP_BODY_BUFFER, PUT_MAX, put),
+    TENANT_ROWS(SCOPE_WRITE, "DELETE", "/aliases/{name}", HTTP_BODY_NONE, 0, drop),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/aliases/{name}/rollback", HTTP_BODY_NONE, 0, rollback),
     {0},
 };
 
-#define FOR(method, where, body, most, call)                                                                           \
-    {                                                                                                                  \
-        method, "/admin/v1/tenants/{name}/aliases" where, body, most, admin_head, NULL, operators,                     \
-            &(const struct api_route)                                                                                  \
-        {                                                                                                              \
-            0, true, &(const struct work)                                                                              \
-            {                                                                                                          \
-                call                                                                                                   \
-            }                                                                                                          \
-        }                                                                                                              \
-    }
-
 const struct http_route routes_aliases_admin[] = {
-    FOR("GET", "", HTTP_BODY_NONE, 0, list),
-    FOR("GET", "/{alias}", HTTP_BODY_NONE, 0, get),
-    FOR("PUT", "/{alias}", HTTP_BODY_BUFFER, PUT_MAX, put),
-    FOR("DELETE", "/{alias}", HTTP_BODY_NONE, 0, drop),
-    FOR("POST", "/{alias}/rollback", HTTP_BODY_NONE, 0, rollback),
+    OPERATOR_ROW("GET", "/aliases", HTTP_BODY_NONE, 0, list),
+    OPERATOR_ROW("GET", "/aliases/{alias}", HTTP_BODY_NONE, 0, get),
+    OPERATOR_ROW("PUT", "/aliases/{alias}", HTTP_BODY_BUFFER, PUT_MAX, put),
+    OPERATOR_ROW("DELETE", "/aliases/{alias}", HTTP_BODY_NONE, 0, drop),
+    OPERATOR_ROW("POST", "/aliases/{alias}/rollback", HTTP_BODY_NONE, 0, rollback),
     {0},
 };

@@ -7,7 +7,6 @@
  * Bounds are the engine's (engine/api_policy.c). Pure functions over JSON; any thread. */
 #include "gateway/registry/prompt_policy.h"
 #include "gateway/registry/prompt_template.h"
-#include <stdio.h>
 #include <string.h>
 
 #define WHERE "prompt_policy"
@@ -17,19 +16,6 @@
 #define RATIO_MIN 0.1
 #define RATIO_MAX 0.95
 
-static int check_fields(const json_t *o, const char *const *names, struct err *e)
-{
-    const char *field;
-    json_t *v;
-    json_object_foreach((json_t *)o, field, v)
-    {
-        const char *const *p = names;
-        while (*p && strcmp(*p, field) != 0) p++;
-        if (!*p) return err_field(e, ERR_INVALID, field, "There is no field '%.60s' here.", field);
-    }
-    return 0;
-}
-
 /* --- truncate --- */
 
 static int read_truncate(const json_t *v, json_t **out, struct err *e)
@@ -38,7 +24,7 @@ static int read_truncate(const json_t *v, json_t **out, struct err *e)
     int64_t most = 0, head = 0, last = 1, tokens = 0;
     bool given = false;
     if (!json_is_object(v)) return err_field(e, ERR_INVALID, "", "It is an object {max_tokens, head_turns, last_turns, head_tokens}.");
-    if (check_fields(v, names, e) || json_get_int(v, "max_tokens", TOKENS_MIN, TOKENS_MAX, &most, &given, e) ||
+    if (json_check_fields(v, names, NULL, e) || json_get_int(v, "max_tokens", TOKENS_MIN, TOKENS_MAX, &most, &given, e) ||
         json_get_int(v, "head_turns", 0, TURNS_MAX, &head, NULL, e) ||
         json_get_int(v, "last_turns", 1, TURNS_MAX, &last, NULL, e) ||
         json_get_int(v, "head_tokens", 0, TOKENS_MAX, &tokens, NULL, e))
@@ -60,7 +46,7 @@ static int read_compress(const json_t *v, json_t **out, struct err *e)
     const char *unit = "sentence";
     bool given = false;
     if (!json_is_object(v)) return err_field(e, ERR_INVALID, "", "It is an object {ratio, min_tokens, unit}.");
-    if (check_fields(v, names, e) || json_get_num(v, "ratio", RATIO_MIN, RATIO_MAX, &ratio, &given, e) ||
+    if (json_check_fields(v, names, NULL, e) || json_get_num(v, "ratio", RATIO_MIN, RATIO_MAX, &ratio, &given, e) ||
         json_get_int(v, "min_tokens", 0, TOKENS_MAX, &least, NULL, e) || json_get_str(v, "unit", 16, &unit, NULL, e))
         return -1;
     if (!given) return err_field(e, ERR_MISSING, "ratio", "'ratio' is missing.");
@@ -82,40 +68,33 @@ static const struct part {
 };
 #define PARTS (sizeof parts / sizeof *parts)
 
-/* The field's name with what it is in before it. */
-static int within(struct err *e, const struct err *why, const char *part)
-{
-    char param[sizeof why->param];
-    int n = snprintf(param, sizeof param, "%s.%s%s%s", WHERE, part, *why->param ? "." : "", why->param);
-    if (n < 0 || n >= (int)sizeof param) snprintf(param, sizeof param, "%s.%s", WHERE, part);
-    return err_field(e, why->code, param, "%s", why->msg);
-}
-
 static int read_part(const struct part *p, const json_t *from, json_t *to, struct err *e)
 {
     const json_t *v = json_object_get(from, p->name);
     json_t *part = NULL;
-    struct err why = {0};
     if (!v || json_is_null(v)) return 0;
-    if (p->read(v, &part, &why)) return within(e, &why, p->name);
+    if (p->read(v, &part, e)) {
+        err_within(e, p->name);
+        return err_within(e, WHERE);
+    }
     return json_object_set_new(to, p->name, part) ? err_set(e, ERR_NO_MEMORY, "no memory for a prompt policy") : 0;
 }
 
 static int check_names(const json_t *v, struct err *e)
 {
     const char *names[PARTS + 1] = {NULL};
-    struct err why = {0};
     for (size_t i = 0; i < PARTS; i++) names[i] = parts[i].name;
-    return check_fields(v, names, &why) ? err_field(e, why.code, WHERE, "%s", why.msg) : 0;
+    return json_check_fields(v, names, WHERE, e);
 }
 
 static int check_size(const json_t *o, struct err *e)
 {
     struct buf text;
     buf_init(&text, PROMPT_POLICY_MAX);
-    int rc = json_dump(o, true, &text) ? err_field(e, ERR_INVALID, WHERE, "A policy has at most %d bytes.", PROMPT_POLICY_MAX) : 0;
+    bool fits = json_dump(o, true, &text) == 0, large = text.full;
     buf_close(&text);
-    return rc;
+    if (large) return err_field(e, ERR_INVALID, WHERE, "A policy has at most %d bytes.", PROMPT_POLICY_MAX);
+    return fits ? 0 : err_set(e, ERR_NO_MEMORY, "no memory for a prompt policy");
 }
 
 int prompt_policy_read(const json_t *v, json_t **out, struct err *e)

@@ -39,29 +39,11 @@ static int no_memory(struct err *e)
     return err_set(e, ERR_NO_MEMORY, "no memory for a template");
 }
 
-static int check_fields(const json_t *o, const char *const *names, const char *where, struct err *e)
-{
-    const char *field;
-    json_t *v;
-    json_object_foreach((json_t *)o, field, v)
-    {
-        if (word_of(names, field) < 0) return err_field(e, ERR_INVALID, where, "There is no field '%.60s' here.", field);
-    }
-    return 0;
-}
-
 static bool is_name(const char *s, size_t n)
 {
     bool good = n >= 1 && n <= NAME_MAX && s[0] >= 'a' && s[0] <= 'z';
     for (size_t i = 0; i < n && good; i++) good = (s[i] >= 'a' && s[i] <= 'z') || (s[i] >= '0' && s[i] <= '9') || s[i] == '_';
     return good;
-}
-
-static size_t characters(const char *s, size_t n)
-{
-    size_t count = 0;
-    for (size_t i = 0; i < n; i++) count += ((unsigned char)s[i] & 0xc0) != 0x80;
-    return count;
 }
 
 /* --- values --- */
@@ -73,7 +55,7 @@ static int wrong(struct err *e, const char *param, const char *what)
 
 static int put_text(const json_t *slot, const char *param, const char *s, size_t n, struct buf *out, struct err *e)
 {
-    size_t most = (size_t)json_integer_value(json_object_get(slot, "max_length")), has = characters(s, n);
+    size_t most = (size_t)json_integer_value(json_object_get(slot, "max_length")), has = buf_characters(s, n);
     if (has > most) return err_field(e, ERR_INVALID, param, "'%s' has %zu characters; at most %zu are taken.", param, has, most);
     return buf_add(out, s, n) ? err_field(e, ERR_TOO_LARGE, param, "the prompt gets too long with '%s'.", param) : 0;
 }
@@ -159,7 +141,7 @@ static int read_bounds(enum slot_type type, const json_t *v, const char *where, 
                                                   [SLOT_JSON] = {"type", "default", "max_length"}};
     int64_t length = 4096, least = -INTEGER_MAX, most = INTEGER_MAX;
     struct err why = {0};
-    if (check_fields(v, of[type], where, e)) return -1;
+    if (json_check_fields(v, of[type], where, e)) return -1;
     if (json_get_int(v, "max_length", 1, TEMPLATE_TEXT_MAX, &length, NULL, &why) ||
         json_get_int(v, "min", -INTEGER_MAX, INTEGER_MAX, &least, NULL, &why) ||
         json_get_int(v, "max", -INTEGER_MAX, INTEGER_MAX, &most, NULL, &why))
@@ -252,7 +234,7 @@ static int read_message(size_t i, const json_t *v, const json_t *slots, json_t *
     const json_t *content = json_object_get(v, "content");
     if (!json_is_object(v) || word_of(roles, role) < 0 || !json_is_string(content))
         return err_field(e, ERR_INVALID, where, "A message is {role: system, developer, user or assistant; content: a string}.");
-    if (check_fields(v, names, where, e) || check_content(json_string_value(content), slots, used, where, e)) return -1;
+    if (json_check_fields(v, names, where, e) || check_content(json_string_value(content), slots, used, where, e)) return -1;
     return json_array_append_new(list, json_pack("{ss sO}", "role", role, "content", content)) ? no_memory(e) : 0;
 }
 
@@ -277,7 +259,7 @@ int prompt_template_read(const json_t *v, json_t **out, struct err *e)
     static const char *const names[] = {"messages", "slots", NULL};
     if (!json_is_object(v)) return err_field(e, ERR_INVALID, "", "It is an object {messages, slots}.");
     json_t *o = json_pack("{s[] s{}}", "messages", "slots"), *slots = json_object_get(o, "slots");
-    int rc = o ? check_fields(v, names, "", e) : no_memory(e);
+    int rc = o ? json_check_fields(v, names, "", e) : no_memory(e);
     if (rc == 0) rc = read_slots(json_object_get(v, "slots"), slots, e);
     if (rc == 0) rc = read_messages(json_object_get(v, "messages"), slots, json_object_get(o, "messages"), e);
     if (rc)
@@ -289,7 +271,7 @@ int prompt_template_read(const json_t *v, json_t **out, struct err *e)
 
 /* --- filling --- */
 
-/* The texts of all slots, by name; of those that may hold any text in *free, too. */
+/* The texts of all slots, by name; of those that may hold any text in free_ones, too. */
 static int say_values(const json_t *slots, const json_t *given, json_t *said, json_t *free_ones, struct err *e)
 {
     const char *name;
@@ -304,7 +286,7 @@ static int say_values(const json_t *slots, const json_t *given, json_t *said, js
         if (!v) return err_field(e, ERR_MISSING, param, "'%s' is missing.", param);
         buf_init(&text, TEMPLATE_RENDERED_MAX);
         int rc = put_value(slot, param, v, &text, e);
-        json_t *s = rc ? NULL : json_stringn(text.len ? text.data : "", text.len);
+        json_t *s = rc ? NULL : json_stringn(text.data, text.len);
         if (!rc && json_object_set(said, name, s)) rc = no_memory(e);
         int of = word_of(types, json_string_value(type));
         if (!rc && (of == SLOT_STRING || of == SLOT_JSON) && json_object_set(free_ones, name, s)) rc = no_memory(e);
@@ -352,7 +334,7 @@ static int fill_messages(const json_t *messages, const json_t *said, json_t *lis
         buf_init(&text, TEMPLATE_RENDERED_MAX);
         int rc = fill_content(json_string_value(json_object_get(m, "content")), said, &text);
         all += text.len;
-        json_t *o = rc ? NULL : json_pack("{sO so}", "role", json_object_get(m, "role"), "content", json_stringn(text.len ? text.data : "", text.len));
+        json_t *o = rc ? NULL : json_pack("{sO so}", "role", json_object_get(m, "role"), "content", json_stringn(text.data, text.len));
         buf_close(&text);
         if (rc || all > TEMPLATE_RENDERED_MAX)
             rc = err_field(e, ERR_TOO_LARGE, "slots", "the prompt has more than %u bytes with these 'slots'.", TEMPLATE_RENDERED_MAX);

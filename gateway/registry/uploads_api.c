@@ -462,28 +462,6 @@ static void drop(struct http_request *r)
 
 /* --- routes --- */
 
-struct work {
-    void (*fn)(struct http_request *r);
-};
-
-static void later(struct http_request *r)
-{
-    admin_defer(r, ((const struct work *)api_route(r)->what)->fn);
-}
-
-#define ROW(method, where, body, call, path)                                                                           \
-    {                                                                                                                  \
-        method, where, body, API_BODY_MAX, api_who, NULL, later, &(const struct api_route)                             \
-        {                                                                                                              \
-            SCOPE_WRITE, path, &(const struct work)                                                                    \
-            {                                                                                                          \
-                call                                                                                                   \
-            }                                                                                                          \
-        }                                                                                                              \
-    }
-#define BOTH(method, where, body, call)                                                                                \
-    ROW(method, "/v1/adapters/{name}" where, body, call, false),                                                       \
-        ROW(method, "/t/{tenant}/v1/adapters/{name}" where, body, call, true)
 #define PUT(where, path)                                                                                               \
     {                                                                                                                  \
         "PUT", where "/{name}/uploads/{id}/{file}", HTTP_BODY_SINK, PART_CAP, put_head, put_sink, put_handle,          \
@@ -494,12 +472,12 @@ static void later(struct http_request *r)
     }
 
 const struct http_route routes_uploads[] = {
-    BOTH("POST", "/uploads", HTTP_BODY_BUFFER, create),
-    BOTH("POST", "/import", HTTP_BODY_BUFFER, import),
-    BOTH("GET", "/uploads", HTTP_BODY_NONE, list),
-    BOTH("GET", "/uploads/{id}", HTTP_BODY_NONE, get),
-    BOTH("DELETE", "/uploads/{id}", HTTP_BODY_NONE, drop),
-    BOTH("POST", "/uploads/{id}/complete", HTTP_BODY_NONE, complete),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/adapters/{name}/uploads", HTTP_BODY_BUFFER, API_BODY_MAX, create),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/adapters/{name}/import", HTTP_BODY_BUFFER, API_BODY_MAX, import),
+    TENANT_ROWS(SCOPE_WRITE, "GET", "/adapters/{name}/uploads", HTTP_BODY_NONE, 0, list),
+    TENANT_ROWS(SCOPE_WRITE, "GET", "/adapters/{name}/uploads/{id}", HTTP_BODY_NONE, 0, get),
+    TENANT_ROWS(SCOPE_WRITE, "DELETE", "/adapters/{name}/uploads/{id}", HTTP_BODY_NONE, 0, drop),
+    TENANT_ROWS(SCOPE_WRITE, "POST", "/adapters/{name}/uploads/{id}/complete", HTTP_BODY_NONE, 0, complete),
     PUT("/v1/adapters", false),
     PUT("/t/{tenant}/v1/adapters", true),
     {0},

@@ -56,6 +56,24 @@ static inline void room_end(struct room *r)
     room_remove(r->dir);
 }
 
+/* For cmocka: *state is a room of the test's own, open. */
+static inline int room_setup(void **state)
+{
+    struct room *r = calloc(1, sizeof *r);
+    assert_non_null(r);
+    room_new(r);
+    room_start(r);
+    *state = r;
+    return 0;
+}
+
+static inline int room_teardown(void **state)
+{
+    room_end(*state);
+    free(*state);
+    return 0;
+}
+
 /* Does any file of the folder contain these bytes? */
 static inline bool room_contains(const char *dir, const void *bytes, size_t n)
 {

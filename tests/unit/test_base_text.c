@@ -38,6 +38,28 @@ static void the_first_error_wins_and_prefixes_grow_in_front(void **state)
     assert_int_equal(err_by_word("nothing"), ERR_NONE);
 }
 
+static void a_field_is_named_with_its_owner_where_both_have_room(void **state)
+{
+    (void)state;
+    struct err e = {0};
+    char longest[sizeof e.param];
+    assert_int_equal(err_within(&e, "nothing went wrong"), -1);
+    assert_string_equal(e.param, "");
+    err_field(&e, ERR_INVALID, "", "It is an object.");
+    err_within(&e, "judge");
+    err_within(&e, "evaluation");
+    assert_string_equal(e.param, "evaluation.judge");
+    memset(longest, 'x', sizeof longest - 1);
+    longest[sizeof longest - 1] = 0;
+    for (size_t room = 0; room < 2; room++) { /* one that fits, one that is a byte too long */
+        err_clear(&e);
+        err_field(&e, ERR_INVALID, longest + 7 - room, "No.");
+        err_within(&e, "a-rule");
+        assert_int_equal(strlen(e.param), room ? strlen("a-rule") : sizeof e.param - 1);
+        assert_memory_equal(e.param, "a-rule", 6);
+    }
+}
+
 static bool is_utf8(const char *s)
 {
     json_t *v = json_string(s); /* jansson is the judge */
@@ -59,6 +81,15 @@ static void a_long_message_is_cut_at_a_whole_character(void **state)
         err_prefix(&e, "%.*s", shift, "abcde");
         assert_true(is_utf8(e.msg));
     }
+}
+
+static void characters_are_not_bytes(void **state)
+{
+    (void)state;
+    static const char text[] = "a\xC3\xA9\xE2\x82\xAC\xF0\x9F\x98\x80"; /* of 1, 2, 3 and 4 bytes */
+    assert_int_equal(buf_characters(text, sizeof text - 1), 4);
+    assert_int_equal(buf_characters(text, 3), 2);
+    assert_int_equal(buf_characters("", 0), 0);
 }
 
 static void a_buffer_refuses_all_after_its_limit(void **state)
@@ -292,6 +323,26 @@ static void getters_name_the_field_and_its_range(void **state)
     json_decref(v);
 }
 
+static void a_field_that_nobody_knows_is_named(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"model", "scale", NULL}, *const none[] = {NULL};
+    struct err e = {0};
+    json_t *good = json_pack("{ss}", "scale", "x"), *bad = json_pack("{ss si}", "model", "m", "modle", 1);
+    assert_int_equal(json_check_fields(good, names, NULL, &e), 0);
+    assert_null(json_other_field(good, names));
+    assert_string_equal(json_other_field(good, none), "scale");
+    assert_int_equal(json_check_fields(bad, names, NULL, &e), -1);
+    assert_int_equal(e.code, ERR_INVALID);
+    assert_string_equal(e.param, "modle");
+    assert_string_equal(e.msg, "There is no field 'modle' here.");
+    err_clear(&e);
+    assert_int_equal(json_check_fields(bad, names, "judge", &e), -1);
+    assert_string_equal(e.param, "judge");
+    json_decref(good);
+    json_decref(bad);
+}
+
 /* What one log call writes. */
 static size_t logged(char out[8192], const char *value)
 {
@@ -454,13 +505,16 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(integers_beyond_64_bits_become_reals_in_model_files),
         cmocka_unit_test(the_first_error_wins_and_prefixes_grow_in_front),
+        cmocka_unit_test(a_field_is_named_with_its_owner_where_both_have_room),
         cmocka_unit_test(a_long_message_is_cut_at_a_whole_character),
+        cmocka_unit_test(characters_are_not_bytes),
         cmocka_unit_test(a_buffer_refuses_all_after_its_limit),
         cmocka_unit_test(json_strings_survive_any_bytes),
         cmocka_unit_test(an_arena_gives_aligned_zeroed_memory_up_to_its_limit),
         cmocka_unit_test(json_that_could_not_be_built_is_told_to_the_work_that_met_it),
         cmocka_unit_test(json_from_strangers_is_bounded_and_errors_do_not_quote_it),
         cmocka_unit_test(getters_name_the_field_and_its_range),
+        cmocka_unit_test(a_field_that_nobody_knows_is_named),
         cmocka_unit_test(no_value_can_forge_a_log_line),
         cmocka_unit_test(times_are_iso_8601),
         cmocka_unit_test(hashes_are_those_of_the_standards),

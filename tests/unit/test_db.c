@@ -14,22 +14,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static int setup(void **state)
-{
-    struct room *r = calloc(1, sizeof *r);
-    room_new(r);
-    room_start(r);
-    *state = r;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    room_end(*state);
-    free(*state);
-    return 0;
-}
-
 struct put {
     int64_t value;
     bool fails, raw; /* raw: fail by SQL, not by us */
@@ -690,7 +674,7 @@ int main(void)
 {
     watch_memory();
     const struct CMUnitTest tests[] = {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, room_setup, room_teardown)
         T(a_failing_job_of_a_group_is_undone_alone),
         T(what_is_queued_is_committed_together),
         T(the_queue_is_bounded_and_keeps_places_for_the_urgent),

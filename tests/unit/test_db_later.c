@@ -78,19 +78,8 @@ static void together(struct room *r, struct job *j, int n, int reads)
 
 static int setup(void **state)
 {
-    struct room *r = calloc(1, sizeof *r);
-    room_new(r);
-    room_start(r);
     refuse = false;
-    *state = r;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    room_end(*state);
-    free(*state);
-    return 0;
+    return room_setup(state);
 }
 
 static int64_t sum(struct room *r) { return room_number(r, "SELECT coalesce((SELECT value FROM meta WHERE name = 'sum'), 0)"); }
@@ -160,7 +149,7 @@ static void sums_that_cannot_be_written_fail_the_group_and_leave_nothing(void **
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, setup, room_teardown)
         T(a_group_is_summed_once),
         T(what_an_undone_job_left_is_forgotten),
         T(a_job_that_reads_sums_finds_those_before_it_and_they_stay_when_it_is_undone),

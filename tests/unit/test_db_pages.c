@@ -10,22 +10,6 @@
 
 #define PAGE 4096
 
-static int setup(void **state)
-{
-    struct room *r = calloc(1, sizeof *r);
-    room_new(r);
-    room_start(r);
-    *state = r;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    room_end(*state);
-    free(*state);
-    return 0;
-}
-
 static uint32_t dice(uint32_t *seed) { return *seed = *seed * 1664525u + 1013904223u; }
 
 /* --- writing --- */
@@ -340,7 +324,7 @@ static void another_epoch_is_a_conflict_and_ranges_are_given_whatever_they_are(v
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-#define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+#define T(f) cmocka_unit_test_setup_teardown(f, room_setup, room_teardown)
         T(what_follows_holds_each_snapshot_over_checkpoints_and_undone_jobs),
         T(pages_that_were_checkpointed_before_a_snapshot_saw_them_are_given),
         T(a_long_wal_is_cut_when_nothing_is_to_do_and_what_follows_goes_on),

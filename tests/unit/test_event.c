@@ -26,22 +26,6 @@ static json_t *detail_of(size_t bytes)
     return o;
 }
 
-static int setup(void **state)
-{
-    struct room *r = calloc(1, sizeof *r);
-    room_new(r);
-    room_start(r);
-    *state = r;
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    room_end(*state);
-    free(*state);
-    return 0;
-}
-
 static void a_change_whose_event_is_too_large_fails_and_says_why(void **state)
 {
     struct room *r = *state;
@@ -89,8 +73,8 @@ static void an_event_that_is_lost_is_in_the_log_with_its_reason(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(a_change_whose_event_is_too_large_fails_and_says_why, setup, teardown),
-        cmocka_unit_test_setup_teardown(an_event_that_is_lost_is_in_the_log_with_its_reason, setup, teardown),
+        cmocka_unit_test_setup_teardown(a_change_whose_event_is_too_large_fails_and_says_why, room_setup, room_teardown),
+        cmocka_unit_test_setup_teardown(an_event_that_is_lost_is_in_the_log_with_its_reason, room_setup, room_teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
