@@ -1,8 +1,11 @@
 /* What of a text is redacted and what is not, what an alias may say of capture, and answers without what was asked for beyond the client's wish. */
 #include "base/json.h"
+#include "gateway/auth/auth_store.h"
+#include "gateway/capture/capture.h"
 #include "gateway/capture/capture_policy.h"
 #include "gateway/capture/redact.h"
 #include "gateway/proxy/logprobs_strip.h"
+#include "tests/unit/data_room.h"
 #include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -265,6 +268,49 @@ static void an_answer_loses_its_log_probabilities_and_no_other_byte(void **state
     }
 }
 
+/* --- stopped while one is under way --- */
+
+static const char whose[] = "01890000-0000-7000-8000-00000000000a";
+
+static int captures_there(struct room *x)
+{
+    char path[sizeof x->dir + 64];
+    int n = 0;
+    snprintf(path, sizeof path, "%s/captures/%s", x->dir, whose);
+    DIR *d = opendir(path);
+    for (const struct dirent *f; d && (f = readdir(d));) n += *f->d_name != '.';
+    if (d) closedir(d);
+    return n;
+}
+
+/* The look at the stop is some milliseconds before the file: a capture that was being redacted meanwhile is not written any more. */
+static void after_a_stop_nothing_more_is_written(void **state)
+{
+    (void)state;
+    struct room x;
+    struct captures *c = NULL;
+    struct err e = {0};
+    const struct actor by = {.key = "tester", .ip = "", .request = ""};
+    struct capture_new n = {.tenant = whose, .id = "01890000-0000-7000-8000-000000000001", .alias = "talk", .expires_s = 9999999999, .max_rows = 10, .max_bytes = 1 << 20};
+    json_t *row = parsed("{\"answer\":\"yes\"}");
+    room_new(&x);
+    room_start(&x);
+    assert_ok(captures_open(&c, x.db, &e), e);
+    assert_ok(captures_add(c, &n, row, &e), e);
+    assert_ok(captures_stop(c, &by, whose, true, &e), e);
+    n.id = "01890000-0000-7000-8000-000000000002";
+    assert_int_equal(captures_add(c, &n, row, &e), -1);
+    assert_int_equal(e.code, ERR_CONFLICT);
+    assert_int_equal(captures_there(&x), 1);
+    e = (struct err){0};
+    assert_ok(captures_stop(c, &by, whose, false, &e), e);
+    assert_ok(captures_add(c, &n, row, &e), e);
+    assert_int_equal(captures_there(&x), 2);
+    captures_close(c);
+    room_end(&x);
+    json_decref(row);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -277,6 +323,7 @@ int main(void)
         cmocka_unit_test(a_kind_is_said_once_and_applied_once),
         cmocka_unit_test(log_probabilities_are_asked_for_only_where_the_client_said_nothing),
         cmocka_unit_test(an_answer_loses_its_log_probabilities_and_no_other_byte),
+        cmocka_unit_test(after_a_stop_nothing_more_is_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
