@@ -4,7 +4,7 @@
  *                                                   |           window of the version -> event, gauge
  *                                                   `-> judge (judge.h) -> row and sums, window
  *
- * A window is as many answers of one version by one alias as the alias's `alert` says; when it is full, its mean is compared with `below`, an event tells of
+ * A window is as many scores by one rule, of answers of one version by one alias, as the alias's `alert` says; when it is full, its mean is compared with `below`, an event tells of
  * each change, and the next begins. So a bad hour of a busy version is told within minutes, and that of a rare one not by chance. Windows are in memory:
  * a restart begins them anew, and a fall is then told once more. */
 #include "gateway/quality/evaluation.h"
@@ -29,7 +29,7 @@
 #define DAY_US 86400000000LL
 
 struct window {
-    char tenant[UUID_LEN], alias[NAME_MAX_LEN + 1], version[2 * NAME_MAX_LEN + 16];
+    char tenant[UUID_LEN], alias[NAME_MAX_LEN + 1], version[2 * NAME_MAX_LEN + 16], rule[RULE_NAME_MAX + 1];
     int n;
     double sum;
     bool below;
@@ -55,12 +55,12 @@ static void version_text(const struct target *t, char *out, size_t n)
 }
 
 /* Under the lock. */
-static struct window *window_of(struct evaluations *x, const struct evaluation *v, const char *version)
+static struct window *window_of(struct evaluations *x, const struct evaluation *v, const char *version, const char *rule)
 {
     struct window *oldest = &x->window[0];
     for (int i = 0; i < x->nwindows; i++) {
         struct window *w = &x->window[i];
-        if (strcmp(w->version, version) == 0 && strcmp(w->alias, v->alias) == 0 && strcmp(w->tenant, v->tenant) == 0) return w;
+        if (strcmp(w->version, version) == 0 && strcmp(w->rule, rule) == 0 && strcmp(w->alias, v->alias) == 0 && strcmp(w->tenant, v->tenant) == 0) return w;
         if (w->used < oldest->used) oldest = w;
     }
     if (x->nwindows < WINDOWS) oldest = &x->window[x->nwindows++];
@@ -68,14 +68,15 @@ static struct window *window_of(struct evaluations *x, const struct evaluation *
     snprintf(oldest->tenant, sizeof oldest->tenant, "%s", v->tenant);
     snprintf(oldest->alias, sizeof oldest->alias, "%s", v->alias);
     snprintf(oldest->version, sizeof oldest->version, "%s", version);
+    snprintf(oldest->rule, sizeof oldest->rule, "%s", rule);
     return oldest;
 }
 
 /* One more score: 1 the window is full, with its mean, and *was whether the one before was below. */
-static bool window_add(struct evaluations *x, const struct evaluation *v, const char *version, double score, int size, double below, double *mean, bool *was)
+static bool window_add(struct evaluations *x, const struct evaluation *v, const char *version, const char *rule, double score, int size, double below, double *mean, bool *was)
 {
     pthread_mutex_lock(&x->lock);
-    struct window *w = window_of(x, v, version);
+    struct window *w = window_of(x, v, version, rule);
     w->used = ++x->uses;
     w->sum += score;
     bool full = ++w->n >= size;
@@ -112,7 +113,7 @@ static void watch(struct evaluations *x, const struct evaluation *v, const char 
     for (int i = 0; i < v->n; i++) {
         const struct evaluated *s = &v->score[i];
         if (!s->v.scored || strcmp(s->rule, rule) != 0) continue;
-        if (window_add(x, v, version, s->v.score, size, below, &mean, &was)) tell(x, v, version, rule, mean, below, size, was);
+        if (window_add(x, v, version, rule, s->v.score, size, below, &mean, &was)) tell(x, v, version, rule, mean, below, size, was);
     }
 }
 

@@ -200,6 +200,25 @@ def test_a_version_whose_scores_fall_is_told_once_and_when_it_recovers(tenants, 
     assert metric(real, "weft_evaluation_below", alias="falls") == 0 and metric(real, "weft_evaluation_score", alias="falls") == 1
 
 
+def test_another_rule_begins_a_window_of_its_own(start):
+    g = start(fake=True)
+    t = g.tenant("acme")
+
+    def ask(alert, times, rows):
+        assert put_alias(t, "two", [{"base": BASE}], evaluation={"rules": [SHORT, LONG], "alert": alert}).status_code < 300
+        for _ in range(times):
+            chat(t, "two")
+        assert len(scores_of(t, rows, alias="two")) == rows
+
+    low, high = {"rule": "long", "below": 0.5, "answers": 10}, {"rule": "short", "below": 0.6, "answers": 10}
+    ask(low, 5, 15)  # three rows an answer: two rules and what they make together
+    ask(high, 5, 30)  # ten answers, five of which count for neither rule's window
+    assert events_of(t, "evaluation.") == []
+    ask(low, 5, 45)
+    ask(high, 5, 60)  # whose rule was never below
+    assert [(e["type"], e["detail"]["rule"]) for e in events_of(t, "evaluation.")] == [("evaluation.below", "long")]
+
+
 # --- the switch ---
 
 
