@@ -219,6 +219,33 @@ def test_another_rule_begins_a_window_of_its_own(start):
     assert [(e["type"], e["detail"]["rule"]) for e in events_of(t, "evaluation.")] == [("evaluation.below", "long")]
 
 
+def test_a_gauge_goes_with_what_it_tells_of(start):
+    g = start(fake=True)
+    t = g.tenant("acme")
+    judged = {"rules": [LONG], "alert": {"rule": "long", "below": 0.5, "answers": 10}}
+
+    def gauges():
+        return [x for x in g.admin.get("/metrics").text.splitlines() if x.startswith(("weft_evaluation_below{", "weft_evaluation_score{"))]
+
+    for rows, end in ((20, "part"), (40, "alias"), (60, "rule")):
+        put_alias(t, "falls", [{"base": BASE}], evaluation=judged)
+        for _ in range(10):
+            chat(t, "falls")
+        scores_of(t, rows, alias="falls")
+        until = time.monotonic() + 10
+        while not gauges() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert metric(g, "weft_evaluation_below", alias="falls") == 1 and len(gauges()) == 2, end
+        if end == "part":
+            put_alias(t, "falls", [{"base": BASE}])
+        elif end == "alias":
+            with t.http() as c:
+                assert c.delete("/v1/aliases/falls").status_code == 200
+        else:
+            put_alias(t, "falls", [{"base": BASE}], evaluation={**judged, "alert": {**judged["alert"], "rule": "overall"}})
+        assert gauges() == [], end
+
+
 # --- the switch ---
 
 
