@@ -127,6 +127,17 @@ def test_an_alias_without_routing_has_no_trace_of_it(g):
     assert "x-weft-route" not in r.headers and row(g, r)["route"] is None
 
 
+def test_the_operators_switch_makes_a_chain_of_it(start):
+    g = start("--routing", "false", fake=True)
+    g.acme = g.tenant("acme")
+    assert g.acme.upload("sql").status_code == 201
+    assert put(g, "desk", {"arm": "large"}).status_code == 201
+    r = ask(g, "desk")
+    assert "x-weft-route" not in r.headers
+    it = row(g, r)
+    assert it["adapter"] is None and it["route"] is None  # the first of the two, as in any chain
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_fixed_arm_answers_and_nothing_is_looked_at(g, stream):
     for arm, adapter in (("small", None), ("large", "sql")):
