@@ -162,6 +162,8 @@ def test_a_judge_is_asked_as_the_tenant_billed_by_itself_and_not_judged(tenants,
     rows = scores_of(t, 1, alias="asked")
     assert [x["rule"] for x in rows] == ["judge"] and rows[0]["score"] in (0, 1 / 3, 2 / 3, 1), rows
     row = get(t, "/v1/usage/requests/" + rows[0]["judge_request_id"])
+    with t.http() as c:  # nobody got its answer: it is not rated
+        assert c.post("/v1/feedback", json={"request_id": rows[0]["judge_request_id"], "rating": "up"}).status_code == 404
     assert row["model"] == "bench" and row["state"] == "completed" and row["input_tokens"] > 20 and row["output_tokens"] > 0
     time.sleep(0.3)
     assert scores_of(t, 0, alias="bench") == []

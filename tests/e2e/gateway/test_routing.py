@@ -173,6 +173,9 @@ def test_what_the_small_one_is_unsure_of_the_large_one_says_and_both_are_billed(
     assert (it["adapter"], it["output_tokens"]) == ("sql", other["output_tokens"]) and it["route"]["way"] == "escalated" and it["route"]["need"] > 0.2
     with g.acme.http() as c:
         probe = c.get("/v1/usage/requests/" + it["route"]["probe"]).json()
+        rated = [c.post("/v1/feedback", json={"request_id": x["id"], "rating": "up"}) for x in (probe, it)]
+        assert [x.status_code for x in rated] == [404, 200] and rated[0].json()["error"]["param"] == "request_id"  # nobody got the probe's answer
+        assert c.delete("/v1/feedback/" + it["id"]).status_code == 200
     assert (probe["adapter"], probe["alias"], probe["state"], probe["route"]) == (None, "doubts", "completed", None)
     assert probe["input_tokens"] == row(g, ask(g, BASE, max_tokens=1))["input_tokens"] and 0 < probe["output_tokens"] <= 24
     paid = [(probe, SMALL), (it, LARGE)]
