@@ -50,6 +50,16 @@ static const struct {
     {"token=hunter22&x=1", "token=[secret]&x=1"},
     {"dGhpcyBpcyBub3QgYSB3b3JkIDEyMzQ1Njc4OQ==", "[secret]"},
     {"an-ordinary-hyphenated-chain-of-words-in-a-row", "an-ordinary-hyphenated-chain-of-words-in-a-row"},
+    {"{\"card\": 4111111111111111, \"n\": 1.50}", "{\"card\": \"[card]\", \"n\": 1.50}"}, /* a text that is JSON stays that */
+    {"[4722334130, 12, true, -4722334130]", "[\"[phone]\", 12, true, -4722334130]"},
+    {" {\"to\": \"x@example.com\", \"4111111111111111\": 1}", " {\"to\": \"[email]\", \"[card]\": 1}"},
+    {"{\"text\": \"mail:\\nbob@example.com\", \"same\": \"a\\u00e9\\/\"}", "{\"text\": \"mail:\\n[email]\", \"same\": \"a\\u00e9\\/\"}"},
+    {"{\"in\": \"{\\\"card\\\": 4111111111111111}\"}", "{\"in\": \"{\\\"card\\\": \\\"[card]\\\"}\"}"},
+    {"[note] call 4722334130", "[note] call [phone]"},
+    {"{card: 4111111111111111}", "{card: [card]}"},
+    {"4111111111111111", "[card]"},
+    {"[6011000990139424000]", "[6011000990139424000]"}, /* no card */
+    {"[9500000000000000000]", "[\"[card]\"]"}, /* more than an integer holds */
     {"-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY----- after", "[secret] after"},
 };
 
