@@ -98,8 +98,8 @@ void capture_take(struct quality *q, const struct transcript *t)
     if (!what) {
         int rc = json_parse(text, strlen(text), &policy, &e);
         if (rc == 0) rc = keep(g, t, policy, &e);
-        what = rc == 0 ? "kept" : e.code == ERR_TOO_LARGE ? "too_large" : "failed";
-        if (rc) log_warn("capture", LS("id", t->adm->id), LS("error", e.msg));
+        what = rc == 0 ? "kept" : e.code == ERR_TOO_LARGE ? "too_large" : e.code == ERR_CONFLICT ? "stopped" : "failed";
+        if (rc && e.code != ERR_CONFLICT) log_warn("capture", LS("id", t->adm->id), LS("error", e.msg));
         json_decref(policy);
     }
     metric_add(g->metrics, GM_CAPTURES, (const char *[]){what}, 1);

@@ -33,7 +33,7 @@ void capture_take(struct quality *q, const struct transcript *t);
 
 /* False: the tenant has stopped them. Memory only. */
 bool captures_on(struct captures *c, const char *tenant);
-/* ERR_FORBIDDEN: a tenant would end what the operator has set. Audited as capture.stop and capture.resume, with events of these names. tenant_name: for the trail. */
+/* Nothing is written any more when a stop has returned. ERR_FORBIDDEN: a tenant would end what the operator has set. Audited as capture.stop and capture.resume, with events of these names. tenant_name: for the trail. */
 int captures_stop(struct captures *c, const struct actor *by, const char *tenant, bool stopped, struct err *e);
 
 struct capture_id {
@@ -58,7 +58,7 @@ int captures_list(struct captures *c, const char *tenant, const struct capture_f
 /* The whole of one; ERR_NOT_FOUND. The caller owns *out. */
 int captures_read(struct captures *c, const char *tenant, const char *id, json_t **out, struct err *e);
 
-/* Keeps it; the oldest of the alias beyond max_rows, and of the tenant beyond max_bytes, go. */
+/* Keeps it; the oldest of the alias beyond max_rows, and of the tenant beyond max_bytes, go. ERR_CONFLICT: the tenant has stopped them. */
 struct capture_new {
     const char *tenant, *id, *alias;
     int64_t expires_s, max_rows, max_bytes;

@@ -4,7 +4,8 @@
  * under another name and renamed, so one that is there is whole; what a crash left of another name is removed at the start. It is not synced: what a
  * power cut takes of the last seconds' captures is no loss to anybody.
  *
- * `lock` covers the index and the folders. `stop_lock` covers the list of tenants that have stopped, which requests look at: no file is touched under it. */
+ * `lock` covers the index and the folders. `stop_lock` covers the list of tenants that have stopped, which requests look at: no file is touched under it.
+ * A capture looks at that list again under `lock`, and a stop is set under both: when it has returned no file is being written, and none will be. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "gateway/auth/auth.h"
@@ -282,11 +283,13 @@ int captures_stop(struct captures *c, const struct actor *by, const char *tenant
     struct stopping x = {by, tenant, stopped};
     int rc = 0;
     if (!stopped && db_write_wait(c->db, run_stop, &x, e)) return -1;
+    pthread_mutex_lock(&c->lock); /* a capture that is being written is waited for */
     pthread_rwlock_wrlock(&c->stop_lock);
     int at = stopped_at(c, tenant);
     if (stopped && at < 0) rc = note_stopped(c, tenant, e);
     if (!stopped && at >= 0) memmove(c->stopped + at, c->stopped + --c->nstopped, sizeof *c->stopped);
     pthread_rwlock_unlock(&c->stop_lock);
+    pthread_mutex_unlock(&c->lock);
     return rc || !stopped ? rc : db_write_wait(c->db, run_stop, &x, e);
 }
 
@@ -403,6 +406,7 @@ int captures_add(struct captures *c, const struct capture_new *n, const json_t *
     snprintf(r.alias, sizeof r.alias, "%s", n->alias);
     r.bytes = (int64_t)text.len;
     pthread_mutex_lock(&c->lock);
+    if (rc == 0 && !captures_on(c, n->tenant)) rc = err_set(e, ERR_CONFLICT, "the captures of the tenant were stopped meanwhile");
     if (rc == 0) rc = (s = shelf_make(c, n->tenant, e)) && make_room(c, s, n, r.bytes, e) == 0 && write_row(c, n->tenant, &r, &text, e) == 0 && insert(s, &r, e) == 0 ? 0 : -1;
     pthread_mutex_unlock(&c->lock);
     buf_close(&text);

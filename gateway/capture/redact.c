@@ -5,6 +5,9 @@
  * now begins a word ("1.2.3.4sk-..."), so the table's rules are applied until they find nothing more; a tenant's own, which may match anything, once, at the end.
  * A text is UTF-8, as jansson gives it.
  *
+ * A text that is JSON itself, as a call's arguments are, is redacted piece by piece, its strings as what they say and its numbers, which become strings where
+ * something is found: so it stays JSON. Then once more as a whole, for a tenant's patterns that reach over several pieces: what is found goes, whatever becomes of it.
+ *
  * Pure functions; one thread has a redactor. */
 #include "gateway/capture/redact.h"
 #include <arpa/inet.h>
@@ -23,6 +26,7 @@
                               the ordinary pattern more, as PCRE2 looks through all that is left for a first letter each time */
 #define OWN_CPU_US 2000000 /* that the patterns of a tenant may take of one redactor */
 #define TEXT_MAX (4u << 20)
+#define WITHIN 3 /* JSON in a string of JSON, so often */
 #define ROUNDS 8 /* two where something is found, three where it stood together with something else */
 #define CARD_DIGITS 19
 #define CARD_LEAST 13
@@ -325,7 +329,7 @@ static int apply_all(struct redactor *r, struct buf *a, struct buf *b, struct er
     return apply_rules(r, r->nkinds, r->n, a, b, e);
 }
 
-int redact_text(struct redactor *r, const char *s, size_t n, struct buf *out, struct err *e)
+static int plain_text(struct redactor *r, const char *s, size_t n, struct buf *out, struct err *e)
 {
     struct buf a, b;
     buf_init(&a, TEXT_MAX);
@@ -336,6 +340,96 @@ int redact_text(struct redactor *r, const char *s, size_t n, struct buf *out, st
     buf_close(&b);
     return rc;
 }
+
+/* --- texts that are JSON --- */
+
+static int text_at(struct redactor *r, const char *s, size_t n, int depth, struct buf *out, struct err *e);
+
+/* An object or a list; read as a member, since json_parse() wants an object. */
+static bool is_json(const char *s, size_t n)
+{
+    struct buf b;
+    struct err e = {0};
+    json_t *v = NULL;
+    size_t at = 0;
+    while (at < n && isspace((unsigned char)s[at])) at++;
+    if (at == n || (s[at] != '{' && s[at] != '[')) return false;
+    buf_init(&b, TEXT_MAX + 64);
+    buf_adds(&b, "{\"a\":");
+    buf_add(&b, s, n);
+    buf_addc(&b, '}');
+    bool is = !b.failed && json_parse_wide(b.data, b.len, &v, &e) == 0;
+    json_decref(v);
+    buf_close(&b);
+    return is;
+}
+
+/* How long the string or the number is that begins here; 0: neither does. */
+static size_t piece_len(const char *s, size_t n)
+{
+    size_t at = 1;
+    if (*s == '"') {
+        while (at < n && s[at] != '"') at += s[at] == '\\' ? 2 : 1;
+        return at < n ? at + 1 : n;
+    }
+    if (*s != '-' && !isdigit((unsigned char)*s)) return 0;
+    while (at < n && (isalnum((unsigned char)s[at]) || s[at] == '.' || s[at] == '+' || s[at] == '-')) at++;
+    return at;
+}
+
+/* As it stands, or where something was found in it as a string. */
+static int add_piece(struct redactor *r, const char *s, size_t n, int depth, struct buf *out, struct err *e)
+{
+    json_t *v = *s == '"' ? json_load(s, n, JSON_DECODE_ANY, NULL) : NULL;
+    struct buf b;
+    int before = r->found;
+    if (*s == '"' && !v) return err_set(e, ERR_NO_MEMORY, "no memory for a redaction");
+    buf_init(&b, TEXT_MAX);
+    int rc = v ? text_at(r, json_string_value(v), json_string_length(v), depth + 1, &b, e) : n < PHONE_LEAST && r->n == r->nkinds ? 0 : plain_text(r, s, n, &b, e);
+    if (rc == 0 && (r->found == before ? buf_add(out, s, n) : buf_add_json(out, b.data, b.len))) rc = err_set(e, ERR_TOO_LARGE, "a text is too long to be redacted");
+    buf_close(&b);
+    json_decref(v);
+    return rc;
+}
+
+static int add_pieces(struct redactor *r, const char *s, size_t n, int depth, struct buf *out, struct err *e)
+{
+    size_t len;
+    for (size_t at = 0; at < n; at += len ? len : 1) {
+        len = piece_len(s + at, n - at);
+        if (len && add_piece(r, s + at, len, depth, out, e)) return -1;
+        if (!len && buf_addc(out, s[at])) return err_set(e, ERR_TOO_LARGE, "a text is too long to be redacted");
+    }
+    return 0;
+}
+
+/* What was found so far is as in `was` again, but for the time that it took. */
+static void count_as(struct redactor *r, const struct redactor *was)
+{
+    r->found = was->found;
+    for (int i = 0; i < r->n; i++) r->rule[i].found = was->rule[i].found;
+}
+
+/* As it stands first: most texts hold nothing, and what no escape hides need not be taken apart for that. */
+static int text_at(struct redactor *r, const char *s, size_t n, int depth, struct buf *out, struct err *e)
+{
+    struct redactor was = *r;
+    struct buf plain, pieces;
+    buf_init(&plain, TEXT_MAX);
+    buf_init(&pieces, TEXT_MAX);
+    int rc = plain_text(r, s, n, &plain, e);
+    bool apart = rc == 0 && depth < WITHIN && (r->found != was.found || memchr(s, '\\', n)) && is_json(s, n);
+    if (apart) {
+        count_as(r, &was);
+        rc = add_pieces(r, s, n, depth, &pieces, e);
+    }
+    if (rc == 0) rc = apart ? plain_text(r, pieces.data, pieces.len, out, e) : buf_add(out, plain.data, plain.len) ? err_set(e, ERR_TOO_LARGE, "a text is too long to be redacted") : 0;
+    buf_close(&plain);
+    buf_close(&pieces);
+    return rc;
+}
+
+int redact_text(struct redactor *r, const char *s, size_t n, struct buf *out, struct err *e) { return text_at(r, s, n, 0, out, e); }
 
 static json_t *string_of(struct redactor *r, const json_t *v, struct err *e)
 {

@@ -4,6 +4,7 @@
 #include "gateway/api/page.h"
 #include "gateway/limits/limit_report.h"
 #include "gateway/live/live_api.h"
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -52,7 +53,7 @@ static int read_cursor(const char *text, struct budget *out, struct err *e)
 {
     char *end = NULL;
     *out = (struct budget){.share = strtod(text, &end)};
-    bool good = *end == ':' && out->share >= 0 && end[1] >= '0' && end[1] <= '9' && end[2] == ':' &&
+    bool good = *end == ':' && out->share >= 0 && isfinite(out->share) && end[1] >= '0' && end[1] <= '9' && end[2] == ':' &&
                 strlen(end + 3) < sizeof out->subject;
     if (!good) return err_field(e, ERR_INVALID, "after", "The cursor must be the last_id of the page before.");
     out->kind = (enum limit_kind)(end[1] - '0');

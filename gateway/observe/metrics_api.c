@@ -15,6 +15,7 @@
 #include "gateway/observe/otlp.h"
 #include "gateway/pool/blobs.h"
 #include "gateway/proxy/blame.h"
+#include "gateway/quality/evaluation.h"
 #include "gateway/quality/quality.h"
 #include "gateway/registry/registry.h"
 #include "gateway/settings.h"
@@ -117,6 +118,7 @@ static void look_around(struct gateway *g)
     arrivals_meter(&g->arrivals, g->metrics);
     look_at_books(g);
     look_at_engines(g);
+    evaluations_meter(g->evaluations, g->metrics);
     look_at_process(g->metrics);
     look_at_data(g);
     look_at_server(g->metrics, "public", g->public_server, g->set->max_connections);

@@ -12,7 +12,7 @@
  * engine holds in memory ends with it, so the digests known to be loaded are forgotten.
  *
  * An engine with the pid file's pid, start time and fingerprint is ours and is adopted; one of ours with another
- * fingerprint (another model, other settings, a new program) is asked to stop. Whatever else answers on the socket is
+ * fingerprint (another model, other settings or another environment, a new program) is asked to stop. Whatever else answers on the socket is
  * nobody to kill: the watcher waits until it is gone.
  *
  * With `url` there is no process: only looks, and DOWN lasts no longer than it takes to say so.
@@ -168,7 +168,7 @@ static int adopt(struct engine *g)
             return 1;
         }
         log_info("engine_replaced", LS("engine", g->o.name), LI("pid", p.pid),
-                 LS("why", "it was started with other settings"));
+                 LS("why", "it was started with other settings or files"));
         process_end(g, &p, END_GRACE_MS);
     }
     if (!lives(g)) return 0;

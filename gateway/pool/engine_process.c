@@ -12,6 +12,7 @@
 #include "base/log.h"
 #include "base/sha256.h"
 #include "gateway/pool/engine_impl.h"
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -50,6 +51,7 @@ static unsigned long long start_time(pid_t pid)
     return start;
 }
 
+/* Size and time of a file; of a folder also those of what lies in it, by name: what is written over in place leaves the folder's own time as it was. */
 static void add_file(struct sha256 *h, const char *path)
 {
     char text[128], *real = realpath(path, NULL);
@@ -64,6 +66,35 @@ static void add_file(struct sha256 *h, const char *path)
     free(real);
 }
 
+static void add_path(struct sha256 *h, const char *path)
+{
+    struct dirent **in = NULL;
+    char file[4096];
+    add_file(h, path);
+    int n = *path ? scandir(path, &in, NULL, alphasort) : -1; /* -1: no folder */
+    for (int i = 0; i < n; i++) {
+        if (in[i]->d_name[0] != '.' && snprintf(file, sizeof file, "%s/%s", path, in[i]->d_name) < (int)sizeof file) add_file(h, file);
+        free(in[i]);
+    }
+    free(in);
+}
+
+/* What an engine reads of the environment that it gets from us: rope_scaling, kv_window and others have no argument here, and change answers. */
+static void add_environment(struct sha256 *h)
+{
+    static const char *const names[] = {
+#define X(field, type, deflt, min, max, env, help) env,
+#include "schema/engine_settings.def"
+#undef X
+    };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        const char *value = *names[i] ? getenv(names[i]) : NULL;
+        if (!value) continue;
+        sha256_add(h, names[i], strlen(names[i]) + 1);
+        sha256_add(h, value, strlen(value) + 1);
+    }
+}
+
 void process_fingerprint(const struct engine_options *o, char out[ENGINE_FINGERPRINT])
 {
     uint8_t digest[SHA256_BYTES];
@@ -73,10 +104,11 @@ void process_fingerprint(const struct engine_options *o, char out[ENGINE_FINGERP
 
     sha256_init(&h);
     add_file(&h, o->program);
-    add_file(&h, o->model);
-    add_file(&h, o->chat_template);
-    add_file(&h, o->draft_model);
-    add_file(&h, o->medusa);
+    add_path(&h, o->model);
+    add_path(&h, o->chat_template);
+    add_path(&h, o->draft_model);
+    add_path(&h, o->medusa);
+    add_environment(&h);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++) sha256_add(&h, words[i], strlen(words[i]) + 1);
     int n = snprintf(text, sizeof text, "%d %d %d %d %d %d %d %d %d %d", o->adapter_mb, o->max_context, o->max_slots,
                      o->kv_mb, o->threads, o->max_running, o->speculate, o->prefix_cache, o->tp, o->medusa_nodes);

@@ -272,6 +272,13 @@ static int pick(struct http_request *r, const struct chat_ask *w, struct choice 
     return rc;
 }
 
+/* Off, it is a refusal: the alias's prompts go out as it says, or not at all. */
+static int follow_policy(const struct gateway *g, const char *text, bool has_messages, json_t *root, struct err *e)
+{
+    if (!g->set->prompt_policies) return err_field(e, ERR_UNSUPPORTED, "model", "This alias has a prompt policy, and prompt policies are switched off here.");
+    return prompt_policy_apply(text, has_messages, root, e);
+}
+
 /* Everything up to the admission. 0: `ask` is complete. -1: what it holds is to be dropped. */
 static int prepare(struct http_request *r, json_t **root, struct upstream_ask *ask, struct limit_wish *limited,
                    struct err *e)
@@ -294,11 +301,11 @@ static int prepare(struct http_request *r, json_t **root, struct upstream_ask *a
     int rc = choose(r, &w, w.model, &c, e);
     if (rc == 0 && c.aliased) snprintf(a->alias, sizeof a->alias, "%s", w.model);
     size_t prefix = c.prefix ? strlen(c.prefix) : 0;
-    if (rc == 0 && c.part[ALIAS_PROMPT]) rc = prompt_policy_apply(c.part[ALIAS_PROMPT], end->chat, *root, e);
+    if (rc == 0 && c.part[ALIAS_PROMPT]) rc = follow_policy(g, c.part[ALIAS_PROMPT], end->chat, *root, e);
     ask->policy = json_object_get(*root, PROMPT_FIELD) != NULL;
     if (rc == 0 && prefix) rc = chat_ask_prefix(*root, end->chat, c.prefix, e);
     if (rc == 0 && c.aliased && !a->who.judge) rc = pick(r, &w, &c, *root, ask, e);
-    if (rc == 0 && c.part[ALIAS_ROUTING] && !a->who.judge) rc = trial_plan(r, &w, *root, &c, &ask->trial, e); /* after what a capture asks for: that is looked at, too */
+    if (rc == 0 && c.part[ALIAS_ROUTING] && g->set->routing && !a->who.judge) rc = trial_plan(r, &w, *root, &c, &ask->trial, e); /* after what a capture asks for: that is looked at, too */
     if (rc == 0) rc = add_routes(r, &w, *root, &c, ask, &context, e);
     choice_close(g->registry, &c);
     if (rc) return -1;

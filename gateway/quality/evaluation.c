@@ -4,15 +4,17 @@
  *                                                   |           window of the version -> event, gauge
  *                                                   `-> judge (judge.h) -> row and sums, window
  *
- * A window is as many answers of one version by one alias as the alias's `alert` says; when it is full, its mean is compared with `below`, an event tells of
+ * A window is as many scores by one rule, of answers of one version by one alias, as the alias's `alert` says; when it is full, its mean is compared with `below`, an event tells of
  * each change, and the next begins. So a bad hour of a busy version is told within minutes, and that of a rare one not by chance. Windows are in memory:
- * a restart begins them anew, and a fall is then told once more. */
+ * a restart begins them anew, and a fall is then told once more. Gauges are made of them when they are read (evaluations_meter), and windows that nobody asks
+ * for any more go then: a gauge that stands still would keep an alert for ever. */
 #include "gateway/quality/evaluation.h"
 #include "base/clock.h"
 #include "base/log.h"
 #include "gateway/gateway.h"
 #include "gateway/live/event.h"
 #include "gateway/observe/meters.h"
+#include "gateway/proxy/json_walk.h"
 #include "gateway/quality/evaluation_store.h"
 #include "gateway/quality/grounded.h"
 #include "gateway/quality/judge.h"
@@ -29,11 +31,12 @@
 #define DAY_US 86400000000LL
 
 struct window {
-    char tenant[UUID_LEN], alias[NAME_MAX_LEN + 1], version[2 * NAME_MAX_LEN + 16];
+    char tenant[UUID_LEN], alias[NAME_MAX_LEN + 1], version[2 * NAME_MAX_LEN + 16], rule[RULE_NAME_MAX + 1];
+    char tenant_name[NAME_MAX_LEN + 1];
     int n;
-    double sum;
-    bool below;
-    uint64_t used;
+    double sum, mean; /* mean: of the last that was full */
+    bool full, below; /* full: there was one */
+    uint64_t used;    /* never twice the same; 0: forgotten */
 };
 
 struct evaluations {
@@ -55,33 +58,36 @@ static void version_text(const struct target *t, char *out, size_t n)
 }
 
 /* Under the lock. */
-static struct window *window_of(struct evaluations *x, const struct evaluation *v, const char *version)
+static struct window *window_of(struct evaluations *x, const struct evaluation *v, const char *version, const char *rule)
 {
     struct window *oldest = &x->window[0];
     for (int i = 0; i < x->nwindows; i++) {
         struct window *w = &x->window[i];
-        if (strcmp(w->version, version) == 0 && strcmp(w->alias, v->alias) == 0 && strcmp(w->tenant, v->tenant) == 0) return w;
+        if (strcmp(w->version, version) == 0 && strcmp(w->rule, rule) == 0 && strcmp(w->alias, v->alias) == 0 && strcmp(w->tenant, v->tenant) == 0) return w;
         if (w->used < oldest->used) oldest = w;
     }
-    if (x->nwindows < WINDOWS) oldest = &x->window[x->nwindows++];
+    if (!x->nwindows || (oldest->used && x->nwindows < WINDOWS)) oldest = &x->window[x->nwindows++];
     *oldest = (struct window){.n = 0};
     snprintf(oldest->tenant, sizeof oldest->tenant, "%s", v->tenant);
+    snprintf(oldest->tenant_name, sizeof oldest->tenant_name, "%s", v->tenant_name);
     snprintf(oldest->alias, sizeof oldest->alias, "%s", v->alias);
     snprintf(oldest->version, sizeof oldest->version, "%s", version);
+    snprintf(oldest->rule, sizeof oldest->rule, "%s", rule);
     return oldest;
 }
 
 /* One more score: 1 the window is full, with its mean, and *was whether the one before was below. */
-static bool window_add(struct evaluations *x, const struct evaluation *v, const char *version, double score, int size, double below, double *mean, bool *was)
+static bool window_add(struct evaluations *x, const struct evaluation *v, const char *version, const char *rule, double score, int size, double below, double *mean, bool *was)
 {
     pthread_mutex_lock(&x->lock);
-    struct window *w = window_of(x, v, version);
+    struct window *w = window_of(x, v, version, rule);
     w->used = ++x->uses;
     w->sum += score;
     bool full = ++w->n >= size;
     if (full) {
-        *mean = w->sum / w->n;
+        *mean = w->mean = w->sum / w->n;
         *was = w->below;
+        w->full = true;
         w->below = *mean < below;
         w->n = 0;
         w->sum = 0;
@@ -90,14 +96,10 @@ static bool window_add(struct evaluations *x, const struct evaluation *v, const 
     return full;
 }
 
-static void tell(struct evaluations *x, const struct evaluation *v, const char *version, const char *rule, double mean, double below, int size, bool was)
+static void tell(struct evaluations *x, const struct evaluation *v, const char *rule, double mean, double below, int size, bool was)
 {
-    struct gateway *g = x->g;
-    const char *of[] = {v->tenant_name, v->alias, version, rule};
-    metric_set(g->metrics, GM_EVALUATION_SCORE, of, mean);
-    metric_set(g->metrics, GM_EVALUATION_BELOW, of, mean < below);
     if ((mean < below) == was) return;
-    event_note(g->db, v->tenant, was ? "evaluation.recovered" : "evaluation.below", v->alias,
+    event_note(x->g->db, v->tenant, was ? "evaluation.recovered" : "evaluation.below", v->alias,
                json_pack("{ss so si ss sf sf si}", "alias", v->alias, "adapter", v->what.is_base ? json_null() : json_string(v->what.adapter), "version", v->what.version, "rule", rule, "score",
                          mean, "below", below, "answers", size));
 }
@@ -112,7 +114,50 @@ static void watch(struct evaluations *x, const struct evaluation *v, const char 
     for (int i = 0; i < v->n; i++) {
         const struct evaluated *s = &v->score[i];
         if (!s->v.scored || strcmp(s->rule, rule) != 0) continue;
-        if (window_add(x, v, version, s->v.score, size, below, &mean, &was)) tell(x, v, version, rule, mean, below, size, was);
+        if (window_add(x, v, version, rule, s->v.score, size, below, &mean, &was)) tell(x, v, rule, mean, below, size, was);
+    }
+}
+
+/* --- gauges --- */
+
+static bool alerts_by(const char *text, const void *rule)
+{
+    struct json_span alert, name;
+    size_t n = strlen(rule);
+    return json_walk_find((struct json_span){text, strlen(text)}, "alert", &alert) && json_walk_find(alert, "rule", &name) && name.n == n + 2 && memcmp(name.s + 1, rule, n) == 0;
+}
+
+static bool window_at(struct evaluations *x, int i, struct window *out)
+{
+    pthread_mutex_lock(&x->lock);
+    bool is = i < x->nwindows;
+    if (is) *out = x->window[i];
+    pthread_mutex_unlock(&x->lock);
+    return is;
+}
+
+/* Unless a score has come to it meanwhile. */
+static void forget(struct evaluations *x, int i, const struct window *was)
+{
+    pthread_mutex_lock(&x->lock);
+    if (x->window[i].used == was->used) x->window[i] = (struct window){.n = 0};
+    pthread_mutex_unlock(&x->lock);
+}
+
+void evaluations_meter(struct evaluations *x, struct metrics *m)
+{
+    struct window w;
+    metric_clear(m, GM_EVALUATION_SCORE);
+    metric_clear(m, GM_EVALUATION_BELOW);
+    for (int i = 0; x && window_at(x, i, &w); i++) {
+        const char *of[] = {w.tenant_name, w.alias, w.version, w.rule};
+        if (!w.used) continue;
+        if (!alias_still(x->g->registry, w.tenant, w.alias, ALIAS_EVALUATION, w.version, alerts_by, w.rule)) {
+            forget(x, i, &w);
+        } else if (w.full) {
+            metric_set(m, GM_EVALUATION_SCORE, of, w.mean);
+            metric_set(m, GM_EVALUATION_BELOW, of, w.below);
+        }
     }
 }
 

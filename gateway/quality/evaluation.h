@@ -37,3 +37,6 @@ void evaluations_listens(struct evaluations *x, const char *at);
 bool evaluations_guest(struct evaluations *x, const char *bearer, struct principal *out);
 /* About once a second: rows that are over go. */
 void evaluations_tick(struct evaluations *x);
+/* The gauges of windows, of those that some alias still asks for; the others are forgotten. One at a time; NULL is fine. */
+struct metrics;
+void evaluations_meter(struct evaluations *x, struct metrics *m);

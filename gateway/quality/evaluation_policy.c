@@ -72,6 +72,7 @@ static int read_judge(const json_t *v, json_t **out, struct err *e)
     if (json_check_fields(v, names, NULL, e) || json_need_str(v, "model", MODEL_MAX, &model, e) || json_get_str(v, "rubric", RUBRIC_MAX, &rubric, NULL, e) ||
         json_get_num(v, "sample", 0, 1, &sample, NULL, e) || json_get_num(v, "min", 0, 1, &min, NULL, e))
         return -1;
+    if (!*model) return err_field(e, ERR_INVALID, "model", "'model' must name a model.");
     if (scale && !json_is_null(scale)) {
         if (!json_is_object(scale)) return err_field(e, ERR_INVALID, "scale", "'scale' is an object {min, max}.");
         if (json_check_fields(scale, ends, NULL, e) || json_get_int(scale, "min", 0, SCALE_MAX, &low, NULL, e) || json_get_int(scale, "max", 1, SCALE_MAX, &high, NULL, e)) return -1;
@@ -137,12 +138,18 @@ static int check_alert(const json_t *o, struct err *e)
     return err_field(e, ERR_INVALID, WHERE ".alert.rule", "There is no score '%.64s' in this evaluation.", rule);
 }
 
+/* An empty list of rules judges nothing. */
+static bool judges(const json_t *part)
+{
+    return part && (!json_is_array(part) || json_array_size(part));
+}
+
 static int check_whole(const json_t *o, struct err *e)
 {
     bool scores = false;
     struct buf text;
-    for (size_t i = 0; i < PARTS; i++) scores |= parts[i].scores && json_object_get(o, parts[i].name);
-    if (!scores) return err_field(e, ERR_MISSING, WHERE ".rules", "An evaluation needs 'rules', 'groundedness' or a 'judge'.");
+    for (size_t i = 0; i < PARTS; i++) scores |= parts[i].scores && judges(json_object_get(o, parts[i].name));
+    if (!scores) return err_field(e, ERR_MISSING, WHERE ".rules", "An evaluation needs a rule in 'rules', 'groundedness' or a 'judge'.");
     buf_init(&text, EVALUATION_MAX);
     bool fits = json_dump(o, true, &text) == 0, large = text.full;
     buf_close(&text);

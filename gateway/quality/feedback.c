@@ -1,8 +1,8 @@
 /* feedback: ratings of answers, a row each beside the usage rows (feedback.h).
  *
  *     put -> is it a settled request of this tenant? (a reader) --no--> 404
- *                     | yes
- *                     v
+ *                     | yes                                              ^
+ *                     v                                                  | a judge's question, a small model's probe
  *         [job: INSERT, or UPDATE of what was said before] --committed--> the row as JSON
  *
  * Of the usage row the model, the alias and the version that answered are copied, so that who reads ratings needs no month's table. Ids are UUIDv7: their
@@ -97,6 +97,16 @@ static int read_before(struct db *d, sqlite3 *c, const struct feedback *f, doubl
     return rc;
 }
 
+/* A question to a judge, or what a small model was tried with: rows of the tenant's, but nobody got an answer. 1, 0, -1. */
+static int is_our_own(struct db *d, sqlite3 *c, const char *request, struct err *e)
+{
+    static const char sql[] = "SELECT 1 FROM usage_route WHERE probe = ?1 AND probe <> '' UNION ALL SELECT 1 FROM evaluation WHERE judge = ?1 AND judge <> ''";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    int rc = st && db_bind(st, e, "s", request) == 0 ? db_row(st, e) : -1;
+    if (st) sqlite3_reset(st);
+    return rc;
+}
+
 static int run_put(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
     static const char sql[] = "INSERT INTO feedback(tenant, request, month, t, key, model, alias, adapter, version, rating, label, comment)"
@@ -105,7 +115,8 @@ static int run_put(struct db *d, sqlite3 *c, void *u, struct err *e)
     struct putting *p = u;
     const struct feedback *f = p->f;
     double was = 0;
-    int before = read_before(d, c, f, &was, e);
+    int own = is_our_own(d, c, f->request, e), before = own ? -1 : read_before(d, c, f, &was, e);
+    if (own > 0) return no_such(e);
     if (before < 0 || route_book_learn(d, c, f->tenant, f->request, before ? &was : NULL, f->rating, &p->learned, e)) return -1;
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     if (!st || db_bind(st, e, "ssiissssidss", f->tenant, f->request, (int64_t)p->month, clock_wall_us(), f->key, p->model, p->alias, p->adapter, p->version, f->rating, f->label, f->comment) ||

@@ -20,17 +20,38 @@ void answer_close(struct answer *a)
 
 /* --- calls of tools --- */
 
-/* `more` behind the string that stands there. */
-static void join_text(json_t *o, const char *name, const json_t *more)
+/* Pieces are kept as they come and joined at the end: to join each of them would copy all that there is, each time. */
+static void add_piece(json_t *o, const char *name, json_t *more)
 {
-    const json_t *was = json_object_get(o, name);
-    struct buf b;
+    json_t *pieces = json_object_get(o, name);
     if (!json_is_string(more)) return;
+    if (!pieces && json_object_set_new(o, name, json_array()) == 0) pieces = json_object_get(o, name);
+    json_array_append(pieces, more);
+}
+
+/* What is too long by a piece does without it. */
+static void join_pieces(json_t *o, const char *name)
+{
+    const json_t *pieces = json_object_get(o, name), *one;
+    struct buf b;
+    size_t i;
+    if (!pieces) return;
     buf_init(&b, TRANSCRIPT_ANSWER_MAX);
-    buf_add(&b, json_is_string(was) ? json_string_value(was) : "", json_string_length(was));
-    buf_add(&b, json_string_value(more), json_string_length(more));
-    if (!b.failed) json_object_set_new(o, name, json_stringn_nocheck(b.data, b.len));
+    json_array_foreach(pieces, i, one)
+        if (b.len + json_string_length(one) < TRANSCRIPT_ANSWER_MAX) buf_add(&b, json_string_value(one), json_string_length(one));
+    if (b.failed || json_object_set_new(o, name, json_stringn_nocheck(b.data, b.len))) json_object_del(o, name);
     buf_close(&b);
+}
+
+static void join_calls(struct answer *a)
+{
+    json_t *call;
+    size_t i;
+    json_array_foreach(a->tool_calls, i, call)
+    {
+        join_pieces(json_object_get(call, "function"), "name");
+        join_pieces(json_object_get(call, "function"), "arguments");
+    }
 }
 
 static json_t *call_at(struct answer *a, size_t index)
@@ -49,8 +70,8 @@ static void add_call(struct answer *a, const json_t *from, size_t at)
     json_t *to = i >= 0 ? call_at(a, (size_t)i) : NULL, *function = json_object_get(to, "function");
     if (!to) return;
     if (json_is_string(id)) json_object_set_new(to, "id", json_string_nocheck(json_string_value(id)));
-    join_text(function, "name", json_object_get(f, "name"));
-    join_text(function, "arguments", json_object_get(f, "arguments"));
+    add_piece(function, "name", json_object_get(f, "name"));
+    add_piece(function, "arguments", json_object_get(f, "arguments"));
 }
 
 /* --- one object --- */
@@ -121,11 +142,8 @@ static int add_line(struct answer *a, const char *s, size_t n, struct err *e)
     return s[skip] == '{' ? add_text(a, s + skip, n - skip, e) : 0; /* not [DONE] */
 }
 
-int answer_read(struct answer *a, const char *bytes, size_t n, bool stream, struct err *e)
+static int add_lines(struct answer *a, const char *bytes, size_t n, struct err *e)
 {
-    *a = (struct answer){.tool_calls = NULL};
-    buf_init(&a->text, TRANSCRIPT_ANSWER_MAX);
-    if (!stream) return add_text(a, bytes, n, e);
     for (size_t at = 0; at < n;) {
         const char *end = memchr(bytes + at, '\n', n - at);
         size_t len = end ? (size_t)(end - bytes) - at : n - at;
@@ -133,4 +151,13 @@ int answer_read(struct answer *a, const char *bytes, size_t n, bool stream, stru
         at += len + 1;
     }
     return 0;
+}
+
+int answer_read(struct answer *a, const char *bytes, size_t n, bool stream, struct err *e)
+{
+    *a = (struct answer){.tool_calls = NULL};
+    buf_init(&a->text, TRANSCRIPT_ANSWER_MAX);
+    int rc = stream ? add_lines(a, bytes, n, e) : add_text(a, bytes, n, e);
+    join_calls(a);
+    return rc;
 }

@@ -262,3 +262,33 @@ void choice_close(struct registry *r, struct choice *c)
     for (int i = 0; i < ALIAS_PARTS; i++) free(c->part[i]);
     *c = (struct choice){.n = 0};
 }
+
+/* --- what it still says --- */
+
+static bool any_base(void *u, const char *base)
+{
+    (void)u, (void)base;
+    return true;
+}
+
+static bool leads_to(const struct catalog *g, const struct alias_known *l, const struct alias_target_known *t, const char *version)
+{
+    char text[sizeof ((struct known *)0)->base + NAME_MAX_LEN + 16];
+    const struct known *k = *t->adapter ? catalog_find(g, l->tenant, t->adapter, t->version, any_base, NULL) : NULL;
+    if (l->policy == ALIAS_WEIGHTED && !t->weight) return false;
+    if (*t->adapter && !k) return false;
+    if (k) snprintf(text, sizeof text, "%s@%d", k->name, k->version);
+    else snprintf(text, sizeof text, "base:%s", t->base);
+    return strcmp(text, version) == 0;
+}
+
+bool alias_still(struct registry *r, const char *tenant, const char *name, enum alias_part part, const char *version, bool (*says)(const char *text, const void *u), const void *u)
+{
+    struct catalog *g = catalog_ref(r);
+    const struct alias_known *l = catalog_alias(g, tenant, name);
+    bool leads = false;
+    for (int i = 0; l && i < l->ntargets && !leads; i++) leads = leads_to(g, l, &l->target[i], version);
+    bool is = leads && l->part[part] && says(l->part[part], u);
+    catalog_unref(r, g);
+    return is;
+}

@@ -1,8 +1,11 @@
 /* What of a text is redacted and what is not, what an alias may say of capture, and answers without what was asked for beyond the client's wish. */
 #include "base/json.h"
+#include "gateway/auth/auth_store.h"
+#include "gateway/capture/capture.h"
 #include "gateway/capture/capture_policy.h"
 #include "gateway/capture/redact.h"
 #include "gateway/proxy/logprobs_strip.h"
+#include "tests/unit/data_room.h"
 #include <cmocka.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -47,6 +50,16 @@ static const struct {
     {"token=hunter22&x=1", "token=[secret]&x=1"},
     {"dGhpcyBpcyBub3QgYSB3b3JkIDEyMzQ1Njc4OQ==", "[secret]"},
     {"an-ordinary-hyphenated-chain-of-words-in-a-row", "an-ordinary-hyphenated-chain-of-words-in-a-row"},
+    {"{\"card\": 4111111111111111, \"n\": 1.50}", "{\"card\": \"[card]\", \"n\": 1.50}"}, /* a text that is JSON stays that */
+    {"[4722334130, 12, true, -4722334130]", "[\"[phone]\", 12, true, -4722334130]"},
+    {" {\"to\": \"x@example.com\", \"4111111111111111\": 1}", " {\"to\": \"[email]\", \"[card]\": 1}"},
+    {"{\"text\": \"mail:\\nbob@example.com\", \"same\": \"a\\u00e9\\/\"}", "{\"text\": \"mail:\\n[email]\", \"same\": \"a\\u00e9\\/\"}"},
+    {"{\"in\": \"{\\\"card\\\": 4111111111111111}\"}", "{\"in\": \"{\\\"card\\\": \\\"[card]\\\"}\"}"},
+    {"[note] call 4722334130", "[note] call [phone]"},
+    {"{card: 4111111111111111}", "{card: [card]}"},
+    {"4111111111111111", "[card]"},
+    {"[6011000990139424000]", "[6011000990139424000]"}, /* no card */
+    {"[9500000000000000000]", "[\"[card]\"]"}, /* more than an integer holds */
     {"-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY----- after", "[secret] after"},
 };
 
@@ -265,6 +278,49 @@ static void an_answer_loses_its_log_probabilities_and_no_other_byte(void **state
     }
 }
 
+/* --- stopped while one is under way --- */
+
+static const char whose[] = "01890000-0000-7000-8000-00000000000a";
+
+static int captures_there(struct room *x)
+{
+    char path[sizeof x->dir + 64];
+    int n = 0;
+    snprintf(path, sizeof path, "%s/captures/%s", x->dir, whose);
+    DIR *d = opendir(path);
+    for (const struct dirent *f; d && (f = readdir(d));) n += *f->d_name != '.';
+    if (d) closedir(d);
+    return n;
+}
+
+/* The look at the stop is some milliseconds before the file: a capture that was being redacted meanwhile is not written any more. */
+static void after_a_stop_nothing_more_is_written(void **state)
+{
+    (void)state;
+    struct room x;
+    struct captures *c = NULL;
+    struct err e = {0};
+    const struct actor by = {.key = "tester", .ip = "", .request = ""};
+    struct capture_new n = {.tenant = whose, .id = "01890000-0000-7000-8000-000000000001", .alias = "talk", .expires_s = 9999999999, .max_rows = 10, .max_bytes = 1 << 20};
+    json_t *row = parsed("{\"answer\":\"yes\"}");
+    room_new(&x);
+    room_start(&x);
+    assert_ok(captures_open(&c, x.db, &e), e);
+    assert_ok(captures_add(c, &n, row, &e), e);
+    assert_ok(captures_stop(c, &by, whose, true, &e), e);
+    n.id = "01890000-0000-7000-8000-000000000002";
+    assert_int_equal(captures_add(c, &n, row, &e), -1);
+    assert_int_equal(e.code, ERR_CONFLICT);
+    assert_int_equal(captures_there(&x), 1);
+    e = (struct err){0};
+    assert_ok(captures_stop(c, &by, whose, false, &e), e);
+    assert_ok(captures_add(c, &n, row, &e), e);
+    assert_int_equal(captures_there(&x), 2);
+    captures_close(c);
+    room_end(&x);
+    json_decref(row);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -277,6 +333,7 @@ int main(void)
         cmocka_unit_test(a_kind_is_said_once_and_applied_once),
         cmocka_unit_test(log_probabilities_are_asked_for_only_where_the_client_said_nothing),
         cmocka_unit_test(an_answer_loses_its_log_probabilities_and_no_other_byte),
+        cmocka_unit_test(after_a_stop_nothing_more_is_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 struct said {
     const char *what, *bytes;
@@ -67,6 +68,50 @@ static void an_answer_is_read_as_a_client_reads_it(void **state)
     }
 }
 
+/* --- calls in many pieces --- */
+
+#define LONG_FIRST 700000
+#define PIECES 4000
+
+static int64_t cpu_us(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000000 + t.tv_nsec / 1000;
+}
+
+/* A long piece and many of a letter, as events that begin and end like this; how long it took to read them. */
+static int64_t read_pieces(const char *before, const char *behind, struct answer *a)
+{
+    struct buf b;
+    struct err e = {0};
+    buf_init(&b, 2 * TRANSCRIPT_ANSWER_MAX);
+    buf_adds(&b, before);
+    for (int i = 0; i < LONG_FIRST; i++) buf_addc(&b, 'a');
+    buf_adds(&b, behind);
+    for (int i = 0; i < PIECES; i++) buf_addf(&b, "%sb%s", before, behind);
+    assert_false(b.failed);
+    int64_t start = cpu_us();
+    assert_int_equal(answer_read(a, b.data, b.len, true, &e), 0);
+    int64_t took = cpu_us() - start;
+    buf_close(&b);
+    return took;
+}
+
+static void a_calls_arguments_are_joined_as_fast_as_a_text(void **state)
+{
+    (void)state;
+    struct answer text, call;
+    int64_t plain = read_pieces("data: {\"choices\":[{\"delta\":{\"content\":\"", "\"}}]}\n", &text);
+    int64_t joined = read_pieces("data: {\"choices\":[{\"delta\":{\"tool_calls\":[{\"index\":0,\"function\":{\"arguments\":\"", "\"}}]}}]}\n", &call);
+    const json_t *arguments = json_object_get(json_object_get(json_array_get(call.tool_calls, 0), "function"), "arguments");
+    assert_int_equal(json_string_length(arguments), LONG_FIRST + PIECES);
+    assert_memory_equal(json_string_value(arguments), text.text.data, text.text.len);
+    if (joined > 4 * plain) fail_msg("%lld us, a text %lld us", (long long)joined, (long long)plain);
+    answer_close(&text);
+    answer_close(&call);
+}
+
 static void a_draw_is_the_requests_own_and_keeps_its_share(void **state)
 {
     (void)state;
@@ -104,6 +149,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(an_answer_is_read_as_a_client_reads_it),
+        cmocka_unit_test(a_calls_arguments_are_joined_as_fast_as_a_text),
         cmocka_unit_test(a_draw_is_the_requests_own_and_keeps_its_share),
         cmocka_unit_test(without_a_part_there_is_no_watch),
     };

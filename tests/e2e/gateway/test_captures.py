@@ -289,7 +289,7 @@ def test_the_export_is_a_line_for_each_with_its_rating(g):
     assert [x["weft"]["request"] for x in export(g.acme, rating_below=0)] == [ids[1]] and export(g.acme, rating_above=0) == []
     assert export(g.acme, cut="false") == [] and export(g.acme, alias="other") == [] and export(g.acme, version="x@1") == [] and len(export(g.acme, version=BASE)) == 3
     with g.acme.http() as c:
-        for query, param in (({"format": "csv"}, "format"), ({"rating_below": 2}, "rating_below"), ({"disagreements": "a"}, "disagreements"), ({"cut": "maybe"}, "cut"),
+        for query, param in (({"format": "csv"}, "format"), ({"rating_below": 2}, "rating_below"), ({"rating_below": "nan"}, "rating_below"), ({"rating_above": "-inf"}, "rating_above"), ({"disagreements": "a"}, "disagreements"), ({"cut": "maybe"}, "cut"),
                              ({"disagreements": "a,b", "answer": "a"}, "disagreements"), ({"what": 1}, "what")):
             r = c.get("/v1/captures/export", params=query)
             assert r.status_code == 400 and r.json()["error"]["param"] == param, r.text

@@ -162,6 +162,8 @@ def test_a_judge_is_asked_as_the_tenant_billed_by_itself_and_not_judged(tenants,
     rows = scores_of(t, 1, alias="asked")
     assert [x["rule"] for x in rows] == ["judge"] and rows[0]["score"] in (0, 1 / 3, 2 / 3, 1), rows
     row = get(t, "/v1/usage/requests/" + rows[0]["judge_request_id"])
+    with t.http() as c:  # nobody got its answer: it is not rated
+        assert c.post("/v1/feedback", json={"request_id": rows[0]["judge_request_id"], "rating": "up"}).status_code == 404
     assert row["model"] == "bench" and row["state"] == "completed" and row["input_tokens"] > 20 and row["output_tokens"] > 0
     time.sleep(0.3)
     assert scores_of(t, 0, alias="bench") == []
@@ -198,6 +200,52 @@ def test_a_version_whose_scores_fall_is_told_once_and_when_it_recovers(tenants, 
     assert len(scores_of(t, 60, alias="falls")) == 60
     assert [e["type"] for e in events_of(t, "evaluation.")] == ["evaluation.below", "evaluation.recovered"]
     assert metric(real, "weft_evaluation_below", alias="falls") == 0 and metric(real, "weft_evaluation_score", alias="falls") == 1
+
+
+def test_another_rule_begins_a_window_of_its_own(start):
+    g = start(fake=True)
+    t = g.tenant("acme")
+
+    def ask(alert, times, rows):
+        assert put_alias(t, "two", [{"base": BASE}], evaluation={"rules": [SHORT, LONG], "alert": alert}).status_code < 300
+        for _ in range(times):
+            chat(t, "two")
+        assert len(scores_of(t, rows, alias="two")) == rows
+
+    low, high = {"rule": "long", "below": 0.5, "answers": 10}, {"rule": "short", "below": 0.6, "answers": 10}
+    ask(low, 5, 15)  # three rows an answer: two rules and what they make together
+    ask(high, 5, 30)  # ten answers, five of which count for neither rule's window
+    assert events_of(t, "evaluation.") == []
+    ask(low, 5, 45)
+    ask(high, 5, 60)  # whose rule was never below
+    assert [(e["type"], e["detail"]["rule"]) for e in events_of(t, "evaluation.")] == [("evaluation.below", "long")]
+
+
+def test_a_gauge_goes_with_what_it_tells_of(start):
+    g = start(fake=True)
+    t = g.tenant("acme")
+    judged = {"rules": [LONG], "alert": {"rule": "long", "below": 0.5, "answers": 10}}
+
+    def gauges():
+        return [x for x in g.admin.get("/metrics").text.splitlines() if x.startswith(("weft_evaluation_below{", "weft_evaluation_score{"))]
+
+    for rows, end in ((20, "part"), (40, "alias"), (60, "rule")):
+        put_alias(t, "falls", [{"base": BASE}], evaluation=judged)
+        for _ in range(10):
+            chat(t, "falls")
+        scores_of(t, rows, alias="falls")
+        until = time.monotonic() + 10
+        while not gauges() and time.monotonic() < until:
+            time.sleep(0.05)
+        assert metric(g, "weft_evaluation_below", alias="falls") == 1 and len(gauges()) == 2, end
+        if end == "part":
+            put_alias(t, "falls", [{"base": BASE}])
+        elif end == "alias":
+            with t.http() as c:
+                assert c.delete("/v1/aliases/falls").status_code == 200
+        else:
+            put_alias(t, "falls", [{"base": BASE}], evaluation={**judged, "alert": {**judged["alert"], "rule": "overall"}})
+        assert gauges() == [], end
 
 
 # --- the switch ---

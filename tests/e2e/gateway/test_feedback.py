@@ -102,7 +102,7 @@ def test_lists_page_filter_and_show_the_operator_everybodys(g):
     low = get(g.acme, "/v1/feedback", max_rating=0.25, limit=100).json()["data"]
     assert {x["request_id"] for x in low} & set(requests) == set(requests[:2]) and all(x["rating"] <= 0.25 for x in low)
     assert get(g.acme, "/v1/feedback", alias="none").json()["data"] == []
-    for query in ({"max_rating": "x"}, {"max_rating": 2}, {"alias": "x" * 65}, {"after": "x"}, {"colour": "red"}):
+    for query in ({"max_rating": "x"}, {"max_rating": 2}, {"max_rating": "nan"}, {"max_rating": "-inf"}, {"alias": "x" * 65}, {"after": "x"}, {"colour": "red"}):
         assert get(g.acme, "/v1/feedback", **query).status_code == 400, query
     theirs = ask(g.other)
     say(g.other, theirs, "down")

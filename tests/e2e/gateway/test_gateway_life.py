@@ -55,6 +55,27 @@ def test_an_engine_with_other_settings_is_replaced(start):
     assert until(g.engine_pid) != pid
 
 
+@pytest.mark.parametrize("what", ["environment", "file"])
+def test_an_engine_that_would_answer_otherwise_is_replaced(start, tmp_path, what):
+    """What the gateway has no setting for reaches the engine by the environment; a base may be a folder, and a file in it be written over."""
+    folder = tmp_path / "base"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    g = start(fake=True, model=folder)
+    pid = g.engine_pid()
+    g.kill()
+    g.start()
+    assert g.engine_pid() == pid
+    g.kill()
+    if what == "file":
+        (folder / "config.json").write_text('{"rope_scaling": null}')
+    else:
+        g.env["WEFT_KV_WINDOW"] = "512"
+    g.start(ready=False)
+    until(lambda: not alive(pid), what="the old engine's end")
+    assert until(g.engine_pid) != pid and "event=engine_replaced" in g.log.read_text()
+
+
 def test_a_pid_file_that_names_somebody_else_harms_nobody(start):
     g = start(fake=True)
     g.stop()

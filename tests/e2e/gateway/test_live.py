@@ -341,6 +341,7 @@ def test_budgets_show_what_is_used_and_where_it_ends(g, tenant):
     rest = own(t, "stats/budgets", limit=3, after=page["last_id"])
     assert page["has_more"] and not rest["has_more"] and page["data"] + rest["data"] == rows
     assert own(t, "stats/budgets", 400, after="x")["error"]["param"] == "after"
+    assert own(t, "stats/budgets", 400, after="inf:0:x")["error"]["param"] == "after"
     assert len(admin(g, "stats/budgets", tenant="budget")["data"]) == len(rows) == 4
     thread = threading.Thread(target=ask, args=(t, "tokens=20 delay_ms=50",), kwargs={"stream": True, "max_tokens": 20})
     thread.start()

@@ -138,6 +138,17 @@ def test_an_engine_that_does_not_know_policies_is_not_asked(fake, acme):
     assert row["state"] == "rejected" and row["input_tokens"] == 0
 
 
+def test_the_operators_switch_refuses_what_an_alias_would_have_changed(start):
+    g = start("--prompt-policies", "false", fake=True, env={"FAKE_POLICIES": "1"})
+    t = g.tenant("acme")
+    put_alias(t, "short", [{"base": BASE}], prompt_policy=TRUNCATE)
+    put_alias(t, "plain", [{"base": BASE}])
+    r = chat(t, "short", turns(1))
+    assert r.status_code == 400 and r.json()["error"]["code"] == "unsupported_parameter" and r.json()["error"]["param"] == "model", r.text
+    assert "switched off" in r.json()["error"]["message"]
+    assert chat(t, "plain", turns(1)).status_code == 200
+
+
 # --- structured prompts ---
 
 LETTER = {"messages": [{"role": "system", "content": "You sort customer messages. Answer with one JSON object."}, {"role": "user", "content": "{{text}}"}],

@@ -127,6 +127,17 @@ def test_an_alias_without_routing_has_no_trace_of_it(g):
     assert "x-weft-route" not in r.headers and row(g, r)["route"] is None
 
 
+def test_the_operators_switch_makes_a_chain_of_it(start):
+    g = start("--routing", "false", fake=True)
+    g.acme = g.tenant("acme")
+    assert g.acme.upload("sql").status_code == 201
+    assert put(g, "desk", {"arm": "large"}).status_code == 201
+    r = ask(g, "desk")
+    assert "x-weft-route" not in r.headers
+    it = row(g, r)
+    assert it["adapter"] is None and it["route"] is None  # the first of the two, as in any chain
+
+
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_fixed_arm_answers_and_nothing_is_looked_at(g, stream):
     for arm, adapter in (("small", None), ("large", "sql")):
@@ -162,6 +173,9 @@ def test_what_the_small_one_is_unsure_of_the_large_one_says_and_both_are_billed(
     assert (it["adapter"], it["output_tokens"]) == ("sql", other["output_tokens"]) and it["route"]["way"] == "escalated" and it["route"]["need"] > 0.2
     with g.acme.http() as c:
         probe = c.get("/v1/usage/requests/" + it["route"]["probe"]).json()
+        rated = [c.post("/v1/feedback", json={"request_id": x["id"], "rating": "up"}) for x in (probe, it)]
+        assert [x.status_code for x in rated] == [404, 200] and rated[0].json()["error"]["param"] == "request_id"  # nobody got the probe's answer
+        assert c.delete("/v1/feedback/" + it["id"]).status_code == 200
     assert (probe["adapter"], probe["alias"], probe["state"], probe["route"]) == (None, "doubts", "completed", None)
     assert probe["input_tokens"] == row(g, ask(g, BASE, max_tokens=1))["input_tokens"] and 0 < probe["output_tokens"] <= 24
     paid = [(probe, SMALL), (it, LARGE)]
