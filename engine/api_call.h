@@ -70,8 +70,8 @@ struct call {
 int call_new(struct call **out, struct http_request *r, const struct api_engine *g, enum ask_kind kind,
              const char **digest, struct err *e);
 void call_free(struct call *c);
-/* The lengths against the context, anew: of a call whose prompt changed. */
-int call_fit(struct call *c, const struct api_engine *g, struct err *e);
+/* The lengths against the context, anew: of a call whose prompt changed, or is going to have so many tokens less. */
+int call_fit(struct call *c, const struct api_engine *g, int less, struct err *e);
 /* Its receipt, before anything of it is computed. */
 void call_note_running(struct call *c);
 /* One request of the scheduler as all of this call are: whose, how urgent, under which salt. */

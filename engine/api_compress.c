@@ -144,7 +144,7 @@ int compress_plan(struct call *c, const struct api_engine *g, struct err *e)
 {
     const struct ask *a = &c->ask;
     int32_t begin = tokenizer_bos(c->tok) >= 0 ? tokenizer_bos(c->tok) : tokenizer_eos(c->tok);
-    if ((int)c->part[0].prompt.n < a->policy.min_tokens) return 0;
+    if ((int)c->part[0].prompt.n < a->policy.min_tokens) return call_fit(c, g, 0, e);
     struct compress *z = calloc(1, sizeof *z);
     if (!z) return no_memory(e);
     z->call = c;
@@ -153,6 +153,7 @@ int compress_plan(struct call *c, const struct api_engine *g, struct err *e)
         rc = err_field(e, ERR_CONTEXT_LENGTH, "messages", "what of the messages may be compressed has %d tokens; at most %d can be scored", z->nids,
                        g->max_context - 1);
     if (rc == 0 && z->nunits > z->nparts && !(z->info = calloc((size_t)z->nids, sizeof *z->info))) rc = no_memory(e);
+    if (rc == 0) rc = call_fit(c, g, z->info ? (int)((1 - a->policy.ratio) * z->nids) : 0, e); /* about so much goes: what would not fit then either is not read first */
     if (rc == 0 && z->info) /* each part keeps one: with no more than these there is nothing to do */
         c->compress = z;
     else
@@ -308,7 +309,7 @@ static int retokenize(struct call *c, const struct api_engine *g, struct err *e)
     for (int i = 0; i < c->nparts; i++) c->part[i].counts.prompt = (int)t.n;
     c->policy.after = (int)t.n;
     c->render.policy = c->policy;
-    return call_fit(c, g, e);
+    return call_fit(c, g, 0, e);
 }
 
 /* What the pass took is gone from the time that the first token may take. */

@@ -15,14 +15,15 @@
 /* --- making a call --- */
 
 /* The same limit for all parts: the longest prompt decides what "the rest" is. */
-static int fit_context(struct call *c, const struct api_engine *g, struct err *e)
+int call_fit(struct call *c, const struct api_engine *g, int less, struct err *e)
 {
     struct gen_params *p = &c->ask.p;
     const char *field = c->ask.kind == ASK_CHAT ? "messages" : "prompt";
     int longest = 0;
+    p->max_tokens = c->asked_max;
     for (int i = 0; i < c->nparts; i++)
         if ((int)c->part[i].prompt.n > longest) longest = (int)c->part[i].prompt.n;
-    int rest = g->max_context - longest;
+    int rest = g->max_context - (longest - less);
     if (rest < 1 || p->max_tokens > rest)
         return err_field(
             e, ERR_CONTEXT_LENGTH, field,
@@ -57,13 +58,7 @@ static int tokenize_parts(struct call *c, const struct api_engine *g, struct err
         }
     }
     c->asked_max = c->ask.p.max_tokens;
-    return fit_context(c, g, e);
-}
-
-int call_fit(struct call *c, const struct api_engine *g, struct err *e)
-{
-    c->ask.p.max_tokens = c->asked_max;
-    return fit_context(c, g, e);
+    return c->ask.policy.ratio > 0 ? 0 : call_fit(c, g, 0, e); /* else compress_plan() knows what will go */
 }
 
 /* --- the answer's shape --- */

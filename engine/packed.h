@@ -27,6 +27,8 @@ enum packed_kind { PACKED_BLOB, PACKED_WEIGHT, PACKED_VECTOR };
 
 struct packed_writer;
 
+/* Is `out` the file that is read? It would be gone when the new one takes its place. */
+int packed_check_other(const char *in, const char *out, struct err *e);
 /* Writes beside `path` under a temporary name. */
 int packed_writer_new(struct packed_writer **out, const char *path, struct err *e);
 /* Names are of 1 to PACKED_NAME_MAX bytes and unique. The bytes are written before the call returns. */

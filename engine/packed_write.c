@@ -72,6 +72,13 @@ static void folder_of(const char *path, char out[PATH_MAX])
     snprintf(out, PATH_MAX, "%.*s", slash ? (int)(slash - path) + 1 : 1, slash ? path : ".");
 }
 
+int packed_check_other(const char *in, const char *out, struct err *e)
+{
+    struct stat a, b;
+    if (stat(in, &a) || stat(out, &b) || a.st_dev != b.st_dev || a.st_ino != b.st_ino) return 0;
+    return err_set(e, ERR_USAGE, "%s cannot be written over itself", in);
+}
+
 /* A rename takes the place of whatever stands there, a device as well. */
 static int check_place(const struct packed_writer *w, struct err *e)
 {

@@ -410,7 +410,8 @@ static void job_close(struct job *j)
 int prune(const struct prune_options *o, struct err *e)
 {
     struct job j = {.o = o};
-    int rc = model_load(&j.m, o->in, NULL, PREC_EXACT, 0, e); /* exact: what is ranked are the values that the file holds */
+    int rc = packed_check_other(o->in, o->out, e);
+    if (!rc) rc = model_load(&j.m, o->in, NULL, PREC_EXACT, 0, e); /* exact: what is ranked are the values that the file holds */
     if (!rc) rc = source_open(&j.s, o->in, e);
     if (!rc) rc = check_source(&j, e);
     if (!rc) rc = choose(&j, e);

@@ -128,12 +128,11 @@ static int make_plan(struct job *j, struct err *e)
 
 static int check(const struct quantize_options *o, struct err *e)
 {
-    struct stat in, out;
+    struct stat out;
     if (strcmp(o->type, "auto") != 0 && !quant_type_find(o->type))
         return err_set(e, ERR_USAGE, "no such type: '%s' (bf16, int8, int4, nf4, fp4, mxfp4, mxfp8, int2 or auto)",
                        o->type);
-    if (stat(o->in, &in) == 0 && stat(o->out, &out) == 0 && in.st_dev == out.st_dev && in.st_ino == out.st_ino)
-        return err_set(e, ERR_USAGE, "%s cannot be written over itself", o->in);
+    if (packed_check_other(o->in, o->out, e)) return -1;
     if (stat(o->out, &out) == 0 && !S_ISREG(out.st_mode))
         return err_set(e, ERR_USAGE, "%s is no file that could be replaced", o->out);
     return 0;

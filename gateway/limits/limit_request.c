@@ -57,7 +57,7 @@ struct limit_most limit_exact(const struct limit_wish *w, int64_t prompt)
 struct limit_most limit_bound(const struct limit_wish *w)
 {
     int64_t context = w->max_context > 0 ? w->max_context : CONTEXT_UNKNOWN;
-    int64_t room = w->max_tokens < 0 ? context : most(context - w->max_tokens, 0); /* more is refused by the engine */
+    int64_t room = w->max_tokens < 0 || w->twice ? context : most(context - w->max_tokens, 0); /* more is refused by the engine; of what is read to be compressed only what is left needs room beside the answer */
     int64_t bytes = w->body_bytes * (w->tools ? TOOL_FACTOR : 1) + w->prompts * TEMPLATE_TOKENS;
     return limit_exact(w, least(bytes, room * w->prompts));
 }

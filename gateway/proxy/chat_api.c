@@ -257,6 +257,7 @@ static int pick(struct http_request *r, const struct chat_ask *w, struct choice 
         free(c->part[ALIAS_CAPTURE]);
         c->part[ALIAS_CAPTURE] = NULL;
     }
+    if (!w->chat && json_is_true(json_object_get(root, "echo"))) return 0; /* what the client wrote is no answer */
     if (!quality_picks(g->quality, c->part, r->id)) return 0;
     if (!c->part[ALIAS_CAPTURE] && !c->part[ALIAS_PROMPT]) {
         ask->watch = quality_pick(g->quality, c->part, r->id, r->body, r->body_len);

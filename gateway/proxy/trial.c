@@ -72,10 +72,13 @@ static bool can_look(const struct trial *t, const struct chat_ask *w, const json
     return one && t->rules.tokens > 0 && t->rules.arm == ROUTE_AUTO;
 }
 
-static bool wants_logprobs(const struct chat_ask *w, const json_t *root)
+/* What says anything of them goes on as it is: what is wrong with it is the engine's to refuse. */
+static bool says_logprobs(const struct chat_ask *w, const json_t *root)
 {
-    const json_t *v = json_object_get(root, "logprobs");
-    return w->chat ? json_is_true(v) : v && !json_is_null(v);
+    const json_t *v = json_object_get(root, "logprobs"), *top = json_object_get(root, "top_logprobs");
+    bool none = !v || json_is_null(v) || (w->chat && json_is_false(v));
+    bool none_top = !w->chat || !top || json_is_null(top) || (json_is_integer(top) && json_integer_value(top) == 0);
+    return !none || !none_top;
 }
 
 static struct trial *trial_new(const char *rules)
@@ -110,7 +113,7 @@ int trial_plan(struct http_request *r, const struct chat_ask *w, const json_t *r
     t->ratio = ratio_of(g, who, &t->rules, &c->target[0], &c->target[1]);
     decide(t, g, who, w->model);
     t->looks = t->open = !t->large_first && can_look(t, w, root);
-    t->strip = t->looks && !wants_logprobs(w, root);
+    t->strip = t->looks && !says_logprobs(w, root);
     if (t->large_first) {
         struct target small = c->target[0];
         c->target[0] = c->target[1];

@@ -440,6 +440,9 @@ static void what_is_reserved_bounds_what_the_context_allows(void **state)
     assert_int_equal(limit_bound(&w).tokens, 2 * (100 + 512) + 10);
     w.max_tokens = -1;
     assert_int_equal(limit_bound(&w).tokens, 2 * (100 + 512) + 2048);
+    w.body_bytes = 100000;
+    w.max_tokens = 2000; /* what is read first needs no room beside the answer */
+    assert_int_equal(limit_bound(&w).tokens, 2 * 2048 + 2000);
 }
 
 /* --- days and months --- */

@@ -238,6 +238,27 @@ static void test_a_sparse_file_answers_as_one_with_zeros(void **state)
     }
 }
 
+static void test_a_base_is_not_written_over_itself(void **state)
+{
+    (void)state;
+    char path[256], link_to[256];
+    struct err e = {0};
+    struct prune_options o = options_to("base.gguf", path);
+    FILE *from = fopen("tests/golden/families/llama3-gguf-f16/llama3.gguf", "rb"), *to = fopen(path, "wb");
+    for (int c; (c = fgetc(from)) != EOF;) fputc(c, to);
+    fclose(from);
+    fclose(to);
+    at_room("link.gguf", link_to);
+    assert_int_equal(symlink(path, link_to), 0);
+    o.in = link_to;
+    int rc = prune(&o, &e);
+    unlink(link_to);
+    unlink(path);
+    assert_int_equal(rc, -1);
+    assert_int_equal(e.code, ERR_USAGE);
+    assert_non_null(strstr(e.msg, "over itself"));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -250,6 +271,7 @@ int main(void)
         cmocka_unit_test(test_a_narrower_base_is_written_and_loads),
         cmocka_unit_test(test_what_is_there_already_is_not_overwritten),
         cmocka_unit_test(test_a_quantized_base_is_refused),
+        cmocka_unit_test(test_a_base_is_not_written_over_itself),
     };
     return cmocka_run_group_tests(tests, make_room, drop_room);
 }

@@ -1,5 +1,7 @@
 """What the engine does with a prompt under a gateway's policy (engine/api_policy.c): which turns stay, and what it tells of it."""
 
+import re
+
 import pytest
 
 SYSTEM = {"role": "system", "content": "You are brief."}
@@ -143,6 +145,26 @@ def test_the_system_message_the_last_turn_and_tools_stay_whatever_the_ratio(engi
     ids, _, before, after, _ = compressed(engine, more, ratio=0.1, unit=unit)
     whole, head, tail = ids_of(engine, more), ids_of(engine, kept[:1])[:60], ids_of(engine, [SYSTEM] + last)[-90:]
     assert len(ids) < len(whole) - 200 and ids[:60] == head and ids[-90:] == tail
+
+
+def prompt_tokens(engine):
+    return float(re.search(r"^vllm:prompt_tokens_total(?:\{.*\})? ([0-9.e+]+)$", engine.http.get("/metrics").text, re.M).group(1))
+
+
+def test_a_prompt_that_fits_with_its_answer_only_when_it_is_compressed_is_answered(start):
+    e = start("--max-context", "512")
+    before, half = len(ids_of(e, LONG)), {"compress": {"ratio": 0.2}}
+    room = 512 - before // 2
+    assert ask(e, LONG, max_tokens=room).json()["error"]["code"] == "context_length_exceeded"
+    r = ask(e, LONG, half, max_tokens=room, stop=["."])
+    assert r.status_code == 200 and r.json()["usage"]["prompt_tokens_details"]["policy_after_tokens"] + room <= 512, r.text
+    computed = prompt_tokens(e)
+    for more in ({"max_tokens": 512 - before // 8}, {"max_tokens": 512}, {"max_tokens": 8, "min_tokens": 9}):
+        r = ask(e, LONG, half, **more)
+        assert r.status_code == 400, r.text
+    assert ask(e, LONG, {"compress": {"ratio": 0.2, "min_tokens": before + 1}}, max_tokens=room).json()["error"]["code"] == "context_length_exceeded"
+    assert prompt_tokens(e) == computed  # nothing was read of what can't fit
+    e.assert_idle()
 
 
 def test_a_prompt_below_the_least_is_left_alone(engine):

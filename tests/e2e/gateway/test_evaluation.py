@@ -82,6 +82,19 @@ def test_each_sampled_answer_has_its_scores(tenants, stream):
     assert [v for v in of["overall"]["series"] if v is not None] == [0.5] and len(s["points"]) == len(of["long"]["series"])
 
 
+def test_an_answer_that_begins_with_the_clients_own_prompt_is_not_looked_at(tenants):
+    """The version would be blamed for what the client wrote."""
+    t = tenants["sql"]
+    put_alias(t, "echoed", [{"base": BASE}], evaluation={"rules": [{"name": "mill", "kind": "regex", "pattern": "Millstone", "expect": "no_match"}]})
+    with t.http() as c:
+        for more in ({"echo": True}, {"echo": True, "stream": True}, {"echo": False}):
+            r = c.post("/v1/completions", json={"model": "echoed", "prompt": "Millstone, and", "max_tokens": 4, "temperature": 0, **more})
+            assert r.status_code == 200 and ("Millstone" in r.text) == more["echo"], r.text
+            row_of(t, r)
+    rows = scores_of(t, 2, alias="echoed")
+    assert {x["request_id"] for x in rows} == {r.headers["x-request-id"]} and all(x["score"] == 1 for x in rows), rows
+
+
 def test_the_operator_sees_all_tenants_and_a_tenant_its_own(real, tenants):
     t, other = tenants["sql"], tenants["triage"]
     put_alias(t, "seen", [{"base": BASE}], evaluation={"rules": [SHORT]})

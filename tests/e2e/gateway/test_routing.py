@@ -195,6 +195,22 @@ def test_only_one_answer_to_one_prompt_is_looked_at(g):
         assert way(r) == "small" and len(r.json()["choices"]) == 2
 
 
+@pytest.mark.parametrize("routing", [KEEPS, DOUBTS], ids=["kept", "escalated"])
+@pytest.mark.parametrize("asked,refused", [({"logprobs": 1}, "logprobs"), ({"logprobs": "yes"}, "logprobs"), ({"top_logprobs": 2}, "top_logprobs"),
+                                           ({"logprobs": False, "top_logprobs": 2}, "top_logprobs"), ({"logprobs": False, "top_logprobs": 0}, None)])
+def test_what_a_client_says_wrongly_of_log_probabilities_is_refused_as_without_a_look(g, routing, asked, refused):
+    put(g, "looked", routing)
+    with g.acme.http() as c:
+        rows = len(g.acme.usage_rows())
+        r = c.post("/v1/chat/completions", json={"model": "looked", "messages": STORY, "max_tokens": 8, **asked})
+    if not refused:
+        assert r.status_code == 200 and way(r) in ("kept", "escalated") and not logprobs_of(r)
+        return
+    assert r.status_code == 400 and r.json()["error"]["param"] == refused, r.text
+    assert row(g, r)["state"] == "rejected" and row(g, r)["route"]["probe"] is None
+    assert len(g.acme.usage_rows()) == rows + 1  # nothing was computed, so nothing is billed
+
+
 def test_a_client_that_leaves_while_it_is_looked_at_costs_what_was_computed_and_leaves_nothing_open(g):
     put(g, "slow", {**KEEPS, "probe_tokens": 256})
     with g.acme.http() as c:
