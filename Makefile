@@ -328,7 +328,7 @@ bench-speculation: programs ## what guessing ahead brings at one stream; needs t
 	$(E2E_PYTHON) tests/load/speculation
 
 bench-medusa: programs ## what Medusa heads bring on the demo base (docs/MEDUSA.md): ARGS="--nodes 3 --rounds 3 --threads 1"
-	$(E2E_PYTHON) tests/load/medusa $(ARGS)
+	@bash -c '. ops/setup.sh && fetch_base && exec $(E2E_PYTHON) tests/load/medusa $(ARGS)'
 
 compile_commands.json: ## for editors and clang-tidy
 	@{ echo '['; sep=''; for f in $(foreach r,$(ROOMS),$(wildcard $(r)/*.c $(r)/*/*.c)) $(wildcard tests/unit/*.c tests/kernels/*.c); do \

@@ -9,12 +9,38 @@ static bool is_space(char c)
     return c == ' ' || c == '\n' || c == '\t' || c == '\r';
 }
 
-/* Behind the marks at s[i] that end a sentence; i where there are none. */
+/* Marks of scripts that set no space behind them, or have a full stop of their own (Unicode 15, Sentence_Terminal, those of today's languages): they stand in
+ * no number and no abbreviation. */
+static const char *const terminals[] = {"。", "！", "？", "．", "｡", "।", "॥", "؟", "۔", "։", "።", "។", "။", NULL};
+static const char *const pauses[] = {"，", "、", "；", "：", "､", NULL};
+static const char *const closings[] = {"」", "』", "）", "】", "》", "〉", "］", "”", "’", NULL};
+
+/* The bytes of the marks, any number of them, that s begins with. */
+static size_t marks_at(const char *const *marks, const char *s, size_t n)
+{
+    size_t k = 0;
+    for (size_t i = 0; marks[i];) {
+        size_t len = strlen(marks[i]);
+        bool here = len <= n - k && memcmp(s + k, marks[i], len) == 0;
+        k += here ? len : 0;
+        i = here ? 0 : i + 1;
+    }
+    return k;
+}
+
+/* Behind the marks at s[i] that end a sentence, or with `pause` a part of one in scripts without spaces; i where there are none. */
+static size_t behind_own_marks(const char *s, size_t n, size_t i, bool pause)
+{
+    size_t k = i + marks_at(terminals, s + i, n - i);
+    if (pause) k += marks_at(pauses, s + k, n - k);
+    return k > i ? k + marks_at(closings, s + k, n - k) : i;
+}
+
 static size_t behind_marks(const char *s, size_t n, size_t i)
 {
     size_t k = i;
     while (k < n && s[k] && strchr(".!?", s[k])) k++;
-    if (k == i) return i;
+    if (k == i) return behind_own_marks(s, n, i, false);
     while (k < n && s[k] && strchr("\"')]", s[k])) k++;
     return k == n || is_space(s[k]) ? k : i;
 }
@@ -25,7 +51,7 @@ size_t unit_end(const char *s, size_t n, size_t at, bool words)
     while (i < n && is_space(s[i])) i++; /* its own */
     for (; i < n; i++) {
         if (words ? is_space(s[i]) : s[i] == '\n') return i;
-        size_t k = words ? i : behind_marks(s, n, i);
+        size_t k = words ? behind_own_marks(s, n, i, true) : behind_marks(s, n, i);
         if (k > i) return k;
     }
     return n;

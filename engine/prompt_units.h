@@ -7,8 +7,9 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* Where the unit that begins at s[at] ends. Sentences end behind . ! or ? (and closing quotes and brackets) before white space, and at a line's end; words
- * before white space. White space belongs to the unit behind it. at < n; the result is > at. */
+/* Where the unit that begins at s[at] ends. Sentences end behind . ! or ? (and closing quotes and brackets) before white space, behind the full stops of other
+ * scripts with or without one, and at a line's end; words before white space and, for scripts that have none, behind their full stops and commas. White space
+ * belongs to the unit behind it. s: UTF-8. at < n; the result is > at. */
 size_t unit_end(const char *s, size_t n, size_t at, bool words);
 
 struct unit {

@@ -33,7 +33,8 @@ void capture_take(struct quality *q, const struct transcript *t);
 
 /* False: the tenant has stopped them. Memory only. */
 bool captures_on(struct captures *c, const char *tenant);
-/* Nothing is written any more when a stop has returned. ERR_FORBIDDEN: a tenant would end what the operator has set. Audited as capture.stop and capture.resume, with events of these names. tenant_name: for the trail. */
+/* Nothing is written any more when a stop has returned. ERR_FORBIDDEN: a tenant would end what the operator has set. Audited as capture.stop and
+ * capture.resume, with events of these names. */
 int captures_stop(struct captures *c, const struct actor *by, const char *tenant, bool stopped, struct err *e);
 
 struct capture_id {

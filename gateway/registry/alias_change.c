@@ -62,7 +62,8 @@ static int read_parts(sqlite3_stmt *st, int column, json_t *body, struct err *e)
         const char *text = db_text(st, column + i);
         json_t *part = NULL;
         if (*text && json_parse(text, strlen(text), &part, e)) return -1;
-        json_object_set_new(body, alias_part_row[i].field, part ? part : json_null());
+        if (json_object_set_new(body, alias_part_row[i].field, part ? part : json_null()))
+            return err_set(e, ERR_NO_MEMORY, "no memory for a part of an alias");
     }
     return 0;
 }
