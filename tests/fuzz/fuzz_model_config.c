@@ -2,7 +2,8 @@
  * taken is a shape that keeps to its bounds (every product of two of its numbers fits, what kernels need in multiples is so), layers with windows and experts
  * within it, frequencies and tables of angles that are finite, a vocabulary no larger than the embedding; it is the same when read again; what is refused says why.
  * Input: a byte of bits, of a folder config.json, a NUL, tokenizer_config.json, a NUL, generation_config.json, a NUL, chat_template.jinja; else the GGUF. The bits:
- * a GGUF; a short context is asked for; there is no head; the embedding isn't of the rows that config.json says; the last text is given as --chat-template. */
+ * a GGUF; a short context is asked for; there is no head; the embedding isn't of the rows that config.json says; the last text is given as --chat-template; and
+ * in three of them which of the rows below the operator asks for beyond the files (docs/LONG_CONTEXT.md), 0: nothing. */
 #include "base/log.h"
 #include "engine/model_family.h"
 #include "engine/source_impl.h"
@@ -15,6 +16,17 @@
 #define OTHER_ROWS 8
 #define GIVEN 16
 #define ROWS 272
+
+static const struct model_reach asked[8] = {
+    {0},
+    {.scaling = "yarn", .factor = 4, .original = 64},
+    {.scaling = "linear", .factor = 1e12, .theta = 1e12, .window = 8, .sinks = 64},
+    {.scaling = "none", .window = 1, .sinks = 0},
+    {.scaling = "yarn", .factor = 1.0000001, .original = 1048576, .window = 1048576},
+    {.theta = 1e-3, .window = 20, .sinks = 4},
+    {.scaling = "ntk", .factor = 2},
+    {.factor = 2, .original = 16},
+};
 
 static const char tokenizer_json[] = "{\"added_tokens\":[{\"id\":4,\"content\":\"<s>\",\"special\":true}],\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false},"
                                      "\"decoder\":{\"type\":\"ByteLevel\"},\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2,\"\xc4\xa0\":3,\"<s>\":4},\"merges\":[\"a b\"]}}";
@@ -89,7 +101,8 @@ static void check_layers(const struct model *m, const struct model_plan *p)
 {
     for (int i = 0; i < m->layers; i++) {
         const struct layer_plan *l = &p->layer[i];
-        FUZZ_NEED(l->window >= 0 && l->window < m->max_context);
+        FUZZ_NEED(l->window >= 0 && (l->window < m->max_context || (p->reach && l->window == p->reach->window)));
+        FUZZ_NEED(l->sinks >= 0 && l->sinks <= 64 && (!l->sinks || l->window));
         FUZZ_NEED((!l->local || p->own_local) && (!l->sparse || m->experts > 0) && (!l->unturned || p->f->nope_interval));
     }
     FUZZ_NEED(m->experts >= 0 && m->experts_used >= 0 && m->experts_used <= m->experts && (!m->experts || (m->experts_used && m->expert_mlp >= 32)));
@@ -113,7 +126,7 @@ static void check_shape(const struct model *m, const struct model_plan *p)
 static void check_same(const struct meta *c, const struct source *s, int context, const struct model *m, const struct model_plan *p)
 {
     struct model again = {0};
-    struct model_plan q = {0};
+    struct model_plan q = {.reach = p->reach};
     FUZZ_NEED(family_shape(c, s, context, &again, &q, NULL) == 0 && memcmp(m, &again, sizeof again) == 0);
     FUZZ_NEED(!memcmp(p->layer, q.layer, (size_t)m->layers * sizeof *q.layer) && !memcmp(p->bias, q.bias, sizeof q.bias) && p->tied == q.tied);
     FUZZ_NEED(p->rope.type == q.rope.type && p->rope.factor == q.rope.factor && p->rope.attention == q.rope.attention && p->rope.original == q.rope.original);
@@ -151,12 +164,13 @@ static void read_model(struct source *s, unsigned how, const char *given)
 {
     struct meta c = {.f = NULL};
     struct model m = {0};
-    struct model_plan p = {0};
+    const struct model_reach *reach = how >> 5 ? &asked[how >> 5] : NULL;
+    struct model_plan p = {.reach = reach};
     struct err e = {0};
     int context = how & SHORT ? 16 : 0;
     names_world(s);
     int rc = family_of(s, &c, &e) || family_shape(&c, s, context, &m, &p, &e) ? -1 : 0;
-    FUZZ_NEED(rc == 0 || ((e.code == ERR_MODEL || (context && e.code == ERR_USAGE)) && e.msg[0]));
+    FUZZ_NEED(rc == 0 || ((e.code == ERR_MODEL || ((context || reach) && e.code == ERR_USAGE)) && e.msg[0]));
     if (rc == 0) {
         check_shape(&m, &p);
         FUZZ_NEED(!context || m.max_context == context);
