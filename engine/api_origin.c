@@ -75,12 +75,13 @@ int api_origin(const struct http_request *r, struct origin *o, struct err *e)
     const char *id = NULL, *takeover = NULL;
     *o = (struct origin){.tenant = "", .weight = 1, .class = CLASS_NORMAL};
     if (header_word(r, "X-Weft-Request-Id", sizeof o->id - 1, &id, e)) return -1;
-    if (header_word(r, "X-Weft-Takeover", TAKEOVER_MAX, &takeover, e) || (takeover && api_fence(takeover, e))) return -1;
+    if (header_word(r, "X-Weft-Takeover", TAKEOVER_MAX, &takeover, e)) return -1;
     if (header_word(r, "X-Weft-Model", MODEL_SHOWN_MAX, &o->model, e)) return -1;
     if (header_word(r, "X-Weft-Tenant", TAG_MAX, &o->tenant, e)) return -1;
     if (header_class(r, &o->class, e)) return -1;
     if (header_number(r, "X-Weft-Weight", WEIGHT_MIN, WEIGHT_MAX, &o->weight, e)) return -1;
     if (header_deadline(r, &o->deadline_ms, e)) return -1;
+    if (takeover && api_fence(takeover, e)) return -1; /* last: what is refused for another header moves no fence */
     o->counted = id != NULL;
     snprintf(o->id, sizeof o->id, "%s", id ? id : r->id);
     traceparent_trace(http_header(r, "traceparent"), o->trace);
