@@ -67,11 +67,25 @@ static int fill(const struct transcript *t, const json_t *policy, json_t *row, s
     return rc;
 }
 
+struct origin {
+    struct registry *registry;
+    const struct admission *adm;
+};
+
+/* Whatever it says now: what counts of it is that it says anything. */
+static bool still_wanted(void *u)
+{
+    const struct origin *o = u;
+    return alias_has(o->registry, o->adm->who.tenant, o->adm->alias, ALIAS_CAPTURE);
+}
+
 static int keep(struct gateway *g, const struct transcript *t, const json_t *policy, struct err *e)
 {
+    struct origin from = {g->registry, t->adm};
     int64_t now_s = clock_wall_us() / 1000000, days = json_integer_value(json_object_get(policy, "expires_days"));
     struct capture_new n = {.tenant = t->adm->who.tenant, .id = t->adm->id, .alias = t->adm->alias, .expires_s = now_s + days * DAY_S,
-                            .max_rows = json_integer_value(json_object_get(policy, "max_rows")), .max_bytes = settings_now(g->settings)->capture_mb << 20};
+                            .max_rows = json_integer_value(json_object_get(policy, "max_rows")), .max_bytes = settings_now(g->settings)->capture_mb << 20,
+                            .still = still_wanted, .u = &from};
     json_t *row = head(t, policy, n.expires_s);
     int rc = row ? fill(t, policy, row, e) : err_set(e, ERR_NO_MEMORY, "no memory for a capture");
     if (rc == 0) rc = captures_add(g->captures, &n, row, e);
@@ -82,7 +96,7 @@ static int keep(struct gateway *g, const struct transcript *t, const json_t *pol
 /* Why it is not to be kept; NULL: it is. */
 static const char *unfit(struct gateway *g, const struct transcript *t)
 {
-    if (!captures_on(g->captures, t->adm->who.tenant)) return "stopped";
+    if (!captures_on(g->captures, t->adm->who.tenant) || !still_wanted(&(struct origin){g->registry, t->adm})) return "stopped";
     if (strcmp(t->adm->endpoint, CHAT) != 0 || !json_is_array(json_object_get(t->body, "messages"))) return "not_chat";
     return t->truncated ? "too_large" : NULL;
 }

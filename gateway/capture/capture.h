@@ -7,7 +7,8 @@
  * Text of prompts and answers stands in $WEFT_DATA/captures/TENANT/ID.EXPIRES.ALIAS and nowhere else: not in the database, so in no backup of it and on no
  * standby. The folder is made with the first capture. What is where is known in memory, so that a list reads no files.
  *
- * A tenant can stop all of its captures at once (table capture_stop): then nothing is kept, whatever its aliases say.
+ * A tenant can stop all of its captures at once (table capture_stop): then nothing is kept, whatever its aliases say. An alias that says `capture` no more
+ * ends its own in the same way: an exchange that was picked before is looked at again when it would be written, and dropped.
  *
  * Any thread, but capture_take(), which is the thread of gateway/quality. */
 #pragma once
@@ -59,12 +60,17 @@ int captures_list(struct captures *c, const char *tenant, const struct capture_f
 /* The whole of one; ERR_NOT_FOUND. The caller owns *out. */
 int captures_read(struct captures *c, const char *tenant, const char *id, json_t **out, struct err *e);
 
-/* Keeps it; the oldest of the alias beyond max_rows, and of the tenant beyond max_bytes, go. ERR_CONFLICT: the tenant has stopped them. */
+/* Keeps it; the oldest of the alias beyond max_rows, and of the tenant beyond max_bytes, go. ERR_CONFLICT: the tenant has stopped them, or it is not wanted
+ * any more. */
 struct capture_new {
     const char *tenant, *id, *alias;
     int64_t expires_s, max_rows, max_bytes;
+    bool (*still)(void *u); /* whether it is wanted; asked under captures.lock, where memory alone may be looked at. NULL: it is */
+    void *u;
 };
 int captures_add(struct captures *c, const struct capture_new *n, const json_t *row, struct err *e);
+/* Returns when what was being written before is there: of that for which `still` says no by now nothing comes any more. NULL is fine. */
+void captures_fence(struct captures *c);
 /* In the place of what is there; ERR_NOT_FOUND. ERR_CONFLICT: the tenant's would be larger for it than max_bytes. */
 int captures_replace(struct captures *c, const char *tenant, const char *id, const json_t *row, int64_t max_bytes, struct err *e);
 

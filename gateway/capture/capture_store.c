@@ -5,7 +5,8 @@
  * power cut takes of the last seconds' captures is no loss to anybody.
  *
  * `lock` covers the index and the folders. `stop_lock` covers the list of tenants that have stopped, which requests look at: no file is touched under it.
- * A capture looks at that list again under `lock`, and a stop is set under both: when it has returned no file is being written, and none will be. */
+ * A capture looks at that list again under `lock`, and a stop is set under both: when it has returned no file is being written, and none will be. An alias's
+ * change is in force before it passes `lock` (captures_fence()), and a capture asks under it whether its alias wants it still: so that holds for one alias, too. */
 #include "base/clock.h"
 #include "base/log.h"
 #include "gateway/auth/auth.h"
@@ -407,10 +408,18 @@ int captures_add(struct captures *c, const struct capture_new *n, const json_t *
     r.bytes = (int64_t)text.len;
     pthread_mutex_lock(&c->lock);
     if (rc == 0 && !captures_on(c, n->tenant)) rc = err_set(e, ERR_CONFLICT, "the captures of the tenant were stopped meanwhile");
+    if (rc == 0 && n->still && !n->still(n->u)) rc = err_set(e, ERR_CONFLICT, "the alias keeps none any more");
     if (rc == 0) rc = (s = shelf_make(c, n->tenant, e)) && make_room(c, s, n, r.bytes, e) == 0 && write_row(c, n->tenant, &r, &text, e) == 0 && insert(s, &r, e) == 0 ? 0 : -1;
     pthread_mutex_unlock(&c->lock);
     buf_close(&text);
     return rc;
+}
+
+void captures_fence(struct captures *c)
+{
+    if (!c) return;
+    pthread_mutex_lock(&c->lock);
+    pthread_mutex_unlock(&c->lock);
 }
 
 int captures_replace(struct captures *c, const char *tenant, const char *id, const json_t *row, int64_t max_bytes, struct err *e)

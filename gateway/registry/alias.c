@@ -292,3 +292,12 @@ bool alias_still(struct registry *r, const char *tenant, const char *name, enum 
     catalog_unref(r, g);
     return is;
 }
+
+bool alias_has(struct registry *r, const char *tenant, const char *name, enum alias_part part)
+{
+    struct catalog *g = catalog_ref(r);
+    const struct alias_known *l = catalog_alias(g, tenant, name);
+    bool has = l && l->part[part];
+    catalog_unref(r, g);
+    return has;
+}

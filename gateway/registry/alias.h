@@ -49,6 +49,9 @@ void choice_close(struct registry *r, struct choice *c); /* with the holds */
 /* Whether it has this part, `says` finds in the part's text what it looks for, and a version ("base:NAME", "NAME@N") is one that it leads to. Memory only. */
 bool alias_still(struct registry *r, const char *tenant, const char *name, enum alias_part part, const char *version, bool (*says)(const char *text, const void *u), const void *u);
 
+/* Whether there is this alias, and it has this part, now. Memory only; takes registry.lock and nothing else. */
+bool alias_has(struct registry *r, const char *tenant, const char *name, enum alias_part part);
+
 /* The point of an alias that a key falls on, of 2^53; and the target it means: -1 where all weights are 0. */
 uint64_t alias_point(const char *tenant, const char *name, const char *key);
 int alias_pick(const int *weight, int n, uint64_t point);

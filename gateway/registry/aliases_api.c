@@ -2,11 +2,14 @@
  * tenant (a rollback at night needs no key of the tenant's). Each handler runs on one of the database's threads.
  *
  * A PUT takes the whole alias, so a change is read, edited, written back, with If-Match what was read; a rollback needs
- * no reading, which is what one wants of it. */
+ * no reading, which is what one wants of it.
+ *
+ * A change is answered behind captures_fence(): an alias that keeps no conversations any more has written its last one. */
 #include "base/json.h"
 #include "gateway/api/admin_api.h"
 #include "gateway/api/page.h"
 #include "gateway/api/revision.h"
+#include "gateway/capture/capture.h"
 #include "gateway/proxy/chat_api.h"
 #include "gateway/registry/alias.h"
 #include "gateway/registry/alias_draft.h"
@@ -17,6 +20,12 @@ static void reply(struct http_request *r, int status, json_t *v)
 {
     revision_show(r, json_integer_value(json_object_get(v, "revision")));
     api_reply(r, status, v);
+}
+
+static void reply_changed(struct http_request *r, int status, json_t *v)
+{
+    captures_fence(admin_gateway(r)->captures);
+    reply(r, status, v);
 }
 
 static int fill(const struct http_request *r, const struct page *p, json_t *data, bool *more, struct err *e)
@@ -56,7 +65,7 @@ static void put(struct http_request *r)
     if (rc)
         api_refuse(r, &e);
     else
-        reply(r, created ? 201 : 200, v);
+        reply_changed(r, created ? 201 : 200, v);
 }
 
 static void rollback(struct http_request *r)
@@ -70,19 +79,22 @@ static void rollback(struct http_request *r)
         alias_rollback(g->registry, &by, admin_tenant(r), api_param(r, 0), want, residency_serves, g, &v, &e))
         api_refuse(r, &e);
     else
-        reply(r, 200, v);
+        reply_changed(r, 200, v);
 }
 
 static void drop(struct http_request *r)
 {
+    struct gateway *g = admin_gateway(r);
     struct actor by = admin_actor(r);
     struct err e = {0};
     int64_t want;
     if (admin_query_none(r, &e) || revision_wanted(r, &want, &e) ||
-        alias_delete(admin_gateway(r)->registry, &by, admin_tenant(r), api_param(r, 0), want, &e))
+        alias_delete(g->registry, &by, admin_tenant(r), api_param(r, 0), want, &e)) {
         api_refuse(r, &e);
-    else
-        api_reply(r, 200, json_pack("{ss ss sb}", "id", api_param(r, 0), "object", "alias", "deleted", 1));
+        return;
+    }
+    captures_fence(g->captures);
+    api_reply(r, 200, json_pack("{ss ss sb}", "id", api_param(r, 0), "object", "alias", "deleted", 1));
 }
 
 #define PUT_MAX (4 * (ALIAS_PREFIX_MAX + ALIAS_PARTS * ALIAS_PART_MAX) + API_BODY_MAX)

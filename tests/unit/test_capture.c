@@ -7,6 +7,7 @@
 #include "gateway/proxy/logprobs_strip.h"
 #include "tests/unit/data_room.h"
 #include <cmocka.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -321,6 +322,63 @@ static void after_a_stop_nothing_more_is_written(void **state)
     json_decref(row);
 }
 
+/* --- an alias that says `capture` no more --- */
+
+struct saying {
+    struct captures *c;
+    bool still;
+    pthread_t answering;
+    _Atomic bool answered;
+};
+
+static void *answer_none(void *u)
+{
+    struct saying *s = u;
+    captures_fence(s->c);
+    s->answered = true;
+    return NULL;
+}
+
+static bool says_still(void *u) { return ((struct saying *)u)->still; }
+
+/* Asked when it is being kept: the alias's change is answered meanwhile, or would be. */
+static bool says_still_and_is_changed_at_once(void *u)
+{
+    struct saying *s = u;
+    assert_int_equal(pthread_create(&s->answering, NULL, answer_none, s), 0);
+    usleep(50000);
+    assert_false(s->answered);
+    return true;
+}
+
+static void what_an_alias_asks_for_no_more_is_not_written(void **state)
+{
+    (void)state;
+    struct room x;
+    struct saying s = {.still = true};
+    struct err e = {0};
+    struct capture_new n = {.tenant = whose, .id = "01890000-0000-7000-8000-000000000001", .alias = "talk", .expires_s = 9999999999, .max_rows = 10, .max_bytes = 1 << 20,
+                            .still = says_still, .u = &s};
+    json_t *row = parsed("{\"answer\":\"yes\"}");
+    room_new(&x);
+    room_start(&x);
+    assert_ok(captures_open(&s.c, x.db, &e), e);
+    assert_ok(captures_add(s.c, &n, row, &e), e);
+    s.still = false;
+    n.id = "01890000-0000-7000-8000-000000000002";
+    assert_int_equal(captures_add(s.c, &n, row, &e), -1);
+    assert_int_equal(e.code, ERR_CONFLICT);
+    assert_int_equal(captures_there(&x), 1);
+    n.still = says_still_and_is_changed_at_once;
+    e = (struct err){0};
+    assert_ok(captures_add(s.c, &n, row, &e), e);
+    pthread_join(s.answering, NULL);
+    assert_true(s.answered);
+    captures_close(s.c);
+    room_end(&x);
+    json_decref(row);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -334,6 +392,7 @@ int main(void)
         cmocka_unit_test(log_probabilities_are_asked_for_only_where_the_client_said_nothing),
         cmocka_unit_test(an_answer_loses_its_log_probabilities_and_no_other_byte),
         cmocka_unit_test(after_a_stop_nothing_more_is_written),
+        cmocka_unit_test(what_an_alias_asks_for_no_more_is_not_written),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

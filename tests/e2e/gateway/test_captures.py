@@ -219,6 +219,31 @@ def test_the_stop_keeps_nothing_until_it_ends_and_survives_a_restart(g):
     assert "capture.stop" in actions and "capture.resume" in actions
 
 
+def outcomes(g):
+    text = g.admin.get("/metrics").text
+    return {line.split('outcome="')[1].split('"')[0]: int(float(line.split()[-1])) for line in text.splitlines() if line.startswith("weft_captures_total{")}
+
+
+@pytest.mark.parametrize("end", ["none", "gone", "rolled_back"])
+def test_what_was_picked_before_the_alias_kept_nothing_is_not_kept_after(g, end):
+    if end == "rolled_back":
+        put(g.acme, "talk", None)
+    put(g.acme, "talk", {"sample": 1})
+    before = outcomes(g)
+    with ThreadPoolExecutor(1) as crowd, g.acme.http() as c:
+        late = crowd.submit(ask, g.acme, f"tokens=4 first_ms=700 {SECRET}")
+        until(lambda: g.engine_state()["running"] == 1, what="a request that is under way")
+        if end == "none":
+            assert put(g.acme, "talk", None).json()["capture"] is None
+        elif end == "gone":
+            assert c.delete("/v1/aliases/talk").status_code == 200
+        else:
+            assert c.post("/v1/aliases/talk/rollback").json()["capture"] is None
+        late.result()
+    until(lambda: outcomes(g).get("stopped", 0) > before.get("stopped", 0), what="a capture that is dropped")
+    assert outcomes(g).get("kept", 0) == before.get("kept", 0) and summary(g.acme)["captures"] == 0 and not on_disk(g, SECRET)
+
+
 def test_a_stop_of_the_operator_is_not_the_tenants_to_end(g):
     put(g.acme, "talk", {"sample": 1})
     with g.acme.http() as c:
