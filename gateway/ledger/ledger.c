@@ -84,11 +84,21 @@ static void forget(struct entry *x)
     release(x);
 }
 
+/* That it is a judge's question: written before it is asked, so that it is known whatever becomes of it (gateway/quality/feedback.c). */
+static int note_judge(struct db *d, sqlite3 *c, const struct entry *x, struct err *e)
+{
+    static const char sql[] = "INSERT OR IGNORE INTO usage_judge(id, month) VALUES(?1, ?2)";
+    sqlite3_stmt *st = db_stmt(d, c, sql, e);
+    return st && db_bind(st, e, "si", x->a.id, (int64_t)x->month->yyyymm) == 0 ? db_done(st, e) : -1;
+}
+
 static int run_admit(struct db *d, sqlite3 *c, void *u, struct err *e)
 {
     static const char sql[] = "INSERT INTO admission(id, tenant, key, base, adapter, version, model, endpoint, stream, reserved, t_start,"
                               " reserved_cost, alias, price) VALUES(?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14)";
-    const struct admission *a = &((struct entry *)u)->a;
+    const struct entry *x = u;
+    const struct admission *a = &x->a;
+    if (a->who.judge && note_judge(d, c, x, e)) return -1;
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     if (!st || db_bind(st, e, "sssssissiiiisi", a->id, a->who.tenant, a->who.key, a->what.base, a->what.adapter, (int64_t)a->what.version,
                        a->model, a->endpoint, (int64_t)a->stream, a->reserved_tokens, a->t_start, a->reserved_cost, a->alias, a->price.row))

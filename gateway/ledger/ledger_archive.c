@@ -352,8 +352,8 @@ static int each(struct pass *p, const char *sql, int last, int (*fn)(struct pass
 static int run_remove_beside(struct db *d, sqlite3 *c, int64_t month, struct err *e)
 {
     static const char policies[] = "DELETE FROM usage_policy WHERE month = ?1", feedback[] = "DELETE FROM feedback WHERE month = ?1",
-                      routes[] = "DELETE FROM usage_route WHERE month = ?1";
-    const char *const tables[] = {policies, feedback, routes};
+                      routes[] = "DELETE FROM usage_route WHERE month = ?1", judges[] = "DELETE FROM usage_judge WHERE month = ?1";
+    const char *const tables[] = {policies, feedback, routes, judges};
     for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
         sqlite3_stmt *st = db_stmt(d, c, tables[i], e);
         if (!st || db_bind(st, e, "i", month) || db_done(st, e)) return -1;

@@ -100,7 +100,7 @@ static int read_before(struct db *d, sqlite3 *c, const struct feedback *f, doubl
 /* A question to a judge, or what a small model was tried with: rows of the tenant's, but nobody got an answer. 1, 0, -1. */
 static int is_our_own(struct db *d, sqlite3 *c, const char *request, struct err *e)
 {
-    static const char sql[] = "SELECT 1 FROM usage_route WHERE probe = ?1 AND probe <> '' UNION ALL SELECT 1 FROM evaluation WHERE judge = ?1 AND judge <> ''";
+    static const char sql[] = "SELECT 1 FROM usage_route WHERE probe = ?1 AND probe <> '' UNION ALL SELECT 1 FROM usage_judge WHERE id = ?1";
     sqlite3_stmt *st = db_stmt(d, c, sql, e);
     int rc = st && db_bind(st, e, "s", request) == 0 ? db_row(st, e) : -1;
     if (st) sqlite3_reset(st);

@@ -360,13 +360,15 @@ static void old_files_go_when_their_time_is_over(void **state)
     four_months(x);
     for (int month = 202608; month <= 202611; month++)
         room_sql(&x->r, "INSERT INTO feedback VALUES('t', 'r%d', %d, 0, 'k', 'm', '', '', 0, 1, '', '');"
-                        " INSERT INTO usage_route VALUES('r%d', %d, 0, 0, '', '', 'a', '', 0, x'')", month, month, month, month);
+                        " INSERT INTO usage_route VALUES('r%d', %d, 0, 0, '', '', 'a', '', 0, x'');"
+                        " INSERT INTO usage_judge VALUES('j%d', %d)", month, month, month, month, month, month);
     assert_ok(archive(x, (NOVEMBER + 100 * 86400) * 1000000, 0, &e), e); /* February */
     assert_int_equal(pass.archived, 4);
     assert_ok(archive(x, (NOVEMBER + 100 * 86400) * 1000000, 4, &e), e);
     assert_int_equal(pass.removed, 2);
     assert_int_equal(room_number(&x->r, "SELECT count(*) * 1000000 + min(month) FROM feedback"), 2000000 + 202610);
     assert_int_equal(room_number(&x->r, "SELECT count(*) * 1000000 + min(month) FROM usage_route"), 2000000 + 202610);
+    assert_int_equal(room_number(&x->r, "SELECT count(*) * 1000000 + min(month) FROM usage_judge"), 2000000 + 202610);
     assert_int_equal(room_number(&x->r, "SELECT count(*) FROM usage_policy p WHERE NOT EXISTS (SELECT 1 FROM archive a WHERE a.month = p.month AND a.removed IS NULL)" " AND NOT EXISTS (SELECT 1 FROM sqlite_schema s WHERE s.name = printf('usage_%06d', p.month))"), 0);
     assert_true(room_number(&x->r, "SELECT count(*) FROM usage_policy") > 0);
     assert_false(is_there(x, 202608) || is_there(x, 202609));

@@ -5,6 +5,7 @@
 #include "gateway/ledger/ledger_rows.h"
 #include "gateway/ledger/price_store.h"
 #include "gateway/limits/limit_internal.h"
+#include "gateway/quality/feedback.h"
 #include "gateway/stats/costs.h"
 #include "gateway/stats/stats_kept.h"
 #include "tests/unit/led_room.h"
@@ -450,11 +451,49 @@ static void what_a_small_model_said_in_vain_is_a_row_of_its_own_once_and_in_ever
     balances(x, 2);
 }
 
+/* --- a judge's question --- */
+
+static int rate(struct led_room *x, const struct admission *a)
+{
+    struct err e = {0};
+    json_t *out = NULL;
+    const struct feedback f = {.tenant = a->who.tenant, .request = a->id, .key = "key1", .rating = 1, .label = "", .comment = ""};
+    int rc = feedback_put(x->l, x->r.db, NULL, &tester, &f, &out, &e);
+    json_decref(out);
+    return rc ? (int)e.code : 0;
+}
+
+/* From its end on, before any score of it is written, and where none ever will be. */
+static void a_judges_question_is_never_rated_whatever_became_of_its_score(void **state)
+{
+    struct led_room *x = *state;
+    struct err e = {0};
+    int closed;
+    struct admission asked = admission(1, clock_wall_us()), judge = admission(2, clock_wall_us()), cut = admission(3, clock_wall_us());
+    struct settlement s = settlement(0, &asked);
+    judge.who.judge = cut.who.judge = true;
+    admit(x, &asked);
+    admit(x, &judge);
+    admit(x, &cut);
+    settle(x, &asked, &s);
+    settle(x, &judge, &s);
+    assert_int_equal(rate(x, &asked), 0);
+    assert_int_equal(rate(x, &judge), ERR_NOT_FOUND);
+    led_stop(x);
+    led_start(x);
+    assert_ok(ledger_recover(x->l, NULL, NULL, &closed, &e), e);
+    assert_int_equal(closed, 1);
+    assert_int_equal(rate(x, &cut), ERR_NOT_FOUND);
+    assert_int_equal(rate(x, &judge), ERR_NOT_FOUND);
+    balances(x, 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_a_small_model_said_in_vain_is_a_row_of_its_own_once_and_in_every_sum, setup, teardown),
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
+        T(a_judges_question_is_never_rated_whatever_became_of_its_score),
         T(what_a_crash_left_costs_what_it_would_have_cost),
         T(the_price_moves_with_the_request_and_old_admissions_have_todays),
         T(what_ends_before_its_admission_is_written_is_not_passed_by),
