@@ -115,7 +115,7 @@ static json_t *hash_of(const char *s, size_t n)
     return json_string(hex);
 }
 
-/* A part without the texts that may be secrets. */
+/* A part without the texts that may be secrets. NULL, here and below: no memory. */
 static json_t *entry_part(const struct alias_part_row *row, const json_t *part)
 {
     char name[64];
@@ -124,8 +124,8 @@ static json_t *entry_part(const struct alias_part_row *row, const json_t *part)
     if (!o || !secret) return o;
     buf_init(&text, TEXT_MAX);
     snprintf(name, sizeof name, "%s_sha256", row->secret);
-    if (json_dump(secret, true, &text) == 0) json_object_set_new(o, name, hash_of(text.data, text.len));
     json_object_del(o, row->secret);
+    json_object_put(&o, name, json_dump(secret, true, &text) ? NULL : hash_of(text.data, text.len));
     buf_close(&text);
     return o;
 }
@@ -135,11 +135,11 @@ static json_t *entry_json(const json_t *body)
 {
     json_t *o = json_copy_top(body), *prefix = json_object_get(body, "system_prefix");
     if (o) json_object_del(o, "system_prefix");
-    if (o) json_object_set_new(o, "system_prefix_sha256", hash_of(json_string_value(prefix), json_string_length(prefix)));
+    if (o) json_object_put(&o, "system_prefix_sha256", hash_of(json_string_value(prefix), json_string_length(prefix)));
     for (int i = 0; o && i < ALIAS_PARTS; i++) {
         const struct alias_part_row *row = &alias_part_row[i];
         const json_t *part = json_object_get(body, row->field);
-        if (json_is_object(part)) json_object_set_new(o, row->field, entry_part(row, part));
+        if (json_is_object(part)) json_object_put(&o, row->field, entry_part(row, part));
     }
     return o;
 }
@@ -249,7 +249,8 @@ static int note_alias(struct db *d, sqlite3 *c, const struct subject *s, const c
                       const json_t *after, struct err *e)
 {
     json_t *was = before ? entry_json(before) : NULL, *is = after ? entry_json(after) : NULL;
-    int rc = event_add(d, c, s->tenant, after ? "alias.changed" : "alias.removed", s->name, after ? is : was, e);
+    int rc = (before && !was) || (after && !is) ? err_set(e, ERR_NO_MEMORY, "no memory for an audit entry") : 0;
+    if (rc == 0) rc = event_add(d, c, s->tenant, after ? "alias.changed" : "alias.removed", s->name, after ? is : was, e);
     if (rc == 0) return registry_note(d, c, s, 0, action, was, is, e); /* takes both over */
     json_decref(was);
     json_decref(is);

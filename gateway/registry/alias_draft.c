@@ -105,7 +105,7 @@ json_t *draft_target_json(const char *adapter, int64_t version, const char *base
 {
     if (*base) return json_pack("{ss sI}", "base", base, "weight", (json_int_t)weight);
     json_t *o = json_pack("{ss sI}", "adapter", adapter, "weight", (json_int_t)weight);
-    if (o && version) json_object_set_new(o, "version", json_integer(version));
+    if (o && version) json_object_put(&o, "version", json_integer(version));
     return o;
 }
 
@@ -113,11 +113,10 @@ json_t *draft_json(const struct draft *d)
 {
     json_t *list = json_array();
     for (int i = 0; i < d->n; i++)
-        json_array_append_new(
-            list, draft_target_json(d->target[i].adapter, d->target[i].version, d->target[i].base, d->target[i].weight));
+        json_list_add(&list, draft_target_json(d->target[i].adapter, d->target[i].version, d->target[i].base, d->target[i].weight));
     json_t *o = json_pack("{so ss ss ss}", "targets", list, "policy", alias_policy_name[d->policy], "sticky", alias_sticky_name[d->sticky],
                           "system_prefix", d->prefix);
     for (int i = 0; o && i < ALIAS_PARTS; i++)
-        json_object_set_new(o, alias_part_row[i].field, d->part[i] ? json_incref(d->part[i]) : json_null());
+        json_object_put(&o, alias_part_row[i].field, d->part[i] ? json_incref(d->part[i]) : json_null());
     return o;
 }

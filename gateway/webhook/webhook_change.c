@@ -30,21 +30,25 @@ struct change {
 
 /* --- the one way --- */
 
+/* NULL: of nothing, or no memory. */
 static json_t *entry_json(const json_t *o)
 {
     static const char *const shown[] = {"id", "tenant", "name", "usage", "events", "state", "redelivery"};
     json_t *entry = o ? json_object() : NULL;
-    if (!entry) return NULL;
-    for (size_t i = 0; i < sizeof shown / sizeof *shown; i++) json_object_set(entry, shown[i], json_object_get(o, shown[i]));
+    for (size_t i = 0; entry && i < sizeof shown / sizeof *shown; i++) {
+        json_t *v = json_object_get(o, shown[i]);
+        if (v) json_object_put(&entry, shown[i], json_incref(v));
+    }
     const char *url = json_string_value(json_object_get(o, "url"));
-    if (url) json_object_set_new(entry, "url", json_stringn(url, strcspn(url, "?#")));
+    if (entry && url) json_object_put(&entry, "url", json_stringn(url, strcspn(url, "?#")));
     return entry;
 }
 
 static int note(struct db *d, sqlite3 *c, struct change *x, struct err *e)
 {
     json_t *was = entry_json(x->before), *is = entry_json(x->after);
-    int rc = audit_add(d, c, &(struct audit){x->who->by, x->action, x->id, was, is}, e);
+    int rc = (x->before && !was) || (x->after && !is) ? err_set(e, ERR_NO_MEMORY, "no memory for an audit entry") : 0;
+    if (rc == 0) rc = audit_add(d, c, &(struct audit){x->who->by, x->action, x->id, was, is}, e);
     if (rc == 0 && x->event) rc = event_add(d, c, x->tenant, x->event, json_string_value(json_object_get(x->after, "name")), NULL, e);
     json_decref(was);
     json_decref(is);

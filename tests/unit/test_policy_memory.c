@@ -4,6 +4,7 @@
 #include "gateway/capture/capture_policy.h"
 #include "gateway/quality/evaluation.h"
 #include "gateway/quality/route.h"
+#include "gateway/registry/alias_draft.h"
 #include "gateway/registry/prompt_policy.h"
 #include <setjmp.h>
 #include <stdarg.h>
@@ -63,6 +64,33 @@ static void a_part_that_met_no_memory_is_refused_or_whole(void **state)
     }
 }
 
+/* What is compared, answered and kept for a rollback. */
+static void an_alias_that_met_no_memory_is_none_or_whole(void **state)
+{
+    (void)state;
+    static const char text[] = "{\"targets\":[{\"adapter\":\"a\",\"version\":3},{\"base\":\"b\"}],\"policy\":\"fallback\",\"system_prefix\":\"Hm.\",\"routing\":{\"arm\":\"small\"},\"capture\":{\"sample\":0.5}}";
+    struct err e = {0};
+    struct draft d;
+    json_t *said = json_load(text, sizeof text - 1, 0, NULL);
+    assert_non_null(said);
+    if (draft_read(said, &d, &e)) fail_msg("%s", e.msg);
+    json_t *whole = draft_json(&d);
+    assert_non_null(whole);
+    bool met = true;
+    for (int n = 0; met && n < FAILURES_MAX; n++) {
+        left = n;
+        json_t *out = draft_json(&d);
+        met = left < 0;
+        left = -1;
+        if (out && !json_equal(out, whole)) fail_msg("allocation %d: a part of it is missing", n);
+        json_decref(out);
+    }
+    assert_false(met);
+    json_decref(whole);
+    json_decref(said);
+    draft_close(&d);
+}
+
 static int set_up(void **state)
 {
     (void)state;
@@ -74,6 +102,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_part_that_met_no_memory_is_refused_or_whole),
+        cmocka_unit_test(an_alias_that_met_no_memory_is_none_or_whole),
     };
     return cmocka_run_group_tests(tests, set_up, NULL);
 }
