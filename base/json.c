@@ -214,6 +214,19 @@ int json_check_fields(const json_t *o, const char *const *names, const char *whe
     return field ? err_field(e, ERR_INVALID, where ? where : field, "There is no field '%.60s' here.", field) : 0;
 }
 
+int json_read_member(const json_t *from, const char *name, int (*read)(const json_t *v, json_t **out, struct err *e), const char *where, json_t *to, struct err *e)
+{
+    const json_t *v = json_object_get(from, name);
+    json_t *part = NULL;
+    if (!v || json_is_null(v)) return 0;
+    if (read(v, &part, e)) {
+        json_decref(part);
+        err_within(e, name);
+        return err_within(e, where);
+    }
+    return json_object_set_new(to, name, part) ? err_set(e, ERR_NO_MEMORY, "no memory for '%.60s'", where) : 0;
+}
+
 static int append(const char *bytes, size_t n, void *b)
 {
     return buf_add(b, bytes, n);

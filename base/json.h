@@ -49,6 +49,10 @@ int json_get_str(const json_t *o, const char *field, size_t max_len, const char 
 /* The field must be there: ERR_MISSING otherwise. */
 int json_need_str(const json_t *o, const char *field, size_t max_len, const char **out, struct err *e);
 
+/* The member `name` of `from`, read into what is stored of it, which goes into `to` by the same name; absent or null: nothing does. What read() says of a field is said of
+ * where.name.field; what it made before it failed is given up. ERR_NO_MEMORY names what `where` is. */
+int json_read_member(const json_t *from, const char *name, int (*read)(const json_t *v, json_t **out, struct err *e), const char *where, json_t *to, struct err *e);
+
 /* The first field of o that is none of `names` (ended by NULL), in o's memory; NULL: there is none such. */
 const char *json_other_field(const json_t *o, const char *const *names);
 /* o must have no other field than `names`: ERR_INVALID names `where` as at fault, or the field itself where that is NULL. */

@@ -112,19 +112,6 @@ static const struct part {
 };
 #define PARTS (sizeof parts / sizeof *parts)
 
-static int read_part(const struct part *p, const json_t *from, json_t *to, struct err *e)
-{
-    const json_t *v = json_object_get(from, p->name);
-    json_t *part = NULL;
-    if (!v || json_is_null(v)) return 0;
-    if (p->read(v, &part, e)) {
-        json_decref(part);
-        err_within(e, p->name);
-        return err_within(e, WHERE);
-    }
-    return json_object_set_new(to, p->name, part) ? err_set(e, ERR_NO_MEMORY, "no memory for an evaluation") : 0;
-}
-
 /* The rule that an alert watches is one that there is. */
 static int check_alert(const json_t *o, struct err *e)
 {
@@ -165,7 +152,7 @@ static int read_all(const json_t *v, json_t *o, struct err *e)
     if (json_check_fields(v, names, WHERE, e)) return -1;
     if (json_get_num(v, "sample", 0, 1, &sample, NULL, &why)) return err_field(e, why.code, WHERE ".sample", "%s", why.msg);
     for (size_t i = 0; i < PARTS; i++)
-        if (read_part(&parts[i], v, o, e)) return -1;
+        if (json_read_member(v, parts[i].name, parts[i].read, WHERE, o, e)) return -1;
     if (json_object_set_new(o, "sample", json_real(sample))) return err_set(e, ERR_NO_MEMORY, "no memory for an evaluation");
     return check_whole(o, e);
 }

@@ -68,18 +68,6 @@ static const struct part {
 };
 #define PARTS (sizeof parts / sizeof *parts)
 
-static int read_part(const struct part *p, const json_t *from, json_t *to, struct err *e)
-{
-    const json_t *v = json_object_get(from, p->name);
-    json_t *part = NULL;
-    if (!v || json_is_null(v)) return 0;
-    if (p->read(v, &part, e)) {
-        err_within(e, p->name);
-        return err_within(e, WHERE);
-    }
-    return json_object_set_new(to, p->name, part) ? err_set(e, ERR_NO_MEMORY, "no memory for a prompt policy") : 0;
-}
-
 static int check_names(const json_t *v, struct err *e)
 {
     const char *names[PARTS + 1] = {NULL};
@@ -104,7 +92,7 @@ int prompt_policy_read(const json_t *v, json_t **out, struct err *e)
     if (!json_is_object(v)) return err_field(e, ERR_INVALID, WHERE, "'%s' must be an object.", WHERE);
     json_t *o = json_object();
     int rc = o ? check_names(v, e) : err_set(e, ERR_NO_MEMORY, "no memory for a prompt policy");
-    for (size_t i = 0; i < PARTS && rc == 0; i++) rc = read_part(&parts[i], v, o, e);
+    for (size_t i = 0; i < PARTS && rc == 0; i++) rc = json_read_member(v, parts[i].name, parts[i].read, WHERE, o, e);
     if (rc == 0) rc = check_size(o, e);
     if (rc || json_object_size(o) == 0) {
         json_decref(o);
