@@ -2,6 +2,7 @@
  *
  * Served: %% %s %r %d %i %f %e %g %x %X %o %c with - + 0 space # and width and precision; {} {0} {name} {0.attr} {x[key]} with !s !r and a
  * specification of fill, alignment, sign, 0, width, "," and precision for strings and numbers. Anything else is an error that says so. */
+#include "base/buf.h"
 #include "engine/jinja.h"
 #include "engine/tokenizer_utf8.h"
 #include <stdio.h>
@@ -24,7 +25,7 @@ struct spec {
 
 static int pad(struct run *r, struct text *t, const struct spec *s, const struct val *v, int sign)
 {
-    int chars = (int)utf8_count(v->s, v->n), lack = s->width > chars ? s->width - chars : 0;
+    int chars = (int)buf_characters(v->s, v->n), lack = s->width > chars ? s->width - chars : 0;
     int left = s->align == '>' ? lack : s->align == '^' ? lack / 2 : 0, inside = s->align == '=' ? lack : 0;
     for (int i = 0; i < left; i++)
         if (text_add(r, t, s->fill, (size_t)s->nfill)) return -1;

@@ -2,6 +2,7 @@
  *
  * Rows of tables; a method is one row and one function. Strings are UTF-8, positions count characters. Sources: Python's library reference,
  * "Text Sequence Type" and "Mapping Types". */
+#include "base/buf.h"
 #include "engine/jinja.h"
 #include "engine/tokenizer_utf8.h"
 #include <string.h>
@@ -245,7 +246,7 @@ static int find(struct run *r, const struct val *self, const struct args *a, boo
     if (arg_str(r, a, 0, &x)) return -1;
     int64_t at = find_bytes(self, &x, last);
     if (at < 0 && must) return run_fail(r, "substring not found");
-    *out = v_int(at < 0 ? -1 : (int64_t)utf8_count(self->s, (size_t)at));
+    *out = v_int(at < 0 ? -1 : (int64_t)buf_characters(self->s, (size_t)at));
     return run_step(r, (int64_t)(self->n / 64));
 }
 
@@ -258,7 +259,7 @@ static int m_count(struct run *r, const struct val *self, const struct args *a, 
     struct val x = v_none();
     int64_t n = 0;
     if (arg_str(r, a, 0, &x)) return -1;
-    if (x.n == 0) n = (int64_t)utf8_count(self->s, self->n) + 1;
+    if (x.n == 0) n = (int64_t)buf_characters(self->s, self->n) + 1;
     const char *end = self->s + self->n;
     for (const char *p = self->s; x.n && (p = memmem(p, (size_t)(end - p), x.s, x.n)); p += x.n) n++;
     *out = v_int(n);
@@ -382,9 +383,9 @@ static int pad_to(struct run *r, const struct val *self, const struct args *a, i
 {
     struct val fill = v_str(" ", 1);
     struct text t = {0};
-    int64_t width = 0, have = (int64_t)utf8_count(self->s, self->n);
+    int64_t width = 0, have = (int64_t)buf_characters(self->s, self->n);
     if (arg_int(r, a, 0, &width) || arg_str(r, a, 1, &fill)) return -1;
-    if (utf8_count(fill.s, fill.n) != 1) return run_fail(r, "The fill character must be exactly one character long");
+    if (buf_characters(fill.s, fill.n) != 1) return run_fail(r, "The fill character must be exactly one character long");
     if (width > JINJA_RANGE_MAX) return run_fail(r, "a width of %lld is too large", (long long)width);
     int64_t lack = width > have ? width - have : 0, left = side < 0 ? 0 : side > 0 ? lack : lack / 2 + (lack & width & 1);
     for (int64_t i = 0; i < lack; i++)

@@ -5,6 +5,7 @@
  *
  * Walks over nested values carry a depth of at most JINJA_VALUE_DEPTH, and every element costs a step, so a template can make no
  * value that is dear to look at. */
+#include "base/buf.h"
 #include "engine/jinja.h"
 #include "engine/tokenizer_utf8.h"
 #include <math.h>
@@ -186,7 +187,7 @@ int val_in(struct run *r, const struct val *x, const struct val *in, bool *out)
 /* The characters of a string, each as a string. */
 static int characters(struct run *r, const struct val *v, const struct val **items, size_t *n)
 {
-    size_t count = utf8_count(v->s, v->n), at = 0;
+    size_t count = buf_characters(v->s, v->n), at = 0;
     struct val *chars = run_alloc(r, (count + 1) * sizeof *chars);
     if (!chars) return -1;
     for (size_t i = 0; i < count; i++) {
@@ -223,7 +224,7 @@ int val_list(struct run *r, const struct val *v, const struct val **items, size_
 int val_length(struct run *r, const struct val *v, size_t *n)
 {
     switch (v->t) {
-    case V_STR: *n = utf8_count(v->s, v->n); return run_step(r, (int64_t)(v->n / 256));
+    case V_STR: *n = buf_characters(v->s, v->n); return run_step(r, (int64_t)(v->n / 256));
     case V_LIST:
     case V_TUPLE:
     case V_DICT: *n = v->n; return 0;

@@ -12,8 +12,8 @@
  *
  * Refused: a vocabulary of another model (WordPiece's "bert", Unigram's "t5", "rwkv"), of an unknown pre-tokenizer, merges of
  * tokens that aren't there, ids outside of the vocabulary: wrong tokens would look like a dull model. */
+#include "base/buf.h"
 #include "engine/tokenizer_impl.h"
-#include "engine/tokenizer_utf8.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -181,7 +181,7 @@ static int sort_scores(const struct vocab *v, const float *score, struct scored 
             return err_set(e, ERR_MODEL, "token %d has a score that is not finite", id);
         }
         if (vocab_find(v, text, len) != id) continue;
-        *halvings += utf8_count(text, len);
+        *halvings += buf_characters(text, len);
         s[(*n)++] = (struct scored){score[id], id};
     }
     qsort(s, (size_t)*n, sizeof *s, by_score);

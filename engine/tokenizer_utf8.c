@@ -61,13 +61,6 @@ int utf8_encode(uint32_t cp, char out[4])
     return (int)utf8proc_encode_char((utf8proc_int32_t)cp, (utf8proc_uint8_t *)out);
 }
 
-size_t utf8_count(const char *s, size_t n)
-{
-    size_t k = 0;
-    for (size_t i = 0; i < n; i++) k += ((uint8_t)s[i] & 0xc0) != 0x80;
-    return k;
-}
-
 uint32_t utf8_upper(uint32_t cp)
 {
     return (uint32_t)utf8proc_toupper((utf8proc_int32_t)cp);

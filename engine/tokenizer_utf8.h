@@ -18,8 +18,6 @@ size_t utf8_valid(const char *s, size_t n);
 /* Writes cp (a valid one) to out, returns the length. */
 int utf8_encode(uint32_t cp, char out[4]);
 
-size_t utf8_count(const char *s, size_t n); /* characters of valid text */
-
 /* Simple (one to one) case mapping and classes by Unicode's tables. */
 uint32_t utf8_upper(uint32_t cp);
 uint32_t utf8_lower(uint32_t cp);
