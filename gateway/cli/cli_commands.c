@@ -94,10 +94,10 @@ const struct cli_command cli_commands[] = {
                  "2027-01-01"},
     {"price rm", "ID", ONE(1), ADMIN("DELETE", "/admin/v1/prices/{0}"), DONE("is removed"), .help = "remove a price"},
 
-    {"event list", "", .takes = PAGING | F(FOLLOW) | F(OWN) | F(INTERVAL), .run = cli_event_list,
+    {"event list", "", .takes = F(TENANT) | PAGING | F(FOLLOW) | F(OWN) | F(INTERVAL), .query = F(TENANT), .run = cli_event_list,
      ADMIN("GET", "/admin/v1/events"), .own_path = "/v1/events", LIST(event),
      .help = "what happened: states of adapters, budgets, engines",
-     .examples = "weft event list --follow\nweft event list --own --after 120 --json"},
+     .examples = "weft event list --follow\nweft event list --tenant acme\nweft event list --own --after 120 --json"},
 
     {"quarantine list", "", .takes = F(TENANT) | F(OWN) | PAGING, .query = F(TENANT), ADMIN("GET", "/admin/v1/quarantine"),
      .own_path = "/v1/quarantine", LIST(quarantine), .help = "requests that are refused because engines were lost with them"},

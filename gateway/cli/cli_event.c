@@ -79,6 +79,10 @@ int cli_event_list(const struct cli *c)
 {
     bool own = cli_has(c, CLI_OWN_FLAG);
     const struct cli_command *k = c->command;
+    const char *tenant = cli_str(c, CLI_TENANT_FLAG);
+    char path[CLI_URL_MAX];
     if (!cli_has(c, CLI_FOLLOW_FLAG)) return cli_plain(c);
-    return follow(c, own ? CLI_TENANT_SIDE : k->side, own ? k->own_path : k->path);
+    snprintf(path, sizeof path, "%s", own ? k->own_path : k->path);
+    if (tenant && cli_query_add(path, "tenant", tenant)) return CLI_USAGE;
+    return follow(c, own ? CLI_TENANT_SIDE : k->side, path);
 }

@@ -284,6 +284,16 @@ def test_following_events_prints_each_once_and_survives_a_restart(fake):
     assert seen == [0, 12, 14, 14, 14, 14]
 
 
+def test_a_tenants_events_are_asked_for_by_its_name(fake):
+    rows = [{"seq": 1, "type": "version.ready", "target": "a@1", "tenant": "acme", "created_at": 1763719200, "detail": {}}]
+    fake.answers["GET", "/admin/v1/events"] = lambda asked: (200, {"data": rows, "has_more": False}) if len(fake.asked) < 3 else (403, {"error": {"message": "enough"}})
+    assert len(json.loads(weft(fake, "event", "list", "--tenant", "acme", "--json").stdout)["data"]) == 1
+    got = weft(fake, "event", "list", "--tenant", "acme", "--follow", "--interval", "1", "--json")
+    assert got.returncode == 4 and [json.loads(line)["seq"] for line in got.stdout.splitlines()] == [1]
+    assert [asked.query.get("tenant") for asked in fake.asked] == ["acme"] * 3
+    assert weft(fake, "event", "list", "--tenant", "acme", "--own").returncode == 2 and len(fake.asked) == 3
+
+
 @pytest.mark.parametrize("answer,status", [({"valid": True, "rows": 9, "first_bad": None, "hash": "ab" * 32}, 0), ({"valid": False, "rows": 9, "first_bad": 4}, 1)])
 def test_a_broken_chain_is_an_exit_status(fake, answer, status):
     fake.answers["GET", "/admin/v1/audit/verify"] = (200, answer)
