@@ -9,7 +9,8 @@ import pytest
 
 from gateway_process import BASE, Gateway, events, until
 from test_gateway_outputs import ADD, CHAT, TEMPLATE
-from test_routing import DOUBTS, HOT, KEEPS, LARGE, SMALL, TARGETS, balanced, logprobs_of, said, way
+from test_routing import DOUBTS, HOT, KEEPS, logprobs_of, said, way
+from two_models import TARGETS, balanced, two_models
 
 BRIEF = {"name": "brief", "kind": "length", "unit": "words", "max": 100000}
 LOOKED_AT = {"evaluation": {"rules": [BRIEF], "groundedness": {}}, "capture": {"top_logprobs": 2, "redact": []}}
@@ -25,14 +26,8 @@ LETTER = {"messages": [{"role": "user", "content": "Sort this: {{text}}"}], "slo
 
 @pytest.fixture(scope="module")
 def g(tmp_path_factory, _model):
-    g = Gateway(tmp_path_factory.mktemp("together"), "--precision", "exact", "--prefix-cache", "false")
-    g.acme = g.tenant("acme")
-    assert g.acme.upload("sql").status_code == 201
-    for price in ({"base": BASE, **SMALL}, {"base": BASE, "tenant": "acme", "adapter": "sql", **LARGE}):
-        assert g.admin.post("/admin/v1/prices", json={"valid_from": 0, **price}).status_code == 201
-    yield g
-    balanced(g)
-    g.close()
+    with two_models(tmp_path_factory.mktemp("together"), "--precision", "exact", "--prefix-cache", "false") as g:
+        yield g
 
 
 @pytest.fixture

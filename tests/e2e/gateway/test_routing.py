@@ -8,9 +8,8 @@ import subprocess
 import pytest
 
 from gateway_process import BASE, BIN, Gateway, events, until
+from two_models import LARGE, SMALL, TARGETS, balanced, two_models
 
-SMALL, LARGE = {"prompt_nano": 10, "cached_nano": 1, "output_nano": 40}, {"prompt_nano": 100, "cached_nano": 10, "output_nano": 400}
-TARGETS = [{"base": BASE}, {"adapter": "sql"}]
 DEFAULTS = {"probe_tokens": 24, "exploration": 0.4, "error_cost": 3.0, "cost_ratio": 0.0, "arm": "auto", "learn": True}
 KEEPS = {"error_cost": 0.01}  # an error costs next to nothing
 DOUBTS = {"error_cost": 5, "exploration": 0, "probe_tokens": 8}
@@ -21,22 +20,8 @@ SQL = [{"role": "system", "content": "You turn questions about the orders table 
 
 @pytest.fixture(scope="module")
 def g(tmp_path_factory, _model):
-    g = Gateway(tmp_path_factory.mktemp("routing"))
-    g.acme = g.tenant("acme")
-    assert g.acme.upload("sql").status_code == 201
-    for price in ({"base": BASE, **SMALL}, {"base": BASE, "tenant": "acme", "adapter": "sql", **LARGE}):
-        assert g.admin.post("/admin/v1/prices", json={"valid_from": 0, **price}).status_code == 201
-    yield g
-    balanced(g)
-    g.close()
-
-
-def balanced(g):
-    until(lambda: g.admin.get("/admin/v1/ledger").json()["open_admissions"] == 0)
-    verdict = g.admin.get("/admin/v1/ledger?verify=1").json()
-    assert verdict["verify"]["bad_buckets"] == 0
-    held = g.admin.get("/admin/v1/ledger/health").json()["held"]
-    assert not any(held.values()), held
+    with two_models(tmp_path_factory.mktemp("routing")) as g:
+        yield g
 
 
 def put(g, name, routing, targets=TARGETS, policy="fallback"):
