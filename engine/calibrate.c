@@ -385,8 +385,10 @@ static void tell_sizes(struct calibrate *c, struct profile *p)
 static void tell_times(struct calibrate *c, struct profile *p, double *error)
 {
     double us[COST_TERMS];
-    int64_t *const out[COST_TERMS] = {&p->step_ns, &p->decode_row_ns, &p->prefill_row_ns, &p->decode_context_ns, &p->prefill_context_ns, &p->rank_ns};
-    *error = fit_steps(c->step, c->nsteps, c->prior, us);
+    int64_t *const out[COST_TERMS] = {&p->step_ns, &p->decode_row_ns, &p->prefill_row_ns, &p->decode_context_ns, &p->prefill_context_ns, &p->rank_ns, &p->rank_row_ns};
+    int free_rows = 0;
+    *error = fit_free_rows(c->step, c->nsteps, c->prior, &free_rows, us);
+    p->free_rows = free_rows;
     for (int i = 0; i < COST_TERMS; i++) *out[i] = llround(us[i] * 1e3);
     tell_loads(c, p);
 }

@@ -1,22 +1,19 @@
 /* Least absolute relative error, by least squares whose weights are anew the inverse of what was off (iteratively reweighted): a step that a
  * neighbour's burst made ten times longer pulls no more than one that it made a little longer. Each round moves one coefficient after
- * the other to its best place, never below 0 (Gauss and Seidel), which for six of them is quick enough. Plain arithmetic. */
+ * the other to its best place, never below 0 (Gauss and Seidel), which for seven of them is quick enough. Plain arithmetic. */
 #include "engine/calibrate_fit.h"
 #include <math.h>
+#include <string.h>
 
 #define ROUNDS 60
 #define SWEEPS 60
 #define LEAST_OFF 0.005 /* of a step: nearer than that all are as good */
 #define RIDGE 1e-6
 
-static void shares(const struct fit_step *s, const double prior[COST_TERMS], double z[COST_TERMS])
+static void shares(const struct fit_step *s, const double prior[COST_TERMS], int free_rows, double z[COST_TERMS])
 {
-    const double x[COST_TERMS] = {[COST_STEP] = 1,
-                                  [COST_DECODE_ROW] = s->shape.decode_rows,
-                                  [COST_PREFILL_ROW] = s->shape.prefill_rows,
-                                  [COST_DECODE_CONTEXT] = s->shape.decode_context,
-                                  [COST_PREFILL_CONTEXT] = s->shape.prefill_context,
-                                  [COST_RANK] = s->shape.ranks};
+    double x[COST_TERMS];
+    cost_features(&s->shape, free_rows, x);
     for (int i = 0; i < COST_TERMS; i++) z[i] = x[i] * prior[i] / s->us;
 }
 
@@ -38,7 +35,7 @@ static void solve(double gram[COST_TERMS][COST_TERMS], const double right[COST_T
         }
 }
 
-double fit_steps(const struct fit_step *v, int n, const double prior[COST_TERMS], double us[COST_TERMS])
+double fit_steps(const struct fit_step *v, int n, const double prior[COST_TERMS], int free_rows, double us[COST_TERMS])
 {
     double times[COST_TERMS], z[COST_TERMS], count[FIT_KINDS] = {0}, sum = 0;
     int kinds = 0;
@@ -47,7 +44,7 @@ double fit_steps(const struct fit_step *v, int n, const double prior[COST_TERMS]
     for (int round = 0; round < ROUNDS && n > 0; round++) {
         double gram[COST_TERMS][COST_TERMS] = {{0}}, right[COST_TERMS] = {0};
         for (int i = 0; i < n; i++) {
-            shares(&v[i], prior, z);
+            shares(&v[i], prior, free_rows, z);
             double weight = 1 / count[v[i].kind] / (round ? fmax(off(z, times), LEAST_OFF) : 1);
             for (int j = 0; j < COST_TERMS; j++) {
                 right[j] += weight * z[j];
@@ -57,9 +54,22 @@ double fit_steps(const struct fit_step *v, int n, const double prior[COST_TERMS]
         solve(gram, right, times);
     }
     for (int i = 0; i < n; i++) {
-        shares(&v[i], prior, z);
+        shares(&v[i], prior, free_rows, z);
         sum += off(z, times) / count[v[i].kind];
     }
     for (int i = 0; i < COST_TERMS; i++) us[i] = times[i] * prior[i];
     return kinds ? sum / kinds : 0;
+}
+
+double fit_free_rows(const struct fit_step *v, int n, const double prior[COST_TERMS], int *free_rows, double us[COST_TERMS])
+{
+    double least = INFINITY, each[COST_TERMS];
+    for (int free = 0; free <= FIT_FREE_MAX; free++) {
+        double error = fit_steps(v, n, prior, free, each);
+        if (!(error < least)) continue;
+        least = error;
+        *free_rows = free;
+        memcpy(us, each, sizeof each);
+    }
+    return least;
 }

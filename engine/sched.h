@@ -34,7 +34,7 @@ struct trace;
 enum sched_class { CLASS_INTERACTIVE, CLASS_NORMAL, CLASS_BATCH, SCHED_CLASSES };
 extern const char *const sched_class_name[SCHED_CLASSES]; /* "interactive", "normal", "batch" */
 
-#define SCHED_COST_TERMS 6 /* coefficients of the model of steps: sched_cost.h */
+#define SCHED_COST_TERMS 7 /* coefficients of the model of steps: sched_cost.h */
 
 /* Of a class; 0: none. */
 struct sched_targets {
@@ -122,6 +122,7 @@ struct step_shape {
     int decode_rows, prefill_rows;          /* guesses are decode rows */
     double decode_context, prefill_context; /* positions that these rows look back on, summed */
     int ranks;                              /* of the adapters that are read, summed */
+    double rank_rows;                       /* of each row the ranks of its adapters, summed */
 };
 
 /* A clock for tests that simulate time; all calls on the step thread but now_us, which any thread may call. */

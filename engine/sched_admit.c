@@ -80,22 +80,24 @@ static double left_of_running(const struct sched *s, struct step_shape *w)
         left += g->decodes ? 0 : g->nprompt;
         w->decode_rows++;
         w->decode_context += g->nprompt;
+        w->rank_rows += budget_ranks(g);
     }
     return left;
 }
 
 /* --- the estimate --- */
 
-/* `own`: of those tokens, the request's. What the others look back on is not known. */
+/* `own`: of those tokens, the request's. What the others look back on is not known; their ranks are taken to be those of who runs. */
 static double time_of_prompts(const struct sched *s, double tokens, int own, const struct step_shape *beside)
 {
     double step = cost_of(&s->cost, beside), target = budget_target_us(s), least_us = fmax(target, step) / 4;
     int most = s->o.step_tokens - beside->decode_rows, rows = most > 1 ? most : 1;
+    int ranks = beside->decode_rows ? (int)(beside->rank_rows / beside->decode_rows) : 0;
     if (target > 0 && beside->decode_rows) {
-        int within = cost_rows_within(&s->cost, fmax(target - step, least_us), own / 2, rows);
+        int within = cost_rows_within(&s->cost, fmax(target - step, least_us), own / 2, ranks, rows);
         rows = within > 1 ? within : 1;
     }
-    double steps = ceil(tokens / rows), each = cost_us(&s->cost, COST_PREFILL_ROW);
+    double steps = ceil(tokens / rows), each = cost_us(&s->cost, COST_PREFILL_ROW) + ranks * cost_us(&s->cost, COST_RANK_ROW);
     return steps * step + tokens * each + cost_context(0, own) * cost_us(&s->cost, COST_PREFILL_CONTEXT);
 }
 

@@ -48,6 +48,13 @@ double budget_target_us(const struct sched *s)
     return AIM * least;
 }
 
+int budget_ranks(const struct gen *g)
+{
+    int sum = 0;
+    for (int i = 0; i < g->npins; i++) sum += lora_rank_pad(g->pin[i].slot->max_rank);
+    return sum;
+}
+
 /* Of the adapters of a sequence that no sequence marked before. */
 static int new_ranks(struct sched *s, const struct gen *g)
 {
@@ -80,6 +87,7 @@ void budget_note_ranks(struct sched *s, struct plan *p)
 void budget_note_part(struct plan *p, const struct part *a, bool prompt)
 {
     struct step_shape *w = &p->shape;
+    w->rank_rows += (a->rows + (prompt ? 0 : a->drafts)) * (double)budget_ranks(a->g);
     if (prompt) {
         w->prefill_rows += a->rows;
         w->prefill_context += cost_context(evict_looked(a->g->s, a->pos0), a->rows);
@@ -182,15 +190,14 @@ static int least_of(int a, int b)
 /* At most, and within the time; up to the end of a page, unless it is the prompt's end or there is no page's worth. */
 static int rows_in_time(const struct sched *s, const struct gen *g, int most)
 {
-    int rows = cost_rows_within(&s->cost, s->left_us, evict_looked(s, g->done), most);
+    int rows = cost_rows_within(&s->cost, s->left_us, evict_looked(s, g->done), budget_ranks(g), most);
     if (rows < KV_PAGE || rows == g->nids - g->done) return rows;
     return (g->done + rows) / KV_PAGE * KV_PAGE - g->done;
 }
 
 static double cost_of_rows(const struct sched *s, const struct gen *g, int rows)
 {
-    return rows * cost_us(&s->cost, COST_PREFILL_ROW) +
-           cost_context(evict_looked(s, g->done), rows) * cost_us(&s->cost, COST_PREFILL_CONTEXT);
+    return cost_of_prompt(&s->cost, evict_looked(s, g->done), budget_ranks(g), rows);
 }
 
 static void add_prompt(struct sched *s, struct gen *g, int rows)
@@ -242,6 +249,7 @@ static double decoding_us(const struct sched *s)
         if (g->nids - g->done != 1) continue;
         w.decode_rows++;
         w.decode_context += cost_context(evict_looked(s, g->done), 1);
+        w.rank_rows += budget_ranks(g);
     }
     return w.decode_rows ? cost_of(&s->cost, &w) : 0;
 }
@@ -301,7 +309,7 @@ static void fill_step(struct sched *s, struct gen *oldest, double decode, double
     double least = isfinite(aim) ? LEAST * fmax(aim, decode) * (s->owed_us > 0 ? OWING : 1) : 0;
     s->left_us = fmax(aim - decode, least);
     if (s->left_us == least && p->shape.decode_rows && s->steps % REST == 0) return;
-    if (isfinite(aim)) p->budget_rows = cost_rows_within(&s->cost, s->left_us, evict_looked(s, oldest->done), s->o.step_tokens);
+    if (isfinite(aim)) p->budget_rows = cost_rows_within(&s->cost, s->left_us, evict_looked(s, oldest->done), budget_ranks(oldest), s->o.step_tokens);
     if (isfinite(longest)) serve_rare(s, fmax(fmin(target, 2 * longest) - decode, share) - s->left_us);
     serve(s, oldest);
     int most = least_of(oldest->nids - oldest->done, s->o.step_tokens - p->rows);

@@ -1,6 +1,6 @@
 /* sched_cost: how long a step will take, from how long others took.
  *
- * Idea: recursive least squares on six features, in terms of relative error, because noise of a machine that others use too is a factor and
+ * Idea: recursive least squares on seven features, in terms of relative error, because noise of a machine that others use too is a factor and
  * not an amount. Each coefficient is kept as a multiple of its prior, so that all directions have the same scale:
  *
  *     share z = coefficient's prior * feature / time       the sum of z * times should be 1
@@ -30,7 +30,7 @@
 #define PRIOR_FLOPS 50e3 /* per us: a slow processor */
 
 const char *const cost_term_name[COST_TERMS] = {"step",           "decode_row",      "prefill_row",
-                                                "decode_context", "prefill_context", "rank"};
+                                                "decode_context", "prefill_context", "rank", "rank_row"};
 
 void cost_prior(const struct model *m, const struct cost_speed *speed, double prior[COST_TERMS])
 {
@@ -50,6 +50,7 @@ void cost_prior(const struct model *m, const struct cost_speed *speed, double pr
     prior[COST_DECODE_CONTEXT] = kv * 2 / bytes_us;
     prior[COST_PREFILL_CONTEXT] = 4 * inner / flops_us;
     prior[COST_RANK] = 2.0 * m->layers * (4 * m->hidden + 3 * wide) / bytes_us;
+    prior[COST_RANK_ROW] = 2.0 * m->layers * (4 * m->hidden + 3 * wide) / flops_us;
     for (int i = 0; i < COST_TERMS; i++)
         if (!(prior[i] > 0)) prior[i] = 1e-3;
 }
@@ -65,14 +66,15 @@ void cost_init(struct cost_model *c, const double prior[COST_TERMS])
 
 /* --- estimates --- */
 
-static void features(const struct step_shape *w, double x[COST_TERMS])
+void cost_features(const struct step_shape *w, int free_rows, double x[COST_TERMS])
 {
     x[COST_STEP] = 1;
-    x[COST_DECODE_ROW] = w->decode_rows;
+    x[COST_DECODE_ROW] = w->decode_rows > free_rows ? w->decode_rows - free_rows : 0;
     x[COST_PREFILL_ROW] = w->prefill_rows;
     x[COST_DECODE_CONTEXT] = w->decode_context;
     x[COST_PREFILL_CONTEXT] = w->prefill_context;
     x[COST_RANK] = w->ranks;
+    x[COST_RANK_ROW] = w->rank_rows;
 }
 
 double cost_us(const struct cost_model *c, enum cost_term t)
@@ -83,7 +85,7 @@ double cost_us(const struct cost_model *c, enum cost_term t)
 double cost_of(const struct cost_model *c, const struct step_shape *w)
 {
     double x[COST_TERMS], sum = 0;
-    features(w, x);
+    cost_features(w, c->free_rows, x);
     for (int i = 0; i < COST_TERMS; i++) sum += x[i] * cost_us(c, (enum cost_term)i);
     return sum;
 }
@@ -94,13 +96,18 @@ double cost_context(int at, int rows)
 }
 
 /* p rows at position q cost row*p + look*(p*q + p*p/2): the larger root of that against left_us. */
-int cost_rows_within(const struct cost_model *c, double left_us, int at, int most)
+int cost_rows_within(const struct cost_model *c, double left_us, int at, int ranks, int most)
 {
-    double look = cost_us(c, COST_PREFILL_CONTEXT), each = cost_us(c, COST_PREFILL_ROW) + look * (at + 0.5);
+    double look = cost_us(c, COST_PREFILL_CONTEXT), each = cost_us(c, COST_PREFILL_ROW) + ranks * cost_us(c, COST_RANK_ROW) + look * (at + 0.5);
     if (left_us <= 0) return 0;
     if (each * most + look * most / 2 * most <= left_us) return most;
     double rows = 2 * left_us / (each + sqrt(each * each + 2 * look * left_us));
     return rows < most ? (int)rows : most;
+}
+
+double cost_of_prompt(const struct cost_model *c, int at, int ranks, int rows)
+{
+    return rows * (cost_us(c, COST_PREFILL_ROW) + ranks * cost_us(c, COST_RANK_ROW)) + cost_context(at, rows) * cost_us(c, COST_PREFILL_CONTEXT);
 }
 
 /* --- learning --- */
@@ -185,7 +192,7 @@ void cost_learn(struct cost_model *c, const struct step_shape *w, double took_us
     c->error = c->seen == 0 ? error : ERROR_FADE * c->error + (1 - ERROR_FADE) * error;
     if (c->seen >= TRUSTED && took_us > SPIKE * estimate) took_us = fmax(SPIKE * estimate, 1);
     c->seen++;
-    features(w, z);
+    cost_features(w, c->free_rows, z);
     for (int i = 0; i < COST_TERMS; i++) z[i] *= c->prior[i] / took_us;
     correct(c, z);
 }

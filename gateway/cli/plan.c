@@ -2,7 +2,7 @@
  *
  * Steps cost what engine/sched_cost.c says. With k sequences in an engine each of its requests takes, of its time,
  *
- *     work(k) = prompt + (output - 1) rows + (output - 1 + chunks) / k * (step + ranks of the distinct adapters of k)
+ *     work(k) = prompt + (output - 1) rows + (output - 1 + chunks) / k * (step + ranks of the distinct adapters of k - rows that are free)
  *
  * so it ends k requests in k work(k). Requests that come by chance and share a server whose speed depends on their number are in it with chances
  * that are products (the order in which they are served, and how their lengths are spread, does not matter: Cohen 1979):
@@ -182,9 +182,21 @@ static double context_of(const struct plan_case *c)
     return c->prompt.mean + 1 + (c->output.mean > 1 ? c->output.triangle / (c->output.mean - 1) : 0) / 1;
 }
 
+/* A row, a prompt's as well, is multiplied with an adapter of its own. */
+static double rank_row_us(const struct plan_case *c)
+{
+    return c->o->adapters ? c->rank_mean * ns(c->o->rank_row_ns) : 0;
+}
+
 static double row_us(const struct plan_case *c)
 {
-    return ns(c->o->decode_row_ns) + context_of(c) * ns(c->o->decode_context_ns);
+    return ns(c->o->decode_row_ns) + context_of(c) * ns(c->o->decode_context_ns) + rank_row_us(c);
+}
+
+/* Of k decoding rows, those that are done while the weights are read. */
+static double free_us(const struct plan_case *c, double k)
+{
+    return fmin(k, (double)c->o->free_rows) * ns(c->o->decode_row_ns);
 }
 
 static double fixed_us(const struct plan_case *c, double k)
@@ -194,17 +206,17 @@ static double fixed_us(const struct plan_case *c, double k)
 
 double plan_step_us(const struct plan_case *c, double k)
 {
-    return fixed_us(c, k) + k * row_us(c);
+    return fixed_us(c, k) + k * row_us(c) - free_us(c, k);
 }
 
 static double prompt_us(const struct plan_case *c, double rows)
 {
-    return rows * ns(c->o->prefill_row_ns) + rows * (rows + 1) / 2 * ns(c->o->prefill_context_ns);
+    return rows * (ns(c->o->prefill_row_ns) + rank_row_us(c)) + rows * (rows + 1) / 2 * ns(c->o->prefill_context_ns);
 }
 
 static double prompts_us(const struct plan_case *c)
 {
-    return c->prompt.mean * ns(c->o->prefill_row_ns) + (c->prompt.square + c->prompt.mean) / 2 * ns(c->o->prefill_context_ns);
+    return c->prompt.mean * (ns(c->o->prefill_row_ns) + rank_row_us(c)) + (c->prompt.square + c->prompt.mean) / 2 * ns(c->o->prefill_context_ns);
 }
 
 /* Prompt rows that a step has beside k that decode. */
@@ -213,7 +225,7 @@ static double chunk_of(const struct plan_case *c, double k)
     double rows = fmax((double)c->o->step_tokens - k, 16), decode = plan_step_us(c, k), target = AIM * 1e3 * (double)c->o->hold_tpot_ms;
     if (k < 1 || target <= 0) return rows;
     double left = fmax(target - decode, LEAST * fmax(target, decode));
-    return fmin(rows, fmax(left / (ns(c->o->prefill_row_ns) + c->prompt.mean / 2 * ns(c->o->prefill_context_ns)), 1));
+    return fmin(rows, fmax(left / (ns(c->o->prefill_row_ns) + rank_row_us(c) + c->prompt.mean / 2 * ns(c->o->prefill_context_ns)), 1));
 }
 
 /* Steps of one prompt. */
@@ -224,9 +236,22 @@ static double chunks_of(const struct plan_case *c, double k)
     return sum;
 }
 
+/* Its part of the steps that it is in. */
+static double steps_of(const struct plan_case *c, double k)
+{
+    return (c->output.mean - 1 + chunks_of(c, k - 1)) / k;
+}
+
+/* What its decoding rows take; of those in a step, steps with prompts among them, some are free. */
+static double rows_us(const struct plan_case *c, double k)
+{
+    double rows = c->output.mean - 1, steps = steps_of(c, k);
+    return rows * row_us(c) - steps * free_us(c, rows / steps);
+}
+
 double plan_work_us(const struct plan_case *c, double k)
 {
-    return prompts_us(c) + (c->output.mean - 1) * row_us(c) + (c->output.mean - 1 + chunks_of(c, k - 1)) / k * fixed_us(c, k);
+    return prompts_us(c) + rows_us(c, k) + steps_of(c, k) * fixed_us(c, k);
 }
 
 /* Requests a second that come beside one that is there: of so many streams all but its own. */
@@ -374,10 +399,10 @@ static void means_of(const struct plan_case *c, struct plan_engine *g)
         upto += g->state[k];
         if (upto > 1 - 1e-3 && k < g->k_high) g->k_high = k;
     }
-    double k = fmin(fmax(g->running, 1), (double)c->o->max_running), each = (c->output.mean - 1 + chunks_of(c, k - 1)) / k;
+    double k = fmin(fmax(g->running, 1), (double)c->o->max_running), each = steps_of(c, k), rows = c->output.mean - 1;
     plan_ranks(c, k, &g->adapters);
-    double us[4] = {[PLAN_PROMPTS] = prompts_us(c), [PLAN_ROWS] = (c->output.mean - 1) * row_us(c),
-                    [PLAN_ADAPTERS] = each * ns(c->o->rank_ns) * plan_ranks(c, k, NULL), [PLAN_STEPS] = each * ns(c->o->step_ns)};
+    double us[4] = {[PLAN_PROMPTS] = prompts_us(c) - c->prompt.mean * rank_row_us(c), [PLAN_ROWS] = rows_us(c, k) - rows * rank_row_us(c),
+                    [PLAN_ADAPTERS] = each * ns(c->o->rank_ns) * plan_ranks(c, k, NULL) + (c->prompt.mean + rows) * rank_row_us(c), [PLAN_STEPS] = each * ns(c->o->step_ns)};
     for (int i = 0; i < 4; i++) g->share[i] = us[i] * g->rate / 1e6;
     g->step_us = plan_work_us(c, k) / each;
     g->decode_us = plan_step_us(c, k);

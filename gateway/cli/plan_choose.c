@@ -127,6 +127,7 @@ void plan_scale(struct plan_settings *o, const struct plan_profile *to)
     o->decode_context_ns = times(o->decode_context_ns, to->kv_token_bytes, o->kv_token_bytes);
     o->prefill_context_ns = times(o->prefill_context_ns, to->kv_token_bytes, o->kv_token_bytes);
     o->rank_ns = times(o->rank_ns, to->rank_bytes, o->rank_bytes);
+    o->rank_row_ns = times(o->rank_row_ns, to->rank_bytes, o->rank_bytes);
     o->rank_bytes = to->rank_bytes;
     o->weight_bytes = to->weight_bytes;
     o->work_bytes = to->work_bytes;

@@ -89,11 +89,12 @@ def plan(profile, *words):
 def test_what_is_measured_is_this_base(profile):
     v = {k: int(x) for k, x in settings(profile).items()}
     assert v["kv_token_bytes"] == 23040 and v["max_context"] == 8192 and v["rank_bytes"] == 610560 and 50e6 < v["weight_bytes"] < 300e6
-    for cost, least in (("step_ns", 100_000), ("prefill_row_ns", 10_000), ("decode_row_ns", 10_000), ("rank_ns", 100)):
+    for cost, least in (("step_ns", 100_000), ("prefill_row_ns", 10_000), ("decode_row_ns", 10_000), ("rank_ns", 100), ("rank_row_ns", 10)):
         lost = f"# {cost} was lost" in profile.read_text()  # beside other work a second of measuring may see nothing of one
         assert v[cost] > least or lost, (cost, v)
         assert (v[cost] == 0) == lost
     assert v["step_ns"] + v["decode_row_ns"] + v["prefill_row_ns"] > 100_000
+    assert 0 <= v["free_rows"] <= 32
     assert v["load_busy_percent"] >= 100 and v["load_bytes_us"] > 1
     assert "rounds" in profile.read_text()
 

@@ -292,10 +292,11 @@ void sim_tell(const struct sim *s, struct tally *t)
 static void cost_by(const struct sim_settings *o, struct cost_model *c)
 {
     const int64_t ns[COST_TERMS] = {o->step_ns,           o->decode_row_ns,      o->prefill_row_ns,
-                                    o->decode_context_ns, o->prefill_context_ns, o->rank_ns};
+                                    o->decode_context_ns, o->prefill_context_ns, o->rank_ns, o->rank_row_ns};
     double us[COST_TERMS];
     for (int i = 0; i < COST_TERMS; i++) us[i] = (double)ns[i] / 1e3;
     cost_init(c, us);
+    c->free_rows = (int)o->free_rows;
 }
 
 static int open_parts(struct sim *s, struct err *e)

@@ -104,10 +104,15 @@ static int left_of(const struct way *w)
     return w->q->prompt - w->done - w->rows;
 }
 
+static int rank_of(const struct sim *s, const struct way *w)
+{
+    return s->trace->rank[w->q->adapter];
+}
+
 static int rows_in_time(const struct sim *s, const struct way *w, const struct budget *b)
 {
     int left = left_of(w), at = w->done + w->rows;
-    int rows = cost_rows_within(&s->cost, b->left_us, at, least_of(left, b->rows));
+    int rows = cost_rows_within(&s->cost, b->left_us, at, rank_of(s, w), least_of(left, b->rows));
     if (rows < KV_PAGE || rows == left) return rows;
     return (at + rows) / KV_PAGE * KV_PAGE - at;
 }
@@ -115,12 +120,12 @@ static int rows_in_time(const struct sim *s, const struct way *w, const struct b
 static void add_rows(const struct sim *s, struct way *w, int rows, struct budget *b, struct step_shape *shape)
 {
     int at = w->done + w->rows;
-    double context = cost_context(at, rows);
     w->rows += rows;
     b->rows -= rows;
-    b->left_us -= rows * cost_us(&s->cost, COST_PREFILL_ROW) + context * cost_us(&s->cost, COST_PREFILL_CONTEXT);
+    b->left_us -= cost_of_prompt(&s->cost, at, rank_of(s, w), rows);
     shape->prefill_rows += rows;
-    shape->prefill_context += context;
+    shape->prefill_context += cost_context(at, rows);
+    shape->rank_rows += rows * (double)rank_of(s, w);
 }
 
 /* The one with the least left that has no rows yet. */
@@ -182,6 +187,7 @@ static void start_step(struct sim *s, struct engine *g, int engine)
         if (w->rows) {
             shape.decode_rows++;
             shape.decode_context += cost_context(w->done, 1);
+            shape.rank_rows += rank_of(s, w);
         } else if (!oldest) {
             oldest = w;
         }

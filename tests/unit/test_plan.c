@@ -48,7 +48,7 @@ static struct tally simulated(const struct grid *g, const struct plan_settings *
     o.engines = g->engines, o.rate_s = g->rate_s, o.max_slots = g->slots, o.adapters = g->adapters, o.zipf_percent = g->zipf_percent;
     o.prompt_median = g->prompt, o.prompt_sigma_percent = g->prompt_sigma, o.output_median = g->output, o.output_sigma_percent = g->output_sigma;
     o.bursts_minute = 0, o.requests = requests, o.tenants = 1, o.warm_percent = 30, o.capacity = 100000;
-    o.rank_ns = p->rank_ns;
+    o.rank_ns = p->rank_ns, o.rank_row_ns = p->rank_row_ns, o.free_rows = p->free_rows, o.decode_row_ns = p->decode_row_ns;
     assert_int_equal(trace_make(&t, &o, &e), 0);
     assert_int_equal(sim_open(&s, &o, &t, policy_find("shipped"), &e), 0);
     sim_run(s);
@@ -96,9 +96,10 @@ static void near(const char *name, const char *what, double formula, double simu
     fail_msg("%s: %s is %.3g by formula, %.3g simulated", name, what, formula, simulated);
 }
 
-static void near_times(const char *name, const char *what, const double f[4], const double s[4])
+static const double bound_of[4] = {0.16, 0.22, 0.30, 0.10}; /* p50, p90, p99, mean */
+
+static void near_times(const char *name, const char *what, const double f[4], const double s[4], const double bound[4])
 {
-    static const double bound[4] = {0.16, 0.22, 0.30, 0.10}; /* p50, p90, p99, mean */
     for (int i = 0; i < 4; i++) near(name, what, f[i], s[i], bound[i]);
 }
 
@@ -120,11 +121,34 @@ static void formulas_are_near_the_simulator(void **state)
         struct tally s = simulated(&grid[i], &p, 20000 + 2000 * grid[i].engines);
         double loads = (double)s.loads / (double)s.requests;
         if (getenv("WEFT_TELL")) tell(&grid[i], &f, &s, loads);
-        near_times(grid[i].name, "TTFT", f.ttft_ms, s.ttft_ms);
-        near_times(grid[i].name, "TPOT", f.tpot_ms, s.tpot_ms);
+        near_times(grid[i].name, "TTFT", f.ttft_ms, s.ttft_ms, bound_of);
+        near_times(grid[i].name, "TPOT", f.tpot_ms, s.tpot_ms, bound_of);
         near(grid[i].name, "the part that is cold", f.cold + 0.02, loads + 0.02, 0.25);
         near(grid[i].name, "busy", f.busy, s.busy, 0.05);
         near(grid[i].name, "tokens a second", f.output_tokens_s, (double)s.output_tokens / s.seconds, 0.05);
+        done(&p);
+    }
+}
+
+/* The same of a machine as calibration finds it: rows that are free while weights are read, ranks that each row is multiplied with. A step's
+ * time then grows later and steeper, and the number of sequences moves more: p99 of output tokens is up to 24 % short. */
+static void formulas_are_near_the_simulator_where_rows_are_free_and_ranks_cost(void **state)
+{
+    static const double bound[4] = {0.18, 0.22, 0.40, 0.12};
+    (void)state;
+    for (size_t i = 0; i < sizeof grid / sizeof *grid; i++) {
+        struct plan_settings p = defaults();
+        struct grid g = grid[i];
+        if (g.engines > 8) continue;
+        g.rate_s = (g.rate_s * 9 + 4) / 10; /* requests take a tenth more, so that engines are as busy */
+        p.free_rows = 6, p.decode_row_ns = 250000, p.rank_row_ns = 1700;
+        struct plan_engine f = planned(&g, &p);
+        struct tally s = simulated(&g, &p, 20000 + 2000 * g.engines);
+        if (getenv("WEFT_TELL")) tell(&g, &f, &s, (double)s.loads / (double)s.requests);
+        near_times(g.name, "TTFT", f.ttft_ms, s.ttft_ms, bound);
+        near_times(g.name, "TPOT", f.tpot_ms, s.tpot_ms, bound);
+        near(g.name, "busy", f.busy, s.busy, 0.05);
+        near(g.name, "tokens a second", f.output_tokens_s, (double)s.output_tokens / s.seconds, 0.05);
         done(&p);
     }
 }
@@ -174,6 +198,51 @@ static void one_stream_takes_what_its_steps_cost(void **state)
     assert_true(eight.output_tokens_s > 1.5 * g.output_tokens_s && eight.tpot_ms[3] > g.tpot_ms[3]);
     double cycle = 8 * 11e3 / eight.output_tokens_s;
     assert_true(fabs((eight.ttft_ms[3] + 10 * eight.tpot_ms[3]) / cycle - 1) < 0.15);
+    done(&o);
+}
+
+/* Up to so many sequences a step is the weights and their contexts; from there on each costs its row. */
+static void rows_that_are_free_cost_nothing_until_there_are_more(void **state)
+{
+    struct plan_settings o = defaults();
+    struct plan_case c;
+    struct err e = {0};
+    (void)state;
+    o.adapters = 0, o.prompt_sigma_percent = o.output_sigma_percent = 0, o.prompt_median = 100, o.output_median = 11, o.decode_context_ns = 0, o.free_rows = 6;
+    assert_int_equal(plan_begin(&c, &o, &e), 0);
+    assert_true(fabs(plan_step_us(&c, 1) - (double)o.step_ns / 1e3) < 1e-6 && fabs(plan_step_us(&c, 6) - plan_step_us(&c, 1)) < 1e-6);
+    assert_true(fabs(plan_step_us(&c, 10) - plan_step_us(&c, 6) - 4 * (double)o.decode_row_ns / 1e3) < 1e-6);
+    double prompt = 100 * (double)o.prefill_row_ns / 1e3 + 5050 * (double)o.prefill_context_ns / 1e3, step = (double)o.step_ns / 1e3;
+    assert_true(fabs(plan_work_us(&c, 1) - prompt - 11 * step) < 1e-6);
+    double steps = 11.0 / 22, rows = 10 - 6 * steps; /* of 22 in flight each has a 22nd part of the steps, of whose 20 rows six are free */
+    assert_true(fabs(plan_work_us(&c, 22) - prompt - steps * step - rows * (double)o.decode_row_ns / 1e3) < 1e-6);
+    done(&o);
+}
+
+/* Each row of a prompt and of an answer is multiplied with its adapter's ranks; where there are no adapters, none is. */
+static void ranks_cost_each_row_that_is_multiplied_with_them(void **state)
+{
+    struct plan_settings o = defaults();
+    struct plan_case c;
+    struct plan_engine g;
+    struct err e = {0};
+    const char *own = o.ranks;
+    (void)state;
+    o.prompt_sigma_percent = o.output_sigma_percent = 0, o.prompt_median = 100, o.output_median = 11, o.ranks = "16:50,32:50";
+    for (int adapters = 0; adapters < 2; adapters++) {
+        o.adapters = adapters, o.rank_row_ns = 0;
+        assert_int_equal(plan_begin(&c, &o, &e), 0);
+        double without = plan_work_us(&c, 1), step = plan_step_us(&c, 4);
+        o.rank_row_ns = 2000;
+        assert_true(fabs(plan_work_us(&c, 1) - without - adapters * 110 * 24 * 2.0) < 1e-6);
+        assert_true(fabs(plan_step_us(&c, 4) - step - adapters * 4 * 24 * 2.0) < 1e-6);
+        c.streams = 4;
+        plan_engine(&c, &g);
+        double sum = 0; /* of an engine that always works all its time is somewhere */
+        for (int i = 0; i < 4; i++) sum += g.share[i];
+        assert_true(fabs(sum - 1) < 1e-6);
+    }
+    o.ranks = own;
     done(&o);
 }
 
@@ -304,9 +373,11 @@ static void another_base_takes_as_much_more_as_it_is_larger(void **state)
     struct plan_settings o = defaults();
     struct plan_profile to = {.weight_bytes = 10 * o.weight_bytes, .kv_token_bytes = 2 * o.kv_token_bytes, .rank_bytes = 3 * o.rank_bytes, .max_context = 77};
     (void)state;
-    int64_t step = o.step_ns, look = o.decode_context_ns, rank = o.rank_ns;
+    o.rank_row_ns = 1000;
+    int64_t step = o.step_ns, look = o.decode_context_ns, rank = o.rank_ns, free_rows = o.free_rows = 5;
     plan_scale(&o, &to);
     assert_true(o.step_ns == 10 * step && o.decode_context_ns == 2 * look && o.rank_ns == 3 * rank && o.max_context == 77);
+    assert_true(o.rank_row_ns == 3000 && o.free_rows == free_rows);
     done(&o);
 }
 
@@ -315,6 +386,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(one_at_a_time_is_as_busy_as_its_work_says),
         cmocka_unit_test(one_stream_takes_what_its_steps_cost),
+        cmocka_unit_test(rows_that_are_free_cost_nothing_until_there_are_more),
+        cmocka_unit_test(ranks_cost_each_row_that_is_multiplied_with_them),
         cmocka_unit_test(cold_loads_follow_slots),
         cmocka_unit_test(lengths_are_those_of_a_lognormal),
         cmocka_unit_test(as_few_engines_are_chosen_as_hold_what_is_asked_for),
@@ -323,6 +396,7 @@ int main(void)
         cmocka_unit_test(ranks_that_are_none_are_refused),
         cmocka_unit_test(another_base_takes_as_much_more_as_it_is_larger),
         cmocka_unit_test(formulas_are_near_the_simulator),
+        cmocka_unit_test(formulas_are_near_the_simulator_where_rows_are_free_and_ranks_cost),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -5,14 +5,15 @@
 
 /* --- the model --- */
 
-static const double prior[COST_TERMS] = {1000, 1000, 100, 10, 2, 10};
-static const double truth[COST_TERMS] = {9000, 150, 480, 2, 0.5, 30};
+static const double prior[COST_TERMS] = {1000, 1000, 100, 10, 2, 10, 1};
+static const double truth[COST_TERMS] = {9000, 150, 480, 2, 0.5, 30, 3};
 
 static double true_us(const struct step_shape *w, double speed)
 {
     return speed * (truth[COST_STEP] + truth[COST_DECODE_ROW] * w->decode_rows +
                     truth[COST_PREFILL_ROW] * w->prefill_rows + truth[COST_DECODE_CONTEXT] * w->decode_context +
-                    truth[COST_PREFILL_CONTEXT] * w->prefill_context + truth[COST_RANK] * w->ranks);
+                    truth[COST_PREFILL_CONTEXT] * w->prefill_context + truth[COST_RANK] * w->ranks +
+                    truth[COST_RANK_ROW] * w->rank_rows);
 }
 
 /* Steps of all kinds: 1 to 16 streams of 0 to 2,000 positions, every third with a chunk of a prompt. */
@@ -22,6 +23,7 @@ static struct step_shape shape_of(int i)
     w.decode_context = w.decode_rows * (i * 131 % 2000);
     if (i % 3 == 0) w.prefill_rows = 16 + i * 29 % 240;
     w.prefill_context = w.prefill_rows ? cost_context(i * 53 % 1500, w.prefill_rows) : 0;
+    w.rank_rows = w.ranks ? (w.decode_rows + w.prefill_rows) * (i * 3 % 5 * 8.0) : 0;
     return w;
 }
 
@@ -150,18 +152,19 @@ static void test_rows_within_a_time_take_that_time(void **state)
     struct cost_model c;
     cost_init(&c, truth);
     static const int at[] = {0, 100, 4000, 32000};
-    for (size_t i = 0; i < sizeof at / sizeof *at; i++)
+    for (int i = 0; i < 8; i++)
         for (double us = 100; us < 1e6; us *= 3) {
-            int rows = cost_rows_within(&c, us, at[i], 100000);
-            struct step_shape w = {.prefill_rows = rows, .prefill_context = cost_context(at[i], rows)},
-                              more = {.prefill_rows = rows + 1, .prefill_context = cost_context(at[i], rows + 1)};
+            int from = at[i / 2], ranks = i % 2 * 64, rows = cost_rows_within(&c, us, from, ranks, 100000);
+            struct step_shape w = {.prefill_rows = rows, .prefill_context = cost_context(from, rows), .rank_rows = (double)rows * ranks},
+                              more = {.prefill_rows = rows + 1, .prefill_context = cost_context(from, rows + 1), .rank_rows = (rows + 1.0) * ranks};
+            assert_true(fabs(true_us(&w, 1) - truth[COST_STEP] - cost_of_prompt(&c, from, ranks, rows)) < 1e-6 * (1 + us));
             assert_true(true_us(&w, 1) - truth[COST_STEP] <= us + 1);
             assert_true(true_us(&more, 1) - truth[COST_STEP] > us - 1);
-            assert_int_equal(cost_rows_within(&c, us, at[i], rows / 2), rows / 2);
+            assert_int_equal(cost_rows_within(&c, us, from, ranks, rows / 2), rows / 2);
         }
-    assert_int_equal(cost_rows_within(&c, 0, 0, 100), 0);
-    assert_int_equal(cost_rows_within(&c, -5, 0, 100), 0);
-    assert_int_equal(cost_rows_within(&c, INFINITY, 0, 100), 100);
+    assert_int_equal(cost_rows_within(&c, 0, 0, 0, 100), 0);
+    assert_int_equal(cost_rows_within(&c, -5, 0, 0, 100), 0);
+    assert_int_equal(cost_rows_within(&c, INFINITY, 0, 0, 100), 100);
 }
 
 /* --- chunks --- */

@@ -152,7 +152,7 @@ static double sim_cost(const struct step_shape *w)
 {
     return sim.us[COST_STEP] + sim.us[COST_DECODE_ROW] * w->decode_rows + sim.us[COST_PREFILL_ROW] * w->prefill_rows +
            sim.us[COST_DECODE_CONTEXT] * w->decode_context + sim.us[COST_PREFILL_CONTEXT] * w->prefill_context +
-           sim.us[COST_RANK] * w->ranks;
+           sim.us[COST_RANK] * w->ranks + sim.us[COST_RANK_ROW] * w->rank_rows;
 }
 
 static void sim_computed(void *u, const struct step_shape *w)

@@ -166,15 +166,18 @@ static void one_request_alone_takes_what_its_steps_cost(void **state)
     uint64_t key = 77;
     struct trace t = {&q, 1, 1, 1, &rank, &key};
     (void)state;
-    o.warm_percent = 0;
+    o.warm_percent = 0, o.rank_row_ns = 1500;
     sim_close(run(&o, &t, "shipped", &of));
-    double ranks = 16 * o.rank_ns / 1e6, step = o.step_ns / 1e6 + ranks;
+    double ranks = 16 * o.rank_ns / 1e6, own = 16 * o.rank_row_ns / 1e6, step = o.step_ns / 1e6 + ranks;
     double load = o.load_fixed_us / 1e3 + 16.0 * o.rank_bytes / o.load_bytes_us / 1e3;
-    double first = load + step + 100 * o.prefill_row_ns / 1e6 + 5050 * o.prefill_context_ns / 1e6;
-    double token = step + o.decode_row_ns / 1e6 + 105.5 * o.decode_context_ns / 1e6; /* positions 101 to 110 */
+    double first = load + step + 100 * (o.prefill_row_ns / 1e6 + own) + 5050 * o.prefill_context_ns / 1e6;
+    double token = step + o.decode_row_ns / 1e6 + own + 105.5 * o.decode_context_ns / 1e6; /* positions 101 to 110 */
     assert_true(fabs(of.ttft_ms[3] - first) < 1e-6);
     assert_true(fabs(of.tpot_ms[3] - token) < 1e-6);
     assert_int_equal(of.cold, 1);
+    o.free_rows = 1;
+    sim_close(run(&o, &t, "shipped", &of));
+    assert_true(fabs(of.tpot_ms[3] - token + o.decode_row_ns / 1e6) < 1e-6);
     done(&o);
 }
 
