@@ -80,14 +80,14 @@ static double left_of_running(const struct sched *s, struct step_shape *w)
         left += g->decodes ? 0 : g->nprompt;
         w->decode_rows++;
         w->decode_context += g->nprompt;
-        w->rank_rows += budget_ranks(g);
+        w->rank_rows += budget_ranks(g, g->nids);
     }
     return left;
 }
 
 /* --- the estimate --- */
 
-/* `own`: of those tokens, the request's. What the others look back on is not known; their ranks are taken to be those of who runs. */
+/* `own`: of those tokens, the request's. What the others look back on is not known; ranks, its own as well, are taken to be those of who runs. */
 static double time_of_prompts(const struct sched *s, double tokens, int own, const struct step_shape *beside)
 {
     double step = cost_of(&s->cost, beside), target = budget_target_us(s), least_us = fmax(target, step) / 4;

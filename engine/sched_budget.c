@@ -48,20 +48,31 @@ double budget_target_us(const struct sched *s)
     return AIM * least;
 }
 
-int budget_ranks(const struct gen *g)
+int budget_ranks(const struct gen *g, int at)
 {
     int sum = 0;
-    for (int i = 0; i < g->npins; i++) sum += lora_rank_pad(g->pin[i].slot->max_rank);
+    for (int i = 0; i < g->npins; i++) sum += g->pin[i].from <= at ? lora_rank_pad(g->pin[i].slot->max_rank) : 0;
     return sum;
 }
 
-/* Of the adapters of a sequence that no sequence marked before. */
-static int new_ranks(struct sched *s, const struct gen *g)
+/* Of each of those rows the ranks, summed: an adapter that is called by a text counts from there on. */
+static double rank_rows_of(const struct gen *g, int at, int rows)
+{
+    double sum = 0;
+    for (int i = 0; i < g->npins; i++) {
+        int from = g->pin[i].from > at ? g->pin[i].from : at;
+        if (from < at + rows) sum += (double)(at + rows - from) * lora_rank_pad(g->pin[i].slot->max_rank);
+    }
+    return sum;
+}
+
+/* Of the adapters that a sequence uses before position `end` and that no sequence marked before. */
+static int new_ranks(struct sched *s, const struct gen *g, int end)
 {
     int sum = 0;
     for (int i = 0; i < g->npins; i++) {
         struct want *w = g->pin[i].want;
-        if (w->mark == s->marks) continue;
+        if (w->mark == s->marks || g->pin[i].from >= end) continue;
         w->mark = s->marks;
         sum += lora_rank_pad(g->pin[i].slot->max_rank);
     }
@@ -73,7 +84,7 @@ static int ranks_of(struct sched *s)
 {
     int sum = 0;
     s->marks++;
-    for (const struct gen *g = s->running.first; g; g = g->next) sum += new_ranks(s, g);
+    for (const struct gen *g = s->running.first; g; g = g->next) sum += new_ranks(s, g, g->nids);
     return sum;
 }
 
@@ -81,13 +92,16 @@ void budget_note_ranks(struct sched *s, struct plan *p)
 {
     p->shape.ranks = 0;
     s->marks++;
-    for (int i = 0; i < p->nparts; i++) p->shape.ranks += new_ranks(s, p->part[i].g);
+    for (int i = 0; i < p->nparts; i++) {
+        const struct part *a = &p->part[i];
+        p->shape.ranks += new_ranks(s, a->g, a->pos0 + a->rows + a->drafts);
+    }
 }
 
 void budget_note_part(struct plan *p, const struct part *a, bool prompt)
 {
     struct step_shape *w = &p->shape;
-    w->rank_rows += (a->rows + (prompt ? 0 : a->drafts)) * (double)budget_ranks(a->g);
+    w->rank_rows += rank_rows_of(a->g, a->pos0, a->rows + (prompt ? 0 : a->drafts));
     if (prompt) {
         w->prefill_rows += a->rows;
         w->prefill_context += cost_context(evict_looked(a->g->s, a->pos0), a->rows);
@@ -190,14 +204,14 @@ static int least_of(int a, int b)
 /* At most, and within the time; up to the end of a page, unless it is the prompt's end or there is no page's worth. */
 static int rows_in_time(const struct sched *s, const struct gen *g, int most)
 {
-    int rows = cost_rows_within(&s->cost, s->left_us, evict_looked(s, g->done), budget_ranks(g), most);
+    int rows = cost_rows_within(&s->cost, s->left_us, evict_looked(s, g->done), budget_ranks(g, g->done), most);
     if (rows < KV_PAGE || rows == g->nids - g->done) return rows;
     return (g->done + rows) / KV_PAGE * KV_PAGE - g->done;
 }
 
 static double cost_of_rows(const struct sched *s, const struct gen *g, int rows)
 {
-    return cost_of_prompt(&s->cost, evict_looked(s, g->done), budget_ranks(g), rows);
+    return cost_of_prompt(&s->cost, evict_looked(s, g->done), budget_ranks(g, g->done), rows);
 }
 
 static void add_prompt(struct sched *s, struct gen *g, int rows)
@@ -249,7 +263,7 @@ static double decoding_us(const struct sched *s)
         if (g->nids - g->done != 1) continue;
         w.decode_rows++;
         w.decode_context += cost_context(evict_looked(s, g->done), 1);
-        w.rank_rows += budget_ranks(g);
+        w.rank_rows += budget_ranks(g, g->done);
     }
     return w.decode_rows ? cost_of(&s->cost, &w) : 0;
 }
@@ -309,7 +323,7 @@ static void fill_step(struct sched *s, struct gen *oldest, double decode, double
     double least = isfinite(aim) ? LEAST * fmax(aim, decode) * (s->owed_us > 0 ? OWING : 1) : 0;
     s->left_us = fmax(aim - decode, least);
     if (s->left_us == least && p->shape.decode_rows && s->steps % REST == 0) return;
-    if (isfinite(aim)) p->budget_rows = cost_rows_within(&s->cost, s->left_us, evict_looked(s, oldest->done), budget_ranks(oldest), s->o.step_tokens);
+    if (isfinite(aim)) p->budget_rows = cost_rows_within(&s->cost, s->left_us, evict_looked(s, oldest->done), budget_ranks(oldest, oldest->done), s->o.step_tokens);
     if (isfinite(longest)) serve_rare(s, fmax(fmin(target, 2 * longest) - decode, share) - s->left_us);
     serve(s, oldest);
     int most = least_of(oldest->nids - oldest->done, s->o.step_tokens - p->rows);

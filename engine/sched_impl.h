@@ -410,7 +410,7 @@ bool budget_express(struct sched *s); /* puts prompts of the rare into the plan,
 void budget_prompts(struct sched *s); /* adds parts of prompts to the plan */
 void budget_follow(struct sched *s, struct plan *p);     /* a step that follows has no prompts */
 void budget_note_ranks(struct sched *s, struct plan *p); /* of the plan's parts */
-int budget_ranks(const struct gen *g); /* of its adapters, of a sequence that runs: each of its rows is multiplied with them */
+int budget_ranks(const struct gen *g, int at); /* of the adapters that a sequence that runs uses at that position */
 void budget_note_part(struct plan *p, const struct part *a, bool prompt);
 double budget_target_us(const struct sched *s); /* of the next step; 0: none */
 

@@ -121,8 +121,8 @@ static void explain(const struct plan_settings *o, const struct plan_choice *p)
     printf("  lengths        prompt: mean %.1f, root mean square %.1f; answer: mean %.1f\n", c.prompt.mean, __builtin_sqrt(c.prompt.square), c.output.mean);
     double free_rows = k < (double)o->free_rows ? k : (double)o->free_rows, ranks = plan_ranks(&c, k, NULL), row = (double)o->decode_row_ns / 1e6;
     double others = plan_step_us(&c, k) / 1e3 - (double)o->step_ns / 1e6 - (k - free_rows) * row - ranks * (double)o->rank_ns / 1e6;
-    printf("  step(k)        = step + (k - free) row + k (context x look + own ranks x rank row) + ranks(k) x rank\n");
-    printf("                 = %.3f + %.1f x %.3f + %.1f x %.3f + %.1f x %.4f = %.2f ms\n", (double)o->step_ns / 1e6, k - free_rows, row, k, others / k, ranks,
+    printf("  step(k)        = step + (k - %lld free) row + k (context x look + own ranks x rank row) + ranks(k) x rank\n", (long long)o->free_rows);
+    printf("                 = %.3f + %.2f x %.3f + %.2f x %.3f + %.1f x %.4f = %.2f ms\n", (double)o->step_ns / 1e6, k - free_rows, row, k, others / k, ranks,
            (double)o->rank_ns / 1e6, plan_step_us(&c, k) / 1e3);
     printf("  work(k)        = prompt rows + (answer - 1) rows + (answer - 1 + chunks) / k x (step + ranks - free rows)\n");
     for (int i = 1; i <= o->max_running; i *= 2) printf("                 work(%d) = %.1f ms, so %.3g requests/s an engine\n", i, plan_work_us(&c, i) / 1e3, 1e6 / plan_work_us(&c, i));

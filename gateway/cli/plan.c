@@ -389,6 +389,20 @@ static void states_of_rate(const struct plan_case *c, struct plan_engine *g)
     for (int k = 0; k < PLAN_STATES; k++) g->state[k] /= sum;
 }
 
+/* What of its time an engine spends with what: in each state as that state's work is made up. All four together are how busy it is. */
+static void shares_of(const struct plan_case *c, struct plan_engine *g)
+{
+    double rows = c->output.mean - 1, own = rank_row_us(c);
+    for (int k = 1; k < PLAN_STATES; k++) {
+        double in = fmin(k, (double)c->o->max_running), each = steps_of(c, in), part = g->state[k] / plan_work_us(c, in);
+        if (g->state[k] <= RARE) continue;
+        g->share[PLAN_PROMPTS] += part * (prompts_us(c) - c->prompt.mean * own);
+        g->share[PLAN_ROWS] += part * (rows_us(c, in) - rows * own);
+        g->share[PLAN_ADAPTERS] += part * (each * ns(c->o->rank_ns) * plan_ranks(c, in, NULL) + (c->prompt.mean + rows) * own);
+        g->share[PLAN_STEPS] += part * each * ns(c->o->step_ns);
+    }
+}
+
 static void means_of(const struct plan_case *c, struct plan_engine *g)
 {
     double upto = 0;
@@ -399,12 +413,10 @@ static void means_of(const struct plan_case *c, struct plan_engine *g)
         upto += g->state[k];
         if (upto > 1 - 1e-3 && k < g->k_high) g->k_high = k;
     }
-    double k = fmin(fmax(g->running, 1), (double)c->o->max_running), each = steps_of(c, k), rows = c->output.mean - 1;
+    double k = fmin(fmax(g->running, 1), (double)c->o->max_running);
     plan_ranks(c, k, &g->adapters);
-    double us[4] = {[PLAN_PROMPTS] = prompts_us(c) - c->prompt.mean * rank_row_us(c), [PLAN_ROWS] = rows_us(c, k) - rows * rank_row_us(c),
-                    [PLAN_ADAPTERS] = each * ns(c->o->rank_ns) * plan_ranks(c, k, NULL) + (c->prompt.mean + rows) * rank_row_us(c), [PLAN_STEPS] = each * ns(c->o->step_ns)};
-    for (int i = 0; i < 4; i++) g->share[i] = us[i] * g->rate / 1e6;
-    g->step_us = plan_work_us(c, k) / each;
+    shares_of(c, g);
+    g->step_us = plan_work_us(c, k) / steps_of(c, k);
     g->decode_us = plan_step_us(c, k);
     g->kv_tokens = g->k_high * (c->prompt.mean + c->output.mean + 8) +
                    3 * sqrt(fmax(g->k_high, 1)) * sqrt(fmax(c->prompt.square - c->prompt.mean * c->prompt.mean + c->output.square - c->output.mean * c->output.mean, 0));

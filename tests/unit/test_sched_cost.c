@@ -286,6 +286,86 @@ static void test_a_short_prompt_does_not_wait_behind_a_long_one(void **state)
     sim_close();
 }
 
+/* --- adapters --- */
+
+#define DEAR 6 /* the adapter, from 1, of the largest rank */
+
+static double ranks_of_dear(void)
+{
+    return lora_rank_pad(tiny_adapters[DEAR - 1].rank);
+}
+
+/* A request of an adapter beside one of the base: each of its rows counts its ranks, and the base's none. */
+static void test_each_row_counts_the_ranks_of_its_adapter(void **state)
+{
+    (void)state;
+    sim_open(8, 8192);
+    sim_add(&(struct sim_request){.tenant = "a", .class = CLASS_NORMAL, .adapter = DEAR, .prompt = 700, .output = 50, .seed = 1});
+    sim_add(&(struct sim_request){.tenant = "b", .class = CLASS_NORMAL, .prompt = 300, .output = 90, .seed = 2});
+    sim_run(&eight);
+    double rank_rows = 0, rows = 0;
+    for (int i = 0; i < sim.steps; i++) {
+        const struct step_shape *w = &sim.step[i].shape;
+        rank_rows += w->rank_rows;
+        rows += w->decode_rows + w->prefill_rows;
+        assert_true(w->ranks == 0 || w->ranks == (int)ranks_of_dear());
+        assert_true((w->rank_rows > 0) == (w->ranks > 0));
+    }
+    assert_true(rows == 700 + 49 + 300 + 89);
+    assert_true(rank_rows == (700 + 49) * ranks_of_dear());
+    sim_close();
+}
+
+/* An adapter that a text calls, which never comes, is in none of its rows. */
+static void test_an_adapter_that_is_not_called_counts_no_ranks(void **state)
+{
+    static const int32_t nowhere[4] = {255, 1, 254, 255};
+    (void)state;
+    sim_open(8, 8192);
+    struct outcome p = tiny_pin(&sim.t, DEAR - 1);
+    p.slot->invocation = nowhere;
+    p.slot->ninvocation = 4;
+    sim_add(&(struct sim_request){.tenant = "a", .class = CLASS_NORMAL, .adapter = DEAR, .prompt = 100, .output = 20, .seed = 1});
+    sim_run(&eight);
+    assert_true(sim.steps >= 20);
+    for (int i = 0; i < sim.steps; i++) assert_true(sim.step[i].shape.rank_rows == 0 && sim.step[i].shape.ranks == 0);
+    p.slot->ninvocation = 0;
+    lora_unpin(sim.t.loras, p.slot);
+    sim_close();
+}
+
+/* Prompts of the base and of an adapter whose rows take four times as long come in turn beside streams of both: the chunks of each are as long as the
+ * target allows, so steps with either fill it and none is much longer. */
+static void test_a_target_holds_beside_prompts_whose_rows_are_dear(void **state)
+{
+    (void)state;
+    struct sched_options o = eight;
+    int beside[2] = {0}, over = 0;
+    double most[2] = {0};
+    o.target[CLASS_NORMAL].tpot_ms = 60;
+    sim_open(8, 8192);
+    sim.prior = 0.5;
+    sim.us[COST_RANK_ROW] = 1500 / ranks_of_dear();
+    for (int i = 0; i < 8; i++)
+        sim_add(&(struct sim_request){.tenant = "streams", .class = CLASS_NORMAL, .adapter = i % 2 ? DEAR : 0, .prompt = 20, .output = 700, .seed = (uint64_t)i});
+    for (int i = 0; i < 12; i++)
+        sim_add(&(struct sim_request){
+            .at_us = 4000000 + 1500000 * i, .tenant = "streams", .class = CLASS_NORMAL, .adapter = i % 2 ? DEAR : 0, .prompt = 500, .output = 2, .seed = 50 + (uint64_t)i});
+    sim_run(&o);
+    for (int i = 0; i < sim.steps; i++) {
+        const struct step_shape *w = &sim.step[i].shape;
+        if (w->decode_rows < 8 || w->prefill_rows == 0) continue;
+        bool dear = w->rank_rows > 5 * ranks_of_dear(); /* more than the streams' own four */
+        beside[dear]++;
+        most[dear] = fmax(most[dear], (double)sim.step[i].took_us);
+        over += sim.step[i].took_us > 60000;
+    }
+    assert_true(beside[0] >= 20 && beside[1] >= 60);
+    assert_in_range(over, 0, (beside[0] + beside[1]) / 20);
+    assert_true(most[0] > 48000 && most[1] > 48000);
+    sim_close();
+}
+
 int main(void)
 {
     log_init("test", LOG_ERROR);
@@ -302,6 +382,9 @@ int main(void)
         cmocka_unit_test(test_a_target_that_can_not_be_held_starves_no_prompt),
         cmocka_unit_test(test_only_those_who_decode_have_a_say),
         cmocka_unit_test(test_a_short_prompt_does_not_wait_behind_a_long_one),
+        cmocka_unit_test(test_each_row_counts_the_ranks_of_its_adapter),
+        cmocka_unit_test(test_an_adapter_that_is_not_called_counts_no_ranks),
+        cmocka_unit_test(test_a_target_holds_beside_prompts_whose_rows_are_dear),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
