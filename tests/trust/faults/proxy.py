@@ -55,7 +55,7 @@ class Wire:
             theirs, ours = await self.dial()
         except OSError:
             return writer.transport.abort()
-        state = {"plan": {}, "sent": 0}
+        state = {"plan": {}, "sent": 0, "flooded": False}
         ways = [asyncio.ensure_future(self.ask(reader, ours, state)), asyncio.ensure_future(self.answer(theirs, writer, state))]
         await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
         for w in ways:
@@ -71,9 +71,9 @@ class Wire:
                 data = await self.rest(reader, data)
             plan = self.asked(data) or self.plan()
             if plan and data[:4] in (b"POST", b"GET ") and plan.get("match", "").encode() in data.split(b"\r\n\r\n")[0]:
-                state["plan"], state["sent"] = plan, 0
+                state.update(plan=plan, sent=0, flooded=False)
             elif data[:4] in (b"POST", b"GET "):
-                state["plan"], state["sent"] = {}, 0
+                state.update(plan={}, sent=0, flooded=False)
             ours.write(data)
             await ours.drain()
 
@@ -102,7 +102,8 @@ class Wire:
     async def answer(self, theirs, writer, state):
         while data := await theirs.read(PIECE):
             plan = state["plan"]
-            if plan.get("flood") and not state["sent"] and b"\r\n\r\n" in data:
+            if plan.get("flood") and not state["flooded"] and b"\r\n\r\n" in data:
+                state["flooded"] = True  # the end of a chunked body looks like that of a head
                 head, body = data.split(b"\r\n\r\n", 1)
                 writer.write(head + b"\r\n\r\n")
                 await self.flood(writer, plan["flood"])
