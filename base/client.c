@@ -1,14 +1,14 @@
 /* client: many HTTP exchanges on one thread.
  *
- *     client_start  (any thread) -> incoming -> [client's thread:     -> on_head, on_data ..., on_done -> freed
- *     client_cancel (any thread) -> cancels  ->  multi handle, epoll]
+ *     client_start                 (any thread) -> incoming -> [client's thread:     -> on_head, on_data ..., on_done -> freed
+ *     client_cancel, client_resume (any thread) -> asked    ->  multi handle, epoll]
  *
  * libcurl's multi interface is driven by its socket callbacks and an epoll of our own, not by curl_multi_poll(): that
  * one walks every transfer at each wake-up, which with a thousand open streams costs more than the streams themselves.
  *
  * Limits: connect and total are libcurl's; first byte and idle are ours: a call whose peer was silent for longer is
  * removed. Silence ends with every byte sent or received, so a deadline only moves away, and the nearest one seen in a
- * scan tells when the next scan is due. At most CALLS_MAX calls at a time; beyond max_connections libcurl lets them
+ * scan tells when the next scan is due; a pause that runs out is such a deadline, too. At most CALLS_MAX calls at a time; beyond max_connections libcurl lets them
  * wait.
  *
  * Where memory is short libcurl may fail to tell us of a socket, and its call would wait for an event that can't come: then calls without an answer so
@@ -41,7 +41,7 @@ struct client {
     bool astray;         /* libcurl had no memory to say which sockets it waits for */
 
     pthread_mutex_t lock; /* covers what follows */
-    struct client_call *incoming, **incoming_tail, *cancels;
+    struct client_call *incoming, **incoming_tail, *asked;
     int ncalls;
     bool stopping;
 };
@@ -113,7 +113,7 @@ static void unlink_running(struct client *c, struct client_call *k)
     if (k->next) k->next->prev = k->prev;
 }
 
-/* The pointer is good until on_done has returned; a cancel that came meanwhile is taken back. */
+/* The pointer is good until on_done has returned; what was asked of it meanwhile is taken back. */
 static void finish(struct client *c, struct client_call *k, CURLcode code)
 {
     struct err e = {0};
@@ -123,9 +123,9 @@ static void finish(struct client *c, struct client_call *k, CURLcode code)
     struct client_reply r = client_call_reply(k);
     if (k->req.on_done) k->req.on_done(k->req.user, &r, &e);
     pthread_mutex_lock(&c->lock);
-    for (struct client_call **p = &c->cancels; *p; p = &(*p)->cancel_next) {
+    for (struct client_call **p = &c->asked; *p; p = &(*p)->asked_next) {
         if (*p != k) continue;
-        *p = k->cancel_next;
+        *p = k->asked_next;
         break;
     }
     c->ncalls--;
@@ -152,21 +152,37 @@ static void take_incoming(struct client *c)
     }
 }
 
-static void take_cancels(struct client *c)
+/* What libcurl kept is given to on_data within; k may be over after this. */
+static void go_on(struct client *c, struct client_call *k)
+{
+    if (!k->paused_until_us) return;
+    k->paused_until_us = 0;
+    k->last_us = clock_mono_us();
+    client_call_near(k);
+    CURLcode rc = curl_easy_pause(k->easy, CURLPAUSE_CONT);
+    if (rc) finish(c, k, rc);
+}
+
+static void take_asked(struct client *c)
 {
     for (;;) {
         pthread_mutex_lock(&c->lock);
-        struct client_call *k = c->cancels;
-        bool taken = k && k->taken;
-        if (taken) c->cancels = k->cancel_next;
+        struct client_call *k = c->asked;
+        bool taken = k && k->taken, cancelled = k && k->cancelled;
+        if (taken) {
+            c->asked = k->asked_next;
+            k->asked = k->resumed = false;
+        }
         pthread_mutex_unlock(&c->lock);
         if (!k) return;
         if (!taken) { /* started and cancelled since we last looked */
             take_incoming(c);
-            continue;
+        } else if (cancelled) {
+            err_set(&k->cause, ERR_ENGINE, "the call was cancelled");
+            finish(c, k, CURLE_ABORTED_BY_CALLBACK);
+        } else {
+            go_on(c, k);
         }
-        err_set(&k->cause, ERR_ENGINE, "the call was cancelled");
-        finish(c, k, CURLE_ABORTED_BY_CALLBACK);
     }
 }
 
@@ -191,7 +207,9 @@ static void check_silence(struct client *c)
     for (struct client_call *k = c->running, *next; k; k = next) {
         next = k->next;
         int64_t until = client_call_deadline(k);
-        if (until <= now) {
+        if (until <= now && k->paused_until_us) {
+            go_on(c, k);
+        } else if (until <= now) {
             client_call_silent(k);
             finish(c, k, CURLE_OPERATION_TIMEDOUT);
         } else if (until < c->deadline_us)
@@ -274,7 +292,7 @@ static void *run(void *arg)
         }
         take_finished(c);
         if (c->astray) give_up_unanswered(c);
-        take_cancels(c);
+        take_asked(c);
         check_silence(c);
     }
     cancel_all(c);
@@ -379,16 +397,33 @@ int client_start(struct client *c, const struct client_request *req, struct clie
                     : err_set(e, ERR_QUEUE_FULL, "more than %d calls at a time", CALLS_MAX);
 }
 
-void client_cancel(struct client_call *k)
+static void ask(struct client_call *k, bool *what)
 {
     struct client *c = k->client;
     pthread_mutex_lock(&c->lock);
-    bool first = !k->cancelled;
-    if (first) {
-        k->cancelled = true;
-        k->cancel_next = c->cancels;
-        c->cancels = k;
+    bool first = !*what;
+    *what = true;
+    if (!k->asked) {
+        k->asked = true;
+        k->asked_next = c->asked;
+        c->asked = k;
     }
     pthread_mutex_unlock(&c->lock);
     if (first) wake_up(c);
+}
+
+void client_cancel(struct client_call *k)
+{
+    ask(k, &k->cancelled);
+}
+
+void client_resume(struct client_call *k)
+{
+    ask(k, &k->resumed);
+}
+
+void client_pause(struct client_call *k, int ms)
+{
+    k->paused_until_us = clock_mono_us() + (int64_t)ms * 1000;
+    client_call_near(k);
 }

@@ -64,6 +64,12 @@ int client_start(struct client *c, const struct client_request *req, struct clie
 /* Any thread, before on_done has returned: the connection is closed soon, done follows. */
 void client_cancel(struct client_call *call);
 
+/* From on_data: what the peer sends from now on is left with it until client_resume(), or for so long (at least 1 ms); that time is no silence. The end
+ * of an answer that is all here, or its loss, may be told meanwhile. */
+void client_pause(struct client_call *call, int ms);
+/* Any thread, before on_done has returned; harmless where nothing is paused. */
+void client_resume(struct client_call *call);
+
 /* For command lines and start-up: one exchange on the calling thread; of the callbacks only progress, on_address, on_tick and,
  * where the body shall go to on_data, on_head are used. Else *body is malloc'ed, at most max_body bytes. `c`
  * is not needed. */

@@ -45,6 +45,7 @@ static void no_head(const struct client_call *k, struct err *e)
 static size_t on_write(char *bytes, size_t size, size_t n, void *user)
 {
     struct client_call *k = user;
+    if (k->paused_until_us) return CURL_WRITEFUNC_PAUSE;
     k->last_us = clock_mono_us();
     if (!k->status) {
         no_head(k, &k->cause);
@@ -256,6 +257,7 @@ struct client_reply client_call_reply(const struct client_call *k)
 
 int64_t client_call_deadline(const struct client_call *k)
 {
+    if (k->paused_until_us) return k->paused_until_us;
     int ms = k->status ? k->req.idle_ms : k->req.first_byte_ms;
     return ms > 0 ? k->last_us + (int64_t)ms * 1000 : INT64_MAX;
 }

@@ -29,13 +29,14 @@ struct client_call {
     int status; /* of the head, once it is whole */
     struct client_head head;
     int64_t last_us;     /* the last byte either way; the start before that */
+    int64_t paused_until_us; /* 0: not paused */
     struct buf *into;    /* client_fetch: the body goes here */
     int64_t *nearest_us; /* the client's next scan; NULL in client_fetch */
     struct err cause;    /* set when it is we who end the call */
 
     struct client_call *prev, *next; /* client.running, or client.incoming */
-    struct client_call *cancel_next;
-    bool cancelled, taken; /* under client.lock; taken: no longer in incoming */
+    struct client_call *asked_next; /* in client.asked, as those that follow under client.lock */
+    bool asked, cancelled, resumed, taken; /* taken: no longer in incoming */
 };
 
 void client_global_start(void); /* libcurl's once-only start */

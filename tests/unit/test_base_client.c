@@ -5,7 +5,9 @@
 
 struct seen {
     _Atomic int heads, dones;
-    int status, refuse_after;
+    int status, pause_at;
+    _Atomic int refuse_after, pause_ms; /* paused by each piece from pause_at on, but for 0 */
+    struct client_call *call;
     char type[64], retry[64];
     struct buf body;
     struct err e;
@@ -25,6 +27,7 @@ static int seen_data(void *u, const char *bytes, size_t n)
 {
     struct seen *s = u;
     buf_add(&s->body, bytes, n);
+    if (s->pause_ms && s->body.len >= (size_t)s->pause_at) client_pause(s->call, s->pause_ms);
     atomic_fetch_add(&s->got, n);
     return s->refuse_after && s->body.len >= (size_t)s->refuse_after ? -1 : 0;
 }
@@ -388,6 +391,133 @@ static void a_reader_that_says_no_cuts_the_connection(void **state)
     unserve(&t);
 }
 
+/* More than sockets hold, from a server that waits for room. */
+#define LONG_STREAM "/stream?patient=1&size=4000&n=4000"
+enum { LONG_BYTES = 4000 * 4001 };
+
+struct paused {
+    struct test_server t;
+    struct client *c;
+    struct seen s;
+};
+
+static void pause_one(struct paused *p, const char *path, int at, int ms, int idle_ms)
+{
+    struct http_options o = test_options();
+    char url[128];
+    p->t = serve(&o);
+    p->c = new_client(4);
+    seen_init(&p->s);
+    p->s.pause_at = at, p->s.pause_ms = ms;
+    struct client_request r = request(url_of(&p->t, path, url), &p->s);
+    struct err e = {0};
+    r.idle_ms = idle_ms;
+    if (client_start(p->c, &r, &p->s.call, &e)) fail_msg("%s", e.msg);
+}
+
+static void pause_end(struct paused *p)
+{
+    buf_close(&p->s.body);
+    client_free(p->c);
+    unserve(&p->t);
+}
+
+static void assert_long(const struct seen *s)
+{
+    assert_int_equal(s->e.code, ERR_NONE);
+    assert_int_equal(s->body.len, LONG_BYTES);
+    for (int i = 1; i <= 4000; i++) {
+        char want[32];
+        int n = snprintf(want, sizeof want, "data: %d.", i);
+        assert_memory_equal(s->body.data + (size_t)(i - 1) * 4001, want, n);
+    }
+}
+
+static void a_paused_call_leaves_the_rest_with_its_peer_until_it_is_resumed(void **state)
+{
+    (void)state;
+    struct paused p;
+    pause_one(&p, LONG_STREAM, 1, 60000, 50); /* no silence, however short the limit */
+    for (int i = 0; i < 3; i++) {
+        size_t before = atomic_load(&p.s.got);
+        if (i) client_resume(p.s.call);
+        WAIT_FOR(atomic_load(&p.s.got) > before, 5000);
+        before = atomic_load(&p.s.got);
+        nap_ms(100);
+        assert_int_equal(atomic_load(&p.s.got), before); /* one piece at a time */
+        assert_in_range(before, 1, 3 * 4096);
+    }
+    assert_true(atomic_load(&written_mark) < 4000);
+    for (size_t before; (before = atomic_load(&p.s.got)) < LONG_BYTES / 8;) {
+        client_resume(p.s.call);
+        client_resume(p.s.call);
+        WAIT_FOR(atomic_load(&p.s.got) > before, 5000);
+    }
+    p.s.pause_ms = 0; /* in a pause: nobody reads it now */
+    client_resume(p.s.call);
+    WAIT_FOR(atomic_load(&p.s.dones) == 1, 10000);
+    assert_long(&p.s);
+    pause_end(&p);
+}
+
+static void a_pause_that_nobody_ends_runs_out(void **state)
+{
+    (void)state;
+    struct paused p;
+    int64_t t0 = clock_mono_us();
+    pause_one(&p, LONG_STREAM, LONG_BYTES - 50000, 5, 5000); /* and again, by each of the last pieces */
+    WAIT_FOR(atomic_load(&p.s.dones) == 1, 15000);
+    assert_true(clock_mono_us() - t0 >= 50000 / 4096 * 5000);
+    assert_long(&p.s);
+    pause_end(&p);
+}
+
+static void cancel_paused(struct paused *p)
+{
+    client_resume(p->s.call); /* and paused again by what comes */
+    client_cancel(p->s.call);
+}
+
+static void cut_paused(struct paused *p)
+{
+    p->s.refuse_after = 2; /* by what comes next */
+    client_resume(p->s.call);
+}
+
+static void stop_paused(struct paused *p)
+{
+    client_stop(p->c);
+}
+
+static void a_paused_call_can_be_cancelled_cut_and_stopped(void **state)
+{
+    (void)state;
+    static const struct {
+        void (*end)(struct paused *p);
+        const char *words;
+    } rows[] = {{cancel_paused, "cancelled"}, {cut_paused, "cut by its reader"}, {stop_paused, "the program stops"}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct paused p;
+        pause_one(&p, LONG_STREAM, 1, 60000, 5000);
+        WAIT_FOR(atomic_load(&p.s.got) > 0, 5000);
+        rows[i].end(&p);
+        WAIT_FOR(atomic_load(&p.s.dones) == 1, 2000);
+        assert_non_null(strstr(p.s.e.msg, rows[i].words));
+        pause_end(&p);
+    }
+}
+
+static void the_end_of_an_answer_that_is_all_here_is_told_in_a_pause(void **state)
+{
+    (void)state;
+    struct paused p;
+    pause_one(&p, "/hello", 1, 60000, 5000);
+    WAIT_FOR(atomic_load(&p.s.dones) == 1, 5000);
+    assert_string_equal(p.s.body.data, "hi");
+    assert_int_equal(p.s.e.code, ERR_NONE);
+    pause_end(&p);
+}
+
 static void freeing_the_client_ends_every_call_with_done(void **state)
 {
     (void)state;
@@ -516,6 +646,10 @@ int main(void)
         cmocka_unit_test(a_stream_cut_in_the_middle_is_an_error_after_its_data),
         cmocka_unit_test(cancel_closes_the_connection_soon_and_done_follows),
         cmocka_unit_test(a_reader_that_says_no_cuts_the_connection),
+        cmocka_unit_test(a_paused_call_leaves_the_rest_with_its_peer_until_it_is_resumed),
+        cmocka_unit_test(a_pause_that_nobody_ends_runs_out),
+        cmocka_unit_test(a_paused_call_can_be_cancelled_cut_and_stopped),
+        cmocka_unit_test(the_end_of_an_answer_that_is_all_here_is_told_in_a_pause),
         cmocka_unit_test(freeing_the_client_ends_every_call_with_done),
         cmocka_unit_test(sixteen_connections_serve_more_calls_than_that),
         cmocka_unit_test(an_address_may_be_refused_before_a_socket_is_opened),
