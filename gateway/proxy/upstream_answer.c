@@ -363,12 +363,42 @@ static int emit(void *u, const char *bytes, size_t n, uint64_t mark)
     return rc;
 }
 
+static void on_room(void *u)
+{
+    struct exchange *x = u;
+    pthread_mutex_lock(&x->lock);
+    x->lags = false;
+    if (x->call) client_resume(x->call);
+    pthread_mutex_unlock(&x->lock);
+    exchange_unref(x);
+}
+
+/* An engine may send at once what its client's socket takes in a while: it is paused until half of the buffer is free, and no longer than an engine that
+ * generates notices; who has not caught up by then is as slow as he looks. The room that is left takes the longest line. */
+static void keep_pace(struct exchange *x)
+{
+    size_t most = (size_t)x->g->set->stream_buffer;
+    pthread_mutex_lock(&x->write);
+    struct http_stream *s = x->stream;
+    pthread_mutex_unlock(&x->write);
+    if (!s || http_stream_room(s) >= most / 8 * 3) return;
+    pthread_mutex_lock(&x->lock);
+    bool pause = !x->lags;
+    x->lags = true;
+    if (pause) client_pause(x->call, EXCHANGE_PAUSE_MS);
+    pthread_mutex_unlock(&x->lock);
+    if (!pause) return;
+    atomic_fetch_add(&x->refs, 1);
+    http_stream_on_room(s, most / 2, on_room, x);
+}
+
 int exchange_on_data(void *u, const char *bytes, size_t n)
 {
     struct exchange *x = u;
     if (x->status == 200 && x->adm.stream) {
         int rc = relay_feed(&x->relay, bytes, n, emit, x);
         exchange_note(x);
+        if (rc == 0) keep_pace(x);
         return rc;
     }
     if (buf_add(&x->answer, bytes, n) == 0) return 0;

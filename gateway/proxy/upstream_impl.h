@@ -20,6 +20,7 @@
 #define EXCHANGE_RETRIES 2              /* times that a request is sent again, before the first byte of an answer */
 #define EXCHANGE_PROGRESS_US 1000000    /* a progress note so often */
 #define EXCHANGE_PROGRESS_TOKENS 256    /* or after so many tokens */
+#define EXCHANGE_PAUSE_MS 2000          /* longest pause of an engine for a reader that lags, before its stream's bound holds */
 #define UPSTREAM_TICK_MS 50             /* how late a keep-alive or a resend may be */
 #define RETRY_AFTER_S 1 /* where an engine that is busy does not say */
 #define RETRY_AFTER_MAX_S 86400
@@ -41,9 +42,10 @@ struct exchange {
     struct upstream_route *at; /* the one that is tried */
     atomic_int refs;           /* the request, and the timer while it looks */
 
-    pthread_mutex_t lock;     /* covers the next four; taken before the client's and the engine's own locks */
+    pthread_mutex_t lock;     /* covers the next five; taken before the client's and the engine's own locks */
     struct client_call *call; /* while one is under way */
     bool gone;                /* the client has left */
+    bool lags;                /* its reader: the engine was paused, once until there is room again */
     bool closed_clean;        /* the stream was handed over to its end */
     uint64_t handed;          /* and its final mark */
 

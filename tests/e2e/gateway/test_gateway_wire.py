@@ -2,6 +2,7 @@
 given, and the gateway serves the next request. The wire is tests/trust/faults/proxy.py, the lies are fake_lies.py."""
 
 import json
+import time
 
 import httpx
 import pytest
@@ -79,11 +80,38 @@ def wired(tmp_path_factory, _model):
 
 def test_single_bytes_delays_and_a_stall_change_nothing_but_the_time(wired):
     tenant, plan = wired
-    for how in ({"split": 1}, {"split": 7, "delay_ms": 1}, {"flood": 1 << 20}):
+    for how in ({"split": 1}, {"split": 7, "delay_ms": 1}, {"flood": 1 << 20}, {"flood": 16 << 20}):
         plan(**how)
         assert read(tenant, "tokens=3")[2:] == (3, "done"), how
     plan(stall=400)
     status, id, tokens, end = read(tenant, "tokens=3")
     assert end == "error" and tenant.usage(id)["output_tokens"] <= tokens
     plan()
+    assert tenant.ask("tokens=2").status_code == 200
+
+
+def test_a_reader_that_pauses_loses_nothing_of_what_an_engine_sends_at_once(wired):
+    """More than its stream may lag: the engine waits for it, for a moment."""
+    tenant, plan = wired
+    plan(flood=16 << 20)
+    with httpx.Client(base_url=tenant.gateway.url, headers={"Authorization": f"Bearer {tenant.key}"}, timeout=30) as c, \
+            c.stream("POST", "/v1/chat/completions", json=body("tokens=3", True)) as r:
+        parts = r.iter_bytes()
+        seen = next(parts)
+        time.sleep(0.7)
+        seen = len(seen) + sum(map(len, parts))
+    plan()
+    assert seen > 16 << 20
+    row = tenant.usage(r.headers["x-request-id"])
+    assert row["state"] == "completed" and row["output_tokens"] == 3
+
+
+def test_a_reader_that_stops_is_given_up_and_the_engine_with_it(wired):
+    tenant, plan = wired
+    plan(flood=64 << 20)
+    with httpx.Client(base_url=tenant.gateway.url, headers={"Authorization": f"Bearer {tenant.key}"}, timeout=30) as c, \
+            c.stream("POST", "/v1/chat/completions", json=body("tokens=3", True)) as r:
+        row = tenant.usage(r.headers["x-request-id"])
+    plan()
+    assert row["state"] == "client_abort" and row["output_tokens"] == 0
     assert tenant.ask("tokens=2").status_code == 200
